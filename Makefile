@@ -1,0 +1,39 @@
+# make quantize   the bundled network on the bundled images; ARGS="--recipe openvino-w8a8-fast" changes that
+# make test       the tests; ARGS="-k recipe" picks some
+# make check      lint, format and types
+# make format     what the formatter and the fixable lints change
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+NEEDS := pyproject.toml constraints.txt | $(BIN)/python
+
+.PHONY: quantize test check format
+.DEFAULT_GOAL := quantize
+
+quantize: $(VENV)/.all
+	$(BIN)/srptq quantize $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.all: $(NEEDS)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[all]"
+	@touch $@
+
+$(VENV)/.dev: $(NEEDS)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	@touch $(VENV)/.all $@

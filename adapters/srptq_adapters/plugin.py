@@ -1,0 +1,109 @@
+"""Every built-in hook implementation; imports no toolkit and no runtime until one is used."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from srptq_plugin.contracts import (
+    ModelEntry,
+    ObserverEntry,
+    QuantizerEntry,
+    ReconstructionEntry,
+    TargetEntry,
+    Toolkit,
+    ToolkitEntry,
+)
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.hookspecs import hookimpl
+
+OURS = ("srptq_plugin", "srptq_adapters")
+
+
+def lazy(path: str, extra: str = "") -> Callable[[], Any]:
+    """A callable that imports `module:attribute` when it is called.
+
+    >>> lazy("math:pi")()
+    3.141592653589793
+    """
+    return partial(_imported, path, extra)
+
+
+def _imported(path: str, extra: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split(".")[0] in OURS or not extra:
+            raise
+        raise SrptqError(f"{error.name} is not installed; pip install 'srptq-plugin[{extra}]'") from error
+
+
+def _family(name: str) -> Callable[[], Any]:
+    return lambda: lazy("srptq_plugin.models:FAMILIES")()[name]
+
+
+def _target(name: str) -> Callable[[], Any]:
+    return lazy(f"srptq_adapters.targets.{name}:TARGET")
+
+
+def _observer(path: str) -> Callable[[], Any]:
+    return lazy(f"srptq_plugin.observers.{path}")
+
+
+def _torchao() -> Toolkit:
+    return lazy("srptq_adapters.torchao.toolkit:TorchaoToolkit", "torchao")()()
+
+
+@hookimpl
+def srptq_toolkits() -> Iterable[ToolkitEntry]:
+    """The toolkits, each in a folder of its own."""
+    return [ToolkitEntry("torchao", "PT2E: prepare_pt2e with the plan's annotations", _torchao)]
+
+
+@hookimpl
+def srptq_targets() -> Iterable[TargetEntry]:
+    """The targets, each in a file of its own."""
+    return [
+        TargetEntry("paper", "unconstrained quantizer, simulation only", _target("paper")),
+        TargetEntry("onnxruntime", "QDQ ONNX, uint8 affine, CPU", _target("onnxruntime"), aliases=("ort",)),
+        TargetEntry(
+            "openvino", "QDQ ONNX, mixed or performance preset", _target("openvino"), aliases=("ov",)
+        ),
+    ]
+
+
+@hookimpl
+def srptq_observers() -> Iterable[ObserverEntry]:
+    """The observers, each in a file of its own."""
+    return [
+        ObserverEntry("dbdc", "density-based dual clipping", _observer("dbdc:DBDCObserver")),
+        ObserverEntry("minmax", "the plain extremes", _observer("minmax:MinMaxObserver")),
+        ObserverEntry("percentile", "a percentile at each end", _observer("percentile:PercentileObserver")),
+        ObserverEntry("mse", "the least squared error", _observer("mse:MSEObserver")),
+        ObserverEntry("entropy", "the least divergence, as TensorRT's", _observer("entropy:EntropyObserver")),
+    ]
+
+
+@hookimpl
+def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
+    """What tunes the bounds."""
+    return [ReconstructionEntry("pac", "pixel-aware calibration", lazy("srptq_plugin.pac:reconstruct"))]
+
+
+@hookimpl
+def srptq_quantizers() -> Iterable[QuantizerEntry]:
+    """What has learnable bounds."""
+    load = lazy("srptq_plugin.quantizer:BoundedFakeQuantize")
+    return [QuantizerEntry("bounded", "both bounds learnable, on the target's grid", load)]
+
+
+@hookimpl
+def srptq_models() -> Iterable[ModelEntry]:
+    """The reference networks."""
+    return [
+        ModelEntry("edsr-mini", "the small EDSR x4 that comes with the package", _family("edsr-mini")),
+        ModelEntry("edsr", "EDSR, baseline and large", _family("edsr")),
+        ModelEntry("srresnet", "SRResNet", _family("srresnet")),
+        ModelEntry("srgan", "the generator of SRGAN", _family("srgan")),
+    ]

@@ -1,0 +1,91 @@
+"""ONNX Runtime on CPU: Q/DQ ONNX with uint8 affine activations, which fuses to QLinearConv and QLinearAdd."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+
+from srptq_adapters.targets.files import moved_into, write_qdq
+from srptq_plugin.contracts import Array, Rules
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import IntGrid
+from srptq_plugin.table import QuantTable
+
+FILE = "model_onnxruntime.onnx"
+OPS = frozenset({"conv", "add", "cat", "leaky_relu"})
+INTEGER_CONVS = ("QLinearConv", "ConvInteger")
+
+
+class OnnxRuntimeTarget:
+    """uint8 affine activations per tensor, int8 symmetric weights per channel."""
+
+    presets: Mapping[str, Rules] = {
+        "default": Rules(
+            weights=IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0),
+            activations=IntGrid(8),
+            weight_bits=frozenset(range(2, 9)),
+            activation_bits=frozenset(range(2, 9)),
+            placements=("full",),
+            inputs=OPS,
+            outputs=OPS,
+        )
+    }
+
+    def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
+        """One ONNX file."""
+        with moved_into(folder) as draft:
+            write_qdq(network, table, draft / FILE)
+        return (folder / FILE,)
+
+    def load(self, artefact: Path) -> "OnnxRuntimeSession":
+        """A session on the CPU, two threads or as many as there are."""
+        return OnnxRuntimeSession(artefact)
+
+    def command(self, artefact: Path) -> str:
+        """ONNX Runtime's own timing tool."""
+        return f"onnxruntime_perf_test -e cpu -I {artefact.name}"
+
+
+class OnnxRuntimeSession:
+    """A file in ONNX Runtime, and the graph that it really runs."""
+
+    def __init__(self, artefact: Path) -> None:
+        runtime = _runtime()
+        self.name = f"onnxruntime {runtime.__version__}"
+        with TemporaryDirectory() as folder:
+            optimised = Path(folder) / "optimised.onnx"
+            options = runtime.SessionOptions()
+            options.optimized_model_filepath = str(optimised)
+            options.log_severity_level = 3
+            self._session = _session(runtime, artefact, options)
+            self._ops = [node.op_type for node in onnx.load(optimised, load_external_data=False).graph.node]
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, image: Array) -> Array:
+        """Run a [N, 3, H, W] batch."""
+        return np.asarray(self._session.run(None, {self._input: image})[0])
+
+    def integer_convs(self) -> int:
+        """Convolutions that run in integers."""
+        return sum(op in INTEGER_CONVS for op in self._ops)
+
+
+def _session(runtime: Any, artefact: Path, options: Any) -> Any:
+    try:
+        return runtime.InferenceSession(str(artefact), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise SrptqError(f"{artefact}: ONNX Runtime does not load it: {error}") from error
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime  # noqa: PLC0415
+    except ImportError as error:
+        raise SrptqError("onnxruntime is not installed; pip install 'srptq-plugin[onnxruntime]'") from error
+    return onnxruntime
+
+
+TARGET = OnnxRuntimeTarget()

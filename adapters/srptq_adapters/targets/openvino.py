@@ -1,0 +1,91 @@
+"""OpenVINO: Q/DQ ONNX read directly and saved as IR; asymmetric (`mixed`) or symmetric (`performance`) activations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srptq_adapters.targets.files import moved_into, write_qdq
+from srptq_plugin.contracts import Array, Rules
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import IntGrid
+from srptq_plugin.table import QuantTable
+
+STEM = "model_openvino"
+CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
+"""The default on CPUs with bfloat16 is bfloat16, which is no reference for integers."""
+
+MIXED = Rules(
+    weights=IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0),
+    activations=IntGrid(8),
+    weight_bits=frozenset(range(2, 9)),
+    activation_bits=frozenset(range(2, 9)),
+    placements=("full", "convs"),
+    inputs=frozenset({"conv", "add", "cat"}),
+    outputs=frozenset(),
+)
+PERFORMANCE = replace(
+    MIXED, activations=IntGrid(8, signed=True, symmetric=True), unsigned_if_nonnegative=True
+)
+
+
+class OpenVinoTarget:
+    """CPU integers; below 8 bits the file simulates in float."""
+
+    presets: Mapping[str, Rules] = {"mixed": MIXED, "performance": PERFORMANCE}
+
+    def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
+        """Intermediate representation (.xml, .bin), and the Q/DQ ONNX file that it was read from."""
+        openvino = _runtime()
+        with moved_into(folder) as draft:
+            onnx_file, xml = draft / f"{STEM}.onnx", draft / f"{STEM}.xml"
+            write_qdq(network, table, onnx_file)
+            openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
+        return tuple(folder / f"{STEM}.{kind}" for kind in ("xml", "bin", "onnx"))
+
+    def load(self, artefact: Path) -> "OpenVinoModel":
+        """The file compiled for the CPU."""
+        return OpenVinoModel(artefact)
+
+    def command(self, artefact: Path) -> str:
+        """OpenVINO's own timing tool."""
+        return f"benchmark_app -m {artefact.name} -d CPU -hint latency -data_shape [1,3,270,480]"
+
+
+class OpenVinoModel:
+    """A compiled model, and the graph that it really runs."""
+
+    def __init__(self, artefact: Path) -> None:
+        openvino = _runtime()
+        self.name = f"openvino {openvino.__version__.split('-')[0]}"
+        try:
+            self._model = openvino.Core().compile_model(artefact, "CPU", CONFIG)
+        except Exception as error:
+            raise SrptqError(f"{artefact}: OpenVINO does not load it: {error}") from error
+
+    def __call__(self, image: Array) -> Array:
+        """Run a [N, 3, H, W] batch."""
+        return np.asarray(self._model(image)[0])
+
+    def integer_convs(self) -> int:
+        """Convolutions that the execution graph runs in 8-bit integers."""
+        operations = (each.get_rt_info() for each in self._model.get_runtime_model().get_ops())
+        convs = (info for info in operations if _text(info, "layerType") == "Convolution")
+        return sum(_text(info, "runtimePrecision") in ("u8", "i8") for info in convs)
+
+
+def _text(info: Any, key: str) -> str:
+    return str(info[key].value) if key in info else ""
+
+
+def _runtime() -> Any:
+    try:
+        import openvino  # noqa: PLC0415
+    except ImportError as error:
+        raise SrptqError("openvino is not installed; pip install 'srptq-plugin[openvino]'") from error
+    return openvino
+
+
+TARGET = OpenVinoTarget()

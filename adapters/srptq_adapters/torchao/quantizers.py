@@ -1,0 +1,170 @@
+"""`SRQuantizer`, which annotates a recipe's sites, and `with_observer`, which puts an observer into a stock quantizer."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import fx, nn
+from torchao.quantization.pt2e.quantizer import (
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+    SharedQuantizationSpec,
+)
+
+from srptq_adapters.torchao.shell import SRFakeQuantize, constructor, grid_of, scheme_of
+from srptq_plugin.graph import build_quantizer
+from srptq_plugin.network import Network, drop_identities, tensor_arguments
+from srptq_plugin.plan import ObserverMaker, Plan, Site, make_plan
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.registry import Registry
+from srptq_plugin.settings import observers_of, rules_of
+
+ANNOTATION = "quantization_annotation"
+Place = tuple[fx.Node, fx.Node]
+
+
+class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
+    """Annotates the sites of a plan, edge by edge.
+
+    `SRQuantizer.from_recipe("openvino-w8a8")` plans by the graph that `prepare_pt2e` hands it.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan: Plan | None = plan
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: str | Recipe, *, input_range: tuple[float, float] = (0.0, 1.0), registry: Registry | None = None
+    ) -> "SRQuantizer":
+        """A quantizer that follows a recipe, shipped or of your own; `input_range` is that of the images."""
+        quantizer = cls.__new__(cls)
+        Quantizer.__init__(quantizer)
+        quantizer.plan = None
+        chosen = Recipe.load(recipe) if isinstance(recipe, str) else recipe
+        known = registry or Registry()
+        quantizer._settings = (rules_of(chosen, known), chosen, input_range, observers_of(chosen, known))  # noqa: SLF001
+        return quantizer
+
+    def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Without operations that change nothing, as exporters leave them out."""
+        return drop_identities(model)
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        """Mark every site on the graph."""
+        network = Network(model)
+        self.plan = self.plan or make_plan(network, *self._settings)
+        first: dict[str, Place] = {}
+        for site in self.plan.sites:
+            for edge in site.consumers:
+                consumer = network.nodes[edge.consumer]
+                place = tensor_arguments(consumer)[edge.place], consumer
+                _annotate(place, self._spec(site, first, place))
+        return model
+
+    def _spec(self, site: Site, first: dict[str, Place], place: Place) -> QuantizationSpec | SharedQuantizationSpec:
+        if site.group in first:
+            return SharedQuantizationSpec(first[site.group])
+        first[site.group] = place
+        return _spec(site, constructor(partial(build_quantizer, self.plan, site.group, SRFakeQuantize)))
+
+    def validate(self, model: fx.GraphModule) -> None:
+        """Nothing is left to check: the plan was made on this graph."""
+
+
+def _spec(site: Site, build: Any) -> QuantizationSpec:
+    example = SRFakeQuantize(site.name, site.grid)
+    return QuantizationSpec(
+        dtype=example.dtype,
+        observer_or_fake_quant_ctr=build,
+        quant_min=site.grid.qmin,
+        quant_max=site.grid.qmax,
+        qscheme=scheme_of(site.grid),
+        ch_axis=site.grid.axis,
+    )
+
+
+def _annotate(place: Place, spec: QuantizationSpec | SharedQuantizationSpec) -> None:
+    source, consumer = place
+    found = consumer.meta.setdefault(
+        ANNOTATION, QuantizationAnnotation(_annotated=True, allow_implicit_sharing=False)
+    )
+    found.input_qspec_map[source] = spec
+
+
+def with_observer(
+    quantizer: Quantizer,
+    activations: str = "dbdc",
+    *,
+    weights: str = "minmax",
+    options: Mapping[str, Any] | None = None,
+    registry: Registry | None = None,
+) -> Quantizer:
+    """A stock quantizer whose activations are observed by ours; where it quantizes, and on which grid, stays its own."""
+    known = registry or Registry()
+    observe = partial(_observe, known.observer(activations).load(), dict(options or {}))
+    return _Observing(quantizer, observe, partial(_observe, known.observer(weights).load(), {}))
+
+
+def _observe(factory: Any, options: Mapping[str, Any], grid: Any, places: int) -> Any:
+    return factory(grid, places=places, **options)
+
+
+class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
+    """Delegates to a stock quantizer and swaps the observers in its annotations."""
+
+    def __init__(self, stock: Quantizer, activations: ObserverMaker, weights: ObserverMaker) -> None:
+        super().__init__()
+        self._stock, self._activations, self._weights = stock, activations, weights
+        self._swapped: dict[tuple[int, bool], QuantizationSpec] = {}
+
+    def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
+        return self._stock.transform_for_annotation(model)
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        self._stock.annotate(model)
+        for node in model.graph.nodes:
+            found = node.meta.get(ANNOTATION)
+            if found is not None:
+                for source, spec in found.input_qspec_map.items():
+                    found.input_qspec_map[source] = self._swap(spec, constant=source.op == "get_attr")
+                found.output_qspec = self._swap(found.output_qspec, constant=False)
+        return model
+
+    def _swap(self, spec: Any, *, constant: bool) -> Any:
+        """Equal specs stay equal, so what the stock quantizer shares stays shared."""
+        if not isinstance(spec, QuantizationSpec) or spec.is_dynamic or spec.dtype.is_floating_point:
+            return spec
+        if "32" in str(spec.dtype):
+            return spec
+        key = hash((spec, constant)), constant
+        if key not in self._swapped:
+            build = constructor(partial(self._build, grid_of(spec), constant))
+            self._swapped[key] = replace(spec, observer_or_fake_quant_ctr=build)
+        return self._swapped[key]
+
+    def _build(self, grid: Any, constant: bool) -> nn.Module:  # noqa: FBT001
+        maker = self._weights if constant else self._activations
+        return SRFakeQuantize("", grid, maker(grid, 1), constant=constant)
+
+    def prepare_obs_or_fq_callback(self, model: fx.GraphModule, edge_or_node_to_obs_or_fq: Mapping[Any, Any]) -> None:
+        """Name each quantizer by its tensor, and tell it how many tensors share it."""
+        network = Network(model)
+        tensors: dict[SRFakeQuantize, list[fx.Node]] = {}
+        for edge, each in edge_or_node_to_obs_or_fq.items():
+            source = edge[0] if isinstance(edge, tuple) else edge
+            if isinstance(each, SRFakeQuantize) and source not in tensors.setdefault(each, []):
+                tensors[each].append(source)
+        for quantizer, sources in tensors.items():
+            quantizer.name = _tensor_name(network, sources[0])
+            maker = self._weights if quantizer.constant else self._activations
+            quantizer.observer = maker(quantizer.grid, len(sources))
+
+    def validate(self, model: fx.GraphModule) -> None:
+        self._stock.validate(model)
+
+
+def _tensor_name(network: Network, source: fx.Node) -> str:
+    return network.name(source) if source in network.keys else str(source.target)

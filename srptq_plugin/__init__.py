@@ -1,0 +1,51 @@
+"""Post-training quantization of super-resolution networks, inside the toolkits that engineers already use."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from srptq_plugin.errors import SrptqError
+    from srptq_plugin.grid import Bounds, IntGrid, QParams, project
+    from srptq_plugin.hookspecs import hookimpl
+    from srptq_plugin.pipeline import Run, quantize
+    from srptq_plugin.quantizer import BoundedFakeQuantize
+    from srptq_plugin.recipe import Recipe
+    from srptq_plugin.registry import Registry
+    from srptq_plugin.table import QuantTable
+
+__version__ = "0.1.0"
+__all__ = [
+    "BoundedFakeQuantize",
+    "Bounds",
+    "IntGrid",
+    "QParams",
+    "QuantTable",
+    "Recipe",
+    "Registry",
+    "Run",
+    "SrptqError",
+    "hookimpl",
+    "project",
+    "quantize",
+]
+_HOMES = {
+    "BoundedFakeQuantize": "quantizer",
+    "Bounds": "grid",
+    "IntGrid": "grid",
+    "QParams": "grid",
+    "QuantTable": "table",
+    "Recipe": "recipe",
+    "Registry": "registry",
+    "Run": "pipeline",
+    "SrptqError": "errors",
+    "hookimpl": "hookspecs",
+    "project": "grid",
+    "quantize": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is used: the command line must answer before torch is loaded."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'srptq_plugin' has no attribute {name!r}")
+    return getattr(import_module(f"srptq_plugin.{_HOMES[name]}"), name)

@@ -1,0 +1,162 @@
+"""The records and protocols that plugins hand in: what the pipeline knows about a toolkit, a target or an observer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from srptq_plugin.grid import Bounds, IntGrid
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+    from srptq_plugin.graph import PreparedGraph
+    from srptq_plugin.plan import Plan
+    from srptq_plugin.table import QuantTable
+
+    Array = np.ndarray[Any, np.dtype[np.float32]]
+
+T = TypeVar("T")
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many steps are done, and how many there are."""
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """The progress of those who watch nothing."""
+
+
+class Observer(Protocol):
+    """Batches of one tensor become bounds."""
+
+    def update(self, values: "Tensor") -> None:
+        """Take in a batch; a NaN or an infinity raises `SrptqError`."""
+        ...
+
+    def merge(self, other: "Observer") -> None:
+        """Take in what another observer of the same kind has seen, on another process say."""
+        ...
+
+    def bounds(self) -> Bounds:
+        """The bounds by all batches so far; none seen raises `SrptqError`."""
+        ...
+
+
+class ObserverFactory(Protocol):
+    """Makes an observer for a grid; keyword arguments are the recipe's options."""
+
+    def __call__(self, grid: IntGrid, **options: Any) -> Observer: ...
+
+
+class Toolkit(Protocol):
+    """Realises a plan: puts fake-quantizers at its sites."""
+
+    version: str
+
+    def realise(self, program: "ExportedProgram", plan: "Plan") -> "PreparedGraph":
+        """The prepared graph of the exported network."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a target allows, and where it wants quantizers.
+
+    `placements` names the placements it runs, its default first. `inputs` and `outputs` are the
+    operations whose inputs or outputs are quantized under `full`; `fused` are those that a runtime
+    computes inside the operation before them, so that the quantizer comes after them.
+    """
+
+    weights: IntGrid
+    activations: IntGrid
+    weight_bits: frozenset[int]
+    activation_bits: frozenset[int]
+    placements: tuple[str, ...] = ("full", "convs")
+    inputs: frozenset[str] = frozenset({"conv", "add", "cat"})
+    outputs: frozenset[str] = frozenset({"conv", "add", "cat"})
+    fused: frozenset[str] = frozenset({"relu"})
+    shared_concat: bool = False
+    unsigned_if_nonnegative: bool = False
+    integer_bits: frozenset[int] = frozenset({8})
+
+
+class Runtime(Protocol):
+    """A written file in the target's real runtime."""
+
+    name: str
+
+    def __call__(self, image: "Array") -> "Array":
+        """Run a [N, 3, H, W] batch."""
+        ...
+
+    def integer_convs(self) -> int:
+        """How many convolutions the execution graph runs in integers."""
+        ...
+
+
+class Target(Protocol):
+    """A deployment target: its rules by preset, its writer, its runtime."""
+
+    presets: Mapping[str, Rules]
+    """By name, the default first."""
+
+    def write(self, network: Path, table: "QuantTable", folder: Path) -> Sequence[Path]:
+        """Write the artefacts from the float ONNX file and the table; the first is the one to run."""
+        ...
+
+    def load(self, artefact: Path) -> Runtime:
+        """Load a written file, or any float ONNX file; a runtime that is not installed raises `SrptqError`."""
+        ...
+
+    def command(self, artefact: Path) -> str:
+        """The vendor's next command line, ready to paste; empty where there is none."""
+        ...
+
+
+class Reconstruction(Protocol):
+    """Tunes the bounds of a prepared graph against its float self."""
+
+    def __call__(
+        self, prepared: "PreparedGraph", images: "Tensor", *, progress: Progress = quiet, **options: Any
+    ) -> Mapping[str, float]:
+        """Tune in place; returns the figures worth a line in the summary."""
+        ...
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """What a plugin registers: a name, a line for people, and a callable that imports the thing when it is used.
+
+    >>> Entry("dbdc", "density-based dual clipping", load=lambda: print).load()
+    <built-in function print>
+    """
+
+    name: str
+    summary: str
+    load: Callable[[], T]
+    aliases: tuple[str, ...] = ()
+
+
+class ToolkitEntry(Entry[Toolkit]):
+    """A toolkit, by name."""
+
+
+class TargetEntry(Entry[Target]):
+    """A target, by name."""
+
+
+class ObserverEntry(Entry[ObserverFactory]):
+    """An observer, by name."""
+
+
+class ReconstructionEntry(Entry[Reconstruction]):
+    """A reconstruction, by name."""
+
+
+class QuantizerEntry(Entry[type[Any]]):
+    """A fake-quantizer class, by name."""
+
+
+class ModelEntry(Entry[Any]):
+    """A family of networks, by name."""

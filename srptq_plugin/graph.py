@@ -1,0 +1,154 @@
+"""The prepared graph: a network with fake-quantizers at its sites, whichever toolkit put them there."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx
+from torch.func import functional_call
+
+from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import Bounds, QParams
+from srptq_plugin.network import GUARDS, Network, tensor_arguments
+from srptq_plugin.plan import Plan, Role, Site
+from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+
+Features = tuple[Tensor, tuple[Tensor, ...]]
+
+
+class PreparedGraph:
+    """Observe, tune, compare: everything specific to super-resolution works on this one form."""
+
+    def __init__(self, module: fx.GraphModule, plan: Plan) -> None:
+        self.module, self.plan = module, plan
+        found = {each.name: each for each in module.modules() if isinstance(each, BoundedFakeQuantize)}
+        missing = [group for group in plan.groups if group not in found]
+        if missing:
+            raise SrptqError(f"prepared graph: no quantizer was placed for {', '.join(missing)}")
+        self.quantizers = {group: found[group] for group in plan.groups}
+        self._capture = _with_features(module, plan.blocks)
+        self._float = {name: p.detach().clone() for name, p in _float_parameters(self._capture)}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The output, in whatever mode the quantizers are."""
+        return self._capture(images)[0]
+
+    def features(self, images: Tensor) -> Features:
+        """The output and the outputs of the blocks."""
+        return self._capture(images)
+
+    def teach(self, images: Tensor) -> Features:
+        """The same from the float network: quantizers off, on the parameters as they were at first."""
+        with self.mode(Mode.OFF), torch.no_grad():
+            return functional_call(self._capture, self._float, (images,))
+
+    def of_role(self, role: Role) -> dict[str, BoundedFakeQuantize]:
+        """The quantizers of weights, or of activations."""
+        return {g: self.quantizers[g] for g, sites in self.plan.groups.items() if sites[0].role == role}
+
+    def set_mode(self, mode: Mode) -> None:
+        """Switch every quantizer."""
+        for quantizer in self.quantizers.values():
+            quantizer.set_mode(mode)
+
+    @contextmanager
+    def mode(self, mode: Mode) -> Iterator[None]:
+        """Switch every quantizer for a while; what is held stays held."""
+        before = {quantizer: quantizer.mode for quantizer in self.quantizers.values()}
+        try:
+            for quantizer in before:
+                quantizer.mode = mode
+            yield
+        finally:
+            for quantizer, old in before.items():
+                quantizer.mode = old
+
+    def observe(self, batches: Sequence[Tensor], progress: Progress = quiet) -> None:
+        """Let the observers see every batch, then quantize by what they found."""
+        self.set_mode(Mode.OBSERVE)
+        with torch.no_grad():
+            for done, batch in enumerate(batches):
+                progress("observing", done, len(batches))
+                self(batch)
+        self.set_mode(Mode.QUANTIZE)
+        progress("observing", len(batches), len(batches))
+
+    def qparams(self) -> dict[str, QParams]:
+        """What each site would export now."""
+        by_group = {name: quantizer.qparams().detach() for name, quantizer in self.quantizers.items()}
+        return {site.name: by_group[site.group] for site in self.plan.sites}
+
+    def weight(self, site: Site) -> Tensor:
+        """The float parameter of a weight's site."""
+        return self.module.get_parameter(site.source).detach()
+
+
+def build_quantizer(
+    plan: Plan, group: str, kind: type[BoundedFakeQuantize] = BoundedFakeQuantize
+) -> BoundedFakeQuantize:
+    """The quantizer that a group of sites shares."""
+    sites = plan.groups[group]
+    first = sites[0]
+    ends = [site.bounds for site in sites if site.bounds is not None]
+    if len(ends) == len(sites):
+        image = Bounds.of(min(lower for lower, _ in ends), max(upper for _, upper in ends))
+        return kind(group, first.grid, bounds=image)
+    maker = plan.observers.get(first.role)
+    observer = maker(first.grid, len(sites)) if maker else None
+    return kind(group, first.grid, observer, constant=first.role == "weight")
+
+
+def insert_quantizers(module: fx.GraphModule, plan: Plan, by_group: Mapping[str, torch.nn.Module]) -> fx.GraphModule:
+    """A copy of an exported network with one quantizer call a site, its consumers rewired."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(module.graph, copies)
+    graph.output(output)
+    copy = fx.GraphModule(module, graph)
+    network = Network(module)
+    for number, site in enumerate(plan.sites):
+        copy.add_submodule(f"srptq_site_{number}", by_group[site.group])
+        first = network.nodes[site.consumers[0].consumer]
+        source = copies[tensor_arguments(first)[site.consumers[0].place]]
+        readers = _readers(network, copies, site, graph)
+        with graph.inserting_after(_last_definition(source, graph)):
+            call = graph.call_module(f"srptq_site_{number}", (source,))
+        for reader in readers:
+            reader.replace_input_with(source, call)
+    copy.recompile()
+    return copy
+
+
+def _readers(
+    network: Network, copies: Mapping[fx.Node, fx.Node], site: Site, graph: fx.Graph
+) -> list[fx.Node]:
+    nodes = (network.nodes[edge.consumer] for edge in site.consumers)
+    return [graph.output_node() if node.op == "output" else copies[node] for node in nodes]
+
+
+def _last_definition(node: fx.Node, graph: fx.Graph) -> fx.Node:
+    """Where a call on a node may stand: behind it, and behind the graph's inputs."""
+    if node.op not in ("placeholder", "get_attr"):
+        return node
+    return next(n for n in reversed(list(graph.nodes)) if n.op in ("placeholder", "get_attr"))
+
+
+def _with_features(module: fx.GraphModule, blocks: Sequence[str]) -> fx.GraphModule:
+    """The same modules under a graph that returns the blocks' outputs as well, at any image size."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(module.graph, copies)
+    while isinstance(output, (tuple, list)):
+        output = output[0]
+    nodes = Network(module).nodes
+    graph.output((output, tuple(copies[nodes[block]] for block in blocks)))
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target == GUARDS:
+            graph.erase_node(node)
+    return fx.GraphModule(module, graph)
+
+
+def _float_parameters(module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
+    bounds = {id(p) for m in module.modules() if isinstance(m, BoundedFakeQuantize) for p in m.parameters()}
+    return ((name, p) for name, p in module.named_parameters() if id(p) not in bounds)

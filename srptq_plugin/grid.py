@@ -1,0 +1,172 @@
+"""Integer grids, bounds and the projection between them: the only quantization arithmetic in the project.
+
+A tensor is clipped to real `Bounds`; a target offers an `IntGrid`; `project` makes the `QParams` that
+the target runs. PaC tunes bounds *through* the projection, so what it tunes is what is exported.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+SMALLEST_RANGE = 1e-12
+"""A narrower range holds zeros only: any scale represents it, and 1 keeps integer biases in range."""
+
+
+@dataclass(frozen=True)
+class IntGrid:
+    """The integers a target offers.
+
+    >>> weight = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0)
+    >>> weight.qmin, weight.qmax, IntGrid(4).qmax
+    (-127, 127, 15)
+    """
+
+    bits: int
+    signed: bool = False
+    symmetric: bool = False
+    narrow: bool = False
+    axis: int | None = None
+    power_of_two: bool = False
+    real_offset: bool = False
+
+    @property
+    def qmin(self) -> int:
+        """The smallest integer."""
+        return (-(2 ** (self.bits - 1)) + self.narrow) if self.signed else 0
+
+    @property
+    def qmax(self) -> int:
+        """The largest integer."""
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+
+    @property
+    def steps(self) -> int:
+        """How many steps lie between the smallest and the largest integer."""
+        return self.qmax - self.qmin
+
+    def at(self, bits: int) -> "IntGrid":
+        """The same grid with another number of bits."""
+        return replace(self, bits=bits)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The real clip range of a tensor, or of each of its channels.
+
+    >>> Bounds.of(-1, 3)
+    Bounds(-1, 3)
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+    @classmethod
+    def of(cls, lower: float | Tensor, upper: float | Tensor) -> "Bounds":
+        """Bounds in float64, detached, so that projecting them again is exact."""
+        return cls(*(torch.as_tensor(end, dtype=torch.float64).detach() for end in (lower, upper)))
+
+    def __repr__(self) -> str:
+        ends = (end.tolist() for end in (self.lower, self.upper))
+        return f"Bounds({', '.join(f'{end:.6g}' if isinstance(end, float) else str(end) for end in ends)})"
+
+
+@dataclass(frozen=True)
+class QParams:
+    """A scale and a zero point on a grid, and the bounds that they really represent.
+
+    >>> q = project(Bounds.of(-0.5, 1.0), IntGrid(8))
+    >>> q.zero_point.item(), q.bounds
+    (85.0, Bounds(-0.5, 1))
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    grid: IntGrid
+
+    @property
+    def bounds(self) -> Bounds:
+        """The bounds really used; projecting them again gives these parameters, bit for bit."""
+        scale, zero_point = self.scale.detach().double(), self.zero_point.detach().double()
+        return Bounds((self.grid.qmin - zero_point) * scale, (self.grid.qmax - zero_point) * scale)
+
+    @property
+    def integer_zero_point(self) -> Tensor:
+        """The zero point as the integer it is."""
+        return self.zero_point.detach().to(torch.int32)
+
+    def detach(self) -> "QParams":
+        """The same numbers without a gradient."""
+        return QParams(self.scale.detach(), self.zero_point.detach(), self.grid)
+
+
+def round_through(values: Tensor) -> Tensor:
+    """Round half to even; the gradient passes straight through."""
+    return values + (values.round() - values).detach()
+
+
+def project(bounds: Bounds, grid: IntGrid) -> QParams:
+    """The nearest parameters that the grid can run; differentiable in both bounds.
+
+    >>> project(Bounds.of(0.5, 1.0), IntGrid(8)).bounds
+    Bounds(0, 1)
+    >>> project(Bounds.of(-1.0, 0.5), IntGrid(8, signed=True, symmetric=True, narrow=True)).bounds
+    Bounds(-1, 1)
+    """
+    if grid.real_offset:
+        return _project_real(bounds, grid)
+    lower, upper = bounds.lower.double().clamp(max=0), bounds.upper.double().clamp(min=0)
+    if grid.symmetric:
+        scale = _scale(_symmetric_step(lower, upper, grid), grid)
+        return QParams(scale, torch.zeros_like(scale), grid)
+    scale = _scale((upper - lower) / grid.steps, grid)
+    zero_point = (grid.qmin - round_through(lower / scale.double())).clamp(grid.qmin, grid.qmax)
+    return QParams(scale, zero_point.float(), grid)
+
+
+def _project_real(bounds: Bounds, grid: IntGrid) -> QParams:
+    """The paper's quantizer: the lower bound itself is a level, wherever zero falls."""
+    lower, upper = bounds.lower.double(), bounds.upper.double()
+    scale = _scale((upper - lower).clamp(min=0) / grid.steps, grid)
+    return QParams(scale, (grid.qmin - lower / scale.double()).float(), grid)
+
+
+def _symmetric_step(lower: Tensor, upper: Tensor, grid: IntGrid) -> Tensor:
+    above = upper / grid.qmax
+    return torch.maximum(lower / grid.qmin, above) if grid.signed else above
+
+
+def _scale(step: Tensor, grid: IntGrid) -> Tensor:
+    scale = torch.where(step * grid.steps > SMALLEST_RANGE, step, torch.ones_like(step))
+    if grid.power_of_two:
+        scale = scale * (scale.log2().ceil().exp2() / scale).detach()
+    return scale.float()
+
+
+def quantize(values: Tensor, qparams: QParams) -> Tensor:
+    """The integers of a tensor, as PaC's forward and every exported file have them.
+
+    >>> quantize(torch.tensor([-2.0, 0.0, 0.4]), project(Bounds.of(-0.5, 1.0), IntGrid(8))).tolist()
+    [0, 85, 153]
+    """
+    scale, zero_point = _broadcast(qparams, values)
+    inverse = 1.0 / scale
+    if qparams.grid.real_offset:
+        integers = ((values + zero_point * scale) * inverse).round()
+    else:
+        integers = (values * inverse).round() + zero_point
+    return integers.clamp(qparams.grid.qmin, qparams.grid.qmax).to(torch.int32)
+
+
+def dequantize(integers: Tensor, qparams: QParams) -> Tensor:
+    """The real values that integers stand for."""
+    scale, zero_point = _broadcast(qparams, integers)
+    return (integers - zero_point) * scale
+
+
+def _broadcast(qparams: QParams, values: Tensor) -> tuple[Tensor, Tensor]:
+    if qparams.scale.ndim == 0 or qparams.grid.axis is None:
+        return qparams.scale, qparams.zero_point
+    shape = [1] * values.ndim
+    shape[qparams.grid.axis] = -1
+    return qparams.scale.reshape(shape), qparams.zero_point.reshape(shape)

@@ -1,0 +1,225 @@
+"""Photographs in, patches and tensors out: 8-bit RGB arrays of [height, width, 3] with their names."""
+
+import logging
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageFile
+import skimage
+import torch
+from numpy.typing import NDArray
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.resize import Pixels, downscale, upscale
+
+__all__ = [
+    "Image",
+    "downscale",
+    "list_images",
+    "load_images",
+    "random_patches",
+    "read_image",
+    "sample_images",
+    "to_pixels",
+    "to_tensor",
+    "upscale",
+]
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+FORMATS = ("BMP", "JPEG", "PNG", "TIFF", "WEBP")
+SAMPLES = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, PIL.Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A photograph: the name of its file and its pixels, uint8 [height, width, 3]."""
+
+    name: str
+    pixels: Pixels
+
+
+def read_image(path: str | Path) -> Pixels:
+    """Read a file as 8-bit RGB: gray is replicated, 16 bits are rounded to 8, alpha is dropped."""
+    try:
+        with PIL.Image.open(path, formats=FORMATS) as file:
+            _check_depth(file)
+            return _wide(file, Path(path)) if _is_wide(file) else _rgb(file, Path(path))
+    except UNREADABLE as error:
+        raise SrptqError(
+            f"{path}: not a readable image ({error}); give a PNG, JPEG, BMP, TIFF or WebP file"
+        ) from error
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """List the image files of a folder, sorted by name."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise SrptqError(f"images: {folder} {what}; give a folder of PNG or JPEG files")
+    files = sorted(file for file in folder.iterdir() if _is_image(file))
+    if not files:
+        raise SrptqError(
+            f"images: no image in {folder}; give a folder with {', '.join(sorted(SUFFIXES))} files"
+        )
+    return files
+
+
+def load_images(folder: str | Path, *, scale: int | None = None) -> list[Image]:
+    """Load a folder of LR images or, given the scale, of HR photographs to shrink by it."""
+    images = [Image(path.name, read_image(path)) for path in list_images(folder)]
+    return images if scale is None else [_shrunk(image, scale) for image in images]
+
+
+def sample_images(scale: int) -> list[Image]:
+    """Shrink the photographs that scikit-image's own package holds; nothing is downloaded."""
+    folder = Path(str(skimage.__file__)).parent / "data"
+    found = [folder / name for name in SAMPLES if (folder / name).is_file()]
+    if not found:
+        raise SrptqError(f"no sample photographs in {folder}; give a folder of images")
+    return [_shrunk(Image(path.name, read_image(path)), scale) for path in found]
+
+
+def random_patches(
+    images: Sequence[Image], count: int, size: int, seed: int, *, multiple: int = 1
+) -> NDArray[np.uint8]:
+    """Cut square patches, spread evenly over the images: uint8 [count, size, size, 3].
+
+    `multiple` is what the sides of the network's input must be a multiple of.
+
+    >>> random_patches([Image("flat", np.zeros((40, 50, 3), np.uint8))], 3, 32, seed=0).shape
+    (3, 32, 32, 3)
+    """
+    _check_patches(images, count, size, multiple)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(images))
+    patches = [_patch(images[order[turn % len(images)]].pixels, size, rng) for turn in range(count)]
+    return np.stack(patches)
+
+
+def to_tensor(pixels: Pixels, input_range: tuple[float, float]) -> torch.Tensor:
+    """Turn uint8 [..., H, W, 3] into float32 [..., 3, H, W] whose 0 and 255 are the ends of the range.
+
+    >>> to_tensor(np.full((1, 1, 3), 255, np.uint8), (0.0, 1.0)).flatten().tolist()
+    [1.0, 1.0, 1.0]
+    """
+    low, high = input_range
+    levels = torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, -3).float()
+    return (levels * (high - low) / 255 + low).contiguous()
+
+
+def to_pixels(tensor: torch.Tensor, input_range: tuple[float, float]) -> Pixels:
+    """Round and clip float [..., 3, H, W] to uint8 [..., H, W, 3].
+
+    >>> to_pixels(torch.tensor([-0.1, 0.5, 1.1]).reshape(3, 1, 1), (0.0, 1.0)).tolist()
+    [[[0, 128, 255]]]
+    """
+    low, high = input_range
+    if not torch.isfinite(tensor).all():
+        raise SrptqError("the network's output holds NaN or infinity; check its weights and its input range")
+    levels = (tensor.detach().double() - low) * 255 / (high - low)
+    return levels.round().clamp(0, 255).byte().movedim(-3, -1).contiguous().cpu().numpy()
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def _shrunk(image: Image, scale: int) -> Image:
+    try:
+        return Image(image.name, downscale(image.pixels, scale))
+    except SrptqError as error:
+        raise SrptqError(f"{image.name}: {error}") from error
+
+
+def _patch(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    top, left = (int(rng.integers(side - size + 1)) for side in pixels.shape[:2])
+    return pixels[top : top + size, left : left + size]
+
+
+def _check_patches(images: Sequence[Image], count: int, size: int, multiple: int) -> None:
+    if not images or count < 1 or size < 1:
+        raise SrptqError(
+            f"patches: {count} of {size} pixels from {len(images)} images; each must be 1 or more"
+        )
+    if size % multiple:
+        near = max(size // multiple, 1) * multiple
+        raise SrptqError(
+            f"patches: size {size} is no multiple of {multiple}, which the network needs; use {near}"
+        )
+    for image in images:
+        if min(image.pixels.shape[:2]) < size:
+            height, width = image.pixels.shape[:2]
+            raise SrptqError(
+                f"{image.name}: {width}x{height} pixels is smaller than the patches of {size}x{size}; "
+                f"use patches of at most {min(width, height)} or leave the image out"
+            )
+
+
+def _check_depth(file: PIL.ImageFile.ImageFile) -> None:
+    """Refuse what Pillow misreads without a word: TIFF levels of 12 bits, or 16-bit colours in planes."""
+    if isinstance(file, TiffImageFile):
+        bits = max(file.tag_v2.get(BITSPERSAMPLE, (1,)))
+        if bits > 8 and not (bits == 16 and _is_wide(file)):  # noqa: PLR2004 - bits
+            raise ValueError(f"levels of {bits} bits in a layout that cannot be read; save it with 8 bits")
+
+
+def _rgb(file: PIL.ImageFile.ImageFile, path: Path) -> Pixels:
+    if file.has_transparency_data:
+        return _without_alpha(np.asarray(file.convert("RGBA")), path)
+    return np.array(file.convert("RGB"))
+
+
+def _wide(file: PIL.ImageFile.ImageFile, path: Path) -> Pixels:
+    gray = file.mode.startswith("I")
+    levels = np.asarray(file).astype(np.int64) if gray else _sixteen_bits(file, path)
+    if levels.min() < 0 or levels.max() > np.iinfo(np.uint16).max:
+        raise ValueError("levels of more than 16 bits")
+    pixels = ((levels + 128) // 257).astype(np.uint8)
+    return np.stack([pixels] * 3, axis=-1) if gray else _without_alpha(pixels, path)
+
+
+def _without_alpha(pixels: Pixels, path: Path) -> Pixels:
+    if np.any(pixels[..., 3:] != np.iinfo(np.uint8).max):
+        logger.warning("%s: transparency dropped; the colours under it are used as they are", path)
+    return np.ascontiguousarray(pixels[..., :3])
+
+
+def _is_wide(file: PIL.ImageFile.ImageFile) -> bool:
+    return file.mode.startswith("I") or _raw_mode(file)[:-1] in {"RGB;16", "RGBA;16"}
+
+
+def _raw_mode(file: PIL.ImageFile.ImageFile) -> str:
+    args = file.tile[0].args if file.tile else None
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _sixteen_bits(file: PIL.ImageFile.ImageFile, path: Path) -> NDArray[np.int64]:
+    """Pillow keeps the upper byte of a 16-bit colour; reading with the bytes swapped gives the lower."""
+    mode = _raw_mode(file)
+    swapped = mode[:-1] + ("L" if mode.endswith("B") else "B")
+    upper = np.asarray(file).astype(np.int64)
+    with PIL.Image.open(path, formats=FORMATS) as again:
+        again.tile = [
+            tile._replace(args=(swapped, *tile.args[1:]) if isinstance(tile.args, tuple) else swapped)
+            for tile in again.tile
+        ]
+        return upper * 256 + np.asarray(again)

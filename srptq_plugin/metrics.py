@@ -1,0 +1,104 @@
+"""PSNR and SSIM as the SR field has them: on Y of BT.601 studio range, unrounded, without the border."""
+
+import math
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from srptq_plugin.errors import SrptqError
+
+Reals = NDArray[np.float64]
+Array = NDArray[np.floating | np.integer]
+
+PEAK = 255.0
+BELL: Reals = np.exp(-(np.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2))
+WINDOW: Reals = BELL / BELL.sum()
+
+
+def luma(pixels: NDArray[np.uint8]) -> Reals:
+    """Y of 8-bit RGB, as MATLAB's `rgb2ycbcr`, in float.
+
+    >>> luma(np.full((1, 1, 3), 255, np.uint8)).round(6).tolist()
+    [[235.0]]
+    """
+    return 16 + pixels @ np.array([65.481, 128.553, 24.966]) / 255
+
+
+def psnr_y(output: NDArray[np.uint8], reference: NDArray[np.uint8], border: int) -> float:
+    """PSNR in dB of two 8-bit RGB images; `border` is the scale.
+
+    >>> image = np.zeros((16, 16, 3), np.uint8)
+    >>> psnr_y(image, image, border=4)
+    inf
+    """
+    return psnr(*_scored(output, reference, border), PEAK)
+
+
+def ssim_y(output: NDArray[np.uint8], reference: NDArray[np.uint8], border: int) -> float:
+    """SSIM of two 8-bit RGB images (Wang et al. 2004): Gaussian window of 11 x 11, sigma 1.5, valid area.
+
+    >>> image = np.zeros((19, 19, 3), np.uint8)
+    >>> ssim_y(image, image, border=4)
+    1.0
+    """
+    x, y = _scored(output, reference, border)
+    if min(x.shape) < len(WINDOW):
+        raise SrptqError(
+            f"SSIM: {x.shape[1]}x{x.shape[0]} pixels inside the border; at least 11x11 are needed"
+        )
+    return float(_similarity(x, y).mean())
+
+
+def psnr(a: Array, b: Array, peak: float) -> float:
+    """PSNR in dB of two arrays whose values span `peak`; infinite where they are equal.
+
+    >>> round(psnr(np.zeros(4), np.ones(4), peak=255.0), 3)
+    48.131
+    """
+    error = float(np.mean(_difference(a, b) ** 2))
+    return 10 * math.log10(peak**2 / error) if error else math.inf
+
+
+def level_differences(a: Array, b: Array, peak: float) -> tuple[float, float]:
+    """Largest and 99.9th-percentile difference, in levels of an 8-bit image.
+
+    >>> level_differences(np.zeros(4), np.full(4, 0.2), peak=1.0)
+    (51.0, 51.0)
+    """
+    levels = np.abs(_difference(a, b)) * (PEAK / peak)
+    return float(levels.max()), float(np.percentile(levels, 99.9))
+
+
+def _difference(a: Array, b: Array) -> Reals:
+    if a.shape != b.shape or not a.size:
+        raise SrptqError(f"cannot compare shapes {a.shape} and {b.shape}; they must be equal and not empty")
+    return a.astype(np.float64) - b
+
+
+def _scored(output: NDArray[np.uint8], reference: NDArray[np.uint8], border: int) -> tuple[Reals, Reals]:
+    if output.shape != reference.shape:
+        raise SrptqError(
+            f"output is {output.shape[:2]} and reference {reference.shape[:2]} (height, width); "
+            "the reference must be exactly scale times the LR image"
+        )
+    if min(output.shape[:2]) <= 2 * border:
+        raise SrptqError(
+            f"image of {output.shape[:2]} (height, width) has nothing inside a border of {border}"
+        )
+    inside = (slice(border, output.shape[0] - border), slice(border, output.shape[1] - border))
+    return luma(output[inside]), luma(reference[inside])
+
+
+def _similarity(x: Reals, y: Reals) -> Reals:
+    c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+    mean_x, mean_y = _blur(x), _blur(y)
+    variances = _blur(x * x) - mean_x**2 + _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return luminance * (2 * covariance + c2) / (variances + c2)
+
+
+def _blur(image: Reals) -> Reals:
+    rows = sliding_window_view(image, len(WINDOW), axis=0) @ WINDOW
+    return sliding_window_view(rows, len(WINDOW), axis=1) @ WINDOW

@@ -1,0 +1,24 @@
+"""Reference SR networks, checkpoint loading and the loader behind `--model`."""
+
+from srptq_plugin.models.checkpoint import load_into, load_state
+from srptq_plugin.models.edsr import EDSR
+from srptq_plugin.models.loading import ENTRIES, FAMILIES, load_model
+from srptq_plugin.models.record import LoadedModel, ModelFamily, ModelRecord, Network, Request
+from srptq_plugin.models.srgan import SRGANGenerator
+from srptq_plugin.models.srresnet import SRResNet
+
+__all__ = [
+    "EDSR",
+    "ENTRIES",
+    "FAMILIES",
+    "LoadedModel",
+    "ModelFamily",
+    "ModelRecord",
+    "Network",
+    "Request",
+    "SRGANGenerator",
+    "SRResNet",
+    "load_into",
+    "load_model",
+    "load_state",
+]

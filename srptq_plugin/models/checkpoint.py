@@ -1,0 +1,105 @@
+"""Reading weights: tensors only, no code, and every key accounted for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from srptq_plugin.errors import SrptqError
+
+WRAPPERS = ("params_ema", "params", "state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.")
+SHOWN = 8
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """Read a .safetensors file or a PyTorch file of tensors as a float32 state dict, wrappers removed."""
+    path = Path(path)
+    if not path.is_file():
+        raise SrptqError(f"weights: no file {path}; give a .safetensors, .pth or .pt file")
+    read = _safetensors if path.suffix == ".safetensors" else _pickled
+    state = _plain(_unwrapped(read(path)), path)
+    for key, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise SrptqError(f"weights: {key} in {path} holds NaN or infinity; give a checkpoint that works")
+    return state
+
+
+def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load weights that must fit key by key and shape by shape.
+
+    >>> load_into(nn.Linear(1, 1), {"weight": torch.ones(1, 1)})
+    Traceback (most recent call last):
+    srptq_plugin.errors.SrptqError: weights do not fit Linear; 1 missing: bias
+    """
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    both = [key for key in own if key in state and own[key].shape != state[key].shape]
+    shapes = [f"{key} is {list(state[key].shape)}, should be {list(own[key].shape)}" for key in both]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if faults := [_few(what, keys) for what, keys in wrong.items() if keys]:
+        raise SrptqError(f"weights do not fit {type(model).__name__}; {'; '.join(faults)}")
+    model.load_state_dict(dict(state), strict=False)
+
+
+def _few(what: str, keys: list[str]) -> str:
+    more = f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return f"{len(keys)} {what}: {', '.join(keys[:SHOWN])}{more}"
+
+
+def _safetensors(path: Path) -> object:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SrptqError(f"weights: {path} is no valid safetensors file ({error})") from error
+
+
+def _pickled(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise SrptqError(
+            f"weights: {path} is not a file of tensors only; a file that holds Python objects is refused, as "
+            "reading it could run code. Where you trust it, re-save it as safetensors or with "
+            "torch.save(model.state_dict(), ...)"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise SrptqError(
+            f"weights: PyTorch cannot read {path} ({str(error).splitlines()[0] if str(error) else error!r}); "
+            "give a state dict as .safetensors, .pth or .pt"
+        ) from error
+
+
+def _unwrapped(content: object) -> object:
+    while isinstance(content, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if wrapper is None:
+            break
+        content = content[wrapper]
+    return content
+
+
+def _plain(content: object, path: Path) -> dict[str, Tensor]:
+    entries = cast("Mapping[object, object]", content) if isinstance(content, Mapping) else {}
+    other = [str(key) for key, value in entries.items() if not isinstance(value, Tensor)]
+    if not entries or other:
+        found = _few("entries that are no tensors", other) if other else "no tensors"
+        raise SrptqError(
+            f"weights: {path} is no state dict, it holds {found}; "
+            f"give a dict of tensors, bare or under {', '.join(WRAPPERS)}"
+        )
+    state = {str(key): _single(cast("Tensor", value)) for key, value in entries.items()}
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

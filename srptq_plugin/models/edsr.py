@@ -1,0 +1,168 @@
+"""EDSR (Lim et al. 2017) in the layout of EDSR-PyTorch; loads BasicSR's checkpoints too."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.models.arguments import settle
+from srptq_plugin.models.checkpoint import load_into, load_state
+from srptq_plugin.models.layers import conv3x3, shuffle_factors
+from srptq_plugin.models.record import UNIT, Arguments, ModelFamily, Network, Range, Request, State
+
+MINI = Path(__file__).parent / "weights" / "edsr_mini_x4.safetensors"
+LEVELS: Range = (0.0, 255.0)
+Mean = tuple[float, float, float]
+Renames = tuple[tuple[str, str], ...]
+MEAN: Mean = (0.4488, 0.4371, 0.4040)
+SHIFTS = frozenset({"sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"})
+LARGE = 256  # the published networks of this width scale their residuals by 0.1
+BASICSR: Renames = (
+    (r"conv_first\.(.*)", r"head.0.\1"),
+    (r"body\.(\d+)\.conv1\.(.*)", r"body.\1.body.0.\2"),
+    (r"body\.(\d+)\.conv2\.(.*)", r"body.\1.body.2.\2"),
+    (r"upsample\.(.*)", r"tail.0.\1"),
+    (r"conv_last\.(.*)", r"tail.1.\1"),
+)
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, no batch norm, and the block's input added."""
+
+    def __init__(self, features: int, residual_scale: float) -> None:
+        super().__init__()
+        self.body = nn.Sequential(conv3x3(features, features), nn.ReLU(), conv3x3(features, features))
+        self.residual_scale = residual_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.body(x)
+        return x + (residual if self.residual_scale == 1 else residual * self.residual_scale)
+
+
+class EDSR(nn.Module):
+    """The features work on levels of 0 to 255; the frozen mean shifts turn `input_range` into that and back.
+
+    >>> EDSR(upscale=2, features=8, blocks=1)(torch.zeros(1, 3, 5, 6)).shape
+    torch.Size([1, 3, 10, 12])
+    """
+
+    def __init__(
+        self,
+        upscale: int = 4,
+        features: int = 64,
+        blocks: int = 16,
+        residual_scale: float = 1.0,
+        *,
+        input_range: Range = LEVELS,
+        mean: Mean = MEAN,
+    ) -> None:
+        super().__init__()
+        body = [ResidualBlock(features, residual_scale) for _ in range(blocks)]
+        self.sub_mean = nn.Conv2d(3, 3, 1).requires_grad_(requires_grad=False)
+        self.head = nn.Sequential(conv3x3(3, features))
+        self.body = nn.Sequential(*body, conv3x3(features, features))
+        self.tail = nn.Sequential(nn.Sequential(*_upsampler(upscale, features)), conv3x3(features, 3))
+        self.add_mean = nn.Conv2d(3, 3, 1).requires_grad_(requires_grad=False)
+        self.load_state_dict(_fed_in(_shifts(mean), LEVELS, input_range), strict=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.head(self.sub_mean(x))
+        return self.add_mean(self.tail(shallow + self.body(shallow)))
+
+
+def build(request: Request) -> Network:
+    """Build an EDSR whose size, mean and range are read from its weights."""
+    if request.state is None:
+        raise SrptqError("edsr: no weights; give a checkpoint of EDSR-PyTorch or BasicSR")
+    state = _native(request.state)
+    peak = _peak(state)
+    fed = request.input_range or (UNIT if "conv_first.weight" in request.state else (0.0, peak))
+    state = _fed_in(state, (0.0, peak), fed)
+    module = _sized(state, request.arguments)
+    load_into(module, state)
+    red, green, blue = (round(float(level), 4) for level in state["add_mean.bias"])
+    return Network(module, fed, (red, green, blue))
+
+
+def build_mini(request: Request) -> Network:
+    """Build the network that comes with this package."""
+    return build(request if request.state is not None else replace(request, state=load_state(MINI)))
+
+
+def _sized(state: State, given: Arguments) -> EDSR:
+    features = state["head.0.weight"].shape[0]
+    blocks = sum(re.fullmatch(r"body\.\d+\.body\.0\.weight", key) is not None for key in state)
+    grown = [weight for key, weight in state.items() if re.fullmatch(r"tail\.0\.\d+\.weight", key)]
+    upscale = math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in grown)
+    seen = {"upscale": upscale, "features": features, "blocks": blocks}
+    defaults = {**seen, "residual_scale": 0.1 if features >= LARGE else 1.0}
+    sizes = settle("edsr", defaults, seen, given)
+    return EDSR(upscale, features, blocks, float(sizes["residual_scale"]))
+
+
+def _native(state: State) -> State:
+    """Rename BasicSR's keys and add the mean shifts that its code keeps outside the checkpoint."""
+    if "head.0.weight" in state and state.keys() >= SHIFTS:
+        return state
+    if "conv_first.weight" not in state:
+        raise SrptqError(
+            "edsr: the weights have neither head.0 with sub_mean and add_mean (EDSR-PyTorch) nor conv_first "
+            f"(BasicSR); their first keys are {', '.join(list(state)[:3])}"
+        )
+    blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
+    renames = (*BASICSR, (r"conv_after_body\.(.*)", rf"body.{blocks}.\1"))
+    return {_renamed(key, renames): value for key, value in state.items()} | _shifts(MEAN)
+
+
+def _renamed(key: str, renames: Renames) -> str:
+    for pattern, name in renames:
+        if match := re.fullmatch(pattern, key):
+            return match.expand(name)
+    return key
+
+
+def _peak(state: State) -> float:
+    """White inside the network, from its mean: EDSR-PyTorch trains on 0 to 255, or on 0 to 1."""
+    return 1.0 if float(state["add_mean.bias"].abs().max()) <= 1 else 255.0
+
+
+def _shifts(mean: Mean) -> dict[str, Tensor]:
+    colours = torch.eye(3).reshape(3, 3, 1, 1)
+    levels = 255 * torch.tensor(mean)
+    return {
+        "sub_mean.weight": colours,
+        "sub_mean.bias": -levels,
+        "add_mean.weight": colours.clone(),
+        "add_mean.bias": levels,
+    }
+
+
+def _fed_in(state: State, own: Range, fed: Range) -> State:
+    """Fold the change from the range `fed` to the network's own, and back, into the mean shifts."""
+    if own == fed:
+        return state
+    gain = (own[1] - own[0]) / (fed[1] - fed[0])
+    offset = own[0] - fed[0] * gain
+    weight = state["sub_mean.weight"]
+    return {
+        **state,
+        "sub_mean.weight": weight * gain,
+        "sub_mean.bias": state["sub_mean.bias"] + offset * weight.sum(dim=(1, 2, 3)),
+        "add_mean.weight": state["add_mean.weight"] / gain,
+        "add_mean.bias": (state["add_mean.bias"] - offset) / gain,
+    }
+
+
+def _upsampler(upscale: int, features: int) -> Iterator[nn.Module]:
+    for factor in shuffle_factors(upscale):
+        yield conv3x3(features, factor**2 * features)
+        yield nn.PixelShuffle(factor)
+
+
+EDSR_FAMILY = ModelFamily("edsr", "EDSR (Lim et al. 2017); weights of EDSR-PyTorch or BasicSR", build)
+MINI_FAMILY = ModelFamily("edsr-mini", "EDSR x4 of 16 blocks and 32 features, with its weights", build_mini)

@@ -1,0 +1,92 @@
+"""From what `--model` and `--weights` say to a network in eval mode with its record."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.models.checkpoint import load_state
+from srptq_plugin.models.edsr import EDSR_FAMILY, MINI_FAMILY
+from srptq_plugin.models.factory import build_from
+from srptq_plugin.models.record import (
+    Arguments,
+    LoadedModel,
+    ModelFamily,
+    ModelRecord,
+    Network,
+    Range,
+    Request,
+)
+from srptq_plugin.models.srgan import SRGAN_FAMILY
+from srptq_plugin.models.srresnet import SRRESNET_FAMILY
+
+ENTRIES = (MINI_FAMILY, EDSR_FAMILY, SRRESNET_FAMILY, SRGAN_FAMILY)
+FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({family.name: family for family in ENTRIES})
+PROBES = (16, 64)
+
+
+def load_model(
+    name: str | None = None,
+    weights: str | Path | None = None,
+    args: Arguments | None = None,
+    input_range: Range | None = None,
+    *,
+    families: Mapping[str, ModelFamily] = FAMILIES,
+) -> LoadedModel:
+    """Load a network by the name of its family or `package.module:factory`; without a name the bundled one.
+
+    >>> load_model().record
+    ModelRecord(name='edsr-mini', scale=4, input_range=(0.0, 255.0), mean=(114.444, 111.4605, 103.02), \
+parameters=380955)
+    """
+    name = name or MINI_FAMILY.name
+    if input_range is not None and not input_range[0] < input_range[1]:
+        raise SrptqError(
+            f"model {name}: input range {input_range}; give black and white, such as 0:1 or 0:255"
+        )
+    request = Request(None if weights is None else load_state(weights), args or {}, input_range)
+    network = _built(name, request, families)
+    module = network.module.cpu().eval()
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    scale = measured_scale(name, module, network.input_range)
+    return LoadedModel(module, ModelRecord(name, scale, network.input_range, network.mean, parameters))
+
+
+def measured_scale(name: str, module: nn.Module, input_range: Range) -> int:
+    """Run a small gray image through a network and compare the sizes."""
+    size, out = _probed(name, module, sum(input_range) / 2)
+    shape = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
+    scale = shape[-1] // size[-1] if isinstance(shape, list) and shape else 0
+    if scale < 1 or shape != [1, 3, scale * size[0], scale * size[1]]:
+        raise SrptqError(
+            f"model {name}: input {[1, 3, *size]} gave {shape}; "
+            "its output must be one RGB image, a whole number of times as high and as wide"
+        )
+    return scale
+
+
+def _built(name: str, request: Request, families: Mapping[str, ModelFamily]) -> Network:
+    if name in families:
+        return families[name].build(request)
+    if ":" in name:
+        return build_from(name, request)
+    raise UnknownNameError("model", name, [*families, "package.module:factory"])
+
+
+def _probed(
+    name: str, module: nn.Module, level: float, sides: Sequence[int] = PROBES
+) -> tuple[tuple[int, int], object]:
+    size = (sides[0], 2 * sides[0])
+    try:
+        with torch.no_grad():
+            return size, module(torch.full((1, 3, *size), level))
+    except Exception as error:
+        if sides[1:]:
+            return _probed(name, module, level, sides[1:])
+        raise SrptqError(
+            f"model {name}: running it on an input of {[1, 3, *size]} failed "
+            f"({type(error).__name__}: {error}); it must accept one RGB image of any size"
+        ) from error

@@ -1,0 +1,57 @@
+"""What a network is: the records that families of networks and the loader exchange."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+State = Mapping[str, Tensor]
+Arguments = Mapping[str, str | int | float]
+Range = tuple[float, float]
+UNIT: Range = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for: weights, arguments of the network, the range in which images are fed."""
+
+    state: State | None = None
+    arguments: Arguments = field(default_factory=dict[str, str | int | float])
+    input_range: Range | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module with its weights, what black and white are at both its ends, and the mean inside it."""
+
+    module: nn.Module
+    input_range: Range = UNIT
+    mean: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """A name for `--model`; `build` answers a request, or raises SrptqError where it cannot."""
+
+    name: str
+    summary: str
+    build: Callable[[Request], Network]
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """What is reported about a network; `mean` is what it subtracts itself, in units of its input."""
+
+    name: str
+    scale: int
+    input_range: Range
+    mean: tuple[float, float, float] | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network ready to quantize, in eval mode, and its record."""
+
+    module: nn.Module
+    record: ModelRecord

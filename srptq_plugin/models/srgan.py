@@ -1,0 +1,92 @@
+"""The generator of SRGAN (Ledig et al. 2017), with the keys of leftthomas/SRGAN."""
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.models.arguments import settle
+from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.layers import conv3x3, shuffle_factors
+from srptq_plugin.models.record import UNIT, ModelFamily, Network, Request
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with batch norm, and the block's input added."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(features, features)
+        self.bn1 = nn.BatchNorm2d(features)
+        self.prelu = nn.PReLU()
+        self.conv2 = conv3x3(features, features)
+        self.bn2 = nn.BatchNorm2d(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bn2(self.conv2(self.prelu(self.bn1(self.conv1(x)))))
+
+
+class UpsampleBlock(nn.Module):
+    """A convolution and a pixel shuffle that doubles height and width."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(features, 4 * features)
+        self.pixel_shuffle = nn.PixelShuffle(2)
+        self.prelu = nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.prelu(self.pixel_shuffle(self.conv(x)))
+
+
+class SRGANGenerator(nn.Module):
+    """Upscales by a power of two, in [0, 1]; the children are `block1`, `block2`, ... in the order of use.
+
+    >>> SRGANGenerator(upscale=2, features=8, blocks=1).eval()(torch.zeros(1, 3, 5, 6)).shape
+    torch.Size([1, 3, 10, 12])
+    """
+
+    def __init__(self, upscale: int = 4, features: int = 64, blocks: int = 5) -> None:
+        super().__init__()
+        factors = shuffle_factors(upscale)
+        if set(factors) != {2}:
+            raise SrptqError(f"srgan: upscale={upscale}; give 2, 4 or 8")
+        first = nn.Sequential(nn.Conv2d(3, features, 9, padding=4), nn.PReLU())
+        body = [ResidualBlock(features) for _ in range(blocks)]
+        fuse = nn.Sequential(conv3x3(features, features), nn.PReLU())
+        last = nn.Conv2d(features, 3, 9, padding=4)
+        upsample = nn.Sequential(*(UpsampleBlock(features) for _ in factors), last)
+        for number, block in enumerate([first, *body, fuse, upsample], start=1):
+            self.add_module(f"block{number}", block)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, *body, upsample = self.children()
+        shallow = first(x)
+        deep = shallow
+        for block in body:
+            deep = block(deep)
+        return (torch.tanh(upsample(shallow + deep)) + 1) / 2
+
+
+def build(request: Request) -> Network:
+    """Build a generator whose size is read from its weights."""
+    state = request.state
+    if state is None or "block1.0.weight" not in state:
+        found = "no weights" if state is None else "the weights lack block1.0.weight"
+        raise SrptqError(f"srgan: {found}; give a generator of leftthomas/SRGAN")
+    if request.input_range not in {None, UNIT}:
+        raise SrptqError(
+            f"srgan: input range {request.input_range}; its output is in 0 to 1, leave the range out"
+        )
+    features = state["block1.0.weight"].shape[0]
+    blocks = sum(re.fullmatch(r"block\d+\.conv1\.weight", key) is not None for key in state)
+    doublings = sum(re.fullmatch(r"block\d+\.\d+\.conv\.weight", key) is not None for key in state)
+    seen = {"upscale": 2**doublings, "features": features, "blocks": blocks}
+    settle("srgan", seen, seen, request.arguments)
+    module = SRGANGenerator(2**doublings, features, blocks)
+    load_into(module, state)
+    return Network(module)
+
+
+SRGAN_FAMILY = ModelFamily("srgan", "generator of SRGAN; weights of leftthomas/SRGAN", build)

@@ -1,0 +1,84 @@
+"""SRResNet without batch norm, as BasicSR publishes it (MSRResNet)."""
+
+import math
+import re
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.models.arguments import settle
+from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.layers import conv3x3, shuffle_factors
+from srptq_plugin.models.record import UNIT, ModelFamily, Network, Request
+
+UPSCALES = (2, 3, 4)
+NEEDED = frozenset({"conv_first.weight", "upconv1.weight", "conv_hr.weight"})
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions and the block's input added."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(features, features)
+        self.relu = nn.ReLU()
+        self.conv2 = conv3x3(features, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.relu(self.conv1(x)))
+
+
+class SRResNet(nn.Module):
+    """Learns what to add to the input enlarged bilinearly; upscales by 2, 3 or 4.
+
+    >>> import torch
+    >>> SRResNet(upscale=3, features=8, blocks=1)(torch.zeros(1, 3, 5, 6)).shape
+    torch.Size([1, 3, 15, 18])
+    """
+
+    def __init__(self, upscale: int = 4, features: int = 64, blocks: int = 16) -> None:
+        super().__init__()
+        if upscale not in UPSCALES:
+            raise SrptqError(f"srresnet: upscale={upscale}; give 2, 3 or 4")
+        factor, *again = shuffle_factors(upscale)
+        self.upscale = upscale
+        self.conv_first = conv3x3(3, features)
+        self.body = nn.Sequential(*(ResidualBlock(features) for _ in range(blocks)))
+        self.upconv1 = conv3x3(features, factor**2 * features)
+        self.upconv2 = conv3x3(features, factor**2 * features) if again else None
+        self.pixel_shuffle = nn.PixelShuffle(factor)
+        self.conv_hr = conv3x3(features, features)
+        self.conv_last = conv3x3(features, 3)
+        self.lrelu = nn.LeakyReLU(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(self.lrelu(self.conv_first(x)))
+        features = self.lrelu(self.pixel_shuffle(self.upconv1(features)))
+        if self.upconv2 is not None:
+            features = self.lrelu(self.pixel_shuffle(self.upconv2(features)))
+        enlarged = functional.interpolate(x, scale_factor=self.upscale, mode="bilinear", align_corners=False)
+        return self.conv_last(self.lrelu(self.conv_hr(features))) + enlarged
+
+
+def build(request: Request) -> Network:
+    """Build an SRResNet whose size is read from its weights."""
+    state = request.state
+    if state is None or not state.keys() >= NEEDED:
+        found = (
+            "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
+        )
+        raise SrptqError(f"srresnet: {found}; give a checkpoint of BasicSR's MSRResNet")
+    grown, features = state["upconv1.weight"].shape[:2]
+    blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
+    upscale = 4 if "upconv2.weight" in state else math.isqrt(grown // features)
+    seen = {"upscale": upscale, "features": features, "blocks": blocks}
+    settle("srresnet", seen, seen, request.arguments)
+    module = SRResNet(upscale, features, blocks)
+    load_into(module, state)
+    return Network(module, request.input_range or UNIT)
+
+
+SRRESNET_FAMILY = ModelFamily(
+    "srresnet", "SRResNet without batch norm; weights of BasicSR's MSRResNet", build
+)

@@ -1,0 +1,245 @@
+"""The network as dataflow: operations of an exported graph, by keys that every tracer records alike."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
+GUARDS = "_guards_fn"
+"""The module that torch.export adds to check sizes."""
+MOVEMENT = frozenset(
+    {"pixel_shuffle", "pixel_unshuffle", "split", "getitem", "slice", "select", "permute", "reshape"}
+    | {"identity", "pad", "nearest", "max_pool"}
+)
+"""Operations that move values and change none: their input and output have one encoding."""
+UPSAMPLING = frozenset({"pixel_shuffle", "nearest", "interpolate", "conv_transpose"})
+ELEMENTWISE = frozenset({"add", "sub", "mul", "div"})
+NONNEGATIVE = frozenset({"relu", "sigmoid"})
+
+_OPS = {
+    "conv2d": "conv",
+    "convolution": "conv",
+    "conv_transpose2d": "conv_transpose",
+    "split_with_sizes": "split",
+    "chunk": "split",
+    "tensor_split": "split",
+    "unbind": "split",
+    "view": "reshape",
+    "flatten": "reshape",
+    "unflatten": "reshape",
+    "squeeze": "reshape",
+    "unsqueeze": "reshape",
+    "transpose": "permute",
+    "contiguous": "identity",
+    "clone": "identity",
+    "dropout": "identity",
+    "alias": "identity",
+    "detach": "identity",
+    "constant_pad_nd": "pad",
+    "reflection_pad2d": "pad",
+    "replication_pad2d": "pad",
+    "channel_shuffle": "reshape",
+    "max_pool2d": "max_pool",
+    "adaptive_avg_pool2d": "mean",
+    "upsample_nearest2d": "nearest",
+    "_upsample_nearest_exact2d": "nearest",
+    "upsample_bilinear2d": "interpolate",
+    "upsample_bicubic2d": "interpolate",
+}
+
+
+@dataclass(frozen=True, order=True)
+class OpKey:
+    """An operation, by module path, kind and how many of the kind came before it there.
+
+    >>> str(OpKey("body.0.conv1", "conv", 0)), str(OpKey("", "add", 1))
+    ('body.0.conv1/conv', '/add.1')
+    """
+
+    path: str
+    op: str
+    ordinal: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.op}" + (f".{self.ordinal}" if self.ordinal else "")
+
+
+def canonical_op(name: str) -> str:
+    """One word for an operation, from the name that a tracer gave it.
+
+    >>> canonical_op("aten.conv2d.default"), canonical_op("relu_"), canonical_op("add.Tensor")
+    ('conv', 'relu', 'add')
+    """
+    base = name.removeprefix("aten.").split(".")[0]
+    base = base if base.startswith("_") else base.rstrip("_")
+    return _OPS.get(base, base)
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the module that a node was traced in."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return next((entry[0].split("@")[0] for entry in reversed(stack.values())), "")
+
+
+def tensor_arguments(node: fx.Node) -> list[fx.Node]:
+    """The nodes among a node's positional arguments, lists taken apart."""
+    flat: list[fx.Node] = []
+    for argument in node.args:
+        items = argument if isinstance(argument, (list, tuple)) else [argument]
+        flat += [item for item in items if isinstance(item, fx.Node)]
+    return flat
+
+
+class Network:
+    """An exported graph, read as operations on feature maps."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.ops: dict[fx.Node, str] = {}
+        self.keys: dict[fx.Node, OpKey] = {}
+        self.nodes: dict[str, fx.Node] = {}
+        counts: dict[tuple[str, str], int] = {}
+        for node in module.graph.nodes:
+            self._enter(node, counts)
+
+    def _enter(self, node: fx.Node, counts: dict[tuple[str, str], int]) -> None:
+        op = _op_of(node)
+        if not op:
+            return
+        path = "" if op in (INPUT, OUTPUT) else module_path(node)
+        ordinal = counts.get((path, op), 0)
+        counts[path, op] = ordinal + 1
+        key = OpKey(path, op, ordinal)
+        self.ops[node], self.keys[node], self.nodes[str(key)] = op, key, node
+
+    @cached_property
+    def input(self) -> fx.Node:
+        """The image."""
+        return next(node for node, op in self.ops.items() if op == INPUT)
+
+    @cached_property
+    def varying(self) -> frozenset[fx.Node]:
+        """The nodes that depend on the image."""
+        found: set[fx.Node] = {self.input}
+        for node in self.ops:
+            if any(argument in found for argument in tensor_arguments(node)):
+                found.add(node)
+        return frozenset(found)
+
+    @cached_property
+    def convs(self) -> tuple[fx.Node, ...]:
+        """The convolutions, mean shifts left out."""
+        return tuple(node for node, op in self.ops.items() if op == "conv" and not self.is_mean_shift(node))
+
+    def name(self, node: fx.Node) -> str:
+        """The key of a node, as text."""
+        return str(self.keys[node])
+
+    def edges_in(self, node: fx.Node) -> list[tuple[int, fx.Node]]:
+        """The feature maps that a node reads, each with its place among the tensor arguments."""
+        return [(n, source) for n, source in enumerate(tensor_arguments(node)) if source in self.varying]
+
+    def edges_out(self, node: fx.Node) -> Iterator[tuple[fx.Node, int]]:
+        """Who reads a node's feature map, and at which place."""
+        for user in node.users:
+            if user in self.ops:
+                yield from ((user, n) for n, source in enumerate(tensor_arguments(user)) if source is node)
+
+    def parameter(self, node: fx.Node, place: int) -> tuple[str, Tensor] | None:
+        """The parameter or buffer that a node reads at a place, through a quantizer if need be, with its name."""
+        arguments = tensor_arguments(node)
+        found = arguments[place] if place < len(arguments) else node
+        found = tensor_arguments(found)[0] if found.op == "call_module" else found
+        if found.op != "get_attr":
+            return None
+        target = str(found.target)
+        owner, _, leaf = target.rpartition(".")
+        return target, getattr(self.module.get_submodule(owner), leaf).detach()
+
+    def is_mean_shift(self, conv: fx.Node) -> bool:
+        """Whether a convolution only scales and shifts each colour of an image."""
+        found = self.parameter(conv, 1)
+        if found is None:
+            return False
+        weight = found[1]
+        colours = weight.shape[0]
+        square = tuple(weight.shape) == (colours, colours, 1, 1) and colours <= 4  # noqa: PLR2004
+        return square and bool((weight[..., 0, 0] * (1 - torch.eye(colours)) == 0).all())
+
+    def is_nonnegative(self, node: fx.Node) -> bool:
+        """Whether a tensor has no negative values by construction."""
+        while self.ops.get(node) in MOVEMENT and tensor_arguments(node):
+            node = tensor_arguments(node)[0]
+        return self.ops.get(node) in NONNEGATIVE
+
+    def image_bounds(self, node: fx.Node, image: tuple[float, float]) -> tuple[float, float] | None:
+        """The exact range of a tensor that is the image, moved, scaled or shifted; none for any other."""
+        if not self._is_image(node):
+            return None
+        shape = self.input.meta["val"].shape
+        corners = torch.tensor(list(product(image, repeat=int(shape[1]))))
+        values = self._evaluate(node, corners[:, :, None, None].expand(-1, -1, 8, 8).contiguous())
+        return float(values.min()), float(values.max())
+
+    def _is_image(self, node: fx.Node) -> bool:
+        if node is self.input or node not in self.varying:
+            return True
+        op = self.ops[node]
+        shift = op == "conv" and self.is_mean_shift(node)
+        allowed = shift or op in ELEMENTWISE or (op in MOVEMENT and op != "max_pool") or op == "to"
+        return allowed and all(self._is_image(source) for _, source in self.edges_in(node))
+
+    def _evaluate(self, node: fx.Node, image: Tensor) -> Any:
+        """Run the few nodes between the image and a tensor."""
+        known: dict[fx.Node, Any] = {self.input: image}
+
+        def value(of: fx.Node) -> Any:
+            if of not in known:
+                known[of] = self._run(of, value)
+            return known[of]
+
+        return value(node)
+
+    def _run(self, node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
+        if node.op == "get_attr":
+            owner, _, leaf = str(node.target).rpartition(".")
+            return getattr(self.module.get_submodule(owner), leaf).detach()
+        function: Any = node.target
+        return function(*fx.map_arg(node.args, value), **fx.map_arg(node.kwargs, value))
+
+
+def drop_identities(module: fx.GraphModule) -> fx.GraphModule:
+    """Take out, in place, what changes nothing (`x * 1.0`, clones, dropout): exporters fold it away as well."""
+    for node in list(module.graph.nodes):
+        if _op_of(node) == "identity":
+            node.replace_all_uses_with(tensor_arguments(node)[0])
+            module.graph.erase_node(node)
+    module.recompile()
+    return module
+
+
+def _op_of(node: fx.Node) -> str:
+    if node.op == "placeholder":
+        return INPUT
+    if node.op == OUTPUT:
+        return OUTPUT
+    if node.op == "call_module" and node.target != GUARDS:
+        return QUANTIZER
+    if node.op != "call_function":
+        return ""
+    if _changes_nothing(node):
+        return "identity"
+    target: Any = node.target
+    return canonical_op(str(target) if isinstance(target, torch._ops.OpOverload) else target.__name__)  # noqa: SLF001
+
+
+def _changes_nothing(node: fx.Node) -> bool:
+    """`x * 1.0` and `x / 1.0`, which exporters fold away."""
+    constant = node.args[1] if len(node.args) == 2 else None  # noqa: PLR2004
+    scales = str(node.target).startswith(("aten.mul", "aten.div"))
+    return scales and isinstance(constant, (int, float)) and constant == 1

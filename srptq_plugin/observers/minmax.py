@@ -1,0 +1,41 @@
+"""Min-max: the extremes of everything seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srptq_plugin.grid import Bounds
+from srptq_plugin.observers.base import BatchObserver, Part, extremes
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The least and the greatest value of each row."""
+
+    low: Tensor
+    high: Tensor
+
+    def join(self, other: "Extremes") -> "Extremes":
+        """The extremes of both."""
+        return Extremes(torch.minimum(self.low, other.low), torch.maximum(self.high, other.high))
+
+
+class MinMaxObserver(BatchObserver[Extremes]):
+    """The least and the greatest value over all batches.
+
+    >>> from srptq_plugin.grid import IntGrid
+    >>> observer = MinMaxObserver(IntGrid(8))
+    >>> observer.update(torch.tensor([-1.0, 2.0]))
+    >>> observer.bounds()
+    Bounds(-1, 2)
+    """
+
+    def measure(self, batch: Sequence[Part]) -> Extremes:
+        """The extremes of the batch."""
+        return Extremes(*extremes(batch))
+
+    def row_bounds(self, seen: Extremes) -> Bounds:
+        """The extremes themselves."""
+        return Bounds(seen.low, seen.high)

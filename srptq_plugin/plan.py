@@ -1,0 +1,267 @@
+"""Where quantizers go: the network's graph, a target's rules and a recipe's wishes become sites."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import fx
+
+from srptq_plugin.contracts import Observer, Rules
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import IntGrid
+from srptq_plugin.network import MOVEMENT, Network, tensor_arguments
+from srptq_plugin.recipe import Override, Recipe
+from srptq_plugin.stages import Stage, Stages, find_blocks
+
+Role = Literal["weight", "activation"]
+ObserverMaker = Callable[[IntGrid, int], Observer]
+"""Makes an observer for a grid and a number of places."""
+
+
+@dataclass(frozen=True, order=True)
+class Edge:
+    """One consumer of a tensor: the operation that reads it, and at which place."""
+
+    consumer: str
+    place: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tensor for one group of consumers, with bits and a grid of its own."""
+
+    name: str
+    role: Role
+    stage: Stage
+    grid: IntGrid
+    source: str
+    consumers: tuple[Edge, ...]
+    group: str = ""
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sites of a network, the blocks that PaC looks at, and what stays float and why."""
+
+    sites: tuple[Site, ...]
+    blocks: tuple[str, ...]
+    convs: tuple[str, ...]
+    floats: Mapping[str, str]
+    observers: Mapping[Role, ObserverMaker] = field(default_factory=dict[Role, ObserverMaker], repr=False)
+
+    @property
+    def groups(self) -> dict[str, tuple[Site, ...]]:
+        """The sites by the encoding that they share."""
+        groups: dict[str, list[Site]] = defaultdict(list)
+        for site in self.sites:
+            groups[site.group].append(site)
+        return {name: tuple(sites) for name, sites in groups.items()}
+
+
+def make_plan(
+    network: Network,
+    rules: Rules,
+    recipe: Recipe,
+    image: tuple[float, float],
+    observers: Mapping[Role, ObserverMaker] | None = None,
+) -> Plan:
+    """Decide every site once, for every toolkit."""
+    planner = _Planner(network, rules, recipe, image)
+    sites = [*planner.weights(), *planner.activations()]
+    if not sites:
+        raise SrptqError("plan: nothing to quantize: the network has no convolution that the recipe quantizes")
+    return Plan(
+        sites=tuple(sites),
+        blocks=tuple(network.name(node) for node in find_blocks(network)),
+        convs=tuple(network.name(conv) for conv in planner.planned),
+        floats=planner.floats(),
+        observers=observers or {},
+    )
+
+
+class _Planner:
+    def __init__(
+        self, network: Network, rules: Rules, recipe: Recipe, image: tuple[float, float]
+    ) -> None:
+        self.network, self.rules, self.recipe, self.image = network, rules, recipe, image
+        self.stages = Stages(network)
+        self.full = (recipe.placement or rules.placements[0]) == "full"
+        self.refused: dict[fx.Node, str] = {}
+        self.planned = [conv for conv in network.convs if self._plans(conv)]
+
+    def _plans(self, conv: fx.Node) -> bool:
+        reason = self._why_float(conv)
+        if reason:
+            self.refused[conv] = reason
+        return not reason
+
+    def _why_float(self, conv: fx.Node) -> str:
+        if _is_pooled(conv):
+            return "works on pooled 1 x 1 maps: too little arithmetic to gain from integers"
+        if self.network.parameter(conv, 1) is None:
+            return "its weight is computed, not a parameter"
+        if not self._wanted(conv):
+            return "the recipe leaves it float"
+        return ""
+
+    def _wanted(self, node: fx.Node) -> bool:
+        wanted = self.recipe.stages[self.stages.of(node)].quantize
+        for override in self._overrides(self._names(node)):
+            wanted = override.quantize
+        return wanted
+
+    def _names(self, node: fx.Node) -> list[str]:
+        key = self.network.keys[node]
+        return [key.path, str(key)]
+
+    def _overrides(self, names: list[str]) -> Iterator[Override]:
+        for override in self.recipe.overrides:
+            if any(fnmatchcase(name, override.sites) for name in names):
+                yield override
+
+    def weights(self) -> Iterator[Site]:
+        """One site a parameter, whoever shares it."""
+        readers: dict[str, list[fx.Node]] = defaultdict(list)
+        for conv in self.planned:
+            found = self.network.parameter(conv, 1)
+            if found:
+                readers[found[0]].append(conv)
+        for name, convs in readers.items():
+            stage = self.stages.of(convs[0])
+            bits = self._bits("weights", stage, [name, *self._names(convs[0])])
+            grid = replace(self.rules.weights.at(bits), axis=0 if self.recipe.weights.per_channel else None)
+            edges = tuple(Edge(self.network.name(conv), 1) for conv in convs)
+            yield Site(name, "weight", stage, grid, name, edges, group=name)
+
+    def _bits(self, kind: Literal["weights", "activations"], stage: Stage, names: list[str]) -> int:
+        settings = self.recipe.stages[stage]
+        bits = getattr(settings, kind) or getattr(self.recipe, kind).bits
+        for override in self._overrides(names):
+            bits = override.bits or bits
+        return bits
+
+    def activations(self) -> list[Site]:
+        """One site a tensor and grid; sharing by data movement, and by concat where the target says so."""
+        requests: dict[tuple[fx.Node, IntGrid], set[Edge]] = defaultdict(set)
+        stages: dict[tuple[fx.Node, IntGrid], Stage] = {}
+        for consumer, place, source in self._edges():
+            stage = self._stage_of_edge(consumer, source)
+            wanted = source, self._grid(consumer, source, stage)
+            requests[wanted].add(Edge(self.network.name(consumer), place))
+            stages.setdefault(wanted, stage)
+        sites = {
+            (source, grid): Site(
+                self._site_name(source, grid, requests),
+                "activation",
+                stages[source, grid],
+                grid,
+                self.network.name(source),
+                tuple(sorted(edges)),
+                bounds=self.network.image_bounds(source, self.image),
+            )
+            for (source, grid), edges in requests.items()
+        }
+        return self._share(sites)
+
+    def _edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
+        """The edges that carry integers: consumer, place, source; each once."""
+        seen: set[tuple[fx.Node, int]] = set()
+        for consumer, place, source in (*self._input_edges(), *self._output_edges()):
+            if (consumer, place) not in seen and not _is_pooled(source):
+                seen.add((consumer, place))
+                yield consumer, place, source
+
+    def _input_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
+        for conv in self.planned:
+            yield conv, 0, tensor_arguments(conv)[0]
+        for node in self._others(self.rules.inputs):
+            for place, source in self.network.edges_in(node):
+                yield node, place, source
+
+    def _output_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
+        producers = self.planned if self.full and "conv" in self.rules.outputs else []
+        for node in (*producers, *self._others(self.rules.outputs)):
+            last = self._after_fused(node)
+            for consumer, place in self.network.edges_out(last):
+                yield consumer, place, last
+
+    def _others(self, kinds: frozenset[str]) -> Iterator[fx.Node]:
+        """Operations of these kinds that join feature maps, convolutions apart; none under `convs`."""
+        for node, op in self.network.ops.items():
+            if self.full and op in kinds and op != "conv" and self._joins(node) and self._wanted(node):
+                yield node
+
+    def _joins(self, node: fx.Node) -> bool:
+        sources = self.network.edges_in(node)
+        whole = not any(_is_pooled(source) for _, source in sources)
+        several = len(sources) > 1 or self.network.ops[node] not in ("add", "mul")
+        return whole and several and self.stages.of(node) != "tail" and node in self.network.varying
+
+    def _after_fused(self, node: fx.Node) -> fx.Node:
+        """The tensor that leaves an operation and those that a runtime computes with it."""
+        users = [user for user, _ in self.network.edges_out(node)]
+        if len(users) == 1 and self.network.ops[users[0]] in self.rules.fused:
+            return self._after_fused(users[0])
+        return node
+
+    def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
+        quantized = consumer in self.planned or self.network.ops[consumer] in self.rules.inputs
+        return self.stages.of(consumer if quantized else source)
+
+    def _grid(self, consumer: fx.Node, source: fx.Node, stage: Stage) -> IntGrid:
+        bits = self._bits("activations", stage, [*self._names(consumer), self.network.name(source)])
+        grid = self.rules.activations.at(bits)
+        if self.rules.unsigned_if_nonnegative and self.network.is_nonnegative(source):
+            return replace(grid, signed=False)
+        return grid
+
+    def _site_name(
+        self, source: fx.Node, grid: IntGrid, requests: Mapping[tuple[fx.Node, IntGrid], set[Edge]]
+    ) -> str:
+        alone = sum(other is source for other, _ in requests) == 1
+        return self.network.name(source) + ("" if alone else f"@{grid.bits}")
+
+    def _share(self, sites: Mapping[tuple[fx.Node, IntGrid], Site]) -> list[Site]:
+        """Give sites on both sides of data movement, and of a shared concat, one group."""
+        group = {wanted: site.name for wanted, site in sites.items()}
+        for source, grid in sites:
+            for origin in self._one_encoding_with(source):
+                if (origin, grid) in group:
+                    old, new = group[source, grid], group[origin, grid]
+                    group.update({wanted: new for wanted, name in group.items() if name == old})
+        return [replace(site, group=group[wanted]) for wanted, site in sites.items()]
+
+    def _one_encoding_with(self, node: fx.Node) -> Iterator[fx.Node]:
+        op = self.network.ops[node]
+        if op == "cat" and self.rules.shared_concat:
+            yield from (source for _, source in self.network.edges_in(node))
+        if op in MOVEMENT:
+            for _, source in self.network.edges_in(node):
+                yield source
+                yield from self._one_encoding_with(source)
+
+    def floats(self) -> dict[str, str]:
+        """What stays float, and why."""
+        reasons = {self.network.name(conv): reason for conv, reason in self.refused.items()}
+        for node, op in self.network.ops.items():
+            known = op in MOVEMENT or op in self.rules.fused or op in ("conv", "input", "output")
+            if node in self.network.varying and not known and not self._reads_integers(node, op):
+                reasons[self.network.name(node)] = self._why_not_integer(op)
+        return reasons
+
+    def _reads_integers(self, node: fx.Node, op: str) -> bool:
+        return self.full and op in self.rules.inputs and self._joins(node) and self._wanted(node)
+
+    def _why_not_integer(self, op: str) -> str:
+        if op in self.rules.inputs:
+            return "placement convs" if not self.full else "on pooled maps, after the last convolution or by recipe"
+        return "no integer kernel on this target"
+
+
+def _is_pooled(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    shape = getattr(value, "shape", ())
+    return len(shape) == 4 and all(isinstance(size, int) and size == 1 for size in shape[2:])  # noqa: PLR2004

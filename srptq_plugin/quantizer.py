@@ -1,0 +1,196 @@
+"""The bounded fake-quantizer: two learnable bounds, projected on the target's grid at every step."""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.contracts import Observer
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import Bounds, IntGrid, QParams, project
+
+Gradient = Literal["full", "pact"]
+
+
+class Mode(Enum):
+    """What a fake-quantizer does with its tensor: nothing, look at it, or quantize it."""
+
+    OFF = "off"
+    OBSERVE = "observe"
+    QUANTIZE = "quantize"
+
+
+def fake_quantize(values: Tensor, qparams: QParams) -> Tensor:
+    """Quantize and dequantize; gradients reach the values, the scale and the zero point.
+
+    >>> fake_quantize(torch.tensor([-2.0, 0.0, 0.4]), project(Bounds.of(-1.0, 1.0), IntGrid(2)))
+    tensor([-0.6667,  0.0000,  0.6667])
+    """
+    if not qparams.grid.real_offset:
+        return _native(values, qparams.scale, qparams.zero_point, qparams.grid)
+    offset = _along(qparams.zero_point * qparams.scale, values, qparams.grid)
+    zero = torch.zeros_like(qparams.zero_point)
+    return _native(values + offset, qparams.scale, zero, qparams.grid) - offset
+
+
+def _native(values: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Tensor:
+    """torch's own fused kernels: the learnable ones where the scale needs a gradient."""
+    ends = (grid.qmin, grid.qmax)
+    learn = torch.is_grad_enabled() and scale.requires_grad
+    if grid.axis is None:
+        if learn:
+            one = (scale.reshape(1), zero_point.reshape(1))
+            return torch._fake_quantize_learnable_per_tensor_affine(values, *one, *ends, 1.0)  # noqa: SLF001 # pyright: ignore
+        return torch.fake_quantize_per_tensor_affine(values, scale, zero_point.to(torch.int32), *ends)
+    if learn:
+        return torch._fake_quantize_learnable_per_channel_affine(values, scale, zero_point, grid.axis, *ends, 1.0)  # noqa: SLF001 # pyright: ignore
+    return torch.fake_quantize_per_channel_affine(values, scale, zero_point.to(torch.int32), grid.axis, *ends)
+
+
+def _along(parameter: Tensor, values: Tensor, grid: IntGrid) -> Tensor:
+    if grid.axis is None:
+        return parameter
+    shape = [1] * values.ndim
+    shape[grid.axis] = -1
+    return parameter.reshape(shape)
+
+
+class _ClippedOnly(torch.autograd.Function):
+    """PACT's gradient: each clipped value pulls the bound that clipped it, nothing else moves a bound."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, _lower: Tensor, _upper: Tensor, qparams: QParams) -> Tensor:
+        real = qparams.bounds
+        ctx.save_for_backward(values, real.lower, real.upper)
+        ctx.grid = qparams.grid
+        return fake_quantize(values, qparams)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (gradient,) = gradients
+        values, lower, upper = ctx.saved_tensors
+        below = values < _along(lower, values, ctx.grid)
+        above = values > _along(upper, values, ctx.grid)
+        rest = [axis for axis in range(values.ndim) if axis != ctx.grid.axis]
+        pulls = [(gradient * side).sum(rest).to(lower) for side in (below, above)]
+        return gradient * ~(below | above), pulls[0], pulls[1], None
+
+
+class BoundedFakeQuantize(nn.Module):
+    """A fake-quantizer with learnable `lower` and `upper`; off, observing or quantizing.
+
+    >>> quantizer = BoundedFakeQuantize("input", IntGrid(2), bounds=Bounds.of(-1.0, 1.0))
+    >>> quantizer.set_mode(Mode.QUANTIZE)
+    >>> quantizer(torch.tensor([-2.0, 0.0, 0.4])).tolist()
+    [-0.6666666865348816, 0.0, 0.6666666865348816]
+    """
+
+    lower: nn.Parameter
+    upper: nn.Parameter
+
+    def __init__(
+        self,
+        name: str,
+        grid: IntGrid,
+        observer: Observer | None = None,
+        bounds: Bounds | None = None,
+        *,
+        constant: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name, self.grid, self.observer, self.constant = name, grid, observer, constant
+        self.gradient: Gradient = "full"
+        self.mode = Mode.OBSERVE
+        self.fixed = observer is None
+        self._fresh = False
+        self._held: Tensor | QParams | None = None
+        self._hold: Literal["", "parameters", "output"] = ""
+        empty = torch.empty(0, dtype=torch.float64)
+        self.lower, self.upper = nn.Parameter(empty, requires_grad=False), nn.Parameter(empty.clone(), False)
+        if bounds is not None:
+            self.set_bounds(bounds)
+
+    @property
+    def bounds(self) -> Bounds:
+        """The bounds as they stand: observed, tuned or given."""
+        if self._fresh:
+            self.settle()
+        if not self.lower.numel():
+            raise SrptqError(f"site {self.name}: no bounds yet; run calibration images through the network first")
+        return Bounds(self.lower, self.upper)
+
+    def set_bounds(self, bounds: Bounds) -> None:
+        """Start from these bounds, projected: each bound is where its gradient acts."""
+        real = project(bounds, self.grid).bounds
+        for parameter, end in ((self.lower, real.lower), (self.upper, real.upper)):
+            parameter.data = end.detach().clone()
+            parameter.requires_grad_(not self.fixed)
+        self._fresh = False
+
+    def settle(self) -> None:
+        """Take over what the observer found."""
+        if self.observer is not None and self._fresh:
+            self.set_bounds(self.observer.bounds())
+
+    def qparams(self) -> QParams:
+        """The projected parameters: what PaC tunes and every file holds."""
+        return project(self.bounds, self.grid)
+
+    def set_mode(self, mode: Mode) -> None:
+        """Switch; what was observed is taken over first."""
+        self.settle()
+        self.release()
+        self.mode = mode
+
+    def hold(self) -> None:
+        """Keep the parameters, and for a constant tensor the very output, from the next forward on."""
+        self.release()
+        self._hold = "output" if self.constant else "parameters"
+
+    def release(self) -> None:
+        """Compute afresh at every forward."""
+        self._hold, self._held = "", None
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.mode is Mode.QUANTIZE:
+            return self._quantize(values)
+        if self.mode is Mode.OBSERVE and self.observer is not None:
+            self._observe(values.detach())
+        return values
+
+    def _observe(self, values: Tensor) -> None:
+        if self.constant and self._fresh:
+            return
+        try:
+            self.observer.update(values)  # pyright: ignore[reportOptionalMemberAccess]
+        except SrptqError as error:
+            raise SrptqError(f"site {self.name}: {error}") from error
+        self._fresh = True
+
+    def _quantize(self, values: Tensor) -> Tensor:
+        if self._hold == "output":
+            if not isinstance(self._held, Tensor):
+                self._held = fake_quantize(values.detach(), self.qparams().detach())
+            return self._held
+        if self._hold == "parameters":
+            if not isinstance(self._held, QParams):
+                self._held = self.qparams().detach()
+            return fake_quantize(values, self._held)
+        if self.gradient == "pact":
+            return _ClippedOnly.apply(values, self.lower, self.upper, self.qparams().detach())  # pyright: ignore[reportReturnType]
+        return fake_quantize(values, self.qparams())
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        for end in ("lower", "upper"):
+            saved = state_dict.get(prefix + end)
+            if saved is not None:
+                parameter = getattr(self, end)
+                parameter.data = torch.empty_like(saved, device=parameter.device)
+                parameter.requires_grad_(not self.fixed)
+        self._fresh = False
+        super()._load_from_state_dict(state_dict, prefix, *args)  # pyright: ignore
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, {self.mode.value}, {self.grid}"

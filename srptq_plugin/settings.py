@@ -1,0 +1,63 @@
+"""A recipe held against what is installed: the target's rules, and the observers with their options."""
+
+from collections.abc import Iterator, Mapping
+
+from srptq_plugin.contracts import Observer, ObserverFactory, Rules
+from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.grid import IntGrid
+from srptq_plugin.plan import ObserverMaker, Role
+from srptq_plugin.recipe import Recipe, TensorSettings
+from srptq_plugin.registry import Registry
+
+
+def rules_of(recipe: Recipe, registry: Registry) -> Rules:
+    """The rules of the recipe's target and preset; what the target cannot run is refused here."""
+    presets = registry.target(recipe.target).load().presets
+    preset = recipe.preset or next(iter(presets))
+    if preset not in presets:
+        raise SrptqError(f"recipe {recipe.name}: preset: {UnknownNameError(f'preset of {recipe.target}', preset, presets)}")
+    problems = list(_problems(recipe, presets[preset]))
+    if problems:
+        raise SrptqError("\n".join(f"recipe {recipe.name}: {problem}" for problem in problems))
+    return presets[preset]
+
+
+def _problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
+    if recipe.placement and recipe.placement not in rules.placements:
+        yield f"placement: {recipe.target} does not run {recipe.placement!r}; choices: {', '.join(rules.placements)}"
+    for path, bits, allowed in _all_bits(recipe, rules):
+        if bits is not None and bits not in allowed:
+            nearest = min(allowed, key=lambda other: (abs(other - bits), -other))
+            choices = ", ".join(map(str, sorted(allowed)))
+            yield f"{path}: {recipe.target} has no {bits} bits here; choices: {choices}; the nearest is {nearest}"
+
+
+def _all_bits(recipe: Recipe, rules: Rules) -> Iterator[tuple[str, int | None, frozenset[int]]]:
+    yield "weights.bits", recipe.weights.bits, rules.weight_bits
+    yield "activations.bits", recipe.activations.bits, rules.activation_bits
+    for stage, settings in recipe.stages.items():
+        yield f"stages.{stage}.weights", settings.weights, rules.weight_bits
+        yield f"stages.{stage}.activations", settings.activations, rules.activation_bits
+    for n, override in enumerate(recipe.overrides):
+        yield f"overrides.{n}.bits", override.bits, rules.weight_bits & rules.activation_bits
+
+
+def observers_of(recipe: Recipe, registry: Registry) -> Mapping[Role, ObserverMaker]:
+    """The observers that the recipe names, ready to be made for any grid."""
+    return {
+        "weight": _maker("weights", recipe.weights, registry),
+        "activation": _maker("activations", recipe.activations, registry),
+    }
+
+
+def _maker(path: str, settings: TensorSettings, registry: Registry) -> ObserverMaker:
+    factory: ObserverFactory = registry.observer(settings.observer).load()
+
+    def make(grid: IntGrid, places: int) -> Observer:
+        try:
+            return factory(grid, places=places, **settings.options)
+        except TypeError as error:
+            raise SrptqError(f"{path}.options: observer {settings.observer}: {error}") from error
+
+    make(IntGrid(settings.bits), 1)
+    return make

@@ -1,0 +1,118 @@
+"""QuantTable: what was decided for every site, with the integer weights, in one file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, fx
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import PreparedGraph, insert_quantizers
+from srptq_plugin.grid import IntGrid, QParams, dequantize, quantize
+from srptq_plugin.plan import Edge, Plan, Site
+from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+
+SCHEMA = 1
+_STORAGE = {8: (torch.uint8, torch.int8), 16: (torch.uint16, torch.int16)}
+
+
+@dataclass(frozen=True)
+class QuantTable:
+    """Site to parameters, and the integers of the weights: with the float ONNX file, all that a target reads."""
+
+    plan: Plan
+    qparams: Mapping[str, QParams]
+    weights: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, prepared: PreparedGraph) -> "QuantTable":
+        """What a prepared graph would export now."""
+        qparams = prepared.qparams()
+        weights = {
+            site.name: quantize(prepared.weight(site), qparams[site.name])
+            for site in prepared.plan.sites
+            if site.role == "weight"
+        }
+        return cls(prepared.plan, qparams, weights)
+
+    def simulate(self, network: fx.GraphModule) -> PreparedGraph:
+        """The exported float network with these parameters at every site: no toolkit needed."""
+        quantizers: dict[str, torch.nn.Module] = {}
+        for group, sites in self.plan.groups.items():
+            found = self.qparams[sites[0].name]
+            quantizer = BoundedFakeQuantize(group, found.grid, bounds=found.bounds)
+            quantizer.set_mode(Mode.QUANTIZE)
+            quantizer.hold()
+            quantizers[group] = quantizer
+        return PreparedGraph(insert_quantizers(network, self.plan, quantizers), self.plan)
+
+    def real_weight(self, site: Site) -> Tensor:
+        """The weight that the integers stand for."""
+        return dequantize(self.weights[site.name], self.qparams[site.name])
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; the plan travels in its header."""
+        tensors: dict[str, Tensor] = {}
+        for name, found in self.qparams.items():
+            tensors[f"{name}:scale"] = found.scale.contiguous()
+            tensors[f"{name}:zero_point"] = found.zero_point.contiguous()
+        for name, integers in self.weights.items():
+            grid = self.qparams[name].grid
+            tensors[f"{name}:integers"] = integers.to(_storage(grid)).contiguous()
+        header = json.dumps({"schema": SCHEMA, "plan": _plan_record(self.plan)}, sort_keys=True)
+        save_file(tensors, path, metadata={"srptq": header})
+
+    @classmethod
+    def load(cls, path: Path) -> "QuantTable":
+        """Read it back, the same bits."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {})["srptq"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise SrptqError(f"{path}: not a quant table ({error}); run `srptq quantize` again") from error
+        if header.get("schema") != SCHEMA:
+            raise SrptqError(f"{path}: schema {header.get('schema')}, this version reads {SCHEMA}; run `srptq quantize` again")
+        plan = _plan_of(header["plan"])
+        qparams = {
+            site.name: QParams(tensors[f"{site.name}:scale"], tensors[f"{site.name}:zero_point"], site.grid)
+            for site in plan.sites
+        }
+        names = (site.name for site in plan.sites if site.role == "weight")
+        return cls(plan, qparams, {name: tensors[f"{name}:integers"].to(torch.int32) for name in names})
+
+
+def _storage(grid: IntGrid) -> torch.dtype:
+    width = 8 if grid.bits <= 8 else 16  # noqa: PLR2004
+    return _STORAGE[width][grid.signed]
+
+
+def _plan_record(plan: Plan) -> dict[str, Any]:
+    return {
+        "sites": [asdict(site) for site in plan.sites],
+        "blocks": plan.blocks,
+        "convs": plan.convs,
+        "floats": dict(plan.floats),
+    }
+
+
+def _plan_of(record: Mapping[str, Any]) -> Plan:
+    return Plan(
+        sites=tuple(_site_of(site) for site in record["sites"]),
+        blocks=tuple(record["blocks"]),
+        convs=tuple(record["convs"]),
+        floats=record["floats"],
+    )
+
+
+def _site_of(record: Mapping[str, Any]) -> Site:
+    fields = dict(record)
+    fields["grid"] = IntGrid(**fields["grid"])
+    fields["consumers"] = tuple(Edge(**edge) for edge in fields["consumers"])
+    fields["bounds"] = tuple(fields["bounds"]) if fields["bounds"] else None
+    return Site(**fields)

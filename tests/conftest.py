@@ -1,0 +1,22 @@
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of benchmark images and weights; tests that need it skip where it is not."""
+    folder = Path(os.environ.get("SRPTQ_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no benchmark data at {folder}; set SRPTQ_DATA")
+    return folder
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The repository, as the working directory."""
+    monkeypatch.chdir(ROOT)
+    return ROOT

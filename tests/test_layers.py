@@ -1,0 +1,84 @@
+"""The core imports no adapter, toolkit or runtime, and toolkits and targets never import each other."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ADAPTERS = ROOT / "adapters" / "srptq_adapters"
+TOOLKITS = ("mqbench", "torchao")
+RUNTIMES = ("openvino", "onnxruntime", "executorch", "nncf", "tensorrt", "aimet_onnx")
+POISONED = """
+import sys
+names = {names!r}
+sys.modules.update(dict.fromkeys(names))
+import srptq_adapters.plugin
+from srptq_plugin.registry import Registry
+registry = Registry([srptq_adapters.plugin], entry_points=False)
+kinds = ("toolkit", "target", "observer", "reconstruction", "quantizer", "model")
+print([entry.name for kind in kinds for entry in registry.entries(kind)])
+print([name for name in sys.modules if name.split(".")[0] in names and sys.modules[name]])
+print([name for name in sys.modules if name.startswith(("srptq_adapters.targets", "srptq_adapters.torchao"))])
+"""
+
+
+def imports(code: str) -> set[str]:
+    return {name for node in ast.walk(ast.parse(code)) for name in _imported(node)}
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Import(names=names):
+            yield from (alias.name for alias in names)
+        case ast.ImportFrom(module=module, names=names, level=level):
+            yield from (f"{'.' * level}{module or ''}.{alias.name}" for alias in names)
+        case ast.Call(args=[ast.Constant(value=str(name)), *_]) if "import" in ast.unparse(node.func):
+            yield name
+        case _:
+            pass
+
+
+def offenders(folder: Path, forbidden: tuple[str, ...]) -> list[str]:
+    files = sorted(folder.rglob("*.py"))
+    found = [(path, name) for path in files for name in imports(path.read_text(encoding="utf-8"))]
+    return [
+        f"{path}: {name}"
+        for path, name in found
+        if f"{name}.".startswith((".", *(f"{f}." for f in forbidden)))
+    ]
+
+
+def test_the_walk_sees_every_way_to_import() -> None:
+    code = "import a.b\nfrom c import d\nif x:\n    from . import e\ndef f():\n    import_module('g.h')"
+    assert imports(code) == {"a.b", "c.d", "..e", "g.h"}
+
+
+def test_the_core_imports_no_adapter_toolkit_or_runtime() -> None:
+    assert not offenders(ROOT / "srptq_plugin", ("srptq_adapters", *TOOLKITS, *RUNTIMES))
+
+
+@pytest.mark.parametrize("toolkit", TOOLKITS)
+def test_a_toolkit_imports_no_target_and_no_other_toolkit(toolkit: str) -> None:
+    others = [other for other in TOOLKITS if other != toolkit]
+    forbidden = ("srptq_adapters.targets", *others, *(f"srptq_adapters.{other}" for other in others))
+    assert not offenders(ADAPTERS / toolkit, forbidden)
+
+
+def test_a_target_imports_no_toolkit() -> None:
+    assert not offenders(ADAPTERS / "targets", (*TOOLKITS, *(f"srptq_adapters.{name}" for name in TOOLKITS)))
+
+
+def test_the_plugin_works_where_no_toolkit_and_no_runtime_can_be_imported() -> None:
+    code = POISONED.format(names=[*TOOLKITS, *RUNTIMES])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ADAPTERS.parent)])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+    names, toolkits_and_runtimes, adapters = done.stdout.splitlines()
+    assert {"torchao", "openvino", "dbdc", "pac", "bounded", "edsr"} <= set(ast.literal_eval(names))
+    assert (toolkits_and_runtimes, adapters) == ("[]", "[]")
