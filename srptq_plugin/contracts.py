@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import numpy as np
+
 from srptq_plugin.grid import Bounds, IntGrid
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
     from torch.export import ExportedProgram
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from srptq_plugin.plan import Plan
     from srptq_plugin.table import QuantTable
 
-    Array = np.ndarray[Any, np.dtype[np.float32]]
-
+Array = np.ndarray[Any, np.dtype[np.float32]]
 T = TypeVar("T")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
@@ -46,7 +46,7 @@ class Observer(Protocol):
 class ObserverFactory(Protocol):
     """Makes an observer for a grid; keyword arguments are the recipe's options."""
 
-    def __call__(self, grid: IntGrid, **options: Any) -> Observer: ...
+    def __call__(self, grid: IntGrid, *args: Any, **options: Any) -> Observer: ...
 
 
 class Toolkit(Protocol):
@@ -101,12 +101,16 @@ class Target(Protocol):
     presets: Mapping[str, Rules]
     """By name, the default first."""
 
+    def require(self) -> None:
+        """Raise `MissingRuntimeError` when what writing needs is not installed."""
+        ...
+
     def write(self, network: Path, table: "QuantTable", folder: Path) -> Sequence[Path]:
         """Write the artefacts from the float ONNX file and the table; the first is the one to run."""
         ...
 
     def load(self, artefact: Path) -> Runtime:
-        """Load a written file, or any float ONNX file; a runtime that is not installed raises `SrptqError`."""
+        """Load a written file, or any float ONNX file; one that is not installed raises `MissingRuntimeError`."""
         ...
 
     def command(self, artefact: Path) -> str:

@@ -25,3 +25,14 @@ class UnknownNameError(SrptqError):
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         super().__init__(f"unknown {kind} {name!r}; {hint}choices: {', '.join(known) or 'none'}")
+
+
+class MissingRuntimeError(SrptqError):
+    """A runtime that is not installed.
+
+    >>> str(MissingRuntimeError("openvino"))
+    "openvino is not installed; pip install 'srptq-plugin[openvino]'"
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not installed; pip install 'srptq-plugin[{name}]'")

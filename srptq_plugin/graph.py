@@ -30,9 +30,21 @@ class PreparedGraph:
         self._capture = _with_features(module, plan.blocks)
         self._float = {name: p.detach().clone() for name, p in _float_parameters(self._capture)}
 
+    @classmethod
+    def plain(cls, module: fx.GraphModule) -> "PreparedGraph":
+        """The float network in the same form, without a site."""
+        return cls(module, Plan((), (), (), {}))
+
     def __call__(self, images: Tensor) -> Tensor:
         """The output, in whatever mode the quantizers are."""
         return self._capture(images)[0]
+
+    def to(self, device: torch.device) -> "PreparedGraph":
+        """Move everything to a device."""
+        self.module.to(device)
+        self._capture.to(device)
+        self._float = {name: p.to(device) for name, p in self._float.items()}
+        return self
 
     def features(self, images: Tensor) -> Features:
         """The output and the outputs of the blocks."""

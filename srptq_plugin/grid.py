@@ -161,6 +161,8 @@ def quantize(values: Tensor, qparams: QParams) -> Tensor:
 def dequantize(integers: Tensor, qparams: QParams) -> Tensor:
     """The real values that integers stand for."""
     scale, zero_point = _broadcast(qparams, integers)
+    if qparams.grid.real_offset:
+        return integers * scale - zero_point * scale
     return (integers - zero_point) * scale
 
 

@@ -87,7 +87,7 @@ def find_blocks(network: Network) -> tuple[fx.Node, ...]:
     members, convs = _modules(network)
     families: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path, kind in members.items():
-        if len(convs[path]) >= _CONVS_IN_A_BLOCK:
+        if len({network.keys[conv].path for conv in convs[path]}) >= _CONVS_IN_A_BLOCK:
             alike = f"{kind}{_shapes(network, convs[path])}" if "container" in kind else kind
             families[path.rpartition(".")[0], alike].append(path)
     repeated = [path for family in families.values() if len(family) > 1 for path in family]

@@ -59,8 +59,8 @@ class QuantTable:
         """Write one safetensors file; the plan travels in its header."""
         tensors: dict[str, Tensor] = {}
         for name, found in self.qparams.items():
-            tensors[f"{name}:scale"] = found.scale.contiguous()
-            tensors[f"{name}:zero_point"] = found.zero_point.contiguous()
+            tensors[f"{name}:scale"] = found.scale.clone()
+            tensors[f"{name}:zero_point"] = found.zero_point.clone()
         for name, integers in self.weights.items():
             grid = self.qparams[name].grid
             tensors[f"{name}:integers"] = integers.to(_storage(grid)).contiguous()

@@ -50,7 +50,10 @@ class Teacher:
 
     def __call__(self, chosen: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The float output and unit block maps of some samples."""
-        return self._outputs[chosen], [kept[chosen].float() / _spread(kept) for kept in self._maps]
+        return self._outputs[chosen], [self._unit(kept[chosen]) for kept in self._maps]
+
+    def _unit(self, kept: Tensor) -> Tensor:
+        return kept.to(self._outputs.device).float() / _spread(kept)
 
     def _reserve(self, maps: tuple[Tensor, ...]) -> list[Tensor]:
         shapes = [(len(self._images), each[0].numel()) for each in maps]

@@ -2,7 +2,7 @@
 
 from srptq_plugin.models.checkpoint import load_into, load_state
 from srptq_plugin.models.edsr import EDSR
-from srptq_plugin.models.loading import ENTRIES, FAMILIES, load_model
+from srptq_plugin.models.loading import ENTRIES, FAMILIES, describe, load_model
 from srptq_plugin.models.record import LoadedModel, ModelFamily, ModelRecord, Network, Request
 from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.models.srresnet import SRResNet
@@ -18,6 +18,7 @@ __all__ = [
     "Request",
     "SRGANGenerator",
     "SRResNet",
+    "describe",
     "load_into",
     "load_model",
     "load_state",

@@ -48,7 +48,11 @@ parameters=380955)
             f"model {name}: input range {input_range}; give black and white, such as 0:1 or 0:255"
         )
     request = Request(None if weights is None else load_state(weights), args or {}, input_range)
-    network = _built(name, request, families)
+    return describe(name, _built(name, request, families))
+
+
+def describe(name: str, network: Network) -> LoadedModel:
+    """A network with its record; its scale is measured."""
     module = network.module.cpu().eval()
     parameters = sum(parameter.numel() for parameter in module.parameters())
     scale = measured_scale(name, module, network.input_range)

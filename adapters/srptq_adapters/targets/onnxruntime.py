@@ -10,7 +10,7 @@ import onnx
 
 from srptq_adapters.targets.files import moved_into, write_qdq
 from srptq_plugin.contracts import Array, Rules
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import MissingRuntimeError, SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
@@ -33,6 +33,9 @@ class OnnxRuntimeTarget:
             outputs=OPS,
         )
     }
+
+    def require(self) -> None:
+        """ONNX is all that writing needs."""
 
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """One ONNX file."""
@@ -84,7 +87,7 @@ def _runtime() -> Any:
     try:
         import onnxruntime  # noqa: PLC0415
     except ImportError as error:
-        raise SrptqError("onnxruntime is not installed; pip install 'srptq-plugin[onnxruntime]'") from error
+        raise MissingRuntimeError("onnxruntime") from error
     return onnxruntime
 
 

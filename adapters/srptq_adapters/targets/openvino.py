@@ -9,7 +9,7 @@ import numpy as np
 
 from srptq_adapters.targets.files import moved_into, write_qdq
 from srptq_plugin.contracts import Array, Rules
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import MissingRuntimeError, SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
@@ -35,6 +35,10 @@ class OpenVinoTarget:
     """CPU integers; below 8 bits the file simulates in float."""
 
     presets: Mapping[str, Rules] = {"mixed": MIXED, "performance": PERFORMANCE}
+
+    def require(self) -> None:
+        """OpenVINO itself writes the IR."""
+        _runtime()
 
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """Intermediate representation (.xml, .bin), and the Q/DQ ONNX file that it was read from."""
@@ -84,7 +88,7 @@ def _runtime() -> Any:
     try:
         import openvino  # noqa: PLC0415
     except ImportError as error:
-        raise SrptqError("openvino is not installed; pip install 'srptq-plugin[openvino]'") from error
+        raise MissingRuntimeError("openvino") from error
     return openvino
 
 

@@ -26,6 +26,9 @@ class PaperTarget:
         )
     }
 
+    def require(self) -> None:
+        """Nothing is written."""
+
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:  # noqa: ARG002
         """Nothing to write."""
         return ()

@@ -53,15 +53,15 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         return drop_identities(model)
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Mark every site on the graph."""
+        """Mark every site on the graph, in its order: torchao makes the first of a group and shares it later."""
         network = Network(model)
         self.plan = self.plan or make_plan(network, *self._settings)
+        order = {node: n for n, node in enumerate(model.graph.nodes)}
+        edges = [(network.nodes[edge.consumer], edge.place, site) for site in self.plan.sites for edge in site.consumers]
         first: dict[str, Place] = {}
-        for site in self.plan.sites:
-            for edge in site.consumers:
-                consumer = network.nodes[edge.consumer]
-                place = tensor_arguments(consumer)[edge.place], consumer
-                _annotate(place, self._spec(site, first, place))
+        for consumer, place, site in sorted(edges, key=lambda each: (order[each[0]], each[1])):
+            where = tensor_arguments(consumer)[place], consumer
+            _annotate(where, self._spec(site, first, where))
         return model
 
     def _spec(self, site: Site, first: dict[str, Place], place: Place) -> QuantizationSpec | SharedQuantizationSpec:

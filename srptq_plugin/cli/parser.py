@@ -1,0 +1,150 @@
+"""The commands and their options."""
+
+from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from typing import NoReturn
+
+from srptq_plugin import __version__
+from srptq_plugin.cli import values
+
+USER_ERROR = 2
+DEFAULT_RECIPE = "openvino-w8a8"
+ABOUT = "Post-training quantization of super-resolution networks."
+EPILOG = """\
+a first run, on the network and the photographs that come with the package:
+  srptq quantize
+  srptq evaluate run --data Set5
+
+exit codes:
+  0  done
+  1  a check failed: the runtime does not compute what was simulated
+  2  your input is at fault; the message says what and where
+  3  an internal error; please report it with what -v shows
+"""
+QUANTIZE = """\
+Quantize a network and write a run folder: the target's files, the recipe in full, a summary.
+Without --model the bundled EDSR x4, without --images photographs of scikit-image.
+
+examples:
+  srptq quantize --recipe onnxruntime-w8a8 --model edsr --weights edsr_x4.pth --images lr/
+  srptq quantize --model mynet:build --model-args upscale=4 --weights net.pth --input-range 0:1
+  srptq quantize --set activations.bits=6 calibration.patches=200 --out run6/
+"""
+
+
+class Parser(ArgumentParser):
+    """Refuses in one line, as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with 2, the user's input is at fault."""
+        self.exit(USER_ERROR, f"srptq: error: {message}; see {self.prog} --help\n")
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """The command line, read; leaves by SystemExit after --help, --version or a mistake."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.error("no command")
+    return arguments
+
+
+def _parser() -> ArgumentParser:
+    parser = Parser(
+        "srptq",
+        description=ABOUT,
+        epilog=EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"srptq {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log to stderr what is being done")
+    parser.set_defaults(command=None)
+    common = _common()
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    for name, text, fill in COMMANDS:
+        about = QUANTIZE if name == "quantize" else f"{text[0].upper()}{text[1:]}."
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=about,
+            parents=[common],
+            formatter_class=RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        fill(command)
+    return parser
+
+
+def _common() -> ArgumentParser:
+    """What every command takes; SUPPRESS, so that `srptq -v quantize` stays verbose."""
+    common = ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object on stdout, nothing else")
+    common.add_argument("-v", "--verbose", action="store_true", default=SUPPRESS, help=SUPPRESS)
+    return common
+
+
+def _quantize(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--recipe", default=DEFAULT_RECIPE, metavar="R", help="name or .yaml file (default: %(default)s)")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
+    add("--model", metavar="M", help="a family (see `srptq plugins`) or package.module:factory")
+    add("--weights", type=values.path, metavar="FILE", help=".safetensors, .pth or .pt")
+    add(
+        "--model-args",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=values.argument,
+        metavar="NAME=VALUE",
+        help="arguments of the network, such as upscale=4",
+    )
+    add("--images", type=values.path, metavar="DIR", help="low-resolution images to calibrate on")
+    add(
+        "--scale",
+        type=values.scale,
+        metavar="N",
+        help="the images are high-resolution: make them smaller by N",
+    )
+    add("--out", type=values.path, default="run", metavar="DIR", help="the run folder (default: %(default)s)")
+    add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
+    add("--input-size", type=values.input_size, metavar="SIZE", help="static, as 1x3x270x480 (default: any)")
+    add("--input-range", type=values.input_range, metavar="B:W", help="what black and white are, as 0:1")
+    add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
+
+
+def _evaluate(parser: ArgumentParser) -> None:
+    _run_folder(parser)
+    parser.add_argument(
+        "--data", type=values.path, required=True, metavar="DIR", help="high-resolution images"
+    )
+    parser.add_argument("--scale", type=values.scale, metavar="N", help="(default: the network's)")
+
+
+def _verify(parser: ArgumentParser) -> None:
+    _run_folder(parser)
+    parser.add_argument(
+        "--images", type=values.path, metavar="DIR", help="low-resolution images to compare on"
+    )
+
+
+def _recipes(parser: ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="print this recipe, or .yaml file, in full")
+
+
+def _run_folder(parser: ArgumentParser) -> None:
+    parser.add_argument("run", type=values.path, metavar="RUN", help="a folder that `srptq quantize` wrote")
+
+
+def _nothing(_parser: ArgumentParser) -> None:
+    """No options of its own."""
+
+
+COMMANDS = (
+    ("quantize", "quantize a network and write a run folder", _quantize),
+    ("evaluate", "PSNR and SSIM: bicubic, float, simulated, and in the runtime", _evaluate),
+    ("verify", "hold the simulation against the real runtime; exit code 1 where they differ", _verify),
+    ("recipes", "list the recipes that come with the package, or print one", _recipes),
+    ("targets", "list the deployment targets and what they allow", _nothing),
+    ("plugins", "list the plugins and what they register", _nothing),
+)

@@ -1,0 +1,89 @@
+"""Progress on stderr: in a terminal only, and only while a step takes longer than two seconds."""
+
+from threading import RLock, Timer, current_thread
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+DELAY = 2.0
+BETWEEN = "working"
+
+
+class Bars:
+    """The `Progress` that the command line hands to the pipeline; one bar at a time.
+
+    A timer shows the bar, so that it comes even when the step says nothing for long.
+    """
+
+    def __init__(self, stream: TextIO, delay: float = DELAY) -> None:
+        self._stream, self._delay, self._live = stream, delay, stream.isatty()
+        self._lock = RLock()
+        self._what, self._done, self._total = "", 0, 0
+        self._timer: Timer | None = None
+        self._shown: tuple[Progress, TaskID] | None = None
+
+    def __enter__(self) -> Self:
+        self(BETWEEN, 0, 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._end()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Take note of a step; what is being done, how many are done, how many there are."""
+        if self._live:
+            with self._lock:
+                self._note(what, done, total)
+
+    def _note(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._end()
+            self._begin(what)
+        self._done, self._total = done, total
+        if self._shown:
+            progress, task = self._shown
+            progress.update(task, completed=done, total=total or None)
+        if total and done >= total:
+            self._note(BETWEEN, 0, 0)
+
+    def _begin(self, what: str) -> None:
+        self._what = what
+        self._timer = Timer(self._delay, self._show)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._shown:
+            self._shown[0].stop()
+        self._timer = self._shown = None
+        self._what = ""
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._timer is current_thread():
+                progress = _progress(self._stream)
+                self._shown = progress, progress.add_task(
+                    self._what, completed=self._done, total=self._total or None
+                )
+                progress.start()
+
+
+def _progress(stream: TextIO) -> "Progress":
+    from rich import progress  # noqa: PLC0415 - not before there is something to show
+    from rich.console import Console  # noqa: PLC0415
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        console=Console(file=stream),
+        transient=True,
+    )

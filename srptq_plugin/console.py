@@ -1,0 +1,150 @@
+"""What the screen shows: facts and tables, in colour in a terminal and as plain lines in a pipe."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A verdict: with a tick or a cross in a terminal, the text alone in a pipe."""
+
+    text: str
+    good: bool
+
+
+Cell = str | Mark
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Labels and values; a label may come several times."""
+
+    rows: Sequence[tuple[str, Cell]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; the columns named in `right` are numbers."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    right: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Text to copy: never wrapped, never coloured."""
+
+    lines: Sequence[str]
+    title: str = ""
+
+
+Block = Facts | Table | Lines
+
+
+def show(report: Sequence[Block], stream: TextIO) -> None:
+    """Print a report the way the stream wants it."""
+    if stream.isatty():
+        _in_terminal(report, stream)
+    else:
+        stream.write(plain(report))
+
+
+def plain(report: Sequence[Block]) -> str:
+    """Lines without colour or boxes.
+
+    >>> print(plain([Facts([("target", "openvino")]), Table(["stage", "sites"], [["head", "1"]])]), end="")
+    target: openvino
+    <BLANKLINE>
+    stage  sites
+    head   1
+    """
+    return "\n\n".join("\n".join(_plain_lines(block)) for block in report) + "\n"
+
+
+def _plain_lines(block: Block) -> Iterator[str]:
+    if isinstance(block, Facts):
+        return (f"{label}: {_words(value)}" for label, value in block.rows)
+    if isinstance(block, Table):
+        return _plain_table(block)
+    return iter([f"{block.title}:", *block.lines] if block.title else block.lines)
+
+
+def _plain_table(table: Table) -> Iterator[str]:
+    rows = [list(table.columns), *([_words(cell) for cell in row] for row in table.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = [str.rjust if name in table.right else str.ljust for name in table.columns]
+    for row in rows:
+        cells = zip(sides, row, widths, strict=True)
+        yield "  ".join(side(text, width) for side, text, width in cells).rstrip()
+
+
+def _words(cell: Cell) -> str:
+    return cell.text if isinstance(cell, Mark) else cell
+
+
+def _in_terminal(report: Sequence[Block], stream: TextIO) -> None:
+    from rich.console import Console  # noqa: PLC0415 - `srptq --help` answers without it
+
+    console = Console(file=stream, highlight=False)
+    for number, block in enumerate(report):
+        if number:
+            console.print()
+        if isinstance(block, Lines):
+            _print_lines(block, console.print)
+        else:
+            console.print(_rich_facts(block) if isinstance(block, Facts) else _rich_table(block))
+
+
+def _print_lines(block: Lines, write: Callable[..., None]) -> None:
+    from rich.text import Text  # noqa: PLC0415
+
+    if block.title:
+        write(Text(block.title, style="bold"))
+    for line in block.lines:
+        write(Text(f"  {line}" if block.title else line), soft_wrap=True)
+
+
+def _rich_facts(facts: Facts) -> "RenderableType":
+    from rich.table import Table as RichTable  # noqa: PLC0415
+
+    grid = RichTable.grid(padding=(0, 2))
+    grid.add_column(style="cyan", no_wrap=True)
+    grid.add_column(overflow="fold")
+    before = ""
+    for label, value in facts.rows:
+        grid.add_row("" if label == before else label, _styled(value))
+        before = label
+    return grid
+
+
+def _rich_table(table: Table) -> "RenderableType":
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.table import Table as RichTable  # noqa: PLC0415
+
+    grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for name in table.columns:
+        first = name == table.columns[0]
+        grid.add_column(
+            name,
+            justify="right" if name in table.right else "left",
+            style="cyan" if first else "",
+            no_wrap=first,
+            overflow="fold",
+        )
+    for row in table.rows:
+        grid.add_row(*map(_styled, row))
+    return grid
+
+
+def _styled(cell: Cell) -> "Text":
+    from rich.text import Text  # noqa: PLC0415
+
+    if isinstance(cell, str):
+        return Text(cell)
+    return Text(f"{'✓' if cell.good else '✗'} {cell.text}", style="green" if cell.good else "bold red")

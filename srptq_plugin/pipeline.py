@@ -1,0 +1,283 @@
+"""quantize(): plan, realise, observe, reconstruct, write, verify; everything in one run folder."""
+
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from srptq_plugin.contracts import Progress, Rules, quiet
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.export import Size, export_network, graph_of
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.images import Image, load_images, random_patches, sample_images, to_tensor
+from srptq_plugin.models import LoadedModel, describe, load_model
+from srptq_plugin.models import Network as ModelNetwork
+from srptq_plugin.models.record import UNIT
+from srptq_plugin.network import Network
+from srptq_plugin.onnx_io import export_float
+from srptq_plugin.plan import make_plan
+from srptq_plugin.recipe import Recipe, check_names
+from srptq_plugin.registry import Registry
+from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SCHEMA, SUMMARY, TABLE, Run
+from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.table import QuantTable
+from srptq_plugin.verify import verify
+
+logger = logging.getLogger(__name__)
+DEFAULT_RECIPE = "openvino-w8a8"
+PACKAGES = ("srptq-plugin", "torch", "torchao", "numpy", "onnx", "openvino", "onnxruntime")
+
+
+def quantize(
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
+    *,
+    model: str | nn.Module | None = None,
+    weights: Path | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    images: Path | None = None,
+    scale: int | None = None,
+    out: Path | str = "run",
+    overrides: Sequence[str] = (),
+    input_size: Size | None = None,
+    input_range: tuple[float, float] | None = None,
+    toolkit: str | None = None,
+    device: str = "auto",
+    registry: Registry | None = None,
+    progress: Progress = quiet,
+) -> Run:
+    """Quantize a network by a recipe and write a run folder.
+
+    Without a model the bundled EDSR; without images the photographs of scikit-image. `scale` says that the
+    images are high-resolution photographs, to be made smaller by it.
+    """
+    registry = registry or Registry()
+    chosen = _recipe(recipe, overrides, images, scale, toolkit)
+    check_names(chosen, registry)
+    rules = rules_of(chosen, registry)
+    registry.target(chosen.target).load().require()
+    folder = _writable(Path(out))
+    clock = _Clock()
+    with clock("load"):
+        families = {entry.name: entry.load() for entry in registry.entries("model")}
+        loaded = _model(model, weights, model_args, input_range, families)
+        patches = _patches(chosen, loaded)
+    job = _Job(chosen, rules, loaded, patches, registry, input_size, _device(device), progress, clock)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
+        job.into(Path(draft))
+        _move(Path(draft), folder)
+    return Run.open(folder, registry)
+
+
+def _recipe(
+    recipe: str | Path | Recipe, overrides: Sequence[str], images: Path | None, scale: int | None, toolkit: str | None
+) -> Recipe:
+    loaded = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, overrides)
+    calibration: dict[str, Any] = {"scale": scale} if scale else {}
+    if images is not None:
+        calibration["images"] = str(Path(images).absolute())
+    changed: dict[str, Any] = {"calibration": loaded.calibration.model_copy(update=calibration)}
+    if toolkit:
+        changed["toolkit"] = toolkit
+    return loaded.model_copy(update=changed)
+
+
+def _writable(folder: Path) -> Path:
+    """A folder that is new, empty or an earlier run."""
+    folder = folder.absolute()
+    if folder.exists() and not folder.is_dir():
+        raise SrptqError(f"--out {folder}: is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUMMARY).is_file():
+        raise SrptqError(f"--out {folder}: holds files that are no run; give a new or empty folder, or an earlier run")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SrptqError(f"--out {folder}: cannot be made ({error.strerror}); give another folder") from error
+    return folder
+
+
+def _move(draft: Path, folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    draft.rename(folder)
+    draft.mkdir()
+
+
+def _model(
+    model: str | nn.Module | None,
+    weights: Path | None,
+    arguments: Mapping[str, Any] | None,
+    input_range: tuple[float, float] | None,
+    families: Mapping[str, Any],
+) -> LoadedModel:
+    if isinstance(model, nn.Module):
+        return describe(type(model).__name__, ModelNetwork(model, input_range or UNIT))
+    return load_model(model, weights, dict(arguments or {}), input_range, families=families)
+
+
+def _patches(recipe: Recipe, loaded: LoadedModel) -> Tensor:
+    settings = recipe.calibration
+    pixels = random_patches(_images(recipe, loaded.record.scale), settings.patches, settings.size, settings.seed)
+    return to_tensor(pixels, loaded.record.input_range)
+
+
+def _images(recipe: Recipe, scale: int) -> list[Image]:
+    settings = recipe.calibration
+    if settings.images is None:
+        return sample_images(settings.scale or max(scale, 2))
+    return load_images(Path(settings.images), scale=settings.scale)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SrptqError(f"--device {name}: not there ({str(error).splitlines()[0]}); give cpu, cuda or auto") from error
+    return device
+
+
+@dataclass
+class _Clock:
+    """Seconds by phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict[str, float])
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = round(time.perf_counter() - start, 3)
+
+
+@dataclass
+class _Job:
+    recipe: Recipe
+    rules: Rules
+    loaded: LoadedModel
+    patches: Tensor
+    registry: Registry
+    input_size: Size | None
+    device: torch.device
+    progress: Progress
+    clock: _Clock
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    def into(self, draft: Path) -> None:
+        """Do everything, in a folder that is moved into place later."""
+        torch.manual_seed(self.recipe.calibration.seed)
+        with self.clock("trace"):
+            program = export_network(self.loaded.module)
+        prepared = self._calibrated(program)
+        prepared.to(torch.device("cpu"))
+        table = QuantTable.of(prepared)
+        with self.clock("export"):
+            artefacts = self._write(program, table, draft)
+        self._finish(draft, table, artefacts)
+
+    def _calibrated(self, program: ExportedProgram) -> PreparedGraph:
+        network = Network(graph_of(program))
+        observers = observers_of(self.recipe, self.registry)
+        plan = make_plan(network, self.rules, self.recipe, self.loaded.record.input_range, observers)
+        toolkit = self.registry.toolkit(self.recipe.toolkit).load()
+        prepared = toolkit.realise(program, plan).to(self.device)
+        patches = self.patches.to(self.device)
+        settings = self.recipe.calibration
+        order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(settings.seed))
+        with self.clock("observe"):
+            prepared.observe([patches[chosen] for chosen in order.split(settings.batch)], self.progress)
+        if self.recipe.reconstruction is not None:
+            with self.clock("reconstruct"):
+                self.figures = self._reconstruct(prepared, patches)
+        return prepared
+
+    def _reconstruct(self, prepared: PreparedGraph, patches: Tensor) -> Mapping[str, float]:
+        settings = self.recipe.reconstruction
+        tune = self.registry.reconstruction(settings.name).load()  # pyright: ignore[reportOptionalMemberAccess]
+        options = settings.options()  # pyright: ignore[reportOptionalMemberAccess]
+        return tune(prepared, patches, progress=self.progress, seed=self.recipe.calibration.seed, **options)
+
+    def _write(self, program: ExportedProgram, table: QuantTable, draft: Path) -> list[str]:
+        record = self.loaded.record
+        (draft / RECIPE).write_text(self.recipe.to_yaml())
+        table.save(draft / TABLE)
+        torch.export.save(program, draft / PROGRAM)
+        deployed = export_network(self.loaded.module, self.input_size) if self.input_size else program
+        metadata = {"scale": record.scale, "input_range": record.input_range, "mean": record.mean, "name": record.name}
+        export_float(deployed, draft / NETWORK, metadata)
+        target = self.registry.target(self.recipe.target).load()
+        return [path.name for path in target.write(draft / NETWORK, table, draft)]
+
+    def _finish(self, draft: Path, table: QuantTable, artefacts: list[str]) -> None:
+        """The summary is written before verifying, which reads it, and again after."""
+        summary = self._summary(table, artefacts)
+        _write_json(draft / SUMMARY, summary)
+        with self.clock("verify"):
+            summary["verify"] = verify(Run.open(draft, self.registry), progress=self.progress)
+        target = self.registry.target(self.recipe.target).load()
+        summary["command"] = target.command(draft / artefacts[0]) if artefacts else ""
+        summary["seconds"] = self.clock.seconds
+        _write_json(draft / SUMMARY, summary)
+
+    def _summary(self, table: QuantTable, artefacts: list[str]) -> dict[str, Any]:
+        record = self.loaded.record
+        return {
+            "schema": SCHEMA,
+            "versions": _versions(),
+            "toolkit": self.recipe.toolkit,
+            "target": self.recipe.target,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "model": {
+                "name": record.name,
+                "parameters": record.parameters,
+                "scale": record.scale,
+                "input_range": list(record.input_range),
+                "mean": list(record.mean) if record.mean else None,
+                "input_size": list(self.input_size) if self.input_size else None,
+            },
+            "sites": _site_records(table),
+            "floats": dict(table.plan.floats),
+            "convs": len(table.plan.convs),
+            "reconstruction": dict(self.figures),
+            "artefacts": artefacts,
+            "seconds": self.clock.seconds,
+        }
+
+
+def _site_records(table: QuantTable) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    for site in table.plan.sites:
+        found = table.qparams[site.name]
+        numbers = {"scale": found.scale, "zero_point": found.zero_point}
+        numbers |= {"lower": found.bounds.lower, "upper": found.bounds.upper}
+        fields = {"name": site.name, "role": site.role, "stage": site.stage, "bits": site.grid.bits, "group": site.group}
+        records.append(fields | {key: np.atleast_1d(value.numpy()).tolist() for key, value in numbers.items()})
+    return records
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            logger.debug("%s is not installed", name)
+    return found
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

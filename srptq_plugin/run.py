@@ -1,0 +1,125 @@
+"""A run folder: what `quantize` wrote, read back by `verify` and `evaluate`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from srptq_plugin.contracts import Array, Target
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.export import graph_of
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.registry import Registry
+from srptq_plugin.table import QuantTable
+
+RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
+    "recipe.yaml",
+    "model.onnx",
+    "model.pt2",
+    "quant_table.safetensors",
+    "summary.json",
+)
+SCHEMA = 1
+Forward = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with a recipe, the float network, its quant table, a target's artefacts and a summary."""
+
+    folder: Path
+    registry: Registry
+
+    @classmethod
+    def open(cls, folder: Path | str, registry: Registry | None = None) -> "Run":
+        """Read a folder that `quantize` wrote; says which file is missing."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise SrptqError(f"{folder}: no such run folder; `srptq quantize --out {folder}` makes one")
+        missing = [name for name in (RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY) if not (folder / name).is_file()]
+        if missing:
+            raise SrptqError(f"{folder}: not a whole run folder, {', '.join(missing)} missing; run `srptq quantize` again")
+        run = cls(folder, registry or Registry())
+        if run.summary.get("schema") != SCHEMA:
+            raise SrptqError(
+                f"{folder / SUMMARY}: schema {run.summary.get('schema')}, this version reads {SCHEMA}; "
+                "run `srptq quantize` again"
+            )
+        return run
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Every figure that the screen showed."""
+        try:
+            found = json.loads((self.folder / SUMMARY).read_text())
+        except ValueError as error:
+            raise SrptqError(f"{self.folder / SUMMARY}: not JSON ({error}); run `srptq quantize` again") from error
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe, resolved."""
+        return Recipe.load(self.folder / RECIPE)
+
+    @cached_property
+    def table(self) -> QuantTable:
+        """What was decided for every site."""
+        return QuantTable.load(self.folder / TABLE)
+
+    @cached_property
+    def target(self) -> Target:
+        """The target that the artefacts are for."""
+        return self.registry.target(self.recipe.target).load()
+
+    @property
+    def artefacts(self) -> list[Path]:
+        """The target's files, the one to run first."""
+        return [self.folder / name for name in self.summary["artefacts"]]
+
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """What black and white are at the network's input and output."""
+        low, high = self.summary["model"]["input_range"]
+        return low, high
+
+    @property
+    def scale(self) -> int:
+        """The network's upscaling factor."""
+        return int(self.summary["model"]["scale"])
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The only height and width that the exported file takes; none when it takes any."""
+        found = self.summary["model"].get("input_size")
+        return (found[2], found[3]) if found else None
+
+    @cached_property
+    def network(self) -> fx.GraphModule:
+        """The float network."""
+        try:
+            return graph_of(torch.export.load(self.folder / PROGRAM))
+        except Exception as error:
+            raise SrptqError(f"{self.folder / PROGRAM}: not readable ({error}); run `srptq quantize` again") from error
+
+    def float(self) -> Forward:
+        """The float network on arrays."""
+        return _on_arrays(PreparedGraph.plain(self.network))
+
+    def simulation(self) -> Forward:
+        """The quantized network in torch, from the table alone."""
+        return _on_arrays(self.table.simulate(self.network))
+
+
+def _on_arrays(network: Callable[[torch.Tensor], torch.Tensor]) -> Forward:
+    def forward(image: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(network(torch.from_numpy(image)))
+
+    return forward

@@ -1,0 +1,138 @@
+"""The written file in the real runtime against the simulation: differences, integer convolutions, speed."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srptq_plugin.contracts import Array, Progress, Rules, Runtime, quiet
+from srptq_plugin.errors import MissingRuntimeError
+from srptq_plugin.images import Image, load_images, sample_images, to_tensor
+from srptq_plugin.metrics import level_differences, psnr
+from srptq_plugin.plan import Plan
+from srptq_plugin.run import NETWORK, Run
+from srptq_plugin.settings import rules_of
+
+SIZES = ((48, 48), (33, 57), (75, 63), (64, 71))
+"""Heights and widths, odd ones too."""
+LEAST_PSNR = 50.0
+"""dB between simulation and runtime at 8 bits."""
+TIMED_SIZE = (128, 128)
+TIMED_RUNS = 5
+
+
+def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progress = quiet) -> dict[str, Any]:
+    """Run the artefact and the simulation side by side; `passed` and `problems` say what came of it."""
+    rules = rules_of(run.recipe, run.registry)
+    if not run.artefacts:
+        return _unrun("simulation only: nothing was exported")
+    try:
+        runtime = run.target.load(run.artefacts[0])
+    except MissingRuntimeError as error:
+        return _unrun(str(error))
+    crops = _crops(run, images if images is not None else _images(run))
+    found = _differences(run, runtime, crops, progress)
+    planned = integer_plan(run.table.plan, rules)
+    found |= {"runtime": runtime.name, "convs_planned": len(planned), "convs_int8": runtime.integer_convs()}
+    found["note"] = _note(run.table.plan, planned)
+    found["speedup"] = _speedup(run, runtime)
+    problems = _problems(found, run.table.plan)
+    return found | {"passed": not problems, "problems": problems}
+
+
+def integer_plan(plan: Plan, rules: Rules) -> list[str]:
+    """The convolutions that are to run in integers: weight and input at a width that the target computes in."""
+    widths: dict[str, set[int]] = {}
+    for site in plan.sites:
+        for edge in site.consumers:
+            widths.setdefault(edge.consumer, set()).add(site.grid.bits)
+    return [conv for conv in plan.convs if widths[conv] <= rules.integer_bits]
+
+
+def _unrun(note: str) -> dict[str, Any]:
+    return {"runtime": None, "note": note, "passed": True, "problems": []}
+
+
+def _note(plan: Plan, planned: Sequence[str]) -> str:
+    narrow = len(plan.convs) - len(planned)
+    return f"{narrow} convolutions below 8 bits: the runtime simulates them in float" if narrow else ""
+
+
+def _images(run: Run) -> list[Image]:
+    """The calibration images where they still are, else the sample photographs."""
+    settings = run.recipe.calibration
+    if settings.images and Path(settings.images).is_dir():
+        return load_images(Path(settings.images), scale=settings.scale)
+    return sample_images(max(run.scale, 2))
+
+
+def _crops(run: Run, images: Sequence[Image]) -> list[Array]:
+    """The middle of an image for each size; mirrored at the edges where it is smaller."""
+    sizes = [run.size] if run.size else SIZES
+    pixels = [_middle(images[n % len(images)].pixels, size) for n, size in enumerate(sizes)]
+    return [to_tensor(each[None], run.input_range).numpy() for each in pixels]
+
+
+def _middle(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    short = [max(0, wanted - have) for wanted, have in zip(size, pixels.shape, strict=False)]
+    padded = np.pad(pixels, [(0, short[0]), (0, short[1]), (0, 0)], mode="symmetric")
+    top, left = ((have - wanted) // 2 for wanted, have in zip(size, padded.shape, strict=False))
+    return np.ascontiguousarray(padded[top : top + size[0], left : left + size[1]])
+
+
+def _differences(run: Run, runtime: Runtime, crops: Sequence[Array], progress: Progress) -> dict[str, Any]:
+    simulation = run.simulation()
+    low, high = run.input_range
+    outputs: list[tuple[Array, Array]] = []
+    for done, crop in enumerate(crops):
+        progress("verifying", done, len(crops))
+        outputs.append((simulation(crop), runtime(crop)))
+    progress("verifying", len(crops), len(crops))
+    flat = [np.concatenate([pair[n].ravel() for pair in outputs]) for n in (0, 1)]
+    largest, most = level_differences(flat[0], flat[1], high - low)
+    return {
+        "psnr": _finite(psnr(flat[0], flat[1], high - low)),
+        "max_levels": largest,
+        "p99_9_levels": most,
+        "sizes": [
+            {"height": crop.shape[2], "width": crop.shape[3], "psnr": _finite(psnr(*pair, high - low))}
+            for crop, pair in zip(crops, outputs, strict=True)
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity: equal images have no PSNR."""
+    return round(float(value), 3) if np.isfinite(value) else None
+
+
+def _speedup(run: Run, runtime: Runtime) -> float:
+    """How many times faster than the float network in the same runtime; pairs of runs, medians."""
+    height, width = run.size or TIMED_SIZE
+    low, high = run.input_range
+    image = np.full((1, 3, height, width), (low + high) / 2, np.float32)
+    plain = run.target.load(run.folder / NETWORK)
+    seconds: dict[str, list[float]] = {"integer": [], "float": []}
+    for turn in range(TIMED_RUNS + 1):
+        for name, each in (("integer", runtime), ("float", plain)):
+            start = time.perf_counter()
+            each(image)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return round(statistics.median(seconds["float"]) / statistics.median(seconds["integer"]), 2)
+
+
+def _problems(found: Mapping[str, Any], plan: Plan) -> list[str]:
+    problems: list[str] = []
+    if found["convs_int8"] < found["convs_planned"]:
+        problems.append(
+            f"{found['convs_planned'] - found['convs_int8']} of {found['convs_planned']} convolutions "
+            "planned as int8 run in float"
+        )
+    eight = all(site.grid.bits == 8 for site in plan.sites)  # noqa: PLR2004
+    if eight and found["psnr"] is not None and found["psnr"] < LEAST_PSNR:
+        problems.append(f"simulation and runtime differ: {found['psnr']:.1f} dB, at 8 bits at least {LEAST_PSNR:.0f} dB")
+    return problems
