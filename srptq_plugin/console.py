@@ -29,11 +29,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; the columns named in `right` are numbers."""
+    """Columns and rows; the columns named in `right` are numbers.
+
+    The last column of a `wordy` table holds sentences: in a narrow terminal they come below.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     right: frozenset[str] = frozenset()
+    wordy: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Lines:
 
 
 Block = Facts | Table | Lines
+NARROW = 110
+"""Terminals of fewer columns have no room for sentences in a table."""
 
 
 def show(report: Sequence[Block], stream: TextIO) -> None:
@@ -92,13 +98,22 @@ def _in_terminal(report: Sequence[Block], stream: TextIO) -> None:
     from rich.console import Console  # noqa: PLC0415 - `srptq --help` answers without it
 
     console = Console(file=stream, highlight=False)
-    for number, block in enumerate(report):
+    for number, block in enumerate(_fitted(report, console.width)):
         if number:
             console.print()
         if isinstance(block, Lines):
             _print_lines(block, console.print)
         else:
             console.print(_rich_facts(block) if isinstance(block, Facts) else _rich_table(block))
+
+
+def _fitted(report: Sequence[Block], width: int) -> Iterator[Block]:
+    for block in report:
+        if isinstance(block, Table) and block.wordy and width < NARROW:
+            yield Table(block.columns[:-1], [row[:-1] for row in block.rows], block.right)
+            yield Facts([(_words(row[0]), row[-1]) for row in block.rows])
+        else:
+            yield block
 
 
 def _print_lines(block: Lines, write: Callable[..., None]) -> None:

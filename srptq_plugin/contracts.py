@@ -65,7 +65,9 @@ class Rules:
 
     `placements` names the placements it runs, its default first. `inputs` and `outputs` are the
     operations whose inputs or outputs are quantized under `full`; `fused` are those that a runtime
-    computes inside the operation before them, so that the quantizer comes after them.
+    computes inside the operation before them, so that the quantizer comes after them. With `joins_in_conv`
+    a runtime adds the skip while it computes the convolution: the branch that comes straight from one has
+    no quantizer of its own. With `integer_bias` biases are 32-bit integers at the scale of the products.
     """
 
     weights: IntGrid
@@ -77,6 +79,8 @@ class Rules:
     outputs: frozenset[str] = frozenset({"conv", "add", "cat"})
     fused: frozenset[str] = frozenset({"relu"})
     shared_concat: bool = False
+    joins_in_conv: bool = False
+    integer_bias: bool = False
     unsigned_if_nonnegative: bool = False
     integer_bits: frozenset[int] = frozenset({8})
 

@@ -137,7 +137,8 @@ def _symmetric_step(lower: Tensor, upper: Tensor, grid: IntGrid) -> Tensor:
 
 
 def _scale(step: Tensor, grid: IntGrid) -> Tensor:
-    scale = torch.where(step * grid.steps > SMALLEST_RANGE, step, torch.ones_like(step))
+    kept = step.detach().float().double()
+    scale = torch.where(kept * grid.steps > SMALLEST_RANGE, step, torch.ones_like(step))
     if grid.power_of_two:
         scale = scale * (scale.log2().ceil().exp2() / scale).detach()
     return scale.float()

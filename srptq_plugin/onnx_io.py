@@ -157,6 +157,8 @@ class Placer:
                 by_value[self.network.value(site)].append(site)
         for value, sites in by_value.items():
             self._activation(value, sites)
+        for conv in self.table.plan.convs:
+            self._bias(conv)
         self._emit()
         self._drop_unused()
         onnx.checker.check_model(self.model)
@@ -176,6 +178,24 @@ class Placer:
         )
         for reader in readers:
             reader.input[1] = output
+
+    def _bias(self, conv: str) -> None:
+        node = self._node(conv)
+        values = next((i for i in self.model.graph.initializer if len(node.input) > 2 and i.name == node.input[2]), None)  # noqa: PLR2004
+        rounded = self.table.bias(conv, torch.from_numpy(numpy_helper.to_array(values).copy())) if values else None
+        if values is None or rounded is None:
+            return
+        integers, qparams = rounded
+        name = values.name
+        self._constant(f"{name}_integers", integers.numpy().astype(np.int32))
+        scale = self._constant(f"{name}_scale", qparams.scale.numpy().astype(np.float32))
+        zero = self._constant(f"{name}_zero_point", np.zeros(qparams.scale.shape, np.int32))
+        axis = {"axis": 0} if qparams.scale.ndim else {}
+        output = f"{name}_dequantized"
+        self._first.append(
+            helper.make_node("DequantizeLinear", [f"{name}_integers", scale, zero], [output], f"{name}/dq", **axis)
+        )
+        node.input[2] = output
 
     def _node(self, key: str) -> NodeProto:
         if key not in self.network.nodes:

@@ -50,6 +50,7 @@ class Plan:
     blocks: tuple[str, ...]
     convs: tuple[str, ...]
     floats: Mapping[str, str]
+    integer_bias: bool = False
     observers: Mapping[Role, ObserverMaker] = field(default_factory=dict[Role, ObserverMaker], repr=False)
 
     @property
@@ -78,6 +79,7 @@ def make_plan(
         blocks=tuple(network.name(node) for node in find_blocks(network)),
         convs=tuple(network.name(conv) for conv in planner.planned),
         floats=planner.floats(),
+        integer_bias=rules.integer_bias,
         observers=observers or {},
     )
 
@@ -110,7 +112,7 @@ class _Planner:
     def _wanted(self, node: fx.Node) -> bool:
         wanted = self.recipe.stages[self.stages.of(node)].quantize
         for override in self._overrides(self._names(node)):
-            wanted = override.quantize
+            wanted = wanted if override.quantize is None else override.quantize
         return wanted
 
     def _names(self, node: fx.Node) -> list[str]:
@@ -178,8 +180,18 @@ class _Planner:
         for conv in self.planned:
             yield conv, 0, tensor_arguments(conv)[0]
         for node in self._others(self.rules.inputs):
+            branch = self._branch(node)
             for place, source in self.network.edges_in(node):
-                yield node, place, source
+                if source is not branch:
+                    yield node, place, source
+
+    def _branch(self, node: fx.Node) -> fx.Node | None:
+        """The convolution that an add is computed with."""
+        if not self.rules.joins_in_conv or self.network.ops[node] != "add":
+            return None
+        sources = [source for _, source in self.network.edges_in(node)]
+        alone = (each for each in sources if each in self.planned and len(each.users) == 1)
+        return next(alone, None)
 
     def _output_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         producers = self.planned if self.full and "conv" in self.rules.outputs else []

@@ -41,8 +41,9 @@ def _native(values: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid) ->
     learn = torch.is_grad_enabled() and scale.requires_grad
     if grid.axis is None:
         if learn:
-            one = (scale.reshape(1), zero_point.reshape(1))
-            return torch._fake_quantize_learnable_per_tensor_affine(values, *one, *ends, 1.0)  # noqa: SLF001 # pyright: ignore
+            # counted from 0, as torch's backward takes a negative zero point one too high
+            one = (scale.reshape(1), (zero_point - grid.qmin).reshape(1))
+            return torch._fake_quantize_learnable_per_tensor_affine(values, *one, 0, grid.steps, 1.0)  # noqa: SLF001 # pyright: ignore
         return torch.fake_quantize_per_tensor_affine(values, scale, zero_point.to(torch.int32), *ends)
     if learn:
         return torch._fake_quantize_learnable_per_channel_affine(values, scale, zero_point, grid.axis, *ends, 1.0)  # noqa: SLF001 # pyright: ignore

@@ -51,7 +51,7 @@ class Override(Settings):
 
     sites: Word
     bits: Bits | None = None
-    quantize: Flag = True
+    quantize: Flag | None = None
 
 
 class PacSettings(Settings):

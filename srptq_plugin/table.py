@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph, insert_quantizers
 from srptq_plugin.grid import IntGrid, QParams, dequantize, quantize
+from srptq_plugin.network import Network
 from srptq_plugin.plan import Edge, Plan, Site
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 
 SCHEMA = 1
+BIAS = IntGrid(32, signed=True, symmetric=True, axis=0)
 _STORAGE = {8: (torch.uint8, torch.int8), 16: (torch.uint16, torch.int16)}
 
 
@@ -40,16 +42,42 @@ class QuantTable:
         }
         return cls(prepared.plan, qparams, weights)
 
+    def bias(self, conv: str, values: Tensor) -> tuple[Tensor, QParams] | None:
+        """A convolution's bias as 32-bit integers at the scale of its products; none where it stays float."""
+        if not self.plan.integer_bias or conv not in self.plan.convs:
+            return None
+        image, weight = (self.qparams[self._site_at(Edge(conv, place))] for place in (0, 1))
+        qparams = QParams(image.scale * weight.scale, torch.zeros_like(weight.scale), BIAS)
+        if bool((values.abs() / qparams.scale > BIAS.qmax).any()):
+            return None
+        return quantize(values.double(), qparams), qparams
+
+    def _site_at(self, edge: Edge) -> str:
+        return next(site.name for site in self.plan.sites if edge in site.consumers)
+
     def simulate(self, network: fx.GraphModule) -> PreparedGraph:
         """The exported float network with these parameters at every site: no toolkit needed."""
-        quantizers: dict[str, torch.nn.Module] = {}
+        quantizers: dict[str, nn.Module] = {}
         for group, sites in self.plan.groups.items():
             found = self.qparams[sites[0].name]
             quantizer = BoundedFakeQuantize(group, found.grid, bounds=found.bounds)
             quantizer.set_mode(Mode.QUANTIZE)
             quantizer.hold()
             quantizers[group] = quantizer
-        return PreparedGraph(insert_quantizers(network, self.plan, quantizers), self.plan)
+        simulated = insert_quantizers(network, self.plan, quantizers)
+        self._round_biases(simulated)
+        return PreparedGraph(simulated, self.plan)
+
+    def _round_biases(self, module: fx.GraphModule) -> None:
+        """Give each convolution the bias that the file's integers stand for."""
+        network = Network(module)
+        for conv in self.plan.convs if self.plan.integer_bias else ():
+            found = network.parameter(network.nodes[conv], 2)
+            rounded = self.bias(conv, found[1]) if found else None
+            if found and rounded:
+                owner, _, leaf = found[0].rpartition(".")
+                real = nn.Parameter(dequantize(*rounded).float(), requires_grad=False)
+                setattr(module.get_submodule(owner), leaf, real)
 
     def real_weight(self, site: Site) -> Tensor:
         """The weight that the integers stand for."""
@@ -98,6 +126,7 @@ def _plan_record(plan: Plan) -> dict[str, Any]:
         "blocks": plan.blocks,
         "convs": plan.convs,
         "floats": dict(plan.floats),
+        "integer_bias": plan.integer_bias,
     }
 
 
@@ -107,6 +136,7 @@ def _plan_of(record: Mapping[str, Any]) -> Plan:
         blocks=tuple(record["blocks"]),
         convs=tuple(record["convs"]),
         floats=record["floats"],
+        integer_bias=record["integer_bias"],
     )
 
 

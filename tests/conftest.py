@@ -2,8 +2,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
+settings.register_profile("srptq", deadline=None)
+settings.load_profile("srptq")
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

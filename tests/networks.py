@@ -1,5 +1,6 @@
 """Small networks for tests, each with what broke somebody's quantizer before."""
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from srptq_plugin.contracts import Rules
 from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.network import Network
 from srptq_plugin.plan import Plan, make_plan
 from srptq_plugin.recipe import Recipe
@@ -77,7 +79,7 @@ class Attention(nn.Module):
 
 
 class Mixed(nn.Module):
-    """One of each: PReLU, LeakyReLU, split, concat, attention, bilinear interpolation, tanh, clamp, a subtracted mean."""
+    """PReLU, LeakyReLU, split, concat, attention, bilinear interpolation, tanh, clamp, a subtracted mean."""
 
     mean: Tensor
 
@@ -109,8 +111,8 @@ class Distill(nn.Module):
         self.third, self.fuse = conv(4, 2), conv(6, FEATURES, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept, rest = torch.split(functional.leaky_relu(self.first(x), 0.05), (2, 4), dim=1)
-        more, rest = torch.split(functional.leaky_relu(self.second(rest), 0.05), (2, 4), dim=1)
+        kept, rest = torch.split(functional.leaky_relu(self.first(x), 0.05), [2, 4], dim=1)
+        more, rest = torch.split(functional.leaky_relu(self.second(rest), 0.05), [2, 4], dim=1)
         return self.fuse(torch.cat([kept, more, self.third(rest)], dim=1)) + x
 
 
@@ -240,7 +242,7 @@ def exported(kind: str) -> ExportedProgram:
 
 def graph(kind: str) -> torch.fx.GraphModule:
     """A fresh copy of an exported network's graph, as the pipeline plans on it."""
-    return graph_of(exported(kind))
+    return copy.deepcopy(graph_of(exported(kind)))
 
 
 def images(count: int = 4, height: int = 12, width: int = 14, seed: int = 0) -> Tensor:
@@ -263,3 +265,16 @@ def plan(kind: str, chosen: Recipe, image: tuple[float, float] = UNIT, rules: Ru
     known = Registry()
     wanted = rules or rules_of(chosen, known)
     return make_plan(Network(graph(kind)), wanted, chosen, image, observers_of(chosen, known))
+
+
+def realise(kind: str, made: Plan) -> PreparedGraph:
+    """The prepared graph as the core alone makes it."""
+    quantizers = {group: build_quantizer(made, group) for group in made.groups}
+    return PreparedGraph(insert_quantizers(graph(kind), made, quantizers), made)
+
+
+def calibrated(kind: str, bits: int = 8, target: str = "openvino", **keys: Any) -> PreparedGraph:
+    """Observed on a few images, ready to quantize."""
+    prepared = realise(kind, plan(kind, recipe(bits, target, **keys)))
+    prepared.observe([images(seed=seed) for seed in (1, 2)])
+    return prepared

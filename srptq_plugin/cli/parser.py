@@ -1,5 +1,6 @@
 """The commands and their options."""
 
+import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from typing import NoReturn
@@ -21,14 +22,17 @@ exit codes:
   2  your input is at fault; the message says what and where
   3  an internal error; please report it with what -v shows
 """
+LOG = "log to stderr what is being done"
 QUANTIZE = """\
-Quantize a network and write a run folder: the target's files, the recipe in full, a summary.
-Without --model the bundled EDSR x4, without --images photographs of scikit-image.
+Quantize a network and write a run folder: the target's files, the recipe in
+full, a summary. Without --model the bundled EDSR x4, without --images the
+photographs of scikit-image.
 
 examples:
-  srptq quantize --recipe onnxruntime-w8a8 --model edsr --weights edsr_x4.pth --images lr/
-  srptq quantize --model mynet:build --model-args upscale=4 --weights net.pth --input-range 0:1
-  srptq quantize --set activations.bits=6 calibration.patches=200 --out run6/
+  srptq quantize --recipe onnxruntime-w8a8 --out run8
+  srptq quantize --model edsr --weights edsr_x4.pth --images lr --out run
+  srptq quantize --model mynet:build --model-args upscale=4 --weights net.pth
+  srptq quantize --set activations.bits=6 calibration.patches=200
 """
 
 
@@ -45,7 +49,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
-        parser.error("no command")
+        parser.print_help(sys.stderr)
+        parser.exit(USER_ERROR)
     return arguments
 
 
@@ -58,7 +63,7 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"srptq {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log to stderr what is being done")
+    parser.add_argument("-v", "--verbose", action="store_true", help=LOG)
     parser.set_defaults(command=None)
     common = _common()
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
@@ -76,18 +81,20 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _common() -> ArgumentParser:
+def _common() -> Parser:
     """What every command takes; SUPPRESS, so that `srptq -v quantize` stays verbose."""
-    common = ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--json", action="store_true", help="print one JSON object on stdout, nothing else")
-    common.add_argument("-v", "--verbose", action="store_true", default=SUPPRESS, help=SUPPRESS)
+    common.add_argument("-v", "--verbose", action="store_true", default=SUPPRESS, help=LOG)
     return common
 
 
 def _quantize(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--recipe", default=DEFAULT_RECIPE, metavar="R", help="name or .yaml file (default: %(default)s)")
-    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
+    add(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe"
+    )
     add("--model", metavar="M", help="a family (see `srptq plugins`) or package.module:factory")
     add("--weights", type=values.path, metavar="FILE", help=".safetensors, .pth or .pt")
     add(

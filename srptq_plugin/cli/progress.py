@@ -1,12 +1,14 @@
 """Progress on stderr: in a terminal only, and only while a step takes longer than two seconds."""
 
+import logging
 from threading import RLock, Timer, current_thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+logger = logging.getLogger(__name__)
 DELAY = 2.0
 BETWEEN = "working"
 
@@ -36,9 +38,8 @@ class Bars:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Take note of a step; what is being done, how many are done, how many there are."""
-        if self._live:
-            with self._lock:
-                self._note(what, done, total)
+        with self._lock:
+            self._note(what, done, total)
 
     def _note(self, what: str, done: int, total: int) -> None:
         if what != self._what:
@@ -47,12 +48,16 @@ class Bars:
         self._done, self._total = done, total
         if self._shown:
             progress, task = self._shown
-            progress.update(task, completed=done, total=total or None)
+            progress.update(task, **self._fields())
         if total and done >= total:
             self._note(BETWEEN, 0, 0)
 
     def _begin(self, what: str) -> None:
         self._what = what
+        if what != BETWEEN:
+            logger.info(what)
+        if not self._live:
+            return
         self._timer = Timer(self._delay, self._show)
         self._timer.daemon = True
         self._timer.start()
@@ -69,10 +74,13 @@ class Bars:
         with self._lock:
             if self._timer is current_thread():
                 progress = _progress(self._stream)
-                self._shown = progress, progress.add_task(
-                    self._what, completed=self._done, total=self._total or None
-                )
+                self._shown = progress, progress.add_task(self._what, **self._fields())
                 progress.start()
+
+    def _fields(self) -> dict[str, Any]:
+        """A step of unknown length pulses and has no count."""
+        count = f"{self._done} of {self._total}" if self._total else ""
+        return {"completed": self._done, "total": self._total or None, "count": count}
 
 
 def _progress(stream: TextIO) -> "Progress":
@@ -82,7 +90,7 @@ def _progress(stream: TextIO) -> "Progress":
     return progress.Progress(
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
-        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[count]}"),
         progress.TimeElapsedColumn(),
         console=Console(file=stream),
         transient=True,

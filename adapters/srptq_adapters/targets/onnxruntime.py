@@ -31,6 +31,7 @@ class OnnxRuntimeTarget:
             placements=("full",),
             inputs=OPS,
             outputs=OPS,
+            integer_bias=True,
         )
     }
 

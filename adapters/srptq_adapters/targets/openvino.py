@@ -25,6 +25,7 @@ MIXED = Rules(
     placements=("full", "convs"),
     inputs=frozenset({"conv", "add", "cat"}),
     outputs=frozenset(),
+    joins_in_conv=True,
 )
 PERFORMANCE = replace(
     MIXED, activations=IntGrid(8, signed=True, symmetric=True), unsigned_if_nonnegative=True

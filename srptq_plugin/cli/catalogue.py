@@ -1,0 +1,161 @@
+"""What is there: recipes, targets and plugins."""
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from srptq_plugin.cli.answer import Answer
+from srptq_plugin.console import Cell, Facts, Lines, Mark, Table
+from srptq_plugin.contracts import Entry, Progress, Rules, Target
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import IntGrid
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipe_files import shipped
+from srptq_plugin.registry import PluginInfo, Registry
+
+Record = dict[str, Any]
+
+
+def recipes(asked: Namespace, _progress: Progress) -> Answer:
+    """The recipes that come with the package, or one of them in full."""
+    if asked.name is not None:
+        return _one_recipe(asked.name)
+    registry = Registry()
+    found = [_recipe(path, registry) for path in shipped().values()]
+    rows = [
+        [
+            each["name"],
+            each["target"],
+            f"w{each['weights']}a{each['activations']}",
+            *_ways(each),
+            each["comment"],
+        ]
+        for each in found
+    ]
+    columns = ["recipe", "target", "bits", "placement", "tuned by", "purpose"]
+    return Answer({"recipes": found}, [Table(columns, rows, wordy=True)])
+
+
+def _one_recipe(name: str) -> Answer:
+    recipe = Recipe.load(name)
+    return Answer(recipe.model_dump(mode="json"), [Lines(recipe.to_yaml().splitlines())])
+
+
+def _ways(record: Record) -> tuple[str, str]:
+    return record["placement"] or "", record["reconstruction"] or "nothing"
+
+
+def _recipe(path: Path, registry: Registry) -> Record:
+    recipe = Recipe.load(path)
+    return {
+        "name": recipe.name,
+        "target": recipe.target,
+        "toolkit": recipe.toolkit,
+        "weights": recipe.weights.bits,
+        "activations": recipe.activations.bits,
+        "placement": recipe.placement or _usual_placement(recipe, registry),
+        "reconstruction": recipe.reconstruction.name if recipe.reconstruction else None,
+        "comment": _comment(path),
+    }
+
+
+def _usual_placement(recipe: Recipe, registry: Registry) -> str | None:
+    try:
+        presets = registry.target(recipe.target).load().presets
+        return presets[recipe.preset or next(iter(presets))].placements[0]
+    except (SrptqError, KeyError):
+        return None
+
+
+def _comment(path: Path) -> str:
+    """The comment at the top of the file."""
+    lines: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    return " ".join(lines)
+
+
+def targets(_asked: Namespace, _progress: Progress) -> Answer:
+    """The targets, a line a preset."""
+    found = [record for entry in Registry().entries("target") for record in _presets(entry)]
+    columns = ["target", "preset", "weights", "activations", "in integers", "placements"]
+    return Answer({"targets": found}, [Table(columns, [_target_row(record) for record in found])])
+
+
+def _target_row(record: Record) -> list[Cell]:
+    if "problem" in record:
+        return [record["target"], "", "", "", "", Mark(record["problem"], good=False)]
+    integers = ", ".join(map(str, record["integer_bits"]))
+    kept = [str(record[name]) for name in ("target", "preset", "weights", "activations")]
+    return [*kept, f"{integers} bits" if integers else "none", ", ".join(record["placements"])]
+
+
+def _presets(entry: Entry[Target]) -> Iterator[Record]:
+    who: Record = {"target": entry.name, "aliases": list(entry.aliases), "summary": entry.summary}
+    try:
+        presets = entry.load().presets
+    except (SrptqError, ImportError) as error:
+        yield who | {"problem": str(error)}
+        return
+    for number, (name, rules) in enumerate(presets.items()):
+        yield who | {"preset": name, "default": number == 0} | _rules(rules)
+
+
+def _rules(rules: Rules) -> Record:
+    return {
+        "weights": _grid(rules.weights, rules.weight_bits),
+        "activations": _grid(rules.activations, rules.activation_bits),
+        "weight_grid": asdict(rules.weights),
+        "activation_grid": asdict(rules.activations),
+        "weight_bits": sorted(rules.weight_bits),
+        "activation_bits": sorted(rules.activation_bits),
+        "integer_bits": sorted(rules.integer_bits),
+        "placements": list(rules.placements),
+    }
+
+
+def _grid(grid: IntGrid, bits: frozenset[int]) -> str:
+    """Words for a grid.
+
+    >>> _grid(IntGrid(8, signed=True, symmetric=True, axis=0), frozenset({4, 5, 6, 8}))
+    '4-6, 8 bits, signed, symmetric, per channel'
+    """
+    words = {
+        "signed" if grid.signed else "unsigned": not grid.real_offset,
+        "symmetric" if grid.symmetric else "asymmetric": not grid.real_offset,
+        "real offset": grid.real_offset,
+        "power-of-two scale": grid.power_of_two,
+        "per channel": grid.axis is not None,
+    }
+    return ", ".join([f"{_ranges(bits)} bits", *(word for word, holds in words.items() if holds)])
+
+
+def _ranges(numbers: frozenset[int]) -> str:
+    starts = [number for number in sorted(numbers) if number - 1 not in numbers]
+    ends = [number for number in sorted(numbers) if number + 1 not in numbers]
+    pairs = zip(starts, ends, strict=True)
+    return ", ".join(str(start) if start == end else f"{start}-{end}" for start, end in pairs)
+
+
+def plugins(_asked: Namespace, _progress: Progress) -> Answer:
+    """The plugins and what they register, or why they failed."""
+    registry = Registry()
+    summaries = {
+        kind: {entry.name: entry.summary for entry in registry.entries(kind)}
+        for kind in ("toolkit", "target", "observer", "reconstruction", "quantizer", "model")
+    }
+    report = [block for info in registry.plugins() for block in _plugin(info, summaries)]
+    return Answer({"plugins": [asdict(info) for info in registry.plugins()]}, report)
+
+
+def _plugin(info: PluginInfo, summaries: Mapping[str, Mapping[str, str]]) -> Iterator[Facts | Table]:
+    source = f"{info.name} ({info.distribution} {info.version})" if info.distribution else info.name
+    facts = Facts([("plugin", Mark(f"{source}: {info.failed}", good=False) if info.failed else source)])
+    yield facts
+    rows = [[kind, name, summaries[kind][name]] for kind, names in info.registers.items() for name in names]
+    if rows:
+        yield Table(["kind", "name", "what it is"], rows)

@@ -1,0 +1,68 @@
+"""The commands: what was asked for, done, and the answer."""
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+
+from srptq_plugin.cli.answer import CHECK_FAILED, DONE, Answer
+from srptq_plugin.cli.catalogue import plugins, recipes, targets
+from srptq_plugin.cli.reports import evaluation_report, run_report, verification_report
+from srptq_plugin.contracts import Progress
+
+Command = Callable[[Namespace, Progress], Answer]
+
+
+def quantize(asked: Namespace, progress: Progress) -> Answer:
+    """Write a run folder; it stays when the verifying at its end fails."""
+    from srptq_plugin import pipeline  # noqa: PLC0415 - `srptq recipes` needs none of it
+
+    run = pipeline.quantize(
+        asked.recipe,
+        model=asked.model,
+        weights=asked.weights,
+        model_args=dict(asked.model_args),
+        images=asked.images,
+        scale=asked.scale,
+        out=asked.out,
+        overrides=asked.set,
+        input_size=asked.input_size,
+        input_range=asked.input_range,
+        toolkit=asked.toolkit,
+        device=asked.device,
+        progress=progress,
+    )
+    return Answer(run.summary, run_report(run.summary, asked.out), _verdict(run.summary["verify"]))
+
+
+def evaluate(asked: Namespace, progress: Progress) -> Answer:
+    """Score the outputs against high-resolution images."""
+    from srptq_plugin import evaluate as evaluating  # noqa: PLC0415
+    from srptq_plugin.run import Run  # noqa: PLC0415
+
+    rows = evaluating.evaluate(Run.open(asked.run), asked.data, asked.scale, progress)
+    return Answer({"rows": rows}, evaluation_report(rows))
+
+
+def verify(asked: Namespace, progress: Progress) -> Answer:
+    """Hold the runtime against the simulation."""
+    from srptq_plugin import verify as verifying  # noqa: PLC0415
+    from srptq_plugin.images import load_images  # noqa: PLC0415
+    from srptq_plugin.run import Run  # noqa: PLC0415
+
+    run = Run.open(asked.run)
+    images = load_images(asked.images) if asked.images else None
+    found = verifying.verify(run, images=images, progress=progress)
+    return Answer(found, verification_report(found), _verdict(found))
+
+
+def _verdict(verified: Mapping[str, object]) -> int:
+    return DONE if verified["passed"] else CHECK_FAILED
+
+
+COMMANDS: Mapping[str, Command] = {
+    "quantize": quantize,
+    "evaluate": evaluate,
+    "verify": verify,
+    "recipes": recipes,
+    "targets": targets,
+    "plugins": plugins,
+}

@@ -1,0 +1,147 @@
+"""What people read after `quantize`, `verify` and `evaluate`."""
+
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from srptq_plugin.console import Block, Cell, Facts, Lines, Mark, Table
+
+Record = Mapping[str, Any]
+STAGES = ("head", "body", "upsample", "tail")
+
+
+def run_report(summary: Record, folder: Path) -> list[Block]:
+    """What was quantized and how, whether the runtime agrees, and what to do next."""
+    return [
+        Facts([("network", _network(summary["model"])), ("recipe", _recipe(summary))]),
+        _stages(summary["sites"]),
+        Facts([*_floats(summary["floats"]), *_verdict(summary["verify"]), *_outcome(summary, folder)]),
+        Lines(_next_steps(summary, shlex.quote(str(folder))), "next"),
+    ]
+
+
+def verification_report(found: Record) -> list[Block]:
+    """What the runtime did, in all and by image size."""
+    facts = Facts(list(_verdict(found)))
+    sizes = found.get("sizes") or ()
+    if not sizes:
+        return [facts]
+    rows = [[f"{size['height']} x {size['width']}", _db(size["psnr"])] for size in sizes]
+    return [facts, Table(["height x width", "PSNR"], rows, frozenset({"PSNR"}))]
+
+
+def evaluation_report(rows: Sequence[Record]) -> list[Block]:
+    """PSNR and SSIM, and what each output loses against the float network."""
+    columns = ["data", "output", "PSNR", "vs float", "SSIM", "images"]
+    plain = {row["data"]: row["psnr"] for row in rows if row["output"] == "float"}
+    cells = [
+        [
+            str(row["data"]),
+            str(row["output"]),
+            _db(row["psnr"]),
+            _change(row, plain.get(row["data"])),
+            f"{row['ssim']:.4f}",
+            str(row["images"]),
+        ]
+        for row in rows
+    ]
+    return [Table(columns, cells, frozenset(columns[2:]))]
+
+
+def _change(row: Record, plain: float | None) -> str:
+    if plain is None or row["psnr"] is None or row["output"] == "float":
+        return ""
+    return f"{row['psnr'] - plain:+.2f} dB"
+
+
+def _network(model: Record) -> str:
+    size = model.get("input_size")
+    fixed = f", input {'x'.join(map(str, size))}" if size else ""
+    return f"{model['name']}, {model['parameters']:,} parameters, upscales by {model['scale']}{fixed}"
+
+
+def _recipe(summary: Record) -> str:
+    recipe = summary["recipe"]
+    tuned = recipe["reconstruction"]
+    steps = [recipe["activations"]["observer"], *([tuned["name"]] if tuned else [])]
+    return f"{recipe['name']}, for {summary['target']}: {' and '.join(steps)}, in {summary['toolkit']}"
+
+
+def _stages(sites: Sequence[Record]) -> Table:
+    """How many tensors of each stage were quantized, by bits."""
+    bits: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+    for site in sites:
+        bits[site["stage"], site["role"]][site["bits"]] += 1
+    used = [stage for stage in STAGES if any(found == stage for found, _ in bits)]
+    rows = [[stage, *(_counts(bits[stage, role]) for role in ("weight", "activation"))] for stage in used]
+    return Table(["stage", "weights", "activations"], rows)
+
+
+def _counts(bits: Counter[int]) -> str:
+    return ", ".join(f"{count} at {width} bits" for width, count in sorted(bits.items())) or "float"
+
+
+def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
+    """The operations that stay float, grouped by why."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, reason in floats.items():
+        groups[reason].append(name)
+    for reason, names in groups.items():
+        yield "stays float", f"{_some(names)}: {reason}"
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:2])
+    return shown if len(names) <= 2 else f"{shown} and {len(names) - 2} more"  # noqa: PLR2004
+
+
+def _verdict(found: Record) -> Iterator[tuple[str, Cell]]:
+    """What verifying found; a run without a runtime has little to say."""
+    if found.get("runtime") is None:
+        yield "verified", f"not run ({found.get('note', 'no runtime')})"
+        return
+    yield (
+        "verified",
+        Mark(f"{'passed' if found['passed'] else 'FAILED'} in {found['runtime']}", found["passed"]),
+    )
+    yield from (("problem", problem) for problem in found["problems"])
+    yield "integers", f"{found['convs_int8']} of {found['convs_planned']} planned convolutions run in int8"
+    if found.get("note"):
+        yield "note", found["note"]
+    yield "difference", _difference(found)
+    if found.get("speedup") is not None:
+        yield "speed", f"{found['speedup']:.2f} times as fast as float in this runtime"
+
+
+def _difference(found: Record) -> str:
+    most, largest = found["p99_9_levels"], found["max_levels"]
+    levels = f"99.9 % of values within {most:.2f} levels of 255, all within {largest:.2f}"
+    return f"{_db(found['psnr'])} between simulation and runtime; {levels}"
+
+
+def _db(value: float | None) -> str:
+    return "identical" if value is None else f"{value:.2f} dB"
+
+
+def _outcome(summary: Record, folder: Path) -> Iterator[tuple[str, Cell]]:
+    seconds = summary["seconds"]
+    phases = ", ".join(f"{phase} {count:.1f}" for phase, count in seconds.items())
+    yield "seconds", f"{sum(seconds.values()):.1f} ({phases})"
+    yield "folder", str(folder)
+    yield "files", ", ".join(_files(summary["artefacts"], folder))
+
+
+def _files(artefacts: Sequence[str], folder: Path) -> list[str]:
+    """The target's files first, the one to run before all."""
+    others = {path.name for path in folder.iterdir()} - set(artefacts)
+    return [*artefacts, *sorted(others)]
+
+
+def _next_steps(summary: Record, folder: str) -> list[str]:
+    steps = [f"srptq evaluate {folder} --data DIR"]
+    if not summary["artefacts"]:
+        return steps
+    command = summary.get("command")
+    return [*([f"cd {folder} && {command}"] if command else []), *steps, f"srptq verify {folder}"]

@@ -1,0 +1,57 @@
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import skimage.data
+from command_line import TINY, Result, Srptq, Terminal, Written, captured
+from PIL import Image
+
+from srptq_plugin.cli import main
+
+TARGETS = ("openvino", "onnxruntime", "paper")
+
+
+@pytest.fixture
+def srptq(capfd: pytest.CaptureFixture[str]) -> Iterator[Srptq]:
+    """The command line in this process; what it does to the root logger is undone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def run(*argv: str | Path) -> Result:
+        capfd.readouterr()
+        code = main([str(each) for each in argv])
+        out, err = capfd.readouterr()
+        return Result(code, out, err)
+
+    yield run
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """High-resolution images, tiny."""
+    folder = tmp_path_factory.mktemp("hr")
+    Image.fromarray(skimage.data.astronaut()[:96, :112]).save(folder / "a.png")
+    Image.fromarray(skimage.data.coffee()[100:200, 100:190]).save(folder / "b.png")
+    return folder
+
+
+@pytest.fixture(scope="session", params=TARGETS)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """A run folder of the bundled network, made by the program itself."""
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    result = captured("quantize", "--recipe", f"{request.param}-w8a8", *TINY, "--out", folder, "--json")
+    assert result.out, result.err
+    return Written(folder, result, json.loads(result.out))
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 80 columns, in colour."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return Terminal()

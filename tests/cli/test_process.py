@@ -1,0 +1,103 @@
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import Result, Srptq, captured, raising, refused, returning, shell
+
+from srptq_plugin import evaluate, pipeline
+from srptq_plugin.run import Run
+
+HEAVY = ("torch", "numpy", "pydantic", "rich", "yaml")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["quantize", "--help"], ["--version"]])
+def test_help_comes_at_once_and_loads_nothing(argv: list[str]) -> None:
+    seconds: list[float] = []
+    for _ in range(5):
+        start = time.perf_counter()
+        assert captured(*argv).code == 0
+        seconds.append(time.perf_counter() - start)
+    code = (
+        f"from srptq_plugin.cli import main; main({argv}); import sys; print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)  # noqa: S603
+    assert not set(HEAVY) & set(done.stderr.split())
+    assert statistics.median(seconds) < 0.3
+
+
+def test_help_lists_commands_and_exit_codes() -> None:
+    text = captured("--help").out
+    for part in ("quantize", "evaluate", "verify", "recipes", "targets", "plugins", "exit codes"):
+        assert part in text
+    assert max(map(len, captured("quantize", "--help").out.splitlines())) <= 80
+
+
+def test_an_internal_error_is_one_line(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "quantize", raising(ZeroDivisionError("by\nzero")))
+    result = srptq("quantize")
+    assert (result.code, result.out) == (3, "")
+    assert result.err == (
+        "srptq: internal error: ZeroDivisionError: by; please report it with what -v shows\n"
+    )
+    assert "Traceback" in srptq("quantize", "-v").err
+    assert "Traceback" in srptq("-v", "quantize").err
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "run"), MemoryError(), torch.OutOfMemoryError("CUDA")]
+)
+def test_what_the_machine_refuses_is_no_internal_error(
+    srptq: Srptq, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(pipeline, "quantize", raising(error))
+    refused(srptq("quantize"))
+
+
+def test_an_interrupt_is_quiet(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "quantize", raising(KeyboardInterrupt()))
+    assert srptq("quantize") == Result(130, "", "")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["plugins", "--json"]])
+def test_a_reader_that_left(argv: list[str]) -> None:
+    end, start = os.pipe()
+    os.close(end)
+    with os.fdopen(start, "w") as stdout:
+        result = shell(*argv, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    assert result.code in (0, 141)  # 0 where argparse itself noticed
+    assert result.err == ""
+
+
+def test_json_has_stdout_to_itself_and_no_infinity(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+    def talk(*_: object) -> list[dict[str, Any]]:
+        print("noise")  # noqa: T201 - a network of the user's may
+        subprocess.run(["echo", "noise of a converter"], check=True)  # noqa: S607
+        return [{"data": "flat", "output": "float", "psnr": np.float64("inf"), "ssim": 1.0, "images": 1}]
+
+    monkeypatch.setattr(evaluate, "evaluate", talk)
+    monkeypatch.setattr(Run, "open", returning(None))
+    result = srptq("evaluate", "run", "--data", "flat", "--json")
+    assert json.loads(result.out)["rows"][0]["psnr"] is None
+    assert "noise\n" in result.err
+    assert "noise of a converter" in result.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk() -> None:
+    with Path("/dev/full").open("w") as stdout:
+        result = shell("recipes", "--json", stdout=stdout, stderr=subprocess.PIPE, text=True)
+    refused(result, "No space left on device")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams(closed: str) -> None:
+    command = f"{sys.executable} -m srptq_plugin plugins {closed}"
+    assert subprocess.run(command, shell=True, check=False, capture_output=True).returncode == 0  # noqa: S602

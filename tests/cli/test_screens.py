@@ -1,0 +1,91 @@
+import json
+import re
+import time
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from command_line import Srptq, Terminal, Written, returning
+
+from srptq_plugin import verify
+from srptq_plugin.cli.progress import Bars
+from srptq_plugin.cli.reports import evaluation_report, run_report
+from srptq_plugin.console import plain, show
+from srptq_plugin.run import Run
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def test_quantize(written: Written) -> None:
+    summary, target = written.summary, written.folder.name
+    assert written.result.code == (0 if summary["verify"]["passed"] else 1)
+    assert written.result.err == ""
+    assert (summary["target"], summary["model"]["name"]) == (target, "edsr-mini")
+    assert json.loads((written.folder / "summary.json").read_text()) == summary
+    assert all((written.folder / name).is_file() for name in summary["artefacts"])
+
+
+def test_the_report_holds_the_facts(written: Written, terminal: Terminal) -> None:
+    report = run_report(written.summary, written.folder)
+    text = plain(report)
+    facts = ["380,955", "body      33 at 8 bits", f"srptq evaluate {written.folder}", "verified: "]
+    for fact in [*facts, *written.summary["artefacts"], written.summary["command"]]:
+        assert fact in text
+    assert "\x1b" not in text
+    show(report, terminal)
+    assert "\x1b" in terminal.getvalue()
+
+
+def test_verify_and_evaluate(srptq: Srptq, written: Written, photographs: Path) -> None:
+    found = srptq("verify", written.folder, "--json")
+    passed = json.loads(found.out)["passed"]
+    assert found.code == (0 if passed else 1)
+    result = srptq("evaluate", written.folder, "--data", photographs, "--json")
+    rows = {row["output"]: row for row in json.loads(result.out)["rows"]}
+    wanted = {"bicubic", "float", "simulated"} | ({"runtime"} if written.summary["artefacts"] else set[str]())
+    assert (result.code, set(rows)) == (0, wanted)
+    assert rows["float"]["psnr"] > rows["bicubic"]["psnr"]
+
+
+def test_a_failed_check_exits_with_1(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"runtime": "r 1", "passed": False, "problems": ["they differ"], "convs_planned": 2}
+    found |= {"convs_int8": 1, "psnr": 20.0, "p99_9_levels": 9.0, "max_levels": 30.0}
+    monkeypatch.setattr(verify, "verify", returning(found))
+    monkeypatch.setattr(Run, "open", returning(None))
+    result = srptq("verify", "run")
+    assert result.code == 1
+    assert "verified: FAILED in r 1\nproblem: they differ" in result.out
+
+
+def test_catalogues(srptq: Srptq) -> None:
+    names = [each["name"] for each in json.loads(srptq("recipes", "--json").out)["recipes"]]
+    assert "openvino-w8a8" in names
+    assert "name: openvino-w8a8\n" in srptq("recipes", "openvino-w8a8").out
+    assert json.loads(srptq("recipes", "openvino-w8a8", "--json").out)["target"] == "openvino"
+    targets = json.loads(srptq("targets", "--json").out)["targets"]
+    assert {"openvino", "onnxruntime", "paper"} <= {each["target"] for each in targets}
+    assert json.loads(srptq("plugins", "--json").out)["plugins"][0]["distribution"] == "srptq-plugin"
+    for command in ("recipes", "targets", "plugins"):
+        assert "openvino" in srptq(command).out
+
+
+def test_a_terminal_of_80_columns(terminal: Terminal) -> None:
+    row = {"data": "[red]Set5[/red]", "output": "float", "psnr": 30.0, "ssim": 0.9, "images": 5}
+    rows = [row, {**row, "output": "simulated", "psnr": 29.5}]
+    show(evaluation_report(rows), terminal)
+    lines = ANSI.sub("", terminal.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "-0.50 dB" in lines[-1]
+    assert "[red]Set5[/red]" in lines[-1]
+
+
+def test_progress_is_for_terminals_and_long_steps(terminal: Terminal) -> None:
+    pipe, short = StringIO(), Terminal()
+    for stream, delay in ((terminal, 0.0), (pipe, 0.0), (short, 60.0)):
+        with Bars(stream, delay) as progress:
+            for done in range(5):
+                progress("tuning", done, 5)
+                time.sleep(0.05)
+    assert "tuning" in terminal.getvalue()
+    assert "4 of 5" in terminal.getvalue()
+    assert (pipe.getvalue(), short.getvalue()) == ("", "")
