@@ -21,9 +21,7 @@ class ContrastAttention(nn.Module):
     def __init__(self, features: int, reduction: int = 16) -> None:
         super().__init__()
         hidden = features // reduction
-        self.conv_du = nn.Sequential(
-            _conv(features, hidden, 1), nn.ReLU(), _conv(hidden, features, 1), nn.Sigmoid()
-        )
+        self.conv_du = nn.Sequential(_conv(features, hidden, 1), nn.ReLU(), _conv(hidden, features, 1), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean(dim=(2, 3), keepdim=True)

@@ -1,6 +1,7 @@
 """PSNR and SSIM on Y against high-resolution images: float, simulated, in the runtime, and bicubic."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,16 @@ import torch
 
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import MissingRuntimeError, SrptqError
-from srptq_plugin.images import Image, downscale, list_images, load_images, read_image, to_pixels, to_tensor, upscale
+from srptq_plugin.images import (
+    Image,
+    downscale,
+    list_images,
+    load_images,
+    read_image,
+    to_pixels,
+    to_tensor,
+    upscale,
+)
 from srptq_plugin.metrics import psnr_y, ssim_y
 from srptq_plugin.run import Forward, Run
 
@@ -74,10 +84,8 @@ def _outputs(run: Run) -> list[tuple[str, Forward | None]]:
     """What is compared; the runtime only where there is one, and it takes any size."""
     outputs: list[tuple[str, Forward | None]] = [("float", run.float()), ("simulated", run.simulation())]
     if run.artefacts and run.size is None:
-        try:
+        with suppress(MissingRuntimeError):
             outputs.append(("runtime", run.target.load(run.artefacts[0])))
-        except MissingRuntimeError:
-            pass
     return [*outputs, ("bicubic", None)]
 
 

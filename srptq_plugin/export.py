@@ -55,7 +55,7 @@ def _refusal(module: nn.Module, error: Exception) -> str:
     text = str(error)
     lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\s*\n\s*(\S[^\n]*)', text)
     traced = [line for line in lines if "site-packages/torch/" not in line[0]]
-    where = "; at {0}, line {1}, in {2}: {3}".format(*traced[-1]) if traced else ""
+    where = "; at {}, line {}, in {}: {}".format(*traced[-1]) if traced else ""
     cause = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return (
         f"torch.export cannot trace {type(module).__name__}{where}: {cause[:300]}. "

@@ -1,6 +1,6 @@
 """The prepared graph: a network with fake-quantizers at its sites, whichever toolkit put them there."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -65,7 +65,7 @@ class PreparedGraph:
             quantizer.set_mode(mode)
 
     @contextmanager
-    def mode(self, mode: Mode) -> Iterator[None]:
+    def mode(self, mode: Mode) -> Generator[None]:
         """Switch every quantizer for a while; what is held stays held."""
         before = {quantizer: quantizer.mode for quantizer in self.quantizers.values()}
         try:
@@ -132,9 +132,7 @@ def insert_quantizers(module: fx.GraphModule, plan: Plan, by_group: Mapping[str,
     return copy
 
 
-def _readers(
-    network: Network, copies: Mapping[fx.Node, fx.Node], site: Site, graph: fx.Graph
-) -> list[fx.Node]:
+def _readers(network: Network, copies: Mapping[fx.Node, fx.Node], site: Site, graph: fx.Graph) -> list[fx.Node]:
     nodes = (network.nodes[edge.consumer] for edge in site.consumers)
     return [graph.output_node() if node.op == "output" else copies[node] for node in nodes]
 

@@ -64,9 +64,7 @@ def read_image(path: str | Path) -> Pixels:
             _check_depth(file)
             return _wide(file, Path(path)) if _is_wide(file) else _rgb(file, Path(path))
     except UNREADABLE as error:
-        raise SrptqError(
-            f"{path}: not a readable image ({error}); give a PNG, JPEG, BMP, TIFF or WebP file"
-        ) from error
+        raise SrptqError(f"{path}: not a readable image ({error}); give a PNG, JPEG, BMP, TIFF or WebP file") from error
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -77,9 +75,7 @@ def list_images(folder: str | Path) -> list[Path]:
         raise SrptqError(f"images: {folder} {what}; give a folder of PNG or JPEG files")
     files = sorted(file for file in folder.iterdir() if _is_image(file))
     if not files:
-        raise SrptqError(
-            f"images: no image in {folder}; give a folder with {', '.join(sorted(SUFFIXES))} files"
-        )
+        raise SrptqError(f"images: no image in {folder}; give a folder with {', '.join(sorted(SUFFIXES))} files")
     return files
 
 
@@ -157,14 +153,10 @@ def _patch(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:
 
 def _check_patches(images: Sequence[Image], count: int, size: int, multiple: int) -> None:
     if not images or count < 1 or size < 1:
-        raise SrptqError(
-            f"patches: {count} of {size} pixels from {len(images)} images; each must be 1 or more"
-        )
+        raise SrptqError(f"patches: {count} of {size} pixels from {len(images)} images; each must be 1 or more")
     if size % multiple:
         near = max(size // multiple, 1) * multiple
-        raise SrptqError(
-            f"patches: size {size} is no multiple of {multiple}, which the network needs; use {near}"
-        )
+        raise SrptqError(f"patches: size {size} is no multiple of {multiple}, which the network needs; use {near}")
     for image in images:
         if min(image.pixels.shape[:2]) < size:
             height, width = image.pixels.shape[:2]

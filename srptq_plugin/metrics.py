@@ -44,9 +44,7 @@ def ssim_y(output: NDArray[np.uint8], reference: NDArray[np.uint8], border: int)
     """
     x, y = _scored(output, reference, border)
     if min(x.shape) < len(WINDOW):
-        raise SrptqError(
-            f"SSIM: {x.shape[1]}x{x.shape[0]} pixels inside the border; at least 11x11 are needed"
-        )
+        raise SrptqError(f"SSIM: {x.shape[1]}x{x.shape[0]} pixels inside the border; at least 11x11 are needed")
     return float(_similarity(x, y).mean())
 
 
@@ -83,9 +81,7 @@ def _scored(output: NDArray[np.uint8], reference: NDArray[np.uint8], border: int
             "the reference must be exactly scale times the LR image"
         )
     if min(output.shape[:2]) <= 2 * border:
-        raise SrptqError(
-            f"image of {output.shape[:2]} (height, width) has nothing inside a border of {border}"
-        )
+        raise SrptqError(f"image of {output.shape[:2]} (height, width) has nothing inside a border of {border}")
     inside = (slice(border, output.shape[0] - border), slice(border, output.shape[1] - border))
     return luma(output[inside]), luma(reference[inside])
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
 GUARDS = "_guards_fn"
@@ -182,7 +183,7 @@ class Network:
         if not self._is_image(node):
             return None
         shape = self.input.meta["val"].shape
-        corners = torch.tensor(list(product(image, repeat=int(shape[1]))))
+        corners = torch.tensor(list(product(image, repeat=int(shape[1]))), dtype=torch.float32)
         values = self._evaluate(node, corners[:, :, None, None].expand(-1, -1, 8, 8).contiguous())
         return float(values.min()), float(values.max())
 
@@ -235,7 +236,7 @@ def _op_of(node: fx.Node) -> str:
     if _changes_nothing(node):
         return "identity"
     target: Any = node.target
-    return canonical_op(str(target) if isinstance(target, torch._ops.OpOverload) else target.__name__)  # noqa: SLF001
+    return canonical_op(str(target) if isinstance(target, OpOverload) else target.__name__)
 
 
 def _changes_nothing(node: fx.Node) -> bool:

@@ -69,7 +69,7 @@ class _Tuning:
         with Teacher(self.prepared, self.images, self.options.batch) as self.teacher:
             try:
                 for parameter in frozen:
-                    parameter.requires_grad_(requires_grad=False)
+                    parameter.requires_grad_(False)  # noqa: FBT003
                 for quantizer in quantizers:
                     quantizer.gradient = self.options.gradient
                 return self._keep_the_better()
@@ -77,7 +77,7 @@ class _Tuning:
                 for quantizer in quantizers:
                     quantizer.release()
                 for parameter in frozen:
-                    parameter.requires_grad_(requires_grad=True)
+                    parameter.requires_grad_(True)  # noqa: FBT003
 
     def _keep_the_better(self) -> dict[str, float]:
         """Tune; go back to the start if the calibration images say that it was better."""
@@ -87,7 +87,12 @@ class _Tuning:
         after = self._mean_loss()
         if not after < before:
             self._restore(start)
-        return {"loss_before": before, "loss_after": min(before, after), "steps": self.steps, "gradient_ratio": ratio}
+        return {
+            "loss_before": before,
+            "loss_after": min(before, after),
+            "steps": self.steps,
+            "gradient_ratio": ratio,
+        }
 
     def _optimizer(self, role: Role) -> torch.optim.Adam:
         """Adam over the bounds of one role, each at a rate relative to the range of its site."""
@@ -137,9 +142,7 @@ class _Tuning:
         """Equations 6 and 8 on some samples."""
         output, maps = self.prepared.features(self.images[chosen])
         wanted, targets = self.teacher(chosen)
-        distances = [
-            self._distance(each, target) for each, target in zip(maps, targets, strict=True)
-        ]
+        distances = [self._distance(each, target) for each, target in zip(maps, targets, strict=True)]
         return (output - wanted).abs().mean(), torch.stack(distances).mean()
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:

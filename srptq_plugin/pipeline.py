@@ -5,7 +5,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -82,7 +82,11 @@ def quantize(
 
 
 def _recipe(
-    recipe: str | Path | Recipe, overrides: Sequence[str], images: Path | None, scale: int | None, toolkit: str | None
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str],
+    images: Path | None,
+    scale: int | None,
+    toolkit: str | None,
 ) -> Recipe:
     loaded = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, overrides)
     calibration: dict[str, Any] = {"scale": scale} if scale else {}
@@ -147,7 +151,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SrptqError(f"--device {name}: not there ({str(error).splitlines()[0]}); give cpu, cuda or auto") from error
+        raise SrptqError(
+            f"--device {name}: not there ({str(error).splitlines()[0]}); give cpu, cuda or auto"
+        ) from error
     return device
 
 
@@ -158,7 +164,7 @@ class _Clock:
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 
     @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
+    def __call__(self, phase: str) -> Generator[None]:
         start = time.perf_counter()
         yield
         self.seconds[phase] = round(time.perf_counter() - start, 3)
@@ -217,7 +223,12 @@ class _Job:
         table.save(draft / TABLE)
         torch.export.save(program, draft / PROGRAM)
         deployed = export_network(self.loaded.module, self.input_size) if self.input_size else program
-        metadata = {"scale": record.scale, "input_range": record.input_range, "mean": record.mean, "name": record.name}
+        metadata = {
+            "scale": record.scale,
+            "input_range": record.input_range,
+            "mean": record.mean,
+            "name": record.name,
+        }
         export_float(deployed, draft / NETWORK, metadata)
         target = self.registry.target(self.recipe.target).load()
         return [path.name for path in target.write(draft / NETWORK, table, draft)]
@@ -264,7 +275,13 @@ def _site_records(table: QuantTable) -> list[dict[str, Any]]:
         found = table.qparams[site.name]
         numbers = {"scale": found.scale, "zero_point": found.zero_point}
         numbers |= {"lower": found.bounds.lower, "upper": found.bounds.upper}
-        fields = {"name": site.name, "role": site.role, "stage": site.stage, "bits": site.grid.bits, "group": site.group}
+        fields = {
+            "name": site.name,
+            "role": site.role,
+            "stage": site.stage,
+            "bits": site.grid.bits,
+            "group": site.group,
+        }
         records.append(fields | {key: np.atleast_1d(value.numpy()).tolist() for key, value in numbers.items()})
     return records
 

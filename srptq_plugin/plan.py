@@ -85,9 +85,7 @@ def make_plan(
 
 
 class _Planner:
-    def __init__(
-        self, network: Network, rules: Rules, recipe: Recipe, image: tuple[float, float]
-    ) -> None:
+    def __init__(self, network: Network, rules: Rules, recipe: Recipe, image: tuple[float, float]) -> None:
         self.network, self.rules, self.recipe, self.image = network, rules, recipe, image
         self.stages = Stages(network)
         self.full = (recipe.placement or rules.placements[0]) == "full"
@@ -230,9 +228,7 @@ class _Planner:
             return replace(grid, signed=False)
         return grid
 
-    def _site_name(
-        self, source: fx.Node, grid: IntGrid, requests: Mapping[tuple[fx.Node, IntGrid], set[Edge]]
-    ) -> str:
+    def _site_name(self, source: fx.Node, grid: IntGrid, requests: Mapping[tuple[fx.Node, IntGrid], set[Edge]]) -> str:
         alone = sum(other is source for other, _ in requests) == 1
         return self.network.name(source) + ("" if alone else f"@{grid.bits}")
 

@@ -12,6 +12,8 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import Bounds, IntGrid, QParams, project
 
 Gradient = Literal["full", "pact"]
+_learnable_per_tensor: Any = torch._fake_quantize_learnable_per_tensor_affine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+_learnable_per_channel: Any = torch._fake_quantize_learnable_per_channel_affine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
 class Mode(Enum):
@@ -36,17 +38,17 @@ def fake_quantize(values: Tensor, qparams: QParams) -> Tensor:
 
 
 def _native(values: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Tensor:
-    """torch's own fused kernels: the learnable ones where the scale needs a gradient."""
+    """Torch's own fused kernels: the learnable ones where the scale needs a gradient."""
     ends = (grid.qmin, grid.qmax)
     learn = torch.is_grad_enabled() and scale.requires_grad
     if grid.axis is None:
         if learn:
             # counted from 0, as torch's backward takes a negative zero point one too high
             one = (scale.reshape(1), (zero_point - grid.qmin).reshape(1))
-            return torch._fake_quantize_learnable_per_tensor_affine(values, *one, 0, grid.steps, 1.0)  # noqa: SLF001 # pyright: ignore
+            return _learnable_per_tensor(values, *one, 0, grid.steps, 1.0)
         return torch.fake_quantize_per_tensor_affine(values, scale, zero_point.to(torch.int32), *ends)
     if learn:
-        return torch._fake_quantize_learnable_per_channel_affine(values, scale, zero_point, grid.axis, *ends, 1.0)  # noqa: SLF001 # pyright: ignore
+        return _learnable_per_channel(values, scale, zero_point, grid.axis, *ends, 1.0)
     return torch.fake_quantize_per_channel_affine(values, scale, zero_point.to(torch.int32), grid.axis, *ends)
 
 
@@ -109,7 +111,7 @@ class BoundedFakeQuantize(nn.Module):
         self._held: Tensor | QParams | None = None
         self._hold: Literal["", "parameters", "output"] = ""
         empty = torch.empty(0, dtype=torch.float64)
-        self.lower, self.upper = nn.Parameter(empty, requires_grad=False), nn.Parameter(empty.clone(), False)
+        self.lower, self.upper = (nn.Parameter(each, requires_grad=False) for each in (empty, empty.clone()))
         if bounds is not None:
             self.set_bounds(bounds)
 
@@ -183,7 +185,7 @@ class BoundedFakeQuantize(nn.Module):
             return _ClippedOnly.apply(values, self.lower, self.upper, self.qparams().detach())  # pyright: ignore[reportReturnType]
         return fake_quantize(values, self.qparams())
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         for end in ("lower", "upper"):
             saved = state_dict.get(prefix + end)
             if saved is not None:
@@ -191,7 +193,7 @@ class BoundedFakeQuantize(nn.Module):
                 parameter.data = torch.empty_like(saved, device=parameter.device)
                 parameter.requires_grad_(not self.fixed)
         self._fresh = False
-        super()._load_from_state_dict(state_dict, prefix, *args)  # pyright: ignore
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
     def extra_repr(self) -> str:
         return f"{self.name}, {self.mode.value}, {self.grid}"

@@ -48,9 +48,7 @@ class PluginInfo:
     failed: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"{self.name!r} ({self.distribution} {self.version})" if self.distribution else f"{self.name!r}"
-        )
+        return f"{self.name!r} ({self.distribution} {self.version})" if self.distribution else f"{self.name!r}"
 
 
 class Registry:
@@ -74,9 +72,7 @@ class Registry:
         """Take in a plugin; one that is at fault raises and leaves the registry as it was."""
         if not self._manager.is_registered(plugin):
             unnamed = _name(plugin)
-            self._register(
-                plugin, PluginInfo(name or self._unused(unnamed, f"{unnamed}-{len(self._plugins)}"))
-            )
+            self._register(plugin, PluginInfo(name or self._unused(unnamed, f"{unnamed}-{len(self._plugins)}")))
 
     def plugins(self) -> Sequence[PluginInfo]:
         """What is installed, also the plugins that failed to load."""
@@ -113,9 +109,7 @@ class Registry:
         return self._find(ModelEntry, name)
 
     def _find(self, kind: type[E], name: str) -> E:
-        known = {
-            label: entry for entry, _ in self._entries if isinstance(entry, kind) for label in _labels(entry)
-        }
+        known = {label: entry for entry, _ in self._entries if isinstance(entry, kind) for label in _labels(entry)}
         if name not in known:
             raise UnknownNameError(_kind(kind), name, known)
         return known[name]
@@ -145,9 +139,7 @@ class Registry:
         found = _collect(plugin, info)
         self._refuse_duplicates(found, info)
         self._manager.register(plugin, info.name)
-        registers = {
-            kind: tuple(entry.name for entry in found if _kind(type(entry)) == kind) for kind in KINDS
-        }
+        registers = {kind: tuple(entry.name for entry in found if _kind(type(entry)) == kind) for kind in KINDS}
         registers = {kind: names for kind, names in registers.items() if names}
         self._plugins.append(replace(info, registers=registers))
         self._entries += [(entry, info) for entry in found]
@@ -196,17 +188,13 @@ def _collect(plugin: object, info: PluginInfo) -> list[Entry[Any]]:
     try:
         trial.register(plugin)
     except Exception as error:
-        raise SrptqError(
-            f"plugin {info}: {' '.join(str(error).split())}; a hook takes no argument"
-        ) from error
+        raise SrptqError(f"plugin {info}: {' '.join(str(error).split())}; a hook takes no argument") from error
     callers = trial.get_hookcallers(plugin) or []
     if not callers:
         raise SrptqError(f"plugin {info} has no hooks; mark its functions with @srptq_plugin.hookimpl")
     check_pending(callers, info)
     hooks = ((caller.name, hook) for caller in callers for hook in caller.get_hookimpls())
-    return [
-        entry for name, hook in hooks for entry in _call(hook, f"plugin {info}: {name}", KINDS[HOOKS[name]])
-    ]
+    return [entry for name, hook in hooks for entry in _call(hook, f"plugin {info}: {name}", KINDS[HOOKS[name]])]
 
 
 def check_pending(callers: Iterable[pluggy.HookCaller], info: PluginInfo) -> None:

@@ -18,9 +18,7 @@ def downscale(image: Pixels, scale: int) -> Pixels:
     _check(scale)
     height, width = (side // scale * scale for side in image.shape[:2])
     if not height or not width:
-        raise SrptqError(
-            f"image of {image.shape[1]}x{image.shape[0]} pixels is too small to shrink by {scale}"
-        )
+        raise SrptqError(f"image of {image.shape[1]}x{image.shape[0]} pixels is too small to shrink by {scale}")
     rows = _rounded(_along_height(image[:height, :width], 1 / scale))
     return _rounded(_along_width(rows, 1 / scale))
 

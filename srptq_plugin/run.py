@@ -45,7 +45,9 @@ class Run:
             raise SrptqError(f"{folder}: no such run folder; `srptq quantize --out {folder}` makes one")
         missing = [name for name in (RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY) if not (folder / name).is_file()]
         if missing:
-            raise SrptqError(f"{folder}: not a whole run folder, {', '.join(missing)} missing; run `srptq quantize` again")
+            raise SrptqError(
+                f"{folder}: not a whole run folder, {', '.join(missing)} missing; run `srptq quantize` again"
+            )
         run = cls(folder, registry or Registry())
         if run.summary.get("schema") != SCHEMA:
             raise SrptqError(

@@ -1,6 +1,7 @@
 """A recipe held against what is installed: the target's rules, and the observers with their options."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 from srptq_plugin.contracts import Observer, ObserverFactory, Rules
 from srptq_plugin.errors import SrptqError, UnknownNameError
@@ -15,7 +16,9 @@ def rules_of(recipe: Recipe, registry: Registry) -> Rules:
     presets = registry.target(recipe.target).load().presets
     preset = recipe.preset or next(iter(presets))
     if preset not in presets:
-        raise SrptqError(f"recipe {recipe.name}: preset: {UnknownNameError(f'preset of {recipe.target}', preset, presets)}")
+        raise SrptqError(
+            f"recipe {recipe.name}: preset: {UnknownNameError(f'preset of {recipe.target}', preset, presets)}"
+        )
     problems = list(_problems(recipe, presets[preset]))
     if problems:
         raise SrptqError("\n".join(f"recipe {recipe.name}: {problem}" for problem in problems))
@@ -27,9 +30,13 @@ def _problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
         yield f"placement: {recipe.target} does not run {recipe.placement!r}; choices: {', '.join(rules.placements)}"
     for path, bits, allowed in _all_bits(recipe, rules):
         if bits is not None and bits not in allowed:
-            nearest = min(allowed, key=lambda other: (abs(other - bits), -other))
+            nearest = min(allowed, key=partial(_distance, bits))
             choices = ", ".join(map(str, sorted(allowed)))
             yield f"{path}: {recipe.target} has no {bits} bits here; choices: {choices}; the nearest is {nearest}"
+
+
+def _distance(wanted: int, offered: int) -> tuple[int, int]:
+    return abs(offered - wanted), -offered
 
 
 def _all_bits(recipe: Recipe, rules: Rules) -> Iterator[tuple[str, int | None, frozenset[int]]]:

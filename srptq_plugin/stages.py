@@ -68,9 +68,7 @@ class Stages:
     def _feeds_upsampling(self, node: fx.Node) -> bool:
         users = [user for user, _ in self._network.edges_out(node)]
         ops = {user: self._network.ops[user] for user in users}
-        return any(
-            op in UPSAMPLING or (op in _THROUGH and self._feeds_upsampling(user)) for user, op in ops.items()
-        )
+        return any(op in UPSAMPLING or (op in _THROUGH and self._feeds_upsampling(user)) for user, op in ops.items())
 
     def _follows_feeder(self, node: fx.Node) -> bool:
         sources = [source for _, source in self._network.edges_in(node)]

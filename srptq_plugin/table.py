@@ -69,15 +69,18 @@ class QuantTable:
         return PreparedGraph(simulated, self.plan)
 
     def _round_biases(self, module: fx.GraphModule) -> None:
-        """Give each convolution the bias that the file's integers stand for."""
+        """Give each convolution a bias of its own: the one that the file's integers stand for."""
         network = Network(module)
-        for conv in self.plan.convs if self.plan.integer_bias else ():
-            found = network.parameter(network.nodes[conv], 2)
+        for number, conv in enumerate(self.plan.convs if self.plan.integer_bias else ()):
+            node, name = network.nodes[conv], f"srptq_bias_{number}"
+            found = network.parameter(node, 2)
             rounded = self.bias(conv, found[1]) if found else None
-            if found and rounded:
-                owner, _, leaf = found[0].rpartition(".")
+            if rounded:
                 real = nn.Parameter(dequantize(*rounded).float(), requires_grad=False)
-                setattr(module.get_submodule(owner), leaf, real)
+                module.register_parameter(name, real)
+                with module.graph.inserting_before(node):
+                    node.update_arg(2, module.graph.get_attr(name))
+        module.recompile()
 
     def real_weight(self, site: Site) -> Tensor:
         """The weight that the integers stand for."""
@@ -105,7 +108,9 @@ class QuantTable:
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise SrptqError(f"{path}: not a quant table ({error}); run `srptq quantize` again") from error
         if header.get("schema") != SCHEMA:
-            raise SrptqError(f"{path}: schema {header.get('schema')}, this version reads {SCHEMA}; run `srptq quantize` again")
+            raise SrptqError(
+                f"{path}: schema {header.get('schema')}, this version reads {SCHEMA}; run `srptq quantize` again"
+            )
         plan = _plan_of(header["plan"])
         qparams = {
             site.name: QParams(tensors[f"{site.name}:scale"], tensors[f"{site.name}:zero_point"], site.grid)

@@ -3,6 +3,7 @@
 import tempfile
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ class Teacher:
         self._outputs = torch.empty(0)
         self._maps: list[Tensor] = []
 
-    def __enter__(self) -> "Teacher":
+    def __enter__(self) -> Self:
         for chosen in torch.arange(len(self._images)).split(self._batch):
             output, maps = self._prepared.teach(self._images[chosen])
             if not self._maps:
@@ -58,7 +59,9 @@ class Teacher:
     def _reserve(self, maps: tuple[Tensor, ...]) -> list[Tensor]:
         shapes = [(len(self._images), each[0].numel()) for each in maps]
         if sum(2 * rows * columns for rows, columns in shapes) <= MAPPED_ABOVE:
-            return [torch.empty(shape, dtype=torch.half, device=m.device) for shape, m in zip(shapes, maps, strict=True)]
+            return [
+                torch.empty(shape, dtype=torch.half, device=m.device) for shape, m in zip(shapes, maps, strict=True)
+            ]
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="srptq-"))
         return [
             torch.from_file(f"{folder}/{n}", True, rows * columns, dtype=torch.half).view(rows, columns)  # noqa: FBT003

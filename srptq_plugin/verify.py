@@ -134,5 +134,7 @@ def _problems(found: Mapping[str, Any], plan: Plan) -> list[str]:
         )
     eight = all(site.grid.bits == 8 for site in plan.sites)  # noqa: PLR2004
     if eight and found["psnr"] is not None and found["psnr"] < LEAST_PSNR:
-        problems.append(f"simulation and runtime differ: {found['psnr']:.1f} dB, at 8 bits at least {LEAST_PSNR:.0f} dB")
+        problems.append(
+            f"simulation and runtime differ: {found['psnr']:.1f} dB, at 8 bits at least {LEAST_PSNR:.0f} dB"
+        )
     return problems

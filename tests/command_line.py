@@ -1,5 +1,6 @@
 """Running the command line, for tests: what came out, and whether a mistake was told as it should be."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -41,8 +42,10 @@ class Terminal(StringIO):
 
 
 def shell(*argv: str | Path, **options: Any) -> Result:
-    """Run in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "srptq_plugin", *map(str, argv)], check=False, **options)  # noqa: S603
+    """Run in a process of its own, with stdout buffered as it is for most people."""
+    command = [sys.executable, "-m", "srptq_plugin", *map(str, argv)]
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, check=False, env=usual, **options)  # noqa: S603
     return Result(done.returncode, done.stdout or "", done.stderr or "")
 
 

@@ -1,6 +1,5 @@
 """Small networks for tests, each with what broke somebody's quantizer before."""
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -241,8 +240,8 @@ def exported(kind: str) -> ExportedProgram:
 
 
 def graph(kind: str) -> torch.fx.GraphModule:
-    """A fresh copy of an exported network's graph, as the pipeline plans on it."""
-    return copy.deepcopy(graph_of(exported(kind)))
+    """An exported network's graph, as the pipeline plans on it; all copies have the same parameters."""
+    return graph_of(exported(kind))
 
 
 def images(count: int = 4, height: int = 12, width: int = 14, seed: int = 0) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.observers.dbdc import DBDCObserver
@@ -72,8 +73,12 @@ def test_quantizing_comes_near_at_8_bits_and_less_near_at_4(kind: str) -> None:
 
 
 def test_the_teacher_stays_the_teacher_when_weights_learn() -> None:
-    prepared = networks.calibrated("edsr", 4)
+    plan = networks.plan("edsr", networks.recipe(4))
+    graph = graph_of(export_network(networks.network("edsr")))
+    quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
+    prepared = PreparedGraph(insert_quantizers(graph, plan, quantizers), plan)
     image = networks.images()
+    prepared.observe([image])
     before, quantized = prepared.teach(image)[0], prepared(image).detach()
     with torch.no_grad():
         prepared.module.get_parameter("tail.weight").mul_(2)

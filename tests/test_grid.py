@@ -79,9 +79,7 @@ def test_projecting_what_was_projected_changes_no_bit(case: tuple[IntGrid, Bound
     assert torch.equal(again.bounds.upper, once.bounds.upper)
 
 
-@pytest.mark.parametrize(
-    "grid", [IntGrid(8), IntGrid(8, signed=True, symmetric=True), IntGrid(4, real_offset=True)]
-)
+@pytest.mark.parametrize("grid", [IntGrid(8), IntGrid(8, signed=True, symmetric=True), IntGrid(4, real_offset=True)])
 def test_projecting_again_changes_no_bit_near_the_smallest_range(grid: IntGrid) -> None:
     near = SMALLEST_RANGE * (1 + torch.linspace(-1e-7, 1e-7, 201, dtype=torch.float64))
     for upper in near:
@@ -159,9 +157,7 @@ def test_the_exact_step_of_each_kind() -> None:
     assert project(ends, IntGrid(8, signed=True, symmetric=True)).scale.item() == np.float32(2 / 127)
     far = Bounds.of(-2.0, 1.0)
     assert project(far, IntGrid(8, signed=True, symmetric=True)).scale.item() == 2 / 128
-    assert project(far, IntGrid(8, signed=True, symmetric=True, narrow=True)).scale.item() == np.float32(
-        2 / 127
-    )
+    assert project(far, IntGrid(8, signed=True, symmetric=True, narrow=True)).scale.item() == np.float32(2 / 127)
     assert project(ends, IntGrid(8, symmetric=True)).scale.item() == np.float32(2 / 255)
     assert project(ends, IntGrid(8, signed=True, symmetric=True, power_of_two=True)).scale.item() == 2**-5
     positive = project(Bounds.of(1.0, 4.0), IntGrid(2, real_offset=True))
@@ -270,9 +266,7 @@ def test_the_gradient_of_the_scale_is_its_slope(ends: tuple[float, float], end: 
 
 
 @given(SMOOTH, ENDS, st.sampled_from([IntGrid(8), IntGrid(4, signed=True)]))
-def test_the_gradient_of_the_zero_point_passes_its_rounding(
-    ends: tuple[float, float], end: str, grid: IntGrid
-) -> None:
+def test_the_gradient_of_the_zero_point_passes_its_rounding(ends: tuple[float, float], end: str, grid: IntGrid) -> None:
     def unrounded(step: float) -> float:
         low, high = shifted(ends, end, step)
         return grid.qmin - low * grid.steps / (high - low)

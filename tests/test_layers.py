@@ -46,11 +46,7 @@ def _imported(node: ast.AST) -> Iterator[str]:
 def offenders(folder: Path, forbidden: tuple[str, ...]) -> list[str]:
     files = sorted(folder.rglob("*.py"))
     found = [(path, name) for path in files for name in imports(path.read_text(encoding="utf-8"))]
-    return [
-        f"{path}: {name}"
-        for path, name in found
-        if f"{name}.".startswith((".", *(f"{f}." for f in forbidden)))
-    ]
+    return [f"{path}: {name}" for path, name in found if f"{name}.".startswith((".", *(f"{f}." for f in forbidden)))]
 
 
 def test_the_walk_sees_every_way_to_import() -> None:

@@ -63,9 +63,7 @@ def test_only_the_inside_of_the_border_counts(seed: int, border: int) -> None:
 
 def test_psnr_of_a_known_error() -> None:
     assert psnr(np.zeros(10), np.full(10, 0.1), peak=1.0) == pytest.approx(20)
-    assert psnr(np.zeros(10, np.uint8), np.full(10, 200, np.uint8), peak=255) == pytest.approx(
-        2.1102, abs=1e-3
-    )
+    assert psnr(np.zeros(10, np.uint8), np.full(10, 200, np.uint8), peak=255) == pytest.approx(2.1102, abs=1e-3)
 
 
 def test_level_differences_of_a_known_error() -> None:

@@ -58,9 +58,7 @@ def test_each_planned_convolution_reads_integers_once(kind: str, target: str) ->
     for site in plan.sites:
         for edge in site.consumers:
             source = tensor_arguments(network.nodes[edge.consumer])[edge.place]
-            name = (
-                str(source.target).replace("L__self__", "") if site.role == "weight" else network.name(source)
-            )
+            name = str(source.target).replace("L__self__", "") if site.role == "weight" else network.name(source)
             assert name == site.source
 
 
@@ -104,9 +102,7 @@ def test_reasons_tell_pooled_maps_recipes_and_targets_apart() -> None:
         ("mixed", "/sub", (-0.45, 0.6)),
     ],
 )
-def test_the_image_site_has_the_exact_range_of_the_image(
-    kind: str, name: str, ends: tuple[float, float]
-) -> None:
+def test_the_image_site_has_the_exact_range_of_the_image(kind: str, name: str, ends: tuple[float, float]) -> None:
     found = planned(kind)
     assert found[name].bounds == pytest.approx(ends)
     assert [site.name for site in found.values() if site.bounds is not None] == [name]

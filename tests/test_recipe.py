@@ -28,9 +28,7 @@ def write(folder: Path, text: str, name: str = "mine") -> Path:
 
 
 @pytest.mark.parametrize("name", Recipe.names())
-def test_every_shipped_recipe_loads_and_its_names_exist(
-    name: str, registry: Registry, tmp_path: Path
-) -> None:
+def test_every_shipped_recipe_loads_and_its_names_exist(name: str, registry: Registry, tmp_path: Path) -> None:
     recipe = Recipe.load(name)
     check_names(recipe, registry)
     assert recipe.name == name
@@ -107,9 +105,7 @@ def test_another_reconstruction_keeps_its_own_options(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_lists_the_choices() -> None:
-    with pytest.raises(
-        UnknownNameError, match=r"unknown recipe 'openvino-w8a'; did you mean 'openvino-w8a8'\?"
-    ):
+    with pytest.raises(UnknownNameError, match=r"unknown recipe 'openvino-w8a'; did you mean 'openvino-w8a8'\?"):
         Recipe.load("openvino-w8a")
 
 

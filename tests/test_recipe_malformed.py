@@ -29,9 +29,7 @@ KEYS = st.sampled_from(
         "oops",
     ]
 )
-IN_A_FOLDER = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+IN_A_FOLDER = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(folder: Path, text: str, name: str = "mine") -> Path:

@@ -47,9 +47,7 @@ def builtin() -> Registry:
 def announce(monkeypatch: pytest.MonkeyPatch) -> EntryPoints:
     def announce(**plugins: object) -> None:
         points = [_Point(name, found) for name, found in plugins.items()]
-        monkeypatch.setattr(
-            "srptq_plugin.registry.entry_points", lambda group="": points * (group == "srptq")
-        )
+        monkeypatch.setattr("srptq_plugin.registry.entry_points", lambda group="": points * (group == "srptq"))
 
     return announce
 
@@ -215,7 +213,5 @@ def test_the_built_ins_come_by_the_entry_point_that_outsiders_use() -> None:
 
 def test_a_toolkit_that_is_not_installed_says_how_to_install_it() -> None:
     load = srptq_adapters.plugin.lazy("no_such_toolkit:Thing", "thing")
-    with pytest.raises(
-        SrptqError, match=r"no_such_toolkit is not installed; pip install 'srptq-plugin\[thing\]'"
-    ):
+    with pytest.raises(SrptqError, match=r"no_such_toolkit is not installed; pip install 'srptq-plugin\[thing\]'"):
         load()

@@ -67,9 +67,7 @@ def srptq_targets() -> Iterable[TargetEntry]:
     return [
         TargetEntry("paper", "unconstrained quantizer, simulation only", _target("paper")),
         TargetEntry("onnxruntime", "QDQ ONNX, uint8 affine, CPU", _target("onnxruntime"), aliases=("ort",)),
-        TargetEntry(
-            "openvino", "QDQ ONNX, mixed or performance preset", _target("openvino"), aliases=("ov",)
-        ),
+        TargetEntry("openvino", "QDQ ONNX, mixed or performance preset", _target("openvino"), aliases=("ov",)),
     ]
 
 

@@ -104,7 +104,7 @@ def _open_what_is_closed() -> None:
     """`srptq ... >&-` leaves Python without a stdout; the descriptor that is free is taken again."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as we run
 
 
 def _never_fail_to_encode() -> None:
@@ -133,9 +133,7 @@ def _users_fault(error: BaseException) -> str:
     if isinstance(error, SrptqError):
         return str(error)
     if isinstance(error, SystemExit):
-        return (
-            f"the code that was loaded ended the program (exit {error.code}); give code that can be imported"
-        )
+        return f"the code that was loaded ended the program (exit {error.code}); give code that can be imported"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'writing'}: {error.strerror}"
     out_of_memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__

@@ -92,9 +92,7 @@ def _common() -> Parser:
 def _quantize(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--recipe", default=DEFAULT_RECIPE, metavar="R", help="name or .yaml file (default: %(default)s)")
-    add(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe"
-    )
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
     add("--model", metavar="M", help="a family (see `srptq plugins`) or package.module:factory")
     add("--weights", type=values.path, metavar="FILE", help=".safetensors, .pth or .pt")
     add(
@@ -122,17 +120,13 @@ def _quantize(parser: ArgumentParser) -> None:
 
 def _evaluate(parser: ArgumentParser) -> None:
     _run_folder(parser)
-    parser.add_argument(
-        "--data", type=values.path, required=True, metavar="DIR", help="high-resolution images"
-    )
+    parser.add_argument("--data", type=values.path, required=True, metavar="DIR", help="high-resolution images")
     parser.add_argument("--scale", type=values.scale, metavar="N", help="(default: the network's)")
 
 
 def _verify(parser: ArgumentParser) -> None:
     _run_folder(parser)
-    parser.add_argument(
-        "--images", type=values.path, metavar="DIR", help="low-resolution images to compare on"
-    )
+    parser.add_argument("--images", type=values.path, metavar="DIR", help="low-resolution images to compare on")
 
 
 def _recipes(parser: ArgumentParser) -> None:

@@ -40,8 +40,7 @@ def _found(path: str) -> Callable[..., object]:
         found = getattr(importlib.import_module(name), attribute, None)
     except Exception as error:
         raise SrptqError(
-            f"model {path}: importing {name} failed ({_brief(error)}); "
-            "run where it can be imported from, or install it"
+            f"model {path}: importing {name} failed ({_brief(error)}); run where it can be imported from, or install it"
         ) from error
     if not callable(found):
         what = f"has no {attribute}" if found is None else f"has {attribute}, which cannot be called"
@@ -55,13 +54,10 @@ def _called(path: str, factory: Callable[..., object], request: Request) -> nn.M
         module = factory(**arguments)
     except Exception as error:
         raise SrptqError(
-            f"model {path}: the factory failed when called with {arguments} ({_brief(error)}); "
-            "check its arguments"
+            f"model {path}: the factory failed when called with {arguments} ({_brief(error)}); check its arguments"
         ) from error
     if not isinstance(module, nn.Module):
-        raise SrptqError(
-            f"model {path}: the factory returned a {type(module).__name__}, not a torch.nn.Module"
-        )
+        raise SrptqError(f"model {path}: the factory returned a {type(module).__name__}, not a torch.nn.Module")
     return module
 
 

@@ -44,9 +44,7 @@ parameters=380955)
     """
     name = name or MINI_FAMILY.name
     if input_range is not None and not input_range[0] < input_range[1]:
-        raise SrptqError(
-            f"model {name}: input range {input_range}; give black and white, such as 0:1 or 0:255"
-        )
+        raise SrptqError(f"model {name}: input range {input_range}; give black and white, such as 0:1 or 0:255")
     request = Request(None if weights is None else load_state(weights), args or {}, input_range)
     return describe(name, _built(name, request, families))
 

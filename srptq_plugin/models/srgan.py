@@ -76,9 +76,7 @@ def build(request: Request) -> Network:
         found = "no weights" if state is None else "the weights lack block1.0.weight"
         raise SrptqError(f"srgan: {found}; give a generator of leftthomas/SRGAN")
     if request.input_range not in {None, UNIT}:
-        raise SrptqError(
-            f"srgan: input range {request.input_range}; its output is in 0 to 1, leave the range out"
-        )
+        raise SrptqError(f"srgan: input range {request.input_range}; its output is in 0 to 1, leave the range out")
     features = state["block1.0.weight"].shape[0]
     blocks = sum(re.fullmatch(r"block\d+\.conv1\.weight", key) is not None for key in state)
     doublings = sum(re.fullmatch(r"block\d+\.\d+\.conv\.weight", key) is not None for key in state)

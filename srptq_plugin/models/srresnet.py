@@ -65,9 +65,7 @@ def build(request: Request) -> Network:
     """Build an SRResNet whose size is read from its weights."""
     state = request.state
     if state is None or not state.keys() >= NEEDED:
-        found = (
-            "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
-        )
+        found = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
         raise SrptqError(f"srresnet: {found}; give a checkpoint of BasicSR's MSRResNet")
     grown, features = state["upconv1.weight"].shape[:2]
     blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
@@ -79,6 +77,4 @@ def build(request: Request) -> Network:
     return Network(module, request.input_range or UNIT)
 
 
-SRRESNET_FAMILY = ModelFamily(
-    "srresnet", "SRResNet without batch norm; weights of BasicSR's MSRResNet", build
-)
+SRRESNET_FAMILY = ModelFamily("srresnet", "SRResNet without batch norm; weights of BasicSR's MSRResNet", build)

@@ -139,9 +139,7 @@ class BatchObserver(ABC, Generic[S]):
     def merge(self, other: Observer) -> None:
         """Take in what another observer with the same grid and options has seen."""
         if not isinstance(other, type(self)) or (other.grid, other.settings) != (self.grid, self.settings):
-            raise SrptqError(
-                f"only another {type(self).__name__} with the same grid and options can be merged"
-            )
+            raise SrptqError(f"only another {type(self).__name__} with the same grid and options can be merged")
         self.close()
         other.close()
         if other.seen is not None:

@@ -119,9 +119,7 @@ def dropped(counts: Tensor, ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
     with_upper = upper_sum[:, 1:] + lower_sum.gather(1, torch.searchsorted(lower_max, upper_max))
     total = lower_sum[:, -1:]
     least = (1 - torch.tensor(ratios, dtype=counts.dtype)) * total
-    below, above = (
-        torch.searchsorted(gone - total, -least, right=True).T for gone in (with_lower, with_upper)
-    )
+    below, above = (torch.searchsorted(gone - total, -least, right=True).T for gone in (with_lower, with_upper))
     return below, above
 
 

@@ -39,9 +39,7 @@ from srptq_plugin.models.edsr import MINI
         (["evaluate", "nowhere"], "--data"),
     ],
 )
-def test_mistakes(
-    srptq: Srptq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], part: str
-) -> None:
+def test_mistakes(srptq: Srptq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], part: str) -> None:
     monkeypatch.chdir(tmp_path)
     refused(srptq(*argv), part)
     assert not list(tmp_path.iterdir())
@@ -75,9 +73,7 @@ def test_a_folder_that_is_no_run_is_not_overwritten(srptq: Srptq, tmp_path: Path
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_network_file_that_ends_the_program(
-    srptq: Srptq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_file_that_ends_the_program(srptq: Srptq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ends_at_import.py").write_text("import sys\nsys.exit(0)\n")
     refused(srptq("quantize", "--model", "ends_at_import:build"), "ended the program")

@@ -91,9 +91,7 @@ def test_bounds_are_the_reference_to_the_last_bit(kind: str, ratio: float) -> No
 def test_any_floats_are_at_most_a_bin_or_two_off(ratio: float) -> None:
     values = torch.from_numpy(np.random.default_rng(3).standard_t(3, 40000)).float()
     width = (values.max() - values.min()).item() / BINS
-    assert ends(observed([values], ratio=ratio).bounds()) == pytest.approx(
-        reference(values, ratio), abs=2 * width
-    )
+    assert ends(observed([values], ratio=ratio).bounds()) == pytest.approx(reference(values, ratio), abs=2 * width)
 
 
 @pytest.mark.parametrize("value", [0.0, -3.5, 1e-30, 3e38])
@@ -142,9 +140,7 @@ def test_auto_clips_more_at_fewer_bits() -> None:
     assert four > six > eight
 
 
-@pytest.mark.parametrize(
-    "grid", [IntGrid(8), IntGrid(6, signed=True, symmetric=True), IntGrid(5, real_offset=True)]
-)
+@pytest.mark.parametrize("grid", [IntGrid(8), IntGrid(6, signed=True, symmetric=True), IntGrid(5, real_offset=True)])
 def test_stated_error_is_near_the_real_one(grid: IntGrid) -> None:
     values = torch.from_numpy(np.random.default_rng(1).normal(0.3, 1, 50000)).float()
     values[:20000] = 0
@@ -179,9 +175,7 @@ def test_moving_average_starts_with_the_first_batch() -> None:
 
 def test_moving_averages_merge_by_batches() -> None:
     options: dict[str, Any] = {"ratio": 0.0, "average": "ema", "momentum": 0.5}
-    one, two = (
-        observed([torch.tensor([0.0, top])] * count, **options) for top, count in ((1.0, 1), (3.0, 3))
-    )
+    one, two = (observed([torch.tensor([0.0, top])] * count, **options) for top, count in ((1.0, 1), (3.0, 3)))
     one.merge(two)
     assert one.bounds().upper.item() == 2.5
 

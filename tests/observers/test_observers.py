@@ -59,9 +59,7 @@ def same(left: Bounds, right: Bounds, rtol: float = 0.0) -> bool:
 @each_observer
 @given(batches=BATCHES, grid=st.sampled_from(GRIDS))
 @settings(max_examples=25, deadline=None)
-def test_bounds_are_usable_and_inside_the_extremes(
-    make: Make, batches: list[list[float]], grid: IntGrid
-) -> None:
+def test_bounds_are_usable_and_inside_the_extremes(make: Make, batches: list[list[float]], grid: IntGrid) -> None:
     bounds = seen(make, [torch.tensor(batch) for batch in batches], grid).bounds()
     everything = torch.tensor([value for batch in batches for value in batch]).double()
     slack = 1e-12 * everything.abs().max()
@@ -73,9 +71,7 @@ def test_bounds_are_usable_and_inside_the_extremes(
 @each_observer
 @given(batches=BATCHES, data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_merged_observers_know_what_one_would(
-    make: Make, batches: list[list[float]], data: st.DataObject
-) -> None:
+def test_merged_observers_know_what_one_would(make: Make, batches: list[list[float]], data: st.DataObject) -> None:
     tensors = [torch.tensor(batch) for batch in batches]
     shuffled = data.draw(st.permutations(tensors))
     cut = data.draw(st.integers(0, len(tensors)))
@@ -83,9 +79,7 @@ def test_merged_observers_know_what_one_would(
     merged.merge(pickle.loads(pickle.dumps(rest)))  # noqa: S301  as between processes
     atol = 1e-12 * max(tensor.abs().max().item() for tensor in tensors)
     found, expected = merged.bounds(), seen(make, tensors).bounds()
-    torch.testing.assert_close(
-        [found.lower, found.upper], [expected.lower, expected.upper], rtol=0, atol=atol
-    )
+    torch.testing.assert_close([found.lower, found.upper], [expected.lower, expected.upper], rtol=0, atol=atol)
 
 
 @each_observer
@@ -99,9 +93,7 @@ def test_places_are_as_good_as_one_tensor(make: Make) -> None:
 @each_observer
 def test_a_last_batch_may_lack_places(make: Make) -> None:
     tensors = [tailed(seed, 500) * (seed + 1) for seed in range(3)]
-    assert same(
-        seen(make, tensors, places=2).bounds(), seen(make, [torch.cat(tensors[:2]), tensors[2]]).bounds()
-    )
+    assert same(seen(make, tensors, places=2).bounds(), seen(make, [torch.cat(tensors[:2]), tensors[2]]).bounds())
 
 
 @each_observer
@@ -117,9 +109,7 @@ def test_a_network_working_in_place_changes_nothing(make: Make) -> None:
 @each_observer
 @pytest.mark.parametrize("axis", [0, 1])
 def test_channels_are_observed_one_by_one(make: Make, axis: int) -> None:
-    batches = [
-        tailed(seed, 3, 3, 40, 5) * torch.tensor([1.0, 5.0, 0.0]).view(3, 1, 1, 1) for seed in range(2)
-    ]
+    batches = [tailed(seed, 3, 3, 40, 5) * torch.tensor([1.0, 5.0, 0.0]).view(3, 1, 1, 1) for seed in range(2)]
     batches = [batch.transpose(0, axis) for batch in batches]
     bounds = seen(make, batches, IntGrid(4, axis=axis)).bounds()
     options: dict[str, Any] = {"bins": 256} if "bins" in getattr(make, "keywords", {}) else {}

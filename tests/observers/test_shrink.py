@@ -106,9 +106,7 @@ def test_mse_of_channels_with_few_values_is_near_the_best() -> None:
     found = (dequantize(quantize(weights, qparams), qparams) - weights).square().mean(1)
     tops = weights.abs().amax(1)
     tries = [project(Bounds.of(-tops * step / 100, tops * step / 100), grid) for step in range(1, 101)]
-    errors = torch.stack(
-        [(dequantize(quantize(weights, each), each) - weights).square().mean(1) for each in tries]
-    )
+    errors = torch.stack([(dequantize(quantize(weights, each), each) - weights).square().mean(1) for each in tries])
     assert (found <= 1.05 * errors.amin(0)).all()
 
 
@@ -141,9 +139,7 @@ def test_divergence_is_the_plain_one(grid: IntGrid, shrink: float) -> None:
     values = laplace(2, 3000)
     seen = histogram(values, bins=512)
     qparams = column(values.min().item() * shrink, values.max().item() * shrink, grid)
-    assert divergence(seen, qparams).item() == pytest.approx(
-        plain_divergence(seen, qparams), rel=1e-9, abs=1e-12
-    )
+    assert divergence(seen, qparams).item() == pytest.approx(plain_divergence(seen, qparams), rel=1e-9, abs=1e-12)
 
 
 def test_entropy_takes_the_least_divergence() -> None:
@@ -167,10 +163,6 @@ def test_bad_options_are_refused(options: dict[str, int]) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_one_sided_values_are_never_shrunk_beyond_their_nearer_end(sign: int) -> None:
     seen = histogram(sign * torch.linspace(2, 3, 100))
-    ends = torch.stack(
-        [ends for ends, _ in MSEObserver(IntGrid(4, real_offset=True), steps=10).candidates(seen)]
-    )
+    ends = torch.stack([ends for ends, _ in MSEObserver(IntGrid(4, real_offset=True), steps=10).candidates(seen)])
     assert ends.abs().amin().item() == 2
-    assert ends.abs().amax(1).flatten().tolist() == pytest.approx(
-        [2 + step / 10 for step in range(10, 0, -1)]
-    )
+    assert ends.abs().amax(1).flatten().tolist() == pytest.approx([2 + step / 10 for step in range(10, 0, -1)])

@@ -1,19 +1,19 @@
 """What targets that read Q/DQ ONNX share: placing, and writing whole."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
 
-from srptq_plugin.onnx_io import Placer
+from srptq_plugin.qdq import Placer
 from srptq_plugin.table import QuantTable
 
 
 @contextmanager
-def moved_into(folder: Path) -> Iterator[Path]:
+def moved_into(folder: Path) -> Generator[Path]:
     """A folder to write in; its files move to their place when all went well, whole."""
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".writing-") as name:
@@ -22,7 +22,9 @@ def moved_into(folder: Path) -> Iterator[Path]:
             os.replace(each, folder / each.name)  # noqa: PTH105
 
 
-def write_qdq(network: Path, table: QuantTable, path: Path, finish: Callable[[onnx.ModelProto], None] | None = None) -> None:
+def write_qdq(
+    network: Path, table: QuantTable, path: Path, finish: Callable[[onnx.ModelProto], None] | None = None
+) -> None:
     """The float ONNX file with Q/DQ at the sites of the table."""
     model = Placer(onnx.load(network), table).place()
     if finish:

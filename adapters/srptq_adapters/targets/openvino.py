@@ -27,9 +27,7 @@ MIXED = Rules(
     outputs=frozenset(),
     joins_in_conv=True,
 )
-PERFORMANCE = replace(
-    MIXED, activations=IntGrid(8, signed=True, symmetric=True), unsigned_if_nonnegative=True
-)
+PERFORMANCE = replace(MIXED, activations=IntGrid(8, signed=True, symmetric=True), unsigned_if_nonnegative=True)
 
 
 class OpenVinoTarget:

@@ -1,6 +1,6 @@
-"""`SRQuantizer`, which annotates a recipe's sites, and `with_observer`, which puts an observer into a stock quantizer."""
+"""`SRQuantizer` annotates a recipe's sites; `with_observer` puts an observer into a stock quantizer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,25 +28,24 @@ Place = tuple[fx.Node, fx.Node]
 class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
     """Annotates the sites of a plan, edge by edge.
 
-    `SRQuantizer.from_recipe("openvino-w8a8")` plans by the graph that `prepare_pt2e` hands it.
+    `SRQuantizer.from_recipe("openvino-w8a8")` plans by the graph that `prepare_pt2e` hands it; after that
+    `.plan` holds what was decided.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, decide: Callable[[Network], Plan]) -> None:
         super().__init__()
-        self.plan: Plan | None = plan
+        self._decide = decide
+        self.plan: Plan | None = None
 
     @classmethod
     def from_recipe(
         cls, recipe: str | Recipe, *, input_range: tuple[float, float] = (0.0, 1.0), registry: Registry | None = None
     ) -> "SRQuantizer":
         """A quantizer that follows a recipe, shipped or of your own; `input_range` is that of the images."""
-        quantizer = cls.__new__(cls)
-        Quantizer.__init__(quantizer)
-        quantizer.plan = None
         chosen = Recipe.load(recipe) if isinstance(recipe, str) else recipe
         known = registry or Registry()
-        quantizer._settings = (rules_of(chosen, known), chosen, input_range, observers_of(chosen, known))  # noqa: SLF001
-        return quantizer
+        rules, observers = rules_of(chosen, known), observers_of(chosen, known)
+        return cls(partial(make_plan, rules=rules, recipe=chosen, image=input_range, observers=observers))
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
         """Without operations that change nothing, as exporters leave them out."""
@@ -55,20 +54,18 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Mark every site on the graph, in its order: torchao makes the first of a group and shares it later."""
         network = Network(model)
-        self.plan = self.plan or make_plan(network, *self._settings)
+        self.plan = plan = self._decide(network)
         order = {node: n for n, node in enumerate(model.graph.nodes)}
-        edges = [(network.nodes[edge.consumer], edge.place, site) for site in self.plan.sites for edge in site.consumers]
+        edges = [(network.nodes[edge.consumer], edge.place, site) for site in plan.sites for edge in site.consumers]
         first: dict[str, Place] = {}
         for consumer, place, site in sorted(edges, key=lambda each: (order[each[0]], each[1])):
             where = tensor_arguments(consumer)[place], consumer
-            _annotate(where, self._spec(site, first, where))
+            if site.group in first:
+                _annotate(where, SharedQuantizationSpec(first[site.group]))
+            else:
+                first[site.group] = where
+                _annotate(where, _spec(site, constructor(partial(build_quantizer, plan, site.group, SRFakeQuantize))))
         return model
-
-    def _spec(self, site: Site, first: dict[str, Place], place: Place) -> QuantizationSpec | SharedQuantizationSpec:
-        if site.group in first:
-            return SharedQuantizationSpec(first[site.group])
-        first[site.group] = place
-        return _spec(site, constructor(partial(build_quantizer, self.plan, site.group, SRFakeQuantize)))
 
     def validate(self, model: fx.GraphModule) -> None:
         """Nothing is left to check: the plan was made on this graph."""
@@ -88,9 +85,7 @@ def _spec(site: Site, build: Any) -> QuantizationSpec:
 
 def _annotate(place: Place, spec: QuantizationSpec | SharedQuantizationSpec) -> None:
     source, consumer = place
-    found = consumer.meta.setdefault(
-        ANNOTATION, QuantizationAnnotation(_annotated=True, allow_implicit_sharing=False)
-    )
+    found = consumer.meta.setdefault(ANNOTATION, QuantizationAnnotation(_annotated=True, allow_implicit_sharing=False))
     found.input_qspec_map[source] = spec
 
 
@@ -102,7 +97,7 @@ def with_observer(
     options: Mapping[str, Any] | None = None,
     registry: Registry | None = None,
 ) -> Quantizer:
-    """A stock quantizer whose activations are observed by ours; where it quantizes, and on which grid, stays its own."""
+    """A stock quantizer whose activations we observe; where it quantizes, and on which grid, stays its own."""
     known = registry or Registry()
     observe = partial(_observe, known.observer(activations).load(), dict(options or {}))
     return _Observing(quantizer, observe, partial(_observe, known.observer(weights).load(), {}))

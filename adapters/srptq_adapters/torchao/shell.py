@@ -16,7 +16,7 @@ from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 _DTYPES = {(False, 8): torch.uint8, (True, 8): torch.int8, (False, 16): torch.uint16, (True, 16): torch.int16}
 
 
-class SRFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
+class SRFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ignore[reportIncompatibleMethodOverride]
     """`BoundedFakeQuantize` under torchao: what `convert_pt2e` reads, and torchao's own switches."""
 
     is_dynamic = False
@@ -36,7 +36,7 @@ class SRFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ignore[
         self.qscheme = scheme_of(grid)
         self.ch_axis = -1 if grid.axis is None else grid.axis
 
-    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Scale and zero point, for `convert_pt2e`."""
         if self.grid.real_offset:
             raise SrptqError("convert_pt2e: the paper's real offset is no integer grid; use a recipe of a real target")
@@ -44,12 +44,12 @@ class SRFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ignore[
         return found.scale, found.integer_zero_point
 
     def enable_observer(self, enabled: bool = True) -> None:  # noqa: FBT001, FBT002
-        """torchao's switch: observe, or go on to quantize."""
+        """Torchao's switch: observe, or go on to quantize."""
         super().enable_observer(enabled)
         self._switch()
 
     def enable_fake_quant(self, enabled: bool = True) -> None:  # noqa: FBT001, FBT002
-        """torchao's switch: quantize once observing has ended, or let values pass."""
+        """Torchao's switch: quantize once observing has ended, or let values pass."""
         super().enable_fake_quant(enabled)
         self._switch()
 
@@ -59,7 +59,7 @@ class SRFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ignore[
 
 
 def scheme_of(grid: IntGrid) -> torch.qscheme:
-    """torch's name for a grid's kind of scale."""
+    """Torch's name for a grid's kind of scale."""
     if grid.axis is None:
         return torch.per_tensor_symmetric if grid.symmetric else torch.per_tensor_affine
     return torch.per_channel_symmetric if grid.symmetric else torch.per_channel_affine
@@ -74,10 +74,16 @@ def grid_of(spec: QuantizationSpec) -> IntGrid:
     per_channel = spec.qscheme in (torch.per_channel_symmetric, torch.per_channel_affine)
     bits = (high - low + 1).bit_length() - 1 if low + high != 0 else high.bit_length() + 1
     grid = IntGrid(
-        bits, low < 0, symmetric and low < 0, narrow=low + high == 0, axis=(spec.ch_axis or 0) if per_channel else None
+        bits,
+        low < 0,
+        symmetric and low < 0,
+        narrow=low + high == 0,
+        axis=(spec.ch_axis or 0) if per_channel else None,
     )
     if (grid.qmin, grid.qmax) != (low, high):
-        raise SrptqError(f"with_observer: integers {low}..{high} are no grid of this plugin; use a power of two of them")
+        raise SrptqError(
+            f"with_observer: integers {low}..{high} are no grid of this plugin; use a power of two of them"
+        )
     return grid
 
 

@@ -26,7 +26,7 @@ class TorchaoToolkit:
 
     def realise(self, program: ExportedProgram, plan: Plan) -> PreparedGraph:
         """The prepared graph of the exported network."""
-        return PreparedGraph(prepare_pt2e(program.module(), SRQuantizer(plan)), plan)
+        return PreparedGraph(prepare_pt2e(program.module(), SRQuantizer(lambda _: plan)), plan)
 
 
 def reconstruct(
@@ -68,5 +68,3 @@ def _site(network: Network, node: fx.Node, quantizer: SRFakeQuantize) -> Site:
     edges = tuple(Edge(network.name(user), tensor_arguments(user).index(node)) for user in users)
     role = "weight" if source.op == "get_attr" else "activation"
     return Site(name, role, "body", quantizer.grid, name, edges, group=quantizer.name)
-
-

@@ -1,0 +1,188 @@
+"""Our files beside NNCF's, ONNX Runtime's and torchao's own int8 models of the same network, in one run.
+
+    python benchmarks/runtimes.py [--threads 2] [--side 128]
+
+Prints a Markdown table: medians of interleaved runs, ratios to the float network in the same runtime.
+Needs `pip install 'srptq-plugin[all,bench]'`.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from srptq_plugin import quantize
+from srptq_plugin.contracts import Array
+from srptq_plugin.models import EDSR
+
+RUNS = 9
+Forward = Callable[[Array], Any]
+Row = tuple[str, str, Forward, int | None]
+"""Runtime, model, what runs it, and how many convolutions run in integers."""
+
+
+class Job(NamedTuple):
+    """What is timed, and how."""
+
+    network: torch.nn.Module
+    image: Array
+    folder: Path
+    threads: int
+
+
+def main() -> None:
+    """Time every runtime that is installed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--side", type=int, default=128)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    network = EDSR(upscale=4, features=64, blocks=16).eval()
+    image = np.random.default_rng(0).uniform(0, 255, (1, 3, arguments.side, arguments.side)).astype(np.float32)
+    print(f"EDSR-baseline x4, random weights, {arguments.side} x {arguments.side}, {arguments.threads} threads\n")
+    print("| runtime | model | ms | times its float | int8 convs |")
+    print("| --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for measure in (_onnxruntime, _openvino, _torch):
+            _report(measure(Job(network, image, Path(folder), arguments.threads)), image)
+
+
+def _report(rows: Sequence[Row], image: Array) -> None:
+    """Interleave the runs, so that a drifting machine disturbs all rows alike."""
+    seconds: list[list[float]] = [[] for _ in rows]
+    for turn in range(RUNS + 2):
+        for n, (_, _, forward, _) in enumerate(rows):
+            start = time.perf_counter()
+            forward(image)
+            if turn > 1:
+                seconds[n].append(time.perf_counter() - start)
+    medians = [statistics.median(each) for each in seconds]
+    for (runtime, model, _, convs), median in zip(rows, medians, strict=True):
+        count = "" if convs is None else convs
+        print(f"| {runtime} | {model} | {1000 * median:.0f} | {medians[0] / median:.2f} | {count} |")
+    sys.stdout.flush()
+
+
+def _ours(network: torch.nn.Module, recipe: str, folder: Path, *overrides: str) -> Path:
+    out = folder / "-".join([recipe, *overrides]).replace("=", "-")
+    small = ["calibration.patches=8", *overrides]
+    run = quantize(recipe, model=network, input_range=(0.0, 255.0), out=out, overrides=small)
+    return run.artefacts[0]
+
+
+def _calibration() -> Iterator[Array]:
+    generator = np.random.default_rng(1)
+    for _ in range(8):
+        yield generator.uniform(0, 255, (1, 3, 48, 48)).astype(np.float32)
+
+
+def _onnxruntime(job: Job) -> list[Row]:
+    import onnx  # noqa: PLC0415
+    import onnxruntime  # noqa: PLC0415
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._batches = ({"input": each} for each in _calibration())
+
+        def get_next(self) -> Any:
+            return next(self._batches, None)
+
+    def session(path: Path) -> tuple[Forward, int]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = job.threads
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(job.folder / "optimised.onnx")
+        loaded = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(job.folder / "optimised.onnx").graph.node
+
+        def forward(image: Array) -> Any:
+            return loaded.run(None, {"input": image})
+
+        return forward, sum(node.op_type == "QLinearConv" for node in nodes)
+
+    ours = _ours(job.network, "onnxruntime-w8a8-fast", job.folder)
+    plain, theirs = ours.parent / "model.onnx", job.folder / "static.onnx"
+    quantize_static(
+        plain, theirs, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        nodes_to_exclude=[n.name for n in onnx.load(plain).graph.node if _is_mean_shift(n)],
+    )  # fmt: skip
+    files = {"float": plain, "quantize_static, uint8": theirs, "ours, onnxruntime-w8a8": ours}
+    return [(f"ONNX Runtime {onnxruntime.__version__}", name, *session(path)) for name, path in files.items()]
+
+
+def _is_mean_shift(node: Any) -> bool:
+    return node.op_type == "Conv" and node.input[1].startswith(("sub_mean", "add_mean"))
+
+
+def _openvino(job: Job) -> list[Row]:
+    import nncf  # noqa: PLC0415
+    import openvino  # noqa: PLC0415
+
+    core = openvino.Core()
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": job.threads}
+
+    def compiled(model: Any) -> tuple[Forward, int]:
+        loaded = core.compile_model(model, "CPU", config)
+        infos = [each.get_rt_info() for each in loaded.get_runtime_model().get_ops()]
+        convs = [i for i in infos if str(i["layerType"].value) == "Convolution"]
+        return loaded, sum(str(i["runtimePrecision"].value) in ("u8", "i8") for i in convs)
+
+    ours = {
+        "ours, openvino-w8a8 (mixed)": _ours(job.network, "openvino-w8a8-fast", job.folder),
+        "ours, preset performance": _ours(job.network, "openvino-w8a8-fast", job.folder, "preset=performance"),
+        "ours, placement convs": _ours(job.network, "openvino-w8a8-fast", job.folder, "placement=convs"),
+    }
+    plain = next(iter(ours.values())).parent / "model.onnx"
+    ignored = nncf.IgnoredScope(patterns=[".*mean.*"], validate=False)
+    rows = [("float (f32)", compiled(plain))]
+    for preset in ("mixed", "performance"):
+        model = nncf.quantize(
+            core.read_model(plain), nncf.Dataset(list(_calibration())),
+            preset=nncf.QuantizationPreset(preset), ignored_scope=ignored,
+        )  # fmt: skip
+        rows.append((f"NNCF {nncf.__version__}, {preset}", compiled(model)))
+    rows += [(name, compiled(path)) for name, path in ours.items()]
+    runtime = f"OpenVINO {openvino.__version__.split('-')[0]}"
+    return [(runtime, name, forward, convs) for name, (forward, convs) in rows]
+
+
+def _torch(job: Job) -> list[Row]:
+    from torch._inductor import config  # noqa: PLC0415
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # noqa: PLC0415
+
+    from srptq_adapters.torchao import SRQuantizer  # noqa: PLC0415
+
+    config.freezing = True
+    example = torch.from_numpy(job.image)
+    rows: list[Row] = [("torch", "eager float", _eager(job.network), None)]
+    for recipe in ("onnxruntime-w8a8-fast", "openvino-w8a8-fast"):
+        exported = torch.export.export(job.network, (example,)).module()
+        prepared = prepare_pt2e(exported, SRQuantizer.from_recipe(recipe, input_range=(0.0, 255.0)))
+        with torch.no_grad():
+            prepared(example)
+            compiled = torch.compile(convert_pt2e(prepared))
+            compiled(example)
+        rows.append(("torch.compile", f"ours, {recipe}", _eager(compiled), None))
+    return rows
+
+
+def _eager(network: Any) -> Forward:
+    def forward(image: Array) -> Any:
+        with torch.no_grad():
+            return network(torch.from_numpy(image))
+
+    return forward
+
+
+if __name__ == "__main__":
+    main()

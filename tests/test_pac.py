@@ -1,0 +1,329 @@
+"""Pixel-aware calibration: what it tunes, what it leaves alone, and that it helps."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import networks
+import pytest
+import torch
+from torch import Tensor
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.grid import Bounds
+from srptq_plugin.pac import Options, reconstruct
+from srptq_plugin.quantizer import Mode
+from srptq_plugin.teacher import Teacher, normalised
+
+Bits = dict[str, tuple[Tensor, Tensor]]
+IMAGES = networks.images(6, seed=3)
+
+
+@pytest.fixture
+def prepared() -> PreparedGraph:
+    return networks.calibrated("edsr", 4, "onnxruntime")
+
+
+def bits(prepared: PreparedGraph) -> Bits:
+    """Every bound as it stands."""
+    each = prepared.quantizers.items()
+    return {name: (q.lower.detach().clone(), q.upper.detach().clone()) for name, q in each}
+
+
+def moved(before: Bits, after: Bits) -> set[str]:
+    return {name for name in before if not all(map(torch.equal, before[name], after[name]))}
+
+
+def track(prepared: PreparedGraph, **options: Any) -> tuple[list[Bits], dict[str, float]]:
+    """The bounds before each step, and after the last."""
+    seen: list[Bits] = []
+
+    def progress(what: str, _done: int, _total: int) -> None:
+        if what == "tuning":
+            seen.append(bits(prepared))
+
+    return seen, dict(reconstruct(prepared, IMAGES, progress=progress, **options))
+
+
+def tuned(prepared: PreparedGraph, **options: Any) -> Mapping[str, float]:
+    """Reconstructed on the images of this file."""
+    return reconstruct(prepared, IMAGES, **options)
+
+
+def loss(prepared: PreparedGraph, images: Tensor) -> tuple[float, float]:
+    """Equations 6 to 8 in float64, map by map and sample by sample; the second undivided by H W C."""
+    with torch.no_grad():
+        output, maps = prepared.features(images)
+        wanted, targets = prepared.teach(images)
+    pixel = (output - wanted).abs().double().mean().item()
+    distances: list[float] = []
+    for found, target in zip(maps, targets, strict=True):
+        for one, other in zip(found.double(), target.double(), strict=True):
+            distances.append(((one / one.norm() - other / other.norm()) ** 2).sum().item())
+    return pixel, math.fsum(distances) / len(distances)
+
+
+def test_the_loss_is_that_of_the_paper(prepared: PreparedGraph) -> None:
+    pixel, transfer = loss(prepared, IMAGES)
+    found = reconstruct(prepared, IMAGES, epochs=1)
+    assert found["loss_before"] == pytest.approx(pixel + 5 * transfer, rel=5e-3)
+    assert found["loss_after"] == pytest.approx(
+        sum(w * t for w, t in zip((1, 5), loss(prepared, IMAGES), strict=True)), rel=5e-3
+    )
+
+
+def test_the_literal_loss_divides_by_the_size_of_the_maps(prepared: PreparedGraph) -> None:
+    pixel, transfer = loss(prepared, IMAGES)
+    size = networks.FEATURES * IMAGES[0, 0].numel()
+    found = reconstruct(prepared, IMAGES, epochs=1, feature_loss="literal", output_weight=0.0, feature_weight=1.0)
+    assert found["loss_before"] == pytest.approx(transfer / size, rel=5e-3)
+    assert pixel > 0
+
+
+@pytest.mark.parametrize("kind", ["edsr", "mixed", "imdn", "esrgan"])
+def test_the_feature_loss_alone_lowers_itself(kind: str) -> None:
+    """Which it cannot where the features are detached."""
+    prepared = networks.calibrated(kind, 4)
+    before = loss(prepared, IMAGES)[1]
+    reconstruct(
+        prepared,
+        IMAGES,
+        output_weight=0.0,
+        schedule="joint",
+        epochs=4,
+        weight_rate=1e-2,
+        activation_rate=1e-2,
+    )
+    assert loss(prepared, IMAGES)[1] < 0.97 * before
+
+
+@pytest.mark.parametrize("schedule", ["joint", "alternating"])
+@pytest.mark.parametrize("gradient", ["full", "pact"])
+@pytest.mark.parametrize("feature_loss", ["sum", "literal"])
+def test_the_loss_falls(prepared: PreparedGraph, schedule: str, gradient: str, feature_loss: str) -> None:
+    """From bounds that clip, as `pact` learns from clipped values only."""
+    for quantizer in prepared.quantizers.values():
+        if not quantizer.fixed:
+            quantizer.set_bounds(Bounds(0.6 * quantizer.lower, 0.6 * quantizer.upper))
+    options = {"schedule": schedule, "gradient": gradient, "feature_loss": feature_loss}
+    found = tuned(prepared, epochs=4, weight_rate=1e-2, activation_rate=1e-2, **options)
+    assert found["loss_after"] < 0.97 * found["loss_before"]
+
+
+def test_absolute_rates_also_lower_the_loss(prepared: PreparedGraph) -> None:
+    rates = {"rates": "absolute", "weight_rate": 1e-3, "activation_rate": 1e-2}
+    found = tuned(prepared, epochs=4, schedule="joint", **rates)
+    assert found["loss_after"] < 0.99 * found["loss_before"]
+
+
+def test_bounds_take_turns_weights_first(prepared: PreparedGraph) -> None:
+    seen, found = track(prepared, epochs=4, batch=2)
+    weights, activations = (set(prepared.of_role(role)) for role in ("weight", "activation"))
+    assert found["steps"] == 12
+    assert len(seen) == 13
+    for epoch in range(4):
+        for step in range(3 * epoch, 3 * epoch + 3):
+            changed = moved(seen[step], seen[step + 1])
+            turn = weights if epoch % 2 == 0 else activations
+            assert changed, f"step {step}: nothing learned"
+            assert changed <= turn
+
+
+def test_jointly_both_learn_at_every_step(prepared: PreparedGraph) -> None:
+    seen, _ = track(prepared, epochs=1, schedule="joint")
+    for before, after in pairwise(seen):
+        changed = moved(before, after)
+        assert all(changed & set(prepared.of_role(role)) for role in ("weight", "activation"))
+
+
+def test_the_range_of_the_image_never_moves(prepared: PreparedGraph) -> None:
+    before = bits(prepared)
+    reconstruct(prepared, IMAGES, schedule="joint", epochs=2, activation_rate=1e-2)
+    assert "sub_mean/conv" not in moved(before, bits(prepared))
+    assert len(moved(before, bits(prepared))) > len(before) / 2
+
+
+@pytest.mark.parametrize("rates", ["relative", "absolute"])
+def test_the_first_step_is_as_long_as_the_rate_says(prepared: PreparedGraph, rates: str) -> None:
+    """Adam's first step has the length of its rate, wherever there is a gradient."""
+    given = {"weight": 3e-3, "activation": 2e-3}
+    rated: dict[str, Any] = {f"{role}_rate": rate for role, rate in given.items()}
+    seen, _ = track(prepared, epochs=1, schedule="joint", rates=rates, **rated)
+    whole = 0
+    for role, rate in given.items():
+        for name in prepared.of_role(role):  # pyright: ignore[reportArgumentType]
+            lower, upper = seen[0][name]
+            wanted = rate * ((upper - lower).mean().item() if rates == "relative" else 1.0)
+            steps = [(after - before).abs() for before, after in zip(seen[0][name], seen[1][name], strict=True)]
+            longest = torch.cat([each.flatten() for each in steps]).max().item()
+            assert longest <= 1.01 * wanted, name
+            whole += longest > 0.99 * wanted
+    assert whole > len(prepared.quantizers) / 2
+
+
+def test_rates_fade_to_nothing(prepared: PreparedGraph) -> None:
+    seen, _ = track(prepared, epochs=10, schedule="joint")
+    first, last = (
+        max((after[name][1] - before[name][1]).abs().max().item() for name in before)
+        for before, after in ((seen[0], seen[1]), (seen[-2], seen[-1]))
+    )
+    assert last < 0.1 * first
+
+
+def test_float_parameters_stay_and_may_learn_again_afterwards(prepared: PreparedGraph) -> None:
+    frozen = {name: p.detach().clone() for name, p in prepared.module.named_parameters() if "srptq_site" not in name}
+    learns = {name: p.requires_grad for name, p in prepared.module.named_parameters() if name in frozen}
+    assert any(learns.values())
+    reconstruct(prepared, IMAGES, schedule="joint", epochs=2)
+    for name, p in prepared.module.named_parameters():
+        if name in frozen:
+            assert torch.equal(p, frozen[name])
+            assert p.grad is None
+            assert p.requires_grad == learns[name]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_gives_others() -> None:
+    results = [networks.calibrated("edsr", 4) for _ in range(3)]
+    for prepared, seed in zip(results, (1, 1, 2), strict=True):
+        reconstruct(prepared, IMAGES, seed=seed, epochs=3, weight_rate=1e-2, activation_rate=1e-2)
+    one, same, other = (bits(prepared) for prepared in results)
+    assert not moved(one, same)
+    assert moved(one, other)
+
+
+def test_the_state_of_other_random_numbers_changes_nothing() -> None:
+    results: list[Bits] = []
+    for seed in (1, 2):
+        prepared = networks.calibrated("edsr", 4)
+        torch.manual_seed(seed)
+        reconstruct(prepared, IMAGES, epochs=2)
+        results.append(bits(prepared))
+    assert not moved(*results)
+
+
+@pytest.mark.parametrize("rate", [0.3, 1e3])
+def test_it_never_ends_worse_than_it_began(prepared: PreparedGraph, rate: float) -> None:
+    before, kept = sum(loss(prepared, IMAGES)), bits(prepared)
+    options = {"feature_weight": 1.0, "weight_rate": rate, "activation_rate": rate}
+    found = tuned(prepared, schedule="joint", epochs=2, **options)
+    assert found["loss_after"] <= found["loss_before"]
+    assert sum(loss(prepared, IMAGES)) <= before * 1.001
+    assert not moved(kept, bits(prepared))
+
+
+def test_a_loss_that_explodes_goes_back_to_the_start(prepared: PreparedGraph) -> None:
+    kept = bits(prepared)
+    found = reconstruct(prepared, IMAGES, epochs=1, weight_rate=1e300)
+    assert not moved(kept, bits(prepared))
+    assert math.isfinite(found["loss_after"])
+
+
+def test_afterwards_it_quantizes_with_what_was_tuned(prepared: PreparedGraph) -> None:
+    reconstruct(prepared, IMAGES, schedule="joint", epochs=2)
+    before = prepared(IMAGES)
+    assert {each.mode for each in prepared.quantizers.values()} == {Mode.QUANTIZE}
+    for quantizer in prepared.quantizers.values():
+        quantizer.upper.data *= 3
+    assert not torch.equal(prepared(IMAGES), before)
+
+
+def test_an_interruption_leaves_nothing_held(prepared: PreparedGraph) -> None:
+    def interrupt(_what: str, done: int, _total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(prepared, IMAGES, progress=interrupt, epochs=4)
+    assert all(not each._hold for each in prepared.quantizers.values())  # pyright: ignore[reportPrivateUsage]
+    assert prepared.module.get_parameter("head.weight").requires_grad
+
+
+def test_progress_counts_the_steps(prepared: PreparedGraph) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        told.append((what, done, total))
+
+    found = reconstruct(prepared, IMAGES[:5], progress=tell, epochs=2, batch=2)
+    assert [each for each in told if each[0] == "tuning"] == [("tuning", step, 6) for step in range(7)]
+    assert found["steps"] == 6
+
+
+def test_the_ratio_of_the_gradients_is_reported(prepared: PreparedGraph) -> None:
+    plain = reconstruct(prepared, IMAGES, epochs=1)["gradient_ratio"]
+    prepared = networks.calibrated("edsr", 4, "onnxruntime")
+    literal = reconstruct(prepared, IMAGES, epochs=1, feature_loss="literal")["gradient_ratio"]
+    assert plain > 0
+    assert literal == pytest.approx(plain / (networks.FEATURES * IMAGES[0, 0].numel()), rel=1e-3)
+
+
+def test_an_unknown_option_lists_the_choices(prepared: PreparedGraph) -> None:
+    with pytest.raises(SrptqError, match=r"(?s)pac.*'epoch'.*choices:.*epochs"):
+        reconstruct(prepared, IMAGES, epoch=3)
+
+
+def test_turns_begin_with_weights() -> None:
+    alternating, joint = Options(), Options(schedule="joint")
+    assert [alternating.turn(epoch) for epoch in range(3)] == [("weight",), ("activation",), ("weight",)]
+    assert joint.turn(0) == ("weight", "activation")
+
+
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """Switches the teacher to its memory-mapped file, under `tmp_path`."""
+
+    def switch() -> None:
+        monkeypatch.setattr("srptq_plugin.teacher.MAPPED_ABOVE", 0)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    return switch
+
+
+def answers(prepared: PreparedGraph) -> Iterator[Tensor]:
+    with Teacher(prepared, IMAGES, 4) as teacher:
+        for chosen in (torch.tensor([5, 0]), torch.tensor([3])):
+            output, maps = teacher(chosen)
+            yield output.clone()
+            yield from (each.clone() for each in maps)
+
+
+def test_a_mapped_teacher_says_the_same_and_cleans_up(
+    prepared: PreparedGraph, mapped: Callable[[], None], tmp_path: Path
+) -> None:
+    in_memory = list(answers(prepared))
+    mapped()
+    with Teacher(prepared, IMAGES, 4):
+        assert len(list(tmp_path.glob("srptq-*/*"))) == len(prepared.plan.blocks)
+    assert not list(tmp_path.iterdir())
+    assert all(map(torch.equal, in_memory, answers(prepared)))
+
+
+def test_tuning_by_a_mapped_teacher_ends_with_the_same_bits(mapped: Callable[[], None], tmp_path: Path) -> None:
+    results: list[Bits] = []
+    for switch in (lambda: None, mapped):
+        switch()
+        prepared = networks.calibrated("edsr", 4)
+        reconstruct(prepared, IMAGES, epochs=2, schedule="joint")
+        results.append(bits(prepared))
+    assert not moved(*results)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_teacher_keeps_what_the_float_network_answers(prepared: PreparedGraph) -> None:
+    """Its outputs to the bit, its maps to float16."""
+    chosen = torch.tensor([4, 1, 3])
+    with Teacher(prepared, IMAGES, 2) as teacher:
+        output, maps = teacher(chosen)
+    wanted, targets = prepared.teach(IMAGES[chosen])
+    assert torch.equal(output, wanted)
+    for found, target in zip(maps, targets, strict=True):
+        torch.testing.assert_close(found, normalised(target), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(3), rtol=1e-3, atol=0)
+
+
+def test_a_dead_block_gives_no_nan() -> None:
+    zeros = torch.zeros(2, 3, 4, 4)
+    assert torch.equal(normalised(zeros), torch.zeros(2, 48))
