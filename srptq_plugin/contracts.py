@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 T = TypeVar("T")
+Size = tuple[int, int, int, int]
+"""Batch, channels, height, width."""
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many steps are done, and how many there are."""
 
@@ -117,8 +119,11 @@ class Target(Protocol):
         """Load a written file, or any float ONNX file; one that is not installed raises `MissingRuntimeError`."""
         ...
 
-    def command(self, artefact: Path) -> str:
-        """The vendor's next command line, ready to paste; empty where there is none."""
+    def command(self, artefact: Path, size: Size | None) -> str:
+        """The vendor's next command line, ready to paste; empty where there is none.
+
+        `size` is the only input size that the file takes; none when it takes any.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """PSNR and SSIM on Y against high-resolution images: float, simulated, in the runtime, and bicubic."""
 
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from srptq_plugin.contracts import Progress, quiet
-from srptq_plugin.errors import MissingRuntimeError, SrptqError
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.images import (
     Image,
     downscale,
@@ -23,6 +23,8 @@ from srptq_plugin.images import (
 )
 from srptq_plugin.metrics import psnr_y, ssim_y
 from srptq_plugin.run import Forward, Run
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,18 @@ def _matched(lows: Sequence[Image], folder: Path, scale: int) -> Iterator[Pair]:
 def _outputs(run: Run) -> list[tuple[str, Forward | None]]:
     """What is compared; the runtime only where there is one, and it takes any size."""
     outputs: list[tuple[str, Forward | None]] = [("float", run.float()), ("simulated", run.simulation())]
-    if run.artefacts and run.size is None:
-        with suppress(MissingRuntimeError):
-            outputs.append(("runtime", run.target.load(run.artefacts[0])))
+    if run.artefacts:
+        try:
+            outputs.append(("runtime", _runtime(run)))
+        except SrptqError as error:
+            logger.warning("the runtime is left out: %s", error)
     return [*outputs, ("bicubic", None)]
+
+
+def _runtime(run: Run) -> Forward:
+    if run.size:
+        raise SrptqError(f"the file takes images of {run.size[0]} x {run.size[1]} only")
+    return run.target.load(run.artefacts[0])
 
 
 def _score(run: Run, forward: Forward | None, pair: Pair) -> tuple[float, float]:

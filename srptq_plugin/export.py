@@ -10,10 +10,10 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.network import drop_identities, tensor_arguments
 
-Size = tuple[int, int, int, int]
 EXAMPLE: Size = (2, 3, 48, 64)
 _BATCH_NORMS = ("aten.batch_norm", "aten._native_batch_norm_legit_no_training")
 

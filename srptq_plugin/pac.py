@@ -1,7 +1,8 @@
 """PaC, pixel-aware calibration: tune the bounds until the quantized network draws what the float one draws.
 
-Paper: Tu et al., CVPR 2023, section 3.3. Loss (eq. 9): L1 of the outputs + 5 x the pixel transfer loss of
-the block outputs. Only bounds learn; those of weights and of activations take turns, weights first.
+Paper: Tu et al., CVPR 2023, section 3.3. Loss (eq. 9): L1 of the outputs, in 8-bit image levels whatever the
+network's range, + 5 x the pixel transfer loss of the block outputs. Only bounds learn; those of weights and of
+activations take turns, weights first.
 """
 
 import math
@@ -20,6 +21,8 @@ from srptq_plugin.quantizer import BoundedFakeQuantize, Gradient, Mode
 from srptq_plugin.teacher import Teacher, normalised
 
 Turn = tuple[Role, ...]
+LEVELS = 255
+"""Steps of an 8-bit image: the paper's networks, and so its weights of the losses, are in these."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def reconstruct(
 class _Tuning:
     def __init__(self, prepared: PreparedGraph, images: Tensor, options: Options, progress: Progress) -> None:
         self.prepared, self.images, self.options, self.progress = prepared, images, options, progress
+        self.levels = LEVELS / max(float(images.max() - images.min()), 1e-30)
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)
         self.optimizers = {role: self._optimizer(role) for role in ("weight", "activation")}
@@ -143,7 +147,7 @@ class _Tuning:
         output, maps = self.prepared.features(self.images[chosen])
         wanted, targets = self.teacher(chosen)
         distances = [self._distance(each, target) for each, target in zip(maps, targets, strict=True)]
-        return (output - wanted).abs().mean(), torch.stack(distances).mean()
+        return self.levels * (output - wanted).abs().mean(), torch.stack(distances).mean()
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:
         """The squared distance of two maps on the unit sphere: 2 - 2 cos."""

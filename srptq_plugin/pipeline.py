@@ -3,14 +3,12 @@
 import json
 import logging
 import platform
-import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from srptq_plugin.contracts import Progress, Rules, quiet
+from srptq_plugin.contracts import Progress, Rules, Size, quiet
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.export import Size, export_network, graph_of
+from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.images import Image, load_images, random_patches, sample_images, to_tensor
 from srptq_plugin.models import LoadedModel, describe, load_model
@@ -30,8 +28,10 @@ from srptq_plugin.network import Network
 from srptq_plugin.onnx_io import export_float
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe, check_names
+from srptq_plugin.recipe_files import Layer
 from srptq_plugin.registry import Registry
 from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SCHEMA, SUMMARY, TABLE, Run
+from srptq_plugin.run_folder import RunFolder
 from srptq_plugin.settings import observers_of, rules_of
 from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
@@ -68,55 +68,31 @@ def quantize(
     check_names(chosen, registry)
     rules = rules_of(chosen, registry)
     registry.target(chosen.target).load().require()
-    folder = _writable(Path(out))
+    place = RunFolder(Path(out))
     clock = _Clock()
+    progress("loading network and images", 0, 0)
     with clock("load"):
         families = {entry.name: entry.load() for entry in registry.entries("model")}
         loaded = _model(model, weights, model_args, input_range, families)
         patches = _patches(chosen, loaded)
     job = _Job(chosen, rules, loaded, patches, registry, input_size, _device(device), progress, clock)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as draft:
-        job.into(Path(draft))
-        _move(Path(draft), folder)
-    return Run.open(folder, registry)
+    with place.draft() as draft:
+        job.into(draft)
+    return Run.open(place.folder, registry)
 
 
 def _recipe(
-    recipe: str | Path | Recipe,
-    overrides: Sequence[str],
-    images: Path | None,
-    scale: int | None,
-    toolkit: str | None,
+    recipe: str | Path | Recipe, overrides: Sequence[str], images: Path | None, scale: int | None, toolkit: str | None
 ) -> Recipe:
     loaded = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, overrides)
-    calibration: dict[str, Any] = {"scale": scale} if scale else {}
+    changed: dict[str, Any] = loaded.model_dump()
+    if scale is not None:
+        changed["calibration"]["scale"] = scale
     if images is not None:
-        calibration["images"] = str(Path(images).absolute())
-    changed: dict[str, Any] = {"calibration": loaded.calibration.model_copy(update=calibration)}
-    if toolkit:
+        changed["calibration"]["images"] = str(Path(images).absolute())
+    if toolkit is not None:
         changed["toolkit"] = toolkit
-    return loaded.model_copy(update=changed)
-
-
-def _writable(folder: Path) -> Path:
-    """A folder that is new, empty or an earlier run."""
-    folder = folder.absolute()
-    if folder.exists() and not folder.is_dir():
-        raise SrptqError(f"--out {folder}: is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUMMARY).is_file():
-        raise SrptqError(f"--out {folder}: holds files that are no run; give a new or empty folder, or an earlier run")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SrptqError(f"--out {folder}: cannot be made ({error.strerror}); give another folder") from error
-    return folder
-
-
-def _move(draft: Path, folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-    draft.rename(folder)
-    draft.mkdir()
+    return Recipe.from_layers([Layer("quantize", changed)])
 
 
 def _model(
@@ -186,11 +162,13 @@ class _Job:
     def into(self, draft: Path) -> None:
         """Do everything, in a folder that is moved into place later."""
         torch.manual_seed(self.recipe.calibration.seed)
+        self.progress("tracing the network", 0, 0)
         with self.clock("trace"):
             program = export_network(self.loaded.module)
         prepared = self._calibrated(program)
         prepared.to(torch.device("cpu"))
         table = QuantTable.of(prepared)
+        self.progress("writing files", 0, 0)
         with self.clock("export"):
             artefacts = self._write(program, table, draft)
         self._finish(draft, table, artefacts)
@@ -215,7 +193,7 @@ class _Job:
         settings = self.recipe.reconstruction
         tune = self.registry.reconstruction(settings.name).load()  # pyright: ignore[reportOptionalMemberAccess]
         options = settings.options()  # pyright: ignore[reportOptionalMemberAccess]
-        return tune(prepared, patches, progress=self.progress, seed=self.recipe.calibration.seed, **options)
+        return tune(prepared, patches, progress=self.progress, **{"seed": self.recipe.calibration.seed, **options})
 
     def _write(self, program: ExportedProgram, table: QuantTable, draft: Path) -> list[str]:
         record = self.loaded.record
@@ -240,7 +218,7 @@ class _Job:
         with self.clock("verify"):
             summary["verify"] = verify(Run.open(draft, self.registry), progress=self.progress)
         target = self.registry.target(self.recipe.target).load()
-        summary["command"] = target.command(draft / artefacts[0]) if artefacts else ""
+        summary["command"] = target.command(draft / artefacts[0], self.input_size) if artefacts else ""
         summary["seconds"] = self.clock.seconds
         _write_json(draft / SUMMARY, summary)
 

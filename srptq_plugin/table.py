@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, fx, nn
 
 from srptq_plugin.errors import SrptqError
@@ -96,7 +96,7 @@ class QuantTable:
             grid = self.qparams[name].grid
             tensors[f"{name}:integers"] = integers.to(_storage(grid)).contiguous()
         header = json.dumps({"schema": SCHEMA, "plan": _plan_record(self.plan)}, sort_keys=True)
-        save_file(tensors, path, metadata={"srptq": header})
+        path.write_bytes(save(tensors, metadata={"srptq": header}))
 
     @classmethod
     def load(cls, path: Path) -> "QuantTable":
@@ -111,7 +111,13 @@ class QuantTable:
             raise SrptqError(
                 f"{path}: schema {header.get('schema')}, this version reads {SCHEMA}; run `srptq quantize` again"
             )
-        plan = _plan_of(header["plan"])
+        try:
+            return cls._assembled(_plan_of(header["plan"]), tensors)
+        except (KeyError, TypeError) as error:
+            raise SrptqError(f"{path}: not a whole quant table ({error}); run `srptq quantize` again") from error
+
+    @classmethod
+    def _assembled(cls, plan: Plan, tensors: Mapping[str, Tensor]) -> "QuantTable":
         qparams = {
             site.name: QParams(tensors[f"{site.name}:scale"], tensors[f"{site.name}:zero_point"], site.grid)
             for site in plan.sites

@@ -54,11 +54,11 @@ def tuned(prepared: PreparedGraph, **options: Any) -> Mapping[str, float]:
 
 
 def loss(prepared: PreparedGraph, images: Tensor) -> tuple[float, float]:
-    """Equations 6 to 8 in float64, map by map and sample by sample; the second undivided by H W C."""
+    """Equations 6 to 8 in float64, in 8-bit levels, and map by map, sample by sample, undivided by H W C."""
     with torch.no_grad():
         output, maps = prepared.features(images)
         wanted, targets = prepared.teach(images)
-    pixel = (output - wanted).abs().double().mean().item()
+    pixel = 255 * (output - wanted).abs().double().mean().item()
     distances: list[float] = []
     for found, target in zip(maps, targets, strict=True):
         for one, other in zip(found.double(), target.double(), strict=True):
@@ -67,12 +67,19 @@ def loss(prepared: PreparedGraph, images: Tensor) -> tuple[float, float]:
 
 
 def test_the_loss_is_that_of_the_paper(prepared: PreparedGraph) -> None:
+    assert (IMAGES.min(), IMAGES.max()) == (0, 1)
     pixel, transfer = loss(prepared, IMAGES)
     found = reconstruct(prepared, IMAGES, epochs=1)
     assert found["loss_before"] == pytest.approx(pixel + 5 * transfer, rel=5e-3)
     assert found["loss_after"] == pytest.approx(
         sum(w * t for w, t in zip((1, 5), loss(prepared, IMAGES), strict=True)), rel=5e-3
     )
+
+
+def test_levels_are_counted_by_the_range_of_the_images(prepared: PreparedGraph) -> None:
+    pixel, transfer = loss(prepared, 0.5 * IMAGES)
+    found = reconstruct(prepared, 0.5 * IMAGES, epochs=1)
+    assert found["loss_before"] == pytest.approx(2 * pixel + 5 * transfer, rel=5e-3)
 
 
 def test_the_literal_loss_divides_by_the_size_of_the_maps(prepared: PreparedGraph) -> None:

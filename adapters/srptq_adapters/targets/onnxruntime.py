@@ -9,13 +9,15 @@ import numpy as np
 import onnx
 
 from srptq_adapters.targets.files import moved_into, write_qdq
-from srptq_plugin.contracts import Array, Rules
+from srptq_plugin.contracts import Array, Rules, Size
 from srptq_plugin.errors import MissingRuntimeError, SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
 FILE = "model_onnxruntime.onnx"
 OPS = frozenset({"conv", "add", "cat", "leaky_relu"})
+BITS = frozenset(range(2, 9))
+"""Fewer than 8 bits are 8-bit integers that a Clip keeps in their range."""
 INTEGER_CONVS = ("QLinearConv", "ConvInteger")
 
 
@@ -26,12 +28,13 @@ class OnnxRuntimeTarget:
         "default": Rules(
             weights=IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0),
             activations=IntGrid(8),
-            weight_bits=frozenset(range(2, 9)),
-            activation_bits=frozenset(range(2, 9)),
+            weight_bits=BITS,
+            activation_bits=BITS,
             placements=("full",),
             inputs=OPS,
             outputs=OPS,
             integer_bias=True,
+            integer_bits=BITS,
         )
     }
 
@@ -48,7 +51,7 @@ class OnnxRuntimeTarget:
         """A session on the CPU, two threads or as many as there are."""
         return OnnxRuntimeSession(artefact)
 
-    def command(self, artefact: Path) -> str:
+    def command(self, artefact: Path, size: Size | None) -> str:  # noqa: ARG002
         """ONNX Runtime's own timing tool."""
         return f"onnxruntime_perf_test -e cpu -I {artefact.name}"
 

@@ -8,30 +8,33 @@ from typing import Any
 import numpy as np
 
 from srptq_adapters.targets.files import moved_into, write_qdq
-from srptq_plugin.contracts import Array, Rules
+from srptq_plugin.contracts import Array, Rules, Size
 from srptq_plugin.errors import MissingRuntimeError, SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
 STEM = "model_openvino"
+BITS = frozenset(range(2, 9))
+"""Fewer than 8 bits are 8-bit integers that a Clip keeps in their range."""
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """The default on CPUs with bfloat16 is bfloat16, which is no reference for integers."""
 
 MIXED = Rules(
     weights=IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0),
     activations=IntGrid(8),
-    weight_bits=frozenset(range(2, 9)),
-    activation_bits=frozenset(range(2, 9)),
+    weight_bits=BITS,
+    activation_bits=BITS,
     placements=("full", "convs"),
     inputs=frozenset({"conv", "add", "cat"}),
     outputs=frozenset(),
     joins_in_conv=True,
+    integer_bits=BITS,
 )
 PERFORMANCE = replace(MIXED, activations=IntGrid(8, signed=True, symmetric=True), unsigned_if_nonnegative=True)
 
 
 class OpenVinoTarget:
-    """CPU integers; below 8 bits the file simulates in float."""
+    """CPU integers."""
 
     presets: Mapping[str, Rules] = {"mixed": MIXED, "performance": PERFORMANCE}
 
@@ -52,9 +55,10 @@ class OpenVinoTarget:
         """The file compiled for the CPU."""
         return OpenVinoModel(artefact)
 
-    def command(self, artefact: Path) -> str:
+    def command(self, artefact: Path, size: Size | None) -> str:
         """OpenVINO's own timing tool."""
-        return f"benchmark_app -m {artefact.name} -d CPU -hint latency -data_shape [1,3,270,480]"
+        shape = "" if size else ' -data_shape "[1,3,270,480]"'
+        return f"benchmark_app -m {artefact.name} -d CPU -hint latency{shape}"
 
 
 class OpenVinoModel:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from srptq_plugin.contracts import Rules, Runtime
+from srptq_plugin.contracts import Rules, Runtime, Size
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
@@ -37,7 +37,7 @@ class PaperTarget:
         """Refused."""
         raise SrptqError(f"{artefact}: {WHY}")
 
-    def command(self, artefact: Path) -> str:  # noqa: ARG002
+    def command(self, artefact: Path, size: Size | None) -> str:  # noqa: ARG002
         """No vendor, no command."""
         return ""
 

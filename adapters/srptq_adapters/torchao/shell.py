@@ -36,7 +36,7 @@ class SRFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ignore[
         self.qscheme = scheme_of(grid)
         self.ch_axis = -1 if grid.axis is None else grid.axis
 
-    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002 # pyright: ignore[reportIncompatibleMethodOverride]
         """Scale and zero point, for `convert_pt2e`."""
         if self.grid.real_offset:
             raise SrptqError("convert_pt2e: the paper's real offset is no integer grid; use a recipe of a real target")

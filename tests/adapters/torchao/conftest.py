@@ -6,8 +6,6 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-pytest.importorskip("torchao")
-
 Calibrate = Callable[[fx.GraphModule], None]
 
 

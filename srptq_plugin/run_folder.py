@@ -1,0 +1,55 @@
+"""Where a run is written: beside its place first, then moved there whole."""
+
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SCHEMA, SUMMARY, TABLE
+
+
+class RunFolder:
+    """A folder that is new, empty or an earlier run; of an earlier run only its own files are replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise SrptqError(f"--out {folder}: is a file; give a folder")
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not self._old_files():
+            raise SrptqError(
+                f"--out {folder}: holds files that are no run; give a new or empty folder, or an earlier run"
+            )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SrptqError(f"--out {folder}: cannot be made ({error.strerror}); give another folder") from error
+
+    @contextmanager
+    def draft(self) -> Generator[Path]:
+        """A folder to write in; on success its files replace those of an earlier run, the summary last."""
+        try:
+            with TemporaryDirectory(dir=self.folder, prefix=".draft-") as name:
+                yield Path(name)
+                self._move(Path(name))
+        finally:
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def _move(self, draft: Path) -> None:
+        for old in self._old_files():
+            old.unlink(missing_ok=True)
+        for new in sorted(draft.iterdir(), key=lambda path: path.name == SUMMARY):
+            os.replace(new, self.folder / new.name)  # noqa: PTH105
+
+    def _old_files(self) -> list[Path]:
+        """What an earlier run wrote, its summary first; nothing where there was none."""
+        try:
+            summary = json.loads((self.folder / SUMMARY).read_text())
+            artefacts = [str(name) for name in summary["artefacts"]] if summary["schema"] == SCHEMA else []
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        names = [SUMMARY, RECIPE, NETWORK, PROGRAM, TABLE, *artefacts]
+        return [self.folder / Path(name).name for name in names]

@@ -1,0 +1,188 @@
+"""torchao's own three calls, with our quantizer and with our observers in stock quantizers."""
+
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import networks
+import pytest
+import torch
+from torch import Tensor, fx
+from torch.export import Dim, ExportedProgram
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import Bounds, project
+from srptq_plugin.observers.dbdc import DBDCObserver
+from srptq_plugin.observers.minmax import MinMaxObserver
+
+pytest.importorskip("torchao")
+
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+from srptq_adapters.torchao import SRQuantizer, reconstruct, with_observer
+from srptq_adapters.torchao.shell import SRFakeQuantize
+from srptq_adapters.torchao.toolkit import plan_of
+
+Run = Callable[[Any, Tensor], Tensor]
+Calibrate = Callable[[fx.GraphModule], None]
+SIZES = [(1, 9, 17), (3, 12, 14)]
+STOCK = ["x86", "xnnpack"]
+
+
+def exported(kind: str) -> ExportedProgram:
+    """As torchao's users export: batch norms left in, any batch, height and width."""
+    sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    return torch.export.export(networks.network(kind), (networks.images(2),), dynamic_shapes=(sizes,))
+
+
+def stock(name: str) -> Any:
+    """A quantizer of torchao, as its tutorials make it."""
+    if name == "x86":
+        config = x86.get_default_x86_inductor_quantization_config()
+        return x86.X86InductorQuantizer().set_global(config)
+    xnnpack = pytest.importorskip("torchao.testing.pt2e._xnnpack_quantizer")
+    config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
+    return xnnpack.XNNPACKQuantizer().set_global(config)
+
+
+def quantizers(prepared: fx.GraphModule) -> list[SRFakeQuantize]:
+    return [each for each in prepared.modules() if isinstance(each, SRFakeQuantize)]
+
+
+def scales(converted: fx.GraphModule, call: str = ".quantize_per_tensor") -> set[float]:
+    """Of the activations."""
+    return {float(node.args[1]) for node in converted.graph.nodes if call in str(node.target)}
+
+
+@pytest.mark.parametrize("kind", ["edsr", "mixed", "imdn", "shared", "normed"])
+def test_a_recipe_through_prepare_calibrate_reconstruct_convert(kind: str, calibrate: Calibrate, output: Run) -> None:
+    chosen = networks.recipe(4, "onnxruntime", activations={"observer": "dbdc"})
+    prepared = prepare_pt2e(exported(kind).module(), SRQuantizer.from_recipe(chosen))
+    calibrate(prepared)
+    for each in quantizers(prepared):
+        if not each.fixed:
+            each.set_bounds(Bounds(0.6 * each.lower, 0.6 * each.upper))
+    found = reconstruct(prepared, networks.images(4, seed=3), epochs=4, schedule="joint", activation_rate=1e-2)
+    assert found["loss_after"] < found["loss_before"]
+    wanted = [output(prepared, networks.images(*size)) for size in SIZES]
+    converted = convert_pt2e(prepared)
+    for size, expected in zip(SIZES, wanted, strict=True):
+        assert torch.equal(output(converted, networks.images(*size)), expected)
+    exact = networks.network(kind)(networks.images())
+    assert (output(converted, networks.images()) - exact).abs().mean() < 0.5 * exact.std()
+
+
+def test_a_shipped_recipe_by_name(calibrate: Calibrate, output: Run) -> None:
+    quantizer = SRQuantizer.from_recipe("openvino-w8a8", input_range=(0.0, 255.0))
+    prepared = prepare_pt2e(exported("imdn").module(), quantizer)
+    calibrate(prepared)
+    image = next(each for each in quantizers(prepared) if each.name == "/input")
+    assert (image.lower.item(), image.upper.item()) == pytest.approx((0.0, 255.0))
+    observed = [each.observer for each in quantizers(prepared) if not each.constant and not each.fixed]
+    assert observed
+    assert all(isinstance(each, DBDCObserver) for each in observed)
+    before = output(prepared, networks.images())
+    assert torch.equal(output(convert_pt2e(prepared), networks.images()), before)
+
+
+def test_a_recipe_of_the_paper_is_refused_by_convert(calibrate: Calibrate) -> None:
+    prepared = prepare_pt2e(exported("edsr").module(), SRQuantizer.from_recipe("paper-w4a4"))
+    calibrate(prepared)
+    with pytest.raises(SrptqError, match="use a recipe of a real target"):
+        convert_pt2e(prepared)
+
+
+def test_conversion_before_calibration_names_the_site() -> None:
+    prepared = prepare_pt2e(exported("edsr").module(), SRQuantizer.from_recipe("openvino-w8a8"))
+    with pytest.raises(SrptqError, match=r"site \S+: no bounds yet; run calibration images"):
+        convert_pt2e(prepared)
+
+
+def test_reconstructing_a_graph_of_others_is_refused() -> None:
+    with pytest.raises(SrptqError, match="prepare it with SRQuantizer or with_observer"):
+        reconstruct(exported("edsr").module(), networks.images())
+
+
+@pytest.mark.parametrize("name", STOCK)
+@pytest.mark.parametrize("kind", ["edsr", "mixed", "normed"])
+def test_our_observers_in_a_stock_quantizer(name: str, kind: str, calibrate: Calibrate, output: Run) -> None:
+    prepared = prepare_pt2e(exported(kind).module(), with_observer(stock(name), "dbdc"))
+    assert len(quantizers(prepared)) > 5
+    calibrate(prepared)
+    found = reconstruct(prepared, networks.images(4, seed=3), epochs=2, schedule="joint")
+    assert found["loss_after"] <= found["loss_before"]
+    expected = [output(prepared, networks.images(*size)) for size in SIZES]
+    converted = convert_pt2e(prepared)
+    assert not quantizers(converted)
+    for size, wanted in zip(SIZES, expected, strict=True):
+        assert torch.equal(output(converted, networks.images(*size)), wanted)
+    image = networks.images()
+    exact = networks.network(kind)(image)
+    assert 0 < (output(converted, image) - exact).abs().mean() < 0.1 * exact.std()
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_stock_quantizer_really_uses_the_bounds_of_dbdc(name: str, calibrate: Calibrate) -> None:
+    prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock(name), "dbdc", options={"ratio": 0.05}))
+    calibrate(prepared)
+    wanted: set[float] = set()
+    for each in quantizers(prepared):
+        if each.constant:
+            assert isinstance(each.observer, MinMaxObserver)
+            continue
+        assert isinstance(each.observer, DBDCObserver)
+        assert each.observer.ratios == (0.05,)
+        wanted.add(project(each.observer.bounds(), each.grid).scale.item())
+    assert scales(convert_pt2e(prepared)) == wanted
+
+    plain = prepare_pt2e(exported("edsr").module(), with_observer(stock(name), "minmax"))
+    calibrate(plain)
+    assert max(scales(convert_pt2e(plain))) > max(wanted)
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_a_stock_quantizer_places_as_many_as_without_us(name: str) -> None:
+    ours = prepare_pt2e(exported("imdn").module(), with_observer(stock(name)))
+    theirs = prepare_pt2e(exported("imdn").module(), stock(name))
+    one, other = (
+        [node.target for node in each.graph.nodes if str(node.target).startswith("activation_post_process")]
+        for each in (ours, theirs)
+    )
+    assert one == other
+    assert len({id(ours.get_submodule(str(t))) for t in one}) == len({id(theirs.get_submodule(str(t))) for t in other})
+
+
+def test_quantizers_in_a_stock_graph_have_the_names_of_their_tensors() -> None:
+    prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("x86")))
+    names = {each.name for each in quantizers(prepared)}
+    assert {"head.weight", "shuffle/pixel_shuffle"} <= names
+    plan = plan_of(prepared)
+    assert {site.group for site in plan.sites} == names
+    assert plan.blocks == ("body.0/add", "body.1/add")
+    roles = {site.source: site.role for site in plan.sites}
+    assert roles["head.weight"] == "weight"
+    assert roles["shuffle/pixel_shuffle"] == "activation"
+
+
+def test_nan_names_the_tensor_of_a_stock_graph() -> None:
+    prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("x86")))
+    bad = networks.images()
+    bad[0, 0, 3, 3] = torch.nan
+    with pytest.raises(SrptqError, match=r"site \S+: batch 1: NaN"):
+        prepared(bad)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
+def test_the_converted_model_compiles(output: Run) -> None:
+    """Inductor sums in another order, so a few values round the other way."""
+    module = torch.nn.Sequential(networks.conv(3, 4), torch.nn.ReLU(), networks.conv(4, 3)).eval()
+    program = torch.export.export(module, (networks.images(1),))
+    prepared = prepare_pt2e(program.module(), SRQuantizer.from_recipe("openvino-w8a8"))
+    with torch.no_grad():
+        prepared(networks.images(1))
+    converted = convert_pt2e(prepared)
+    image = networks.images(1, seed=5)
+    wanted = output(converted, image)
+    compiled = output(torch.compile(converted), image)
+    torch.testing.assert_close(compiled, wanted, rtol=0, atol=0.05 * float(wanted.std()))
