@@ -125,7 +125,7 @@ def _is_mean_shift(node: Any) -> bool:
 
 
 def _openvino(job: Job) -> list[Row]:
-    import nncf  # noqa: PLC0415
+    import nncf  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     import openvino  # noqa: PLC0415
 
     core = openvino.Core()

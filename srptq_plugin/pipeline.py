@@ -1,17 +1,13 @@
 """quantize(): plan, realise, observe, reconstruct, write, verify; everything in one run folder."""
 
 import json
-import logging
-import platform
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -30,15 +26,14 @@ from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_files import Layer
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SCHEMA, SUMMARY, TABLE, Run
+from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, Run
 from srptq_plugin.run_folder import RunFolder
 from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.summary import summary_of
 from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
 
-logger = logging.getLogger(__name__)
 DEFAULT_RECIPE = "openvino-w8a8"
-PACKAGES = ("srptq-plugin", "torch", "torchao", "numpy", "onnx", "openvino", "onnxruntime")
 
 
 def quantize(
@@ -213,7 +208,8 @@ class _Job:
 
     def _finish(self, draft: Path, table: QuantTable, artefacts: list[str]) -> None:
         """The summary is written before verifying, which reads it, and again after."""
-        summary = self._summary(table, artefacts)
+        summary = summary_of(self.recipe, self.loaded.record, self.input_size, table)
+        summary |= {"reconstruction": dict(self.figures), "artefacts": artefacts, "seconds": self.clock.seconds}
         _write_json(draft / SUMMARY, summary)
         with self.clock("verify"):
             summary["verify"] = verify(Run.open(draft, self.registry), progress=self.progress)
@@ -221,57 +217,6 @@ class _Job:
         summary["command"] = target.command(draft / artefacts[0], self.input_size) if artefacts else ""
         summary["seconds"] = self.clock.seconds
         _write_json(draft / SUMMARY, summary)
-
-    def _summary(self, table: QuantTable, artefacts: list[str]) -> dict[str, Any]:
-        record = self.loaded.record
-        return {
-            "schema": SCHEMA,
-            "versions": _versions(),
-            "toolkit": self.recipe.toolkit,
-            "target": self.recipe.target,
-            "recipe": self.recipe.model_dump(mode="json"),
-            "model": {
-                "name": record.name,
-                "parameters": record.parameters,
-                "scale": record.scale,
-                "input_range": list(record.input_range),
-                "mean": list(record.mean) if record.mean else None,
-                "input_size": list(self.input_size) if self.input_size else None,
-            },
-            "sites": _site_records(table),
-            "floats": dict(table.plan.floats),
-            "convs": len(table.plan.convs),
-            "reconstruction": dict(self.figures),
-            "artefacts": artefacts,
-            "seconds": self.clock.seconds,
-        }
-
-
-def _site_records(table: QuantTable) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
-    for site in table.plan.sites:
-        found = table.qparams[site.name]
-        numbers = {"scale": found.scale, "zero_point": found.zero_point}
-        numbers |= {"lower": found.bounds.lower, "upper": found.bounds.upper}
-        fields = {
-            "name": site.name,
-            "role": site.role,
-            "stage": site.stage,
-            "bits": site.grid.bits,
-            "group": site.group,
-        }
-        records.append(fields | {key: np.atleast_1d(value.numpy()).tolist() for key, value in numbers.items()})
-    return records
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            logger.debug("%s is not installed", name)
-    return found
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

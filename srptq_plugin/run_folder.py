@@ -22,14 +22,11 @@ class RunFolder:
             raise SrptqError(
                 f"--out {folder}: holds files that are no run; give a new or empty folder, or an earlier run"
             )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SrptqError(f"--out {folder}: cannot be made ({error.strerror}); give another folder") from error
 
     @contextmanager
     def draft(self) -> Generator[Path]:
         """A folder to write in; on success its files replace those of an earlier run, the summary last."""
+        self._make()
         try:
             with TemporaryDirectory(dir=self.folder, prefix=".draft-") as name:
                 yield Path(name)
@@ -37,6 +34,12 @@ class RunFolder:
         finally:
             if not any(self.folder.iterdir()):
                 self.folder.rmdir()
+
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SrptqError(f"--out {self.folder}: cannot be made ({error.strerror}); give another folder") from error
 
     def _move(self, draft: Path) -> None:
         for old in self._old_files():

@@ -1,0 +1,70 @@
+"""What `summary.json` says of a run before it is verified."""
+
+import logging
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from srptq_plugin.contracts import Size
+from srptq_plugin.models import ModelRecord
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.run import SCHEMA
+from srptq_plugin.table import QuantTable
+
+logger = logging.getLogger(__name__)
+PACKAGES = ("srptq-plugin", "torch", "torchao", "numpy", "onnx", "openvino", "onnxruntime")
+
+
+def summary_of(recipe: Recipe, record: ModelRecord, size: Size | None, table: QuantTable) -> dict[str, Any]:
+    """Versions, recipe, network, every site, and what stays float."""
+    return {
+        "schema": SCHEMA,
+        "versions": _versions(),
+        "toolkit": recipe.toolkit,
+        "target": recipe.target,
+        "recipe": recipe.model_dump(mode="json"),
+        "model": _model_record(record, size),
+        "sites": _site_records(table),
+        "floats": dict(table.plan.floats),
+        "convs": len(table.plan.convs),
+    }
+
+
+def _model_record(record: ModelRecord, size: Size | None) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "parameters": record.parameters,
+        "scale": record.scale,
+        "input_range": list(record.input_range),
+        "mean": list(record.mean) if record.mean else None,
+        "input_size": list(size) if size else None,
+    }
+
+
+def _site_records(table: QuantTable) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    for site in table.plan.sites:
+        found = table.qparams[site.name]
+        numbers = {"scale": found.scale, "zero_point": found.zero_point}
+        numbers |= {"lower": found.bounds.lower, "upper": found.bounds.upper}
+        fields = {
+            "name": site.name,
+            "role": site.role,
+            "stage": site.stage,
+            "bits": site.grid.bits,
+            "group": site.group,
+        }
+        records.append(fields | {key: np.atleast_1d(value.numpy()).tolist() for key, value in numbers.items()})
+    return records
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            logger.debug("%s is not installed", name)
+    return found
