@@ -1,21 +1,21 @@
-"""From a module to an exported program: batch norms folded, any image size unless one is asked for."""
+"""From a module to an exported program: batch norms and mean shifts folded, any image size unless one is asked for."""
 
 import copy
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.network import drop_identities, tensor_arguments
+from srptq_plugin.network import Network, drop_identities, tensor_arguments
 
 EXAMPLE: Size = (2, 3, 48, 64)
-_BATCH_NORMS = ("aten.batch_norm", "aten._native_batch_norm_legit_no_training")
+BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 
 def export_network(module: nn.Module, size: Size | None = None) -> ExportedProgram:
@@ -27,7 +27,7 @@ def export_network(module: nn.Module, size: Size | None = None) -> ExportedProgr
     """
     module = copy.deepcopy(module).eval()
     program = _trace(module, size)
-    folded = fold_batch_norms(module, program)
+    folded = fold(module, program)
     return _trace(folded, size) if folded is not None else program
 
 
@@ -74,41 +74,54 @@ def _refuse_fixed_sizes(program: ExportedProgram) -> None:
         )
 
 
-def fold_batch_norms(module: nn.Module, program: ExportedProgram) -> nn.Module | None:
-    """A copy with each batch norm folded into the convolution before it; none when there is nothing to fold."""
-    pairs = list(_conv_bn_pairs(program.module()))
+def fold(module: nn.Module, program: ExportedProgram) -> nn.Module | None:
+    """A copy with batch norms and mean shifts folded into the convolutions before them; none without any.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval()
+    >>> fold(network, torch.export.export(network, (torch.zeros(1, 3, 8, 8),)))[1]
+    Identity()
+    """
+    pairs = list(_pairs(Network(program.module())))
     if not pairs:
         return None
     folded = copy.deepcopy(module)
-    for conv_path, norm_path in pairs:
-        _fold(folded, conv_path, norm_path)
+    for conv_path, after_path in pairs:
+        conv, after = folded.get_submodule(conv_path), folded.get_submodule(after_path)
+        if isinstance(conv, nn.Conv2d) and isinstance(after, nn.BatchNorm2d | nn.Conv2d):
+            _into(conv, *(_shift_of(after) if isinstance(after, nn.Conv2d) else _norm_of(after)))
+            parent, _, name = after_path.rpartition(".")
+            setattr(folded.get_submodule(parent), name, nn.Identity())
     return folded
 
 
-def _conv_bn_pairs(graph: fx.GraphModule) -> Iterator[tuple[str, str]]:
-    for node in graph.graph.nodes:
-        if not str(node.target).startswith(_BATCH_NORMS):
-            continue
-        conv = tensor_arguments(node)[0]
-        alone = len(conv.users) == 1 and str(conv.target).startswith("aten.conv2d")
-        paths = _owner(conv, 1) if alone else "", _owner(node, 1)
-        if all(paths):
-            yield paths
+def _pairs(network: Network) -> Iterator[tuple[str, str]]:
+    """A convolution and what follows it alone, by module path; each module used once."""
+    paths = Counter(key.path for key in network.keys.values())
+    for node, op in network.ops.items():
+        if op in BATCH_NORMS or (op == "conv" and network.is_mean_shift(node)):
+            before = tensor_arguments(node)[0]
+            if network.ops.get(before) == "conv" and len(before.users) == 1:
+                pair = network.keys[before].path, network.keys[node].path
+                if paths[pair[0]] == paths[pair[1]] == 1:
+                    yield pair
 
 
-def _owner(node: fx.Node, place: int) -> str:
-    argument = node.args[place]
-    return str(argument.target).rpartition(".")[0] if isinstance(argument, fx.Node) else ""
+def _norm_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift of each channel."""
+    zero = torch.zeros(norm.num_features)
+    mean, variance = norm.running_mean, norm.running_var
+    scale = ((zero + 1 if variance is None else variance) + norm.eps).rsqrt()
+    scale = scale * norm.weight if norm.affine else scale
+    return scale, (norm.bias if norm.affine else zero) - (zero if mean is None else mean) * scale
 
 
-def _fold(module: nn.Module, conv_path: str, norm_path: str) -> None:
-    conv, norm = module.get_submodule(conv_path), module.get_submodule(norm_path)
-    if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
-        return
-    statistics: list[Tensor | None] = [norm.running_mean, norm.running_var]
-    mean, variance = (each for each in statistics if each is not None)
-    conv.weight, conv.bias = fuse_conv_bn_weights(  # pyright: ignore[reportAttributeAccessIssue]
-        conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
-    )
-    parent, _, name = norm_path.rpartition(".")
-    setattr(module.get_submodule(parent), name, nn.Identity())
+def _shift_of(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    scale = conv.weight[..., 0, 0].diagonal()
+    return scale, torch.zeros_like(scale) if conv.bias is None else conv.bias
+
+
+def _into(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
+    bias = torch.zeros_like(shift) if conv.bias is None else conv.bias
+    learns = conv.weight.requires_grad
+    conv.weight = nn.Parameter((conv.weight * scale[:, None, None, None]).detach(), requires_grad=learns)
+    conv.bias = nn.Parameter((bias * scale + shift).detach(), requires_grad=learns)

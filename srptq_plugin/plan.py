@@ -199,12 +199,14 @@ class _Planner:
                 yield consumer, place, last
 
     def _others(self, kinds: frozenset[str]) -> Iterator[fx.Node]:
-        """Operations of these kinds that join feature maps, convolutions apart; none under `convs`."""
+        """Operations of these kinds that join feature maps or only move them to convolutions; none under `convs`."""
         for node, op in self.network.ops.items():
             if self.full and op in kinds and op != "conv" and self._joins(node) and self._wanted(node):
                 yield node
 
     def _joins(self, node: fx.Node) -> bool:
+        if self.network.ops[node] in MOVEMENT:
+            return all(user in self.planned for user, _ in self.network.edges_out(node))
         sources = self.network.edges_in(node)
         whole = not any(_is_pooled(source) for _, source in sources)
         several = len(sources) > 1 or self.network.ops[node] not in ("add", "mul")

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid, QParams
-from srptq_plugin.network import OUTPUT
+from srptq_plugin.network import MOVEMENT, OUTPUT
 from srptq_plugin.onnx_io import OnnxNetwork
 from srptq_plugin.plan import Site
 from srptq_plugin.table import QuantTable
@@ -22,12 +22,16 @@ _BIAS_PLACE = 2
 
 
 class Placer:
-    """Puts Q/DQ at the sites of a table: integers for weights, Quantize - (Clip) - Dequantize for activations."""
+    """Puts Q/DQ at the sites of a table: integers for weights, Quantize - (Clip) - Dequantize for activations.
 
-    def __init__(self, model: ModelProto, table: QuantTable) -> None:
+    Behind data movement a quantizer changes nothing; a runtime that carries integers through wants none there.
+    """
+
+    def __init__(self, model: ModelProto, table: QuantTable, *, behind_movement: bool = True) -> None:
         self.model = ModelProto()
         self.model.CopyFrom(model)
         self.table = table
+        self.behind_movement = behind_movement
         self.network = OnnxNetwork(self.model)
         self._constants = {each.name: each for each in self.model.graph.initializer}
         self._first: list[NodeProto] = []
@@ -39,7 +43,7 @@ class Placer:
         for site in self.table.plan.sites:
             if site.role == "weight":
                 self._weight(site)
-            else:
+            elif self.behind_movement or not _is_moved(site):
                 by_value[self.network.value(site)].append(site)
         for value, sites in by_value.items():
             self._activation(value, sites)
@@ -155,6 +159,11 @@ class Placer:
         kept = [each for each in self.model.graph.initializer if each.name in used]
         del self.model.graph.initializer[:]
         self.model.graph.initializer.extend(kept)
+
+
+def _is_moved(site: Site) -> bool:
+    """Whether a site only repeats the encoding of a tensor that was moved."""
+    return site.group != site.name and site.source.rpartition("/")[2].partition(".")[0] in MOVEMENT
 
 
 def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:

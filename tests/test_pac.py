@@ -13,9 +13,9 @@ from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import Bounds
+from srptq_plugin.grid import Bounds, QParams
 from srptq_plugin.pac import Options, reconstruct
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.quantizer import Mode, fake_quantize
 from srptq_plugin.teacher import Teacher, normalised
 
 Bits = dict[str, tuple[Tensor, Tensor]]
@@ -137,6 +137,26 @@ def test_bounds_take_turns_weights_first(prepared: PreparedGraph) -> None:
             turn = weights if epoch % 2 == 0 else activations
             assert changed, f"step {step}: nothing learned"
             assert changed <= turn
+
+
+def test_weights_that_do_not_learn_are_quantized_once_an_epoch(
+    prepared: PreparedGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    marks: list[int] = []
+
+    def counting(values: Tensor, qparams: QParams) -> Tensor:
+        calls.extend([1] * (qparams.grid.axis == 0))
+        return fake_quantize(values, qparams)
+
+    def mark(what: str, _done: int, _total: int) -> None:
+        if what == "tuning":
+            marks.append(len(calls))
+
+    monkeypatch.setattr("srptq_plugin.quantizer.fake_quantize", counting)
+    reconstruct(prepared, IMAGES, progress=mark, epochs=2, batch=2)
+    weights = len(prepared.of_role("weight"))
+    assert [after - before for before, after in pairwise(marks)] == [weights] * 4 + [0, 0]
 
 
 def test_jointly_both_learn_at_every_step(prepared: PreparedGraph) -> None:

@@ -1,7 +1,7 @@
 """What targets that read Q/DQ ONNX share: placing, and writing whole."""
 
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +22,6 @@ def moved_into(folder: Path) -> Generator[Path]:
             os.replace(each, folder / each.name)  # noqa: PTH105
 
 
-def write_qdq(
-    network: Path, table: QuantTable, path: Path, finish: Callable[[onnx.ModelProto], None] | None = None
-) -> None:
+def write_qdq(network: Path, table: QuantTable, path: Path, *, behind_movement: bool = True) -> None:
     """The float ONNX file with Q/DQ at the sites of the table."""
-    model = Placer(onnx.load(network), table).place()
-    if finish:
-        finish(model)
-    onnx.save(model, path)
+    onnx.save(Placer(onnx.load(network), table, behind_movement=behind_movement).place(), path)

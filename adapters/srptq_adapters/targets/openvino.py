@@ -25,7 +25,7 @@ MIXED = Rules(
     weight_bits=BITS,
     activation_bits=BITS,
     placements=("full", "convs"),
-    inputs=frozenset({"conv", "add", "cat"}),
+    inputs=frozenset({"conv", "add", "cat", "pixel_shuffle"}),
     outputs=frozenset(),
     joins_in_conv=True,
     integer_bits=BITS,
@@ -47,7 +47,7 @@ class OpenVinoTarget:
         openvino = _runtime()
         with moved_into(folder) as draft:
             onnx_file, xml = draft / f"{STEM}.onnx", draft / f"{STEM}.xml"
-            write_qdq(network, table, onnx_file)
+            write_qdq(network, table, onnx_file, behind_movement=False)
             openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
         return tuple(folder / f"{STEM}.{kind}" for kind in ("xml", "bin", "onnx"))
 
