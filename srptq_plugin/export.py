@@ -65,7 +65,7 @@ def _refusal(module: nn.Module, error: Exception) -> str:
 
 def _refuse_fixed_sizes(program: ExportedProgram) -> None:
     image = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
-    fixed = [str(d) for d in image.meta["val"].shape[2:] if isinstance(d, int)]
+    fixed = [side for side in map(str, image.meta["val"].shape[2:]) if side.isdigit()]
     if fixed:
         height, width = EXAMPLE[2:]
         raise SrptqError(

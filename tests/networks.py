@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from torch.nn import functional
 
 from srptq_plugin.contracts import Rules
-from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.export import export_network, fold, graph_of
 from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.network import Network
 from srptq_plugin.plan import Plan, make_plan
@@ -237,6 +237,12 @@ def network(kind: str) -> nn.Module:
 def exported(kind: str) -> ExportedProgram:
     """A network of `NETWORKS`, exported once."""
     return export_network(network(kind))
+
+
+def folded(kind: str) -> nn.Module:
+    """A network as it is exported: what follows a convolution folded into it."""
+    module = network(kind)
+    return fold(module, torch.export.export(module, (images(2),))) or module
 
 
 def graph(kind: str) -> torch.fx.GraphModule:

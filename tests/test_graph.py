@@ -30,7 +30,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def block_outputs(kind: str, names: tuple[str, ...], image: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The same maps from the untraced network, by hooks on the modules that the names start with."""
-    module = networks.network(kind)
+    module = networks.folded(kind)
     seen: dict[str, list[Tensor]] = {}
 
     def keep(path: str) -> Hook:
@@ -60,13 +60,13 @@ def test_the_teacher_is_the_float_network_bit_for_bit(kind: str) -> None:
 def test_one_graph_runs_at_every_size(kind: str, size: tuple[int, int, int]) -> None:
     prepared = networks.calibrated(kind)
     image = networks.images(*size)
-    assert torch.equal(prepared.teach(image)[0], networks.network(kind)(image))
+    assert torch.equal(prepared.teach(image)[0], networks.folded(kind)(image))
     assert prepared(image).shape == (size[0], 3, 2 * size[1], 2 * size[2])
 
 
 def test_quantizing_comes_near_at_8_bits_and_less_near_at_4(kind: str) -> None:
     image = networks.images(seed=5)
-    float_output = networks.network(kind)(image)
+    float_output = networks.folded(kind)(image)
     errors = [(networks.calibrated(kind, bits)(image) - float_output).abs().mean() for bits in (8, 4)]
     assert 0 < errors[0] < 0.1 * float_output.std()
     assert errors[1] > 3 * errors[0]
@@ -211,7 +211,7 @@ def test_inserting_leaves_the_network_as_it_was() -> None:
     before = [str(node) for node in graph.graph.nodes]
     insert_quantizers(graph, plan, {group: build_quantizer(plan, group) for group in plan.groups})
     assert [str(node) for node in graph.graph.nodes] == before
-    assert torch.equal(graph(image), networks.network("edsr")(image))
+    assert torch.equal(graph(image), networks.folded("edsr")(image))
 
 
 def test_roles_and_weights() -> None:
@@ -235,7 +235,7 @@ def test_every_site_has_the_parameters_of_its_group() -> None:
 def test_a_graph_without_sites_is_the_float_network() -> None:
     image = networks.images()
     plain = PreparedGraph.plain(networks.graph("edsr"))
-    assert torch.equal(plain(image), networks.network("edsr")(image))
+    assert torch.equal(plain(image), networks.folded("edsr")(image))
 
 
 def test_another_class_of_quantizer_can_be_built() -> None:

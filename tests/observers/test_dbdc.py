@@ -128,7 +128,7 @@ def stated_error(batch: Tensor, ratio: float, grid: IntGrid) -> float:
 def test_auto_takes_the_least_of_the_errors_it_states(kind: str, bits: int) -> None:
     grid, batches = IntGrid(bits), [sample(kind, seed) for seed in range(2)]
     auto = observed(batches, grid)
-    expected = [np.mean([stated_error(batch, ratio, grid) for batch in batches]) for ratio in LADDER]
+    expected = [float(np.mean([stated_error(batch, ratio, grid) for batch in batches])) for ratio in LADDER]
     assert auto.errors[:, 0].tolist() == pytest.approx(expected, rel=1e-9)
     best = LADDER[int(np.argmin(expected))]
     assert ends(auto.bounds()) == ends(observed(batches, grid, ratio=best).bounds())

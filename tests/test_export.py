@@ -1,0 +1,122 @@
+"""From a module to an exported program: folding, sizes, and what torch.export refuses."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.export import export_network, fold, graph_of
+from srptq_plugin.network import Network
+
+
+class Normed(nn.Module):
+    """Batch norms behind convolutions with and without a bias, and one behind an add, which stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.first_norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.second, self.second_norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8, affine=False)
+        self.last_norm = nn.BatchNorm2d(8)
+        self.tail = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first_norm(self.first(x)))
+        return self.tail(self.last_norm(y + self.second_norm(self.second(y))))
+
+
+class Branching(nn.Module):
+    """Takes a branch on a value, which torch.export refuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.mean() > 0.5:
+            return x * 2
+        return x
+
+
+class OneSize(nn.Module):
+    """Adds a map of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.map = nn.Buffer(torch.zeros(1, 3, 48, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.map
+
+
+def normed() -> Normed:
+    torch.manual_seed(0)
+    network = Normed()
+    for norm in (network.first_norm, network.second_norm, network.last_norm):
+        nn.init.uniform_(norm.running_mean, -1, 1)  # pyright: ignore[reportArgumentType]
+        nn.init.uniform_(norm.running_var, 0.5, 2)  # pyright: ignore[reportArgumentType]
+    nn.init.uniform_(network.first_norm.weight, 0.5, 2)
+    return network.eval()
+
+
+def shift(by: float) -> nn.Conv2d:
+    """A frozen 1 x 1 convolution that shifts each colour."""
+    conv = nn.Conv2d(3, 3, 1).requires_grad_(requires_grad=False)
+    conv.weight.copy_(torch.eye(3)[..., None, None])
+    conv.bias.copy_(torch.tensor([by, 0.9 * by, 0.8 * by]))  # pyright: ignore[reportOptionalMemberAccess]
+    return conv
+
+
+def test_batch_norms_behind_convolutions_are_folded() -> None:
+    network, image = normed(), torch.rand(2, 3, 9, 11)
+    graph = graph_of(export_network(network))
+    norms = [name for name in Network(graph).nodes if "norm" in name]
+    assert len(norms) == 1
+    assert norms[0].startswith("last_norm/")
+    torch.testing.assert_close(graph(image), network(image), rtol=1e-5, atol=1e-5)
+
+
+def test_the_network_itself_stays_as_it_was() -> None:
+    network = normed()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    export_network(network)
+    assert isinstance(network.first_norm, nn.BatchNorm2d)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_mean_shift_behind_the_last_convolution_is_folded_and_the_first_is_not() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(shift(-0.4), nn.Conv2d(3, 3, 3, padding=1), shift(0.4)).eval()
+    graph, image = graph_of(export_network(network)), torch.rand(1, 3, 8, 8)
+    assert [name for name in Network(graph).nodes if name.endswith("/conv")] == ["0/conv", "1/conv"]
+    torch.testing.assert_close(graph(image), network(image), rtol=1e-5, atol=1e-6)
+
+
+def test_a_convolution_that_two_readers_share_is_not_folded_into() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return y + self.norm(y)
+
+    network = Twice().eval()
+    assert fold(network, torch.export.export(network, (torch.zeros(2, 3, 8, 8),))) is None
+
+
+def test_any_size_unless_one_is_asked_for() -> None:
+    network = nn.Conv2d(3, 3, 3, padding=1)
+    assert graph_of(export_network(network))(torch.zeros(5, 3, 7, 31)).shape == (5, 3, 7, 31)
+    fixed = export_network(network, (1, 3, 8, 10)).module()
+    with pytest.raises(Exception, match="10"):
+        fixed(torch.zeros(1, 3, 8, 12))
+
+
+def test_a_refusal_names_the_line_and_what_to_do() -> None:
+    with pytest.raises(
+        SrptqError, match=r"Branching.*test_export\.py, line \d+, in forward: if x\.mean\(\) > 0\.5.*where"
+    ):
+        export_network(Branching())
+
+
+def test_a_network_of_one_size_says_so() -> None:
+    with pytest.raises(SrptqError, match="--input-size"):
+        export_network(OneSize())
