@@ -95,6 +95,18 @@ class QParams:
         """The zero point as the integer it is."""
         return self.zero_point.detach().to(torch.int32)
 
+    def unsigned(self) -> "QParams":
+        """The same real numbers on the unsigned integers of as many bits.
+
+        >>> q = project(Bounds.of(-1.0, 0.5), IntGrid(8, signed=True, symmetric=True)).unsigned()
+        >>> q.zero_point.item(), q.bounds
+        (128.0, Bounds(-1, 0.992188))
+        """
+        if not self.grid.signed:
+            return self
+        grid = replace(self.grid, signed=False, symmetric=False, narrow=False)
+        return QParams(self.scale, self.zero_point + 2 ** (grid.bits - 1), grid)
+
     def detach(self) -> "QParams":
         """The same numbers without a gradient."""
         return QParams(self.scale.detach(), self.zero_point.detach(), self.grid)

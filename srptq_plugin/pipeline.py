@@ -62,6 +62,7 @@ def quantize(
     chosen = _recipe(recipe, overrides, images, scale, toolkit)
     check_names(chosen, registry)
     rules = rules_of(chosen, registry)
+    observers_of(chosen, registry)
     registry.target(chosen.target).load().require()
     place = RunFolder(Path(out))
     clock = _Clock()
@@ -179,8 +180,8 @@ class _Job:
         order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(settings.seed))
         with self.clock("observe"):
             prepared.observe([patches[chosen] for chosen in order.split(settings.batch)], self.progress)
-        if self.recipe.reconstruction is not None:
-            with self.clock("reconstruct"):
+        with self.clock("reconstruct"):
+            if self.recipe.reconstruction is not None:
                 self.figures = self._reconstruct(prepared, patches)
         return prepared
 

@@ -184,12 +184,17 @@ class _Planner:
                     yield node, place, source
 
     def _branch(self, node: fx.Node) -> fx.Node | None:
-        """The convolution that an add is computed with."""
+        """What an add reads from the convolution that it is computed with."""
         if not self.rules.joins_in_conv or self.network.ops[node] != "add":
             return None
+        sources = (source for _, source in self.network.edges_in(node))
+        return next(filter(self._leaves_conv, sources), None)
+
+    def _leaves_conv(self, node: fx.Node) -> bool:
+        """Whether a tensor of one reader is a convolution's, also scaled by a constant or after an add joined to it."""
         sources = [source for _, source in self.network.edges_in(node)]
-        alone = (each for each in sources if each in self.planned and len(each.users) == 1)
-        return next(alone, None)
+        scaled = self.network.ops[node] == "mul" and len(sources) == 1 and self._leaves_conv(sources[0])
+        return len(node.users) == 1 and (node in self.planned or scaled or self._branch(node) is not None)
 
     def _output_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         producers = self.planned if self.full and "conv" in self.rules.outputs else []

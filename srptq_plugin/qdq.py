@@ -43,7 +43,7 @@ class Placer:
         for site in self.table.plan.sites:
             if site.role == "weight":
                 self._weight(site)
-            elif self.behind_movement or not _is_moved(site):
+            elif self.behind_movement or not self._is_moved(site):
                 by_value[self.network.value(site)].append(site)
         for value, sites in by_value.items():
             self._activation(value, sites)
@@ -53,6 +53,12 @@ class Placer:
         self._drop_unused()
         onnx.checker.check_model(self.model)
         return self.model
+
+    def _is_moved(self, site: Site) -> bool:
+        """Whether a site only repeats the encoding of integers that were moved: what moved them reads that encoding."""
+        moved = site.source.rpartition("/")[2].partition(".")[0] in MOVEMENT
+        edges = (edge for other in self.table.plan.groups[site.group] for edge in other.consumers)
+        return moved and any(edge.consumer == site.source for edge in edges)
 
     def _weight(self, site: Site) -> None:
         readers = [self._node(edge.consumer) for edge in site.consumers]
@@ -159,11 +165,6 @@ class Placer:
         kept = [each for each in self.model.graph.initializer if each.name in used]
         del self.model.graph.initializer[:]
         self.model.graph.initializer.extend(kept)
-
-
-def _is_moved(site: Site) -> bool:
-    """Whether a site only repeats the encoding of a tensor that was moved."""
-    return site.group != site.name and site.source.rpartition("/")[2].partition(".")[0] in MOVEMENT
 
 
 def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:

@@ -54,6 +54,9 @@ class Run:
                 f"{folder / SUMMARY}: schema {run.summary.get('schema')}, this version reads {SCHEMA}; "
                 "run `srptq quantize` again"
             )
+        absent = [key for key in ("model", "artefacts") if key not in run.summary]
+        if absent:
+            raise SrptqError(f"{folder / SUMMARY}: no {' and no '.join(absent)} in it; run `srptq quantize` again")
         return run
 
     @cached_property
@@ -116,7 +119,12 @@ class Run:
 
     def simulation(self) -> Forward:
         """The quantized network in torch, from the table alone."""
-        return _on_arrays(self.table.simulate(self.network))
+        try:
+            return _on_arrays(self.table.simulate(self.network))
+        except (KeyError, AttributeError) as error:
+            raise SrptqError(
+                f"{self.folder / TABLE}: of another network than {PROGRAM} ({error}); run `srptq quantize` again"
+            ) from error
 
 
 def _on_arrays(network: Callable[[torch.Tensor], torch.Tensor]) -> Forward:

@@ -26,20 +26,24 @@ class RunFolder:
     @contextmanager
     def draft(self) -> Generator[Path]:
         """A folder to write in; on success its files replace those of an earlier run, the summary last."""
-        self._make()
+        made = self._make()
         try:
             with TemporaryDirectory(dir=self.folder, prefix=".draft-") as name:
                 yield Path(name)
                 self._move(Path(name))
         finally:
-            if not any(self.folder.iterdir()):
-                self.folder.rmdir()
+            for folder in made:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
 
-    def _make(self) -> None:
+    def _make(self) -> list[Path]:
+        """Make the folder; those that were not there, the innermost first."""
         try:
+            absent = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SrptqError(f"--out {self.folder}: cannot be made ({error.strerror}); give another folder") from error
+        return absent
 
     def _move(self, draft: Path) -> None:
         for old in self._old_files():

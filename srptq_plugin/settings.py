@@ -63,7 +63,7 @@ def _maker(path: str, settings: TensorSettings, registry: Registry) -> ObserverM
     def make(grid: IntGrid, places: int) -> Observer:
         try:
             return factory(grid, places=places, **settings.options)
-        except TypeError as error:
+        except (TypeError, SrptqError) as error:
             raise SrptqError(f"{path}.options: observer {settings.observer}: {error}") from error
 
     make(IntGrid(settings.bits), 1)

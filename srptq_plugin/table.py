@@ -20,7 +20,6 @@ from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 
 SCHEMA = 1
 BIAS = IntGrid(32, signed=True, symmetric=True, axis=0)
-_STORAGE = {8: (torch.uint8, torch.int8), 16: (torch.uint16, torch.int16)}
 
 
 @dataclass(frozen=True)
@@ -127,8 +126,9 @@ class QuantTable:
 
 
 def _storage(grid: IntGrid) -> torch.dtype:
-    width = 8 if grid.bits <= 8 else 16  # noqa: PLR2004
-    return _STORAGE[width][grid.signed]
+    if grid.bits > 8:  # noqa: PLR2004
+        return torch.int32
+    return torch.int8 if grid.signed else torch.uint8
 
 
 def _plan_record(plan: Plan) -> dict[str, Any]:

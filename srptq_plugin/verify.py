@@ -54,7 +54,9 @@ def integer_plan(plan: Plan, rules: Rules) -> list[str]:
 
 
 def _unrun(note: str) -> dict[str, Any]:
-    return {"runtime": None, "note": note, "passed": True, "problems": []}
+    """The same keys with nothing measured."""
+    figures = dict.fromkeys(("psnr", "max_levels", "p99_9_levels", "convs_planned", "convs_int8", "speedup"))
+    return figures | {"sizes": [], "runtime": None, "note": note, "passed": True, "problems": []}
 
 
 def _note(plan: Plan) -> str:

@@ -47,7 +47,7 @@ class OpenVinoTarget:
         openvino = _runtime()
         with moved_into(folder) as draft:
             onnx_file, xml = draft / f"{STEM}.onnx", draft / f"{STEM}.xml"
-            write_qdq(network, table, onnx_file, behind_movement=False)
+            write_qdq(network, _unsigned(table), onnx_file, behind_movement=False)
             openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
         return tuple(folder / f"{STEM}.{kind}" for kind in ("xml", "bin", "onnx"))
 
@@ -59,6 +59,13 @@ class OpenVinoTarget:
         """OpenVINO's own timing tool."""
         shape = "" if size else ' -data_shape "[1,3,270,480]"'
         return f"benchmark_app -m {artefact.name} -d CPU -hint latency{shape}"
+
+
+def _unsigned(table: QuantTable) -> QuantTable:
+    """Signed activations as unsigned ones: the runtime computes them so, and gets concats of signed ones wrong."""
+    roles = {site.name: site.role for site in table.plan.sites}
+    found = {name: q.unsigned() if roles[name] == "activation" else q for name, q in table.qparams.items()}
+    return replace(table, qparams=found)
 
 
 class OpenVinoModel:
