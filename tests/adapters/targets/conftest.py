@@ -1,0 +1,64 @@
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import pytest
+import torch
+
+from srptq_plugin.contracts import Runtime
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.onnx_io import export_float
+from srptq_plugin.registry import Registry
+from srptq_plugin.table import QuantTable
+
+Deploy = Callable[..., tuple[QuantTable, list[Path]]]
+METADATA = {"scale": 2, "input_range": [0.0, 1.0], "mean": None, "name": "toy"}
+SIZES = ((1, 12, 14), (2, 9, 23), (1, 33, 31))
+
+
+@pytest.fixture(scope="session")
+def float_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The float ONNX file of a toy network, exported once."""
+    folder = tmp_path_factory.mktemp("floats")
+
+    @cache
+    def export(kind: str) -> Path:
+        path = folder / f"{kind}.onnx"
+        export_float(networks.exported(kind), path, METADATA)
+        return path
+
+    return export
+
+
+@pytest.fixture
+def deploy(float_file: Callable[[str], Path], tmp_path: Path) -> Deploy:
+    """A toy network's table, and the files that a target wrote from it."""
+
+    def run(kind: str, target: str, bits: int = 8, **keys: Any) -> tuple[QuantTable, list[Path]]:
+        table = QuantTable.of(networks.calibrated(kind, bits, target, **keys))
+        written = Registry().target(target).load().write(float_file(kind), table, tmp_path)
+        return table, list(written)
+
+    return run
+
+
+@pytest.fixture
+def error_share() -> Callable[[str, QuantTable, Runtime], float]:
+    """How far a runtime is from the simulation, as a share of how far the simulation is from the float network."""
+
+    def measure(kind: str, table: QuantTable, runtime: Runtime) -> float:
+        plain, simulation = PreparedGraph.plain(networks.graph(kind)), table.simulate(networks.graph(kind))
+        wrong, quantization = 0.0, 0.0
+        for seed, size in enumerate(SIZES):
+            image = networks.images(*size, seed=seed)
+            with torch.no_grad():
+                simulated, exact = simulation(image).double(), plain(image).double()
+            found = torch.from_numpy(np.asarray(runtime(image.numpy()))).double()
+            wrong += float((found - simulated).square().sum())
+            quantization += float((simulated - exact).square().sum())
+        return (wrong / quantization) ** 0.5
+
+    return measure

@@ -1,0 +1,152 @@
+"""What OpenVINO runs is what was simulated, in integers."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from srptq_plugin.contracts import Runtime
+from srptq_plugin.errors import MissingRuntimeError, SrptqError
+from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.network import Network
+from srptq_plugin.onnx_io import OnnxNetwork, export_float
+from srptq_plugin.plan import make_plan
+from srptq_plugin.registry import Registry
+from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.table import QuantTable
+
+pytest.importorskip("openvino")
+
+from srptq_adapters.targets.openvino import TARGET
+
+Deploy = Callable[..., tuple[QuantTable, list[Path]]]
+ErrorShare = Callable[[str, QuantTable, Runtime], float]
+KINDS = [*networks.NETWORKS, "normed"]
+MOST = 0.2
+"""Of the error of quantization. A few values on a tie give less than 0.1; one quantizer that the runtime
+leaves out, or adds, gave more than 0.3 on these networks."""
+
+
+@pytest.mark.parametrize("placement", ["full", "convs"])
+@pytest.mark.parametrize("preset", ["mixed", "performance"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_convolution_runs_in_integers_as_simulated(
+    kind: str, preset: str, placement: str, deploy: Deploy, error_share: ErrorShare
+) -> None:
+    table, files = deploy(kind, "openvino", preset=preset, placement=placement)
+    runtime = TARGET.load(files[0])
+    assert runtime.integer_convs() == len(table.plan.convs)
+    assert error_share(kind, table, runtime) < MOST
+
+
+@pytest.mark.parametrize("kind", ["edsr", "imdn"])
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_narrow_integers_run_in_integers_as_simulated(
+    kind: str, bits: int, deploy: Deploy, error_share: ErrorShare
+) -> None:
+    table, files = deploy(kind, "openvino", bits, preset="performance")
+    runtime = TARGET.load(files[0])
+    assert runtime.integer_convs() == len(table.plan.convs)
+    assert error_share(kind, table, runtime) < MOST
+
+
+def test_a_convolution_left_float_is_not_counted(deploy: Deploy) -> None:
+    table, files = deploy("edsr", "openvino", overrides=[{"sites": "tail", "quantize": False}])
+    assert "tail/conv" not in table.plan.convs
+    assert TARGET.load(files[0]).integer_convs() == len(table.plan.convs) == 7
+
+
+class Skips(nn.Module):
+    """Adds that OpenVINO computes with the convolution before: scaled, after another add, and of two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.grow = networks.conv(3, 6), networks.conv(6, 12)
+        self.first, self.second, self.third = (networks.conv(6, 6) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shallow = self.head(x)
+        deep = shallow + 0.1 * self.first(shallow)
+        deep = shallow + 0.3 * (deep + self.second(torch.relu(deep)))
+        deep = self.third(deep) + deep
+        return nn.functional.pixel_shuffle(self.grow(shallow + deep), 2)
+
+
+@pytest.mark.parametrize("preset", ["mixed", "performance"])
+def test_what_adds_read_from_a_convolution_has_no_quantizer(preset: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    recipe, registry = networks.recipe(8, "openvino", preset=preset), Registry()
+    program = export_network(Skips())
+    network = Network(graph_of(program))
+    plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), observers_of(recipe, registry))
+    sources = {site.source for site in plan.sites if site.role == "activation"}
+    assert not sources & {"first/conv", "second/conv", "third/conv", "/mul", "/mul.1"}
+    quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
+    prepared = PreparedGraph(insert_quantizers(network.module, plan, quantizers), plan)
+    prepared.observe([networks.images(seed=seed) for seed in (1, 2)])
+    table = QuantTable.of(prepared)
+    export_float(program, tmp_path / "float.onnx", {})
+    runtime = TARGET.load(TARGET.write(tmp_path / "float.onnx", table, tmp_path)[0])
+    assert runtime.integer_convs() == 5
+    image = networks.images(1, 21, 27, seed=5)
+    simulated = table.simulate(graph_of(program))(image).detach()
+    exact = PreparedGraph.plain(graph_of(program))(image).detach()
+    wrong = torch.from_numpy(runtime(image.numpy())) - simulated
+    assert wrong.square().mean().sqrt() < MOST * (simulated - exact).square().mean().sqrt()
+
+
+def test_pixel_shuffle_moves_integers_and_has_no_quantizer_behind_it(deploy: Deploy) -> None:
+    _, files = deploy("edsr", "openvino")
+    model = onnx.load(files[2])
+    makers = {name: node for node in model.graph.node for name in node.output}
+    tail = OnnxNetwork(model).nodes["tail/conv"]
+    shuffle = makers[tail.input[0]]
+    assert shuffle.op_type == "DepthToSpace"
+    assert makers[shuffle.input[0]].op_type == "DequantizeLinear"
+
+
+def test_behind_a_split_of_floats_there_is_a_quantizer(deploy: Deploy) -> None:
+    _, files = deploy("mixed", "openvino")
+    model = onnx.load(files[2])
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for conv in ("left/conv", "right/conv"):
+        assert makers[OnnxNetwork(model).nodes[conv].input[0]].op_type == "DequantizeLinear"
+
+
+@pytest.mark.parametrize("kind", ["edsr", "mixed"])
+def test_both_files_give_the_same_output(kind: str, deploy: Deploy) -> None:
+    _, (xml, weights, qdq) = deploy(kind, "openvino")
+    assert [path.name for path in (xml, weights, qdq)] == [f"model_openvino.{kind}" for kind in ("xml", "bin", "onnx")]
+    first, second = TARGET.load(xml), TARGET.load(qdq)
+    for size in ((1, 9, 17), (3, 16, 12)):
+        image = networks.images(*size).numpy()
+        assert np.array_equal(first(image), second(image))
+
+
+def test_the_command_gives_a_shape_where_the_file_has_none() -> None:
+    artefact = Path("run/model_openvino.xml")
+    assert "-m model_openvino.xml" in TARGET.command(artefact, None)
+    assert "-data_shape" in TARGET.command(artefact, None)
+    assert "-data_shape" not in TARGET.command(artefact, (1, 3, 8, 8))
+
+
+def test_another_file_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_text("<net/>")
+    with pytest.raises(SrptqError, match=r"model\.xml: OpenVINO does not load it"):
+        TARGET.load(tmp_path / "model.xml")
+
+
+def test_without_openvino_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    calls: list[Callable[[], Any]] = [TARGET.require, lambda: TARGET.load(tmp_path / "model.xml")]
+    for call in calls:
+        with pytest.raises(MissingRuntimeError, match=r"pip install 'srptq-plugin\[openvino\]'"):
+            call()

@@ -1,0 +1,26 @@
+"""The paper's quantizer is simulated and never written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from srptq_adapters.targets.paper import TARGET
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.table import QuantTable
+
+Deploy = Callable[..., tuple[QuantTable, list[Path]]]
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_nothing_is_written(bits: int, deploy: Deploy, tmp_path: Path) -> None:
+    TARGET.require()
+    _, files = deploy("edsr", "paper", bits)
+    assert files == []
+    assert list(tmp_path.iterdir()) == []
+    assert TARGET.command(tmp_path, None) == ""
+
+
+def test_nothing_is_run(tmp_path: Path) -> None:
+    with pytest.raises(SrptqError, match="a real offset is no integer zero point.*use a recipe of a real target"):
+        TARGET.load(tmp_path / "model.onnx")
