@@ -262,15 +262,17 @@ class _Planner:
         """What stays float, and why."""
         reasons = {self.network.name(conv): reason for conv, reason in self.refused.items()}
         for node, op in self.network.ops.items():
-            known = op in MOVEMENT or op in self.rules.fused or op in ("conv", "input", "output")
+            known = op in MOVEMENT or op in self.rules.fused or op in ("input", "output") or node in self.network.convs
             if node in self.network.varying and not known and not self._reads_integers(node, op):
                 reasons[self.network.name(node)] = self._why_not_integer(op)
         return reasons
 
     def _reads_integers(self, node: fx.Node, op: str) -> bool:
-        return self.full and op in self.rules.inputs and self._joins(node) and self._wanted(node)
+        return self.full and op in self.rules.inputs - {"conv"} and self._joins(node) and self._wanted(node)
 
     def _why_not_integer(self, op: str) -> str:
+        if op == "conv":
+            return "shifts the mean of an image: too little arithmetic to gain from integers"
         if op in self.rules.inputs:
             return "placement convs" if not self.full else "on pooled maps, after the last convolution or by recipe"
         return "no integer kernel on this target"

@@ -1,15 +1,26 @@
-"""What targets that read Q/DQ ONNX share: placing, and writing whole."""
+"""What targets that read Q/DQ ONNX share: their runtimes, placing, and writing whole."""
 
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import onnx
 
+from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.qdq import Placer
 from srptq_plugin.table import QuantTable
+
+
+def installed(runtime: str) -> Any:
+    """A runtime's package, imported when it is used."""
+    try:
+        return import_module(runtime)
+    except ImportError as error:
+        raise MissingRuntimeError(runtime) from error
 
 
 @contextmanager

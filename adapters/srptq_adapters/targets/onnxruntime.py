@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from srptq_adapters.targets.files import moved_into, write_qdq
+from srptq_adapters.targets.files import installed, moved_into, write_qdq
 from srptq_plugin.contracts import Array, Rules, Size
-from srptq_plugin.errors import MissingRuntimeError, SrptqError
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
@@ -60,7 +60,7 @@ class OnnxRuntimeSession:
     """A file in ONNX Runtime, and the graph that it really runs."""
 
     def __init__(self, artefact: Path) -> None:
-        runtime = _runtime()
+        runtime = installed("onnxruntime")
         self.name = f"onnxruntime {runtime.__version__}"
         with TemporaryDirectory() as folder:
             optimised = Path(folder) / "optimised.onnx"
@@ -85,14 +85,6 @@ def _session(runtime: Any, artefact: Path, options: Any) -> Any:
         return runtime.InferenceSession(str(artefact), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise SrptqError(f"{artefact}: ONNX Runtime does not load it: {error}") from error
-
-
-def _runtime() -> Any:
-    try:
-        import onnxruntime  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingRuntimeError("onnxruntime") from error
-    return onnxruntime
 
 
 TARGET = OnnxRuntimeTarget()

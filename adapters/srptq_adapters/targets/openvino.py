@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from srptq_adapters.targets.files import moved_into, write_qdq
+from srptq_adapters.targets.files import installed, moved_into, write_qdq
 from srptq_plugin.contracts import Array, Rules, Size
-from srptq_plugin.errors import MissingRuntimeError, SrptqError
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
@@ -40,11 +40,11 @@ class OpenVinoTarget:
 
     def require(self) -> None:
         """OpenVINO itself writes the IR."""
-        _runtime()
+        installed("openvino")
 
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """Intermediate representation (.xml, .bin), and the Q/DQ ONNX file that it was read from."""
-        openvino = _runtime()
+        openvino = installed("openvino")
         with moved_into(folder) as draft:
             onnx_file, xml = draft / f"{STEM}.onnx", draft / f"{STEM}.xml"
             write_qdq(network, _unsigned(table), onnx_file, behind_movement=False)
@@ -72,7 +72,7 @@ class OpenVinoModel:
     """A compiled model, and the graph that it really runs."""
 
     def __init__(self, artefact: Path) -> None:
-        openvino = _runtime()
+        openvino = installed("openvino")
         self.name = f"openvino {openvino.__version__.split('-')[0]}"
         try:
             self._model = openvino.Core().compile_model(artefact, "CPU", CONFIG)
@@ -92,14 +92,6 @@ class OpenVinoModel:
 
 def _text(info: Any, key: str) -> str:
     return str(info[key].value) if key in info else ""
-
-
-def _runtime() -> Any:
-    try:
-        import openvino  # noqa: PLC0415
-    except ImportError as error:
-        raise MissingRuntimeError("openvino") from error
-    return openvino
 
 
 TARGET = OpenVinoTarget()

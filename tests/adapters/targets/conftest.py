@@ -33,13 +33,13 @@ def float_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return export
 
 
-@pytest.fixture
-def deploy(float_file: Callable[[str], Path], tmp_path: Path) -> Deploy:
+@pytest.fixture(scope="session")
+def deploy(float_file: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Deploy:
     """A toy network's table, and the files that a target wrote from it."""
 
     def run(kind: str, target: str, bits: int = 8, **keys: Any) -> tuple[QuantTable, list[Path]]:
         table = QuantTable.of(networks.calibrated(kind, bits, target, **keys))
-        written = Registry().target(target).load().write(float_file(kind), table, tmp_path)
+        written = Registry().target(target).load().write(float_file(kind), table, tmp_path_factory.mktemp(target))
         return table, list(written)
 
     return run

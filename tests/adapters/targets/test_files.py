@@ -77,7 +77,7 @@ class Written:
         return found
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, (*case[:3], *case[3].values()))))
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, (*case[:3], *case[3].values()))))
 def written(request: pytest.FixtureRequest, deploy: Deploy) -> Written:
     kind, target, bits, keys = request.param
     table, files = deploy(kind, target, bits, **keys)

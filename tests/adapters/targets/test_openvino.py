@@ -1,5 +1,6 @@
 """What OpenVINO runs is what was simulated, in integers."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ from srptq_plugin.settings import observers_of, rules_of
 from srptq_plugin.table import QuantTable
 
 pytest.importorskip("openvino")
+
+import openvino
 
 from srptq_adapters.targets.openvino import TARGET
 
@@ -129,6 +132,13 @@ def test_both_files_give_the_same_output(kind: str, deploy: Deploy) -> None:
     for size in ((1, 9, 17), (3, 16, 12)):
         image = networks.images(*size).numpy()
         assert np.array_equal(first(image), second(image))
+
+
+def test_the_metadata_travels_with_the_xml(deploy: Deploy) -> None:
+    _, files = deploy("edsr", "openvino")
+    model = openvino.Core().read_model(files[0])
+    found = json.loads(model.get_rt_info(["framework", "srptq"]).astype(str))
+    assert found == {"scale": 2, "input_range": [0.0, 1.0], "mean": None, "name": "toy"}
 
 
 def test_the_command_gives_a_shape_where_the_file_has_none() -> None:

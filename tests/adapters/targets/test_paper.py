@@ -3,24 +3,23 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import networks
 import pytest
 
 from srptq_adapters.targets.paper import TARGET
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.table import QuantTable
 
-Deploy = Callable[..., tuple[QuantTable, list[Path]]]
-
 
 @pytest.mark.parametrize("bits", [4, 16])
-def test_nothing_is_written(bits: int, deploy: Deploy, tmp_path: Path) -> None:
+def test_nothing_is_written(bits: int, float_file: Callable[[str], Path], tmp_path: Path) -> None:
     TARGET.require()
-    _, files = deploy("edsr", "paper", bits)
-    assert files == []
+    table = QuantTable.of(networks.calibrated("edsr", bits, "paper"))
+    assert list(TARGET.write(float_file("edsr"), table, tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
     assert TARGET.command(tmp_path, None) == ""
 
 
 def test_nothing_is_run(tmp_path: Path) -> None:
-    with pytest.raises(SrptqError, match="a real offset is no integer zero point.*use a recipe of a real target"):
+    with pytest.raises(SrptqError, match=r"a real offset is no integer zero point.*use a recipe of a real target"):
         TARGET.load(tmp_path / "model.onnx")

@@ -1,0 +1,208 @@
+"""Verifying has to notice: a convolution in float, a wrong number in the file, a runtime that is not there."""
+
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from srptq_adapters.targets.onnxruntime import OnnxRuntimeTarget
+from srptq_plugin.contracts import Array, Runtime, TargetEntry
+from srptq_plugin.hookspecs import hookimpl
+from srptq_plugin.images import Image
+from srptq_plugin.pipeline import quantize
+from srptq_plugin.registry import Registry
+from srptq_plugin.run import NETWORK, Run
+from srptq_plugin.settings import rules_of
+from srptq_plugin.verify import LEAST_PSNR, SIZES, integer_plan, verify
+
+pytest.importorskip("torchao")
+pytest.importorskip("onnxruntime")
+
+CALIBRATION = {"patches": 2, "size": 12}
+QDQ = "model_onnxruntime.onnx"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    """A run by target and bits, made once, not to be changed."""
+    made: dict[tuple[str, int], Path] = {}
+    root = tmp_path_factory.mktemp("runs")
+
+    def run(target: str, bits: int) -> Path:
+        if (target, bits) not in made:
+            recipe = networks.recipe(bits, target, calibration=CALIBRATION)
+            out = root / f"{target}-{bits}"
+            made[target, bits] = quantize(recipe, model=networks.network("shared"), out=out).folder
+        return made[target, bits]
+
+    return run
+
+
+@pytest.fixture
+def copied(runs: Callable[[str, int], Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a run, to be changed."""
+
+    def copy(target: str = "onnxruntime", bits: int = 8) -> Path:
+        return shutil.copytree(runs(target, bits), tmp_path / "run")
+
+    return copy
+
+
+def tamper(folder: Path, site: str, factor: float) -> None:
+    """Another scale in the file than in the table."""
+    model = onnx.load(folder / QDQ)
+    scale = next(each for each in model.graph.initializer if each.name == f"{site}_8bit_scale")
+    scale.CopyFrom(numpy_helper.from_array(np.float32(factor) * numpy_helper.to_array(scale), scale.name))
+    onnx.save(model, folder / QDQ)
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_a_run_as_written_passes_at_every_size(target: str, copied: Callable[..., Path]) -> None:
+    pytest.importorskip(target)
+    seen: list[tuple[int, int]] = []
+    found = verify(Run.open(copied(target)), progress=lambda _, done, total: seen.append((done, total)))
+    assert (found["passed"], found["problems"], found["note"]) == (True, [], "")
+    assert found["convs_planned"] == found["convs_int8"] == 6
+    assert [(size["height"], size["width"]) for size in found["sizes"]] == list(SIZES)
+    assert found["runtime"].startswith(f"{target} ")
+    assert 0 <= found["p99_9_levels"] <= found["max_levels"]
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_float_file_in_place_of_the_integers_fails(copied: Callable[..., Path]) -> None:
+    folder = copied()
+    shutil.copy(folder / NETWORK, folder / QDQ)
+    found = verify(Run.open(folder))
+    assert not found["passed"]
+    assert (found["convs_planned"], found["convs_int8"]) == (6, 0)
+    assert "6 of 6 convolutions planned as int8 run in float" in found["problems"]
+
+
+def test_a_float_file_in_openvino_fails(copied: Callable[..., Path]) -> None:
+    openvino = pytest.importorskip("openvino")
+    folder = copied("openvino")
+    openvino.save_model(openvino.Core().read_model(folder / NETWORK), folder / "model_openvino.xml")
+    found = verify(Run.open(folder))
+    assert not found["passed"]
+    assert "6 of 6 convolutions planned as int8 run in float" in found["problems"]
+
+
+def test_another_scale_in_the_file_than_in_the_table_fails(copied: Callable[..., Path]) -> None:
+    folder = copied()
+    tamper(folder, "head_conv", 1.3)
+    found = verify(Run.open(folder))
+    assert found["psnr"] < LEAST_PSNR
+    assert not found["passed"]
+    assert f"simulation and runtime differ: {found['psnr']:.1f} dB, at 8 bits at least 50 dB" in found["problems"]
+
+
+class Stub:
+    """ONNX Runtime, less some of its integer convolutions, and with something added to its output."""
+
+    name = "stub 1"
+
+    def __init__(self, inner: Runtime, missing: int, error: float) -> None:
+        self.inner, self.missing, self.error = inner, missing, error
+
+    def __call__(self, image: Array) -> Array:
+        return self.inner(image) + np.float32(self.error)
+
+    def integer_convs(self) -> int:
+        return self.inner.integer_convs() - self.missing
+
+
+def registry(missing: int = 0, error: float = 0.0) -> Registry:
+    """With a target `stub` that is ONNX Runtime but for its runtime."""
+
+    class StubTarget(OnnxRuntimeTarget):
+        def load(self, artefact: Path) -> Any:
+            return Stub(super().load(artefact), missing, error)
+
+    class Plugin:
+        @hookimpl
+        def srptq_targets(self) -> Iterable[TargetEntry]:
+            return [TargetEntry("stub", "for tests", StubTarget)]
+
+    return Registry([Plugin()])
+
+
+def stubbed(folder: Path, missing: int = 0, error: float = 0.0) -> dict[str, Any]:
+    recipe = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(recipe.replace("target: onnxruntime", "target: stub"))
+    return verify(Run.open(folder, registry(missing, error)))
+
+
+def test_one_convolution_in_float_is_enough_to_fail(copied: Callable[..., Path]) -> None:
+    found = stubbed(copied(), missing=1)
+    assert found["runtime"] == "stub 1"
+    assert (found["passed"], found["problems"]) == (
+        False,
+        ["1 of 6 convolutions planned as int8 run in float"],
+    )
+
+
+@pytest.mark.parametrize(("decibels", "passed"), [(50.5, True), (49.5, False)])
+def test_the_bar_is_50_decibels_of_the_whole_range(decibels: float, passed: bool, copied: Callable[..., Path]) -> None:  # noqa: FBT001
+    error = 10 ** (-decibels / 20)
+    found = stubbed(copied(), error=error)
+    assert found["psnr"] == pytest.approx(decibels, abs=0.1)
+    assert found["max_levels"] >= 0.99 * 255 * error
+    assert found["passed"] is passed
+
+
+def test_below_8_bits_a_difference_is_reported_and_no_failure(copied: Callable[..., Path]) -> None:
+    """A step is so large there that ties alone may cost more than 50 dB."""
+    found = stubbed(copied(bits=4), error=0.02)
+    assert found["psnr"] < 40
+    assert (found["passed"], found["problems"]) == (True, [])
+    assert "computed as 8 bits" in found["note"]
+
+
+def test_a_runtime_that_is_not_installed_is_a_note_and_no_failure(
+    copied: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = verify(Run.open(folder))
+    assert (found["passed"], found["runtime"], found["problems"]) == (True, None, [])
+    assert found["note"] == "onnxruntime is not installed; pip install 'srptq-plugin[onnxruntime]'"
+    assert found["psnr"] is found["convs_int8"] is None
+
+
+def test_quantizing_without_the_runtime_writes_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    recipe = networks.recipe(8, "onnxruntime", calibration=CALIBRATION)
+    run = quantize(recipe, model=networks.network("shared"), out=tmp_path / "run")
+    assert run.summary["verify"]["runtime"] is None
+    assert "not installed" in run.summary["verify"]["note"]
+    monkeypatch.undo()
+    assert verify(Run.open(tmp_path / "run"))["passed"]
+
+
+def crops(folder: Path, images: Sequence[Image]) -> dict[str, Any]:
+    return verify(Run.open(folder), images=images)
+
+
+def test_images_smaller_than_the_sizes_are_mirrored(copied: Callable[..., Path]) -> None:
+    rng = np.random.default_rng(0)
+    tiny = [Image("tiny", rng.integers(0, 256, (40, 38, 3), dtype=np.uint8))]
+    found = crops(copied(), tiny)
+    assert [(size["height"], size["width"]) for size in found["sizes"]] == list(SIZES)
+    assert found["passed"]
+
+
+def test_the_plan_of_integers_follows_what_the_target_computes_in(runs: Callable[[str, int], Path]) -> None:
+    run = Run.open(runs("onnxruntime", 8))
+    rules = rules_of(run.recipe, run.registry)
+    assert integer_plan(run.table.plan, rules) == list(run.table.plan.convs)
+    narrow = Run.open(runs("onnxruntime", 4))
+    assert len(integer_plan(narrow.table.plan, rules)) == 6
+    paper = rules_of(networks.recipe(8, "paper"), run.registry)
+    assert integer_plan(run.table.plan, paper) == []
