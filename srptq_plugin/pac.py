@@ -137,10 +137,14 @@ class _Tuning:
     def _step(self, chosen: Tensor, turn: Turn) -> None:
         for role in turn:
             self.optimizers[role].zero_grad(set_to_none=True)
-        output, features = self._losses(chosen)
-        (self.options.output_weight * output + self.options.feature_weight * features).backward()
+        self._loss(chosen).backward()
         for role in turn:
             self.optimizers[role].step()
+
+    def _loss(self, chosen: Tensor) -> Tensor:
+        """Equation 9 on some samples."""
+        output, features = self._losses(chosen)
+        return self.options.output_weight * output + self.options.feature_weight * features
 
     def _losses(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Equations 6 and 8 on some samples."""
@@ -159,9 +163,7 @@ class _Tuning:
         total = 0.0
         with torch.no_grad():
             for chosen in torch.arange(len(self.images)).split(16):
-                output, features = self._losses(chosen)
-                loss = self.options.output_weight * output + self.options.feature_weight * features
-                total += float(loss) * len(chosen)
+                total += float(self._loss(chosen)) * len(chosen)
         return total / len(self.images)
 
     def _gradient_ratio(self) -> float:

@@ -81,10 +81,6 @@ class QuantTable:
                     node.update_arg(2, module.graph.get_attr(name))
         module.recompile()
 
-    def real_weight(self, site: Site) -> Tensor:
-        """The weight that the integers stand for."""
-        return dequantize(self.weights[site.name], self.qparams[site.name])
-
     def save(self, path: Path) -> None:
         """Write one safetensors file; the plan travels in its header."""
         tensors: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.grid import dequantize
 from srptq_plugin.network import Network
 from srptq_plugin.plan import Edge
 from srptq_plugin.quantizer import fake_quantize
@@ -93,7 +94,7 @@ def test_integers_stand_for_the_weights_of_the_forward(case: tuple[str, Prepared
         integers = table.weights[site.name]
         assert integers.min() >= found.grid.qmin
         assert integers.max() <= found.grid.qmax
-        assert torch.equal(table.real_weight(site), fake_quantize(prepared.weight(site), found))
+        assert torch.equal(dequantize(integers, found), fake_quantize(prepared.weight(site), found))
 
 
 @pytest.mark.parametrize(("kind", "target"), [("edsr", "openvino"), ("shared", "onnxruntime")])
