@@ -4,9 +4,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from srptq_plugin.activation import activate, deactivate
     from srptq_plugin.errors import SrptqError
     from srptq_plugin.grid import Bounds, IntGrid, QParams, project
     from srptq_plugin.hookspecs import hookimpl
+    from srptq_plugin.initialise import initialise
     from srptq_plugin.pipeline import Run, quantize
     from srptq_plugin.quantizer import BoundedFakeQuantize
     from srptq_plugin.recipe import Recipe
@@ -24,7 +26,10 @@ __all__ = [
     "Registry",
     "Run",
     "SrptqError",
+    "activate",
+    "deactivate",
     "hookimpl",
+    "initialise",
     "project",
     "quantize",
 ]
@@ -38,7 +43,10 @@ _HOMES = {
     "Registry": "registry",
     "Run": "pipeline",
     "SrptqError": "errors",
+    "activate": "activation",
+    "deactivate": "activation",
     "hookimpl": "hookspecs",
+    "initialise": "initialise",
     "project": "grid",
     "quantize": "pipeline",
 }

@@ -3,18 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from srptq_plugin.grid import Bounds, IntGrid
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.export import ExportedProgram
 
     from srptq_plugin.graph import PreparedGraph
     from srptq_plugin.plan import Plan
+    from srptq_plugin.recipe import Recipe
+    from srptq_plugin.registry import Registry
     from srptq_plugin.table import QuantTable
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
@@ -58,6 +60,40 @@ class Toolkit(Protocol):
 
     def realise(self, program: "ExportedProgram", plan: "Plan") -> "PreparedGraph":
         """The prepared graph of the exported network."""
+        ...
+
+
+@dataclass(frozen=True)
+class Change:
+    """What activating does to a toolkit: an entry in its tables, or a repair; or why not."""
+
+    name: str
+    summary: str
+    skipped: str = ""
+
+
+@runtime_checkable
+class Host(Protocol):
+    """A toolkit that looks components up by name, and whose own quantizers can start from bounds."""
+
+    def activate(self, registry: "Registry") -> Sequence[Change]:
+        """Put the registered components into the toolkit's tables, once; a name that is taken stays what it was."""
+        ...
+
+    def deactivate(self) -> None:
+        """Take out what was put in."""
+        ...
+
+    def changes(self, registry: "Registry") -> Sequence[Change]:
+        """What activating does, without doing it."""
+        ...
+
+    def adopt(self, quantizer: "nn.Module", bounds: Bounds) -> bool:
+        """Start a fake-quantizer of this toolkit from bounds, ready to quantize; whether it is one."""
+        ...
+
+    def settings(self, recipe: "Recipe") -> Any:
+        """What a plain script of this toolkit needs to follow a recipe."""
         ...
 
 
@@ -151,8 +187,11 @@ class Entry(Generic[T]):
     aliases: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
 class ToolkitEntry(Entry[Toolkit]):
-    """A toolkit, by name."""
+    """A toolkit, by name; `host` says that it is a `Host` too."""
+
+    host: bool = False
 
 
 class TargetEntry(Entry[Target]):

@@ -1,6 +1,6 @@
 """The prepared graph: a network with fake-quantizers at its sites, whichever toolkit put them there."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,9 +18,14 @@ Features = tuple[Tensor, tuple[Tensor, ...]]
 
 
 class PreparedGraph:
-    """Observe, tune, compare: everything specific to super-resolution works on this one form."""
+    """Observe, tune, compare: everything specific to super-resolution works on this one form.
 
-    def __init__(self, module: fx.GraphModule, plan: Plan) -> None:
+    `float_parameters` are the float network's where the module's own have changed since.
+    """
+
+    def __init__(
+        self, module: fx.GraphModule, plan: Plan, float_parameters: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.module, self.plan = module, plan
         found = {each.name: each for each in module.modules() if isinstance(each, BoundedFakeQuantize)}
         missing = [group for group in plan.groups if group not in found]
@@ -29,6 +34,7 @@ class PreparedGraph:
         self.quantizers = {group: found[group] for group in plan.groups}
         self._capture = _with_features(module, plan.blocks)
         self._float = {name: p.detach().clone() for name, p in _float_parameters(self._capture)}
+        self._float |= {name: p for name, p in (float_parameters or {}).items() if name in self._float}
 
     @classmethod
     def plain(cls, module: fx.GraphModule) -> "PreparedGraph":
@@ -111,7 +117,18 @@ def build_quantizer(
     return kind(group, first.grid, observer, constant=first.role == "weight")
 
 
-def insert_quantizers(module: fx.GraphModule, plan: Plan, by_group: Mapping[str, torch.nn.Module]) -> fx.GraphModule:
+Naming = Callable[[int, fx.Node], str]
+"""The name of a quantizer in a graph, from the number of the site and the node of its tensor."""
+
+
+def site_number(number: int, _source: fx.Node) -> str:
+    """The usual name."""
+    return f"srptq_site_{number}"
+
+
+def insert_quantizers(
+    module: fx.GraphModule, plan: Plan, by_group: Mapping[str, torch.nn.Module], naming: Naming = site_number
+) -> fx.GraphModule:
     """A copy of an exported network with one quantizer call a site, its consumers rewired."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -120,12 +137,13 @@ def insert_quantizers(module: fx.GraphModule, plan: Plan, by_group: Mapping[str,
     copy = fx.GraphModule(module, graph)
     network = Network(module)
     for number, site in enumerate(plan.sites):
-        copy.add_submodule(f"srptq_site_{number}", by_group[site.group])
         first = network.nodes[site.consumers[0].consumer]
         source = copies[tensor_arguments(first)[site.consumers[0].place]]
+        name = naming(number, source)
+        copy.add_submodule(name, by_group[site.group])
         readers = _readers(network, copies, site, graph)
         with graph.inserting_after(_last_definition(source, graph)):
-            call = graph.call_module(f"srptq_site_{number}", (source,))
+            call = graph.call_module(name, (source,))
         for reader in readers:
             reader.replace_input_with(source, call)
     copy.recompile()

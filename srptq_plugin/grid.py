@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from srptq_plugin.errors import SrptqError
+
 SMALLEST_RANGE = 1e-12
 """A narrower range holds zeros only: any scale represents it, and 1 keeps integer biases in range."""
 
@@ -29,6 +31,24 @@ class IntGrid:
     axis: int | None = None
     power_of_two: bool = False
     real_offset: bool = False
+
+    @classmethod
+    def between(
+        cls, qmin: int, qmax: int, *, symmetric: bool = False, axis: int | None = None, power_of_two: bool = False
+    ) -> "IntGrid":
+        """The grid of these integers, as a toolkit names them.
+
+        >>> IntGrid.between(-7, 7, symmetric=True).bits, IntGrid.between(0, 15).bits
+        (4, 4)
+        """
+        narrow = qmin + qmax == 0
+        bits = (qmax - qmin + narrow).bit_length()
+        grid = cls(bits, qmin < 0, symmetric, narrow, axis, power_of_two)
+        if qmin > 0 or (grid.qmin, grid.qmax) != (qmin, qmax):
+            raise SrptqError(
+                f"integers {qmin}..{qmax} are no grid of this plugin; give 0..2^bits - 1 or -2^(bits - 1)..2^(bits - 1) - 1"
+            )
+        return grid
 
     @property
     def qmin(self) -> int:

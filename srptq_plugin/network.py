@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
@@ -51,6 +51,19 @@ _OPS = {
     "_upsample_nearest_exact2d": "nearest",
     "upsample_bilinear2d": "interpolate",
     "upsample_bicubic2d": "interpolate",
+    "convtranspose2d": "conv_transpose",
+    "pixelshuffle": "pixel_shuffle",
+    "pixelunshuffle": "pixel_unshuffle",
+    "channelshuffle": "reshape",
+    "leakyrelu": "leaky_relu",
+    "upsample": "interpolate",
+    "adaptiveavgpool2d": "mean",
+    "maxpool2d": "max_pool",
+    "batchnorm2d": "batch_norm",
+    "iadd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "truediv": "div",
 }
 
 
@@ -82,7 +95,9 @@ def canonical_op(name: str) -> str:
 
 
 def module_path(node: fx.Node) -> str:
-    """The path of the module that a node was traced in."""
+    """The path of the module that a node was traced in, or of the layer that it calls."""
+    if node.op == "call_module" and not node.meta.get("nn_module_stack"):
+        return str(node.target)
     stack = node.meta.get("nn_module_stack") or {}
     return next((entry[0].split("@")[0] for entry in reversed(stack.values())), "")
 
@@ -109,7 +124,7 @@ class Network:
             self._enter(node, counts)
 
     def _enter(self, node: fx.Node, counts: dict[tuple[str, str], int]) -> None:
-        op = _op_of(node)
+        op = _op_of(node, self.module)
         if not op:
             return
         path = "" if op in (INPUT, OUTPUT) else module_path(node)
@@ -153,6 +168,8 @@ class Network:
 
     def parameter(self, node: fx.Node, place: int) -> tuple[str, Tensor] | None:
         """The parameter or buffer that a node reads at a place, through a quantizer if need be, with its name."""
+        if node.op == "call_module" and self.ops[node] != QUANTIZER:
+            return self._own_parameter(str(node.target), ("input", "weight", "bias")[place])
         arguments = tensor_arguments(node)
         found = arguments[place] if place < len(arguments) else node
         found = tensor_arguments(found)[0] if found.op == "call_module" else found
@@ -161,6 +178,11 @@ class Network:
         target = str(found.target)
         owner, _, leaf = target.rpartition(".")
         return target, getattr(self.module.get_submodule(owner), leaf).detach()
+
+    def _own_parameter(self, path: str, leaf: str) -> tuple[str, Tensor] | None:
+        """The same for a layer that is called as a module."""
+        found = getattr(self.module.get_submodule(path), leaf, None)
+        return (f"{path}.{leaf}", found.detach()) if isinstance(found, Tensor) else None
 
     def is_mean_shift(self, conv: fx.Node) -> bool:
         """Whether a convolution only scales and shifts each colour of an image."""
@@ -217,26 +239,38 @@ class Network:
 def drop_identities(module: fx.GraphModule) -> fx.GraphModule:
     """Take out, in place, what changes nothing (`x * 1.0`, clones, dropout): exporters fold it away as well."""
     for node in list(module.graph.nodes):
-        if _op_of(node) == "identity":
+        if _op_of(node, module) == "identity":
             node.replace_all_uses_with(tensor_arguments(node)[0])
             module.graph.erase_node(node)
     module.recompile()
     return module
 
 
-def _op_of(node: fx.Node) -> str:
+def _op_of(node: fx.Node, module: fx.GraphModule) -> str:
     if node.op == "placeholder":
         return INPUT
     if node.op == OUTPUT:
         return OUTPUT
-    if node.op == "call_module" and node.target != GUARDS:
-        return QUANTIZER
-    if node.op != "call_function":
+    if node.op == "call_module":
+        return "" if node.target == GUARDS else _layer_op(module.get_submodule(str(node.target)))
+    if node.op not in ("call_function", "call_method"):
         return ""
     if _changes_nothing(node):
         return "identity"
     target: Any = node.target
-    return canonical_op(str(target) if isinstance(target, OpOverload) else target.__name__)
+    return canonical_op(target if isinstance(target, str) else _function_name(target))
+
+
+def _function_name(target: Any) -> str:
+    return str(target) if isinstance(target, OpOverload) else target.__name__
+
+
+def _layer_op(module: nn.Module) -> str:
+    """The operation of a layer of torch's, also in a quantized shape; every other called module is a quantizer."""
+    homes = ((kind, kind.__module__) for kind in type(module).__mro__ if kind is not nn.Module)
+    layers = (kind for kind, home in homes if home.startswith("torch.nn.modules."))
+    layer = next(layers, None)
+    return canonical_op(layer.__name__.lower()) if layer else QUANTIZER
 
 
 def _changes_nothing(node: fx.Node) -> bool:

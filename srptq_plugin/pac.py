@@ -19,6 +19,7 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.plan import Role
 from srptq_plugin.quantizer import BoundedFakeQuantize, Gradient, Mode
 from srptq_plugin.teacher import Teacher, normalised
+from srptq_plugin.together import average, gathered
 
 Turn = tuple[Role, ...]
 LEVELS = 255
@@ -56,6 +57,9 @@ def reconstruct(
         chosen = Options(**options)  # pyright: ignore[reportArgumentType]
     except TypeError as error:
         raise SrptqError(f"reconstruction pac: {error}; choices: {', '.join(vars(Options()))}") from error
+    counts = gathered(len(images))
+    if len(set(counts)) > 1:
+        raise SrptqError(f"reconstruction pac: the processes have {counts} images; give each of them as many")
     return _Tuning(prepared, images, chosen, progress).run()
 
 
@@ -139,6 +143,8 @@ class _Tuning:
             self.optimizers[role].zero_grad(set_to_none=True)
         self._loss(chosen).backward()
         for role in turn:
+            ends = (end for group in self.optimizers[role].param_groups for end in group["params"])
+            average(end.grad for end in ends if end.grad is not None)
             self.optimizers[role].step()
 
     def _loss(self, chosen: Tensor) -> Tensor:
@@ -160,11 +166,12 @@ class _Tuning:
         return squared / features[0].numel() if self.options.feature_loss == "literal" else squared
 
     def _mean_loss(self) -> float:
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self.images.device)
         with torch.no_grad():
             for chosen in torch.arange(len(self.images)).split(16):
-                total += float(self._loss(chosen)) * len(chosen)
-        return total / len(self.images)
+                total += self._loss(chosen) * len(chosen)
+        average([total])
+        return float(total) / len(self.images)
 
     def _gradient_ratio(self) -> float:
         """How strongly the feature loss pulls, beside the output loss, at the start."""

@@ -116,6 +116,11 @@ class BoundedFakeQuantize(nn.Module):
             self.set_bounds(bounds)
 
     @property
+    def has_bounds(self) -> bool:
+        """Whether bounds were observed or given."""
+        return self._fresh or bool(self.lower.numel())
+
+    @property
     def bounds(self) -> Bounds:
         """The bounds as they stand: observed, tuned or given."""
         if self._fresh:

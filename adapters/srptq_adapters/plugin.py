@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from srptq_plugin.contracts import (
@@ -17,6 +18,7 @@ from srptq_plugin.contracts import (
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.hookspecs import hookimpl
 
+MQBENCH = "git+https://github.com/ModelTC/MQBench@00f477d"
 OURS = ("srptq_plugin", "srptq_adapters")
 
 
@@ -55,10 +57,21 @@ def _torchao() -> Toolkit:
     return lazy("srptq_adapters.torchao.toolkit:TorchaoToolkit", "torchao")()()
 
 
+def _mqbench() -> Toolkit:
+    if find_spec("mqbench") is None:
+        raise SrptqError(
+            f"MQBench is not installed, and not on PyPI; pip install --no-deps {MQBENCH}, then 'srptq-plugin[mqbench]'"
+        )
+    return lazy("srptq_adapters.mqbench.toolkit:MqbenchToolkit", "mqbench")()()
+
+
 @hookimpl
 def srptq_toolkits() -> Iterable[ToolkitEntry]:
     """The toolkits, each in a folder of its own."""
-    return [ToolkitEntry("torchao", "PT2E: prepare_pt2e with the plan's annotations", _torchao)]
+    return [
+        ToolkitEntry("torchao", "PT2E: prepare_pt2e with the plan's annotations", _torchao),
+        ToolkitEntry("mqbench", "prepare_by_platform with the plan's placement", _mqbench, host=True),
+    ]
 
 
 @hookimpl

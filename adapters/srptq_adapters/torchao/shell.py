@@ -70,21 +70,12 @@ def grid_of(spec: QuantizationSpec) -> IntGrid:
     info = torch.iinfo(spec.dtype)
     low = info.min if spec.quant_min is None else spec.quant_min
     high = info.max if spec.quant_max is None else spec.quant_max
-    symmetric = spec.qscheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric)
+    symmetric = low < 0 and spec.qscheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric)
     per_channel = spec.qscheme in (torch.per_channel_symmetric, torch.per_channel_affine)
-    bits = (high - low + 1).bit_length() - 1 if low + high != 0 else high.bit_length() + 1
-    grid = IntGrid(
-        bits,
-        low < 0,
-        symmetric and low < 0,
-        narrow=low + high == 0,
-        axis=(spec.ch_axis or 0) if per_channel else None,
-    )
-    if (grid.qmin, grid.qmax) != (low, high):
-        raise SrptqError(
-            f"with_observer: integers {low}..{high} are no grid of this plugin; use a power of two of them"
-        )
-    return grid
+    try:
+        return IntGrid.between(low, high, symmetric=symmetric, axis=(spec.ch_axis or 0) if per_channel else None)
+    except SrptqError as error:
+        raise SrptqError(f"with_observer: {error}") from error
 
 
 Constructor = Callable[[], nn.Module]

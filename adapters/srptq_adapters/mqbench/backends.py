@@ -1,0 +1,117 @@
+"""MQBench's backends and our targets, both ways, and a recipe as the config of a plain MQBench script."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+from mqbench.prepare_by_platform import BackendType, ParamsTable  # pyright: ignore[reportMissingImports]
+
+from srptq_adapters.mqbench.config import FORCED
+from srptq_adapters.mqbench.grids import scheme_of
+from srptq_plugin.contracts import Rules
+from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.grid import IntGrid
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.registry import Registry
+from srptq_plugin.settings import rules_of
+
+TARGETS = {"Tensorrt": "tensorrt", "SNPE": "snpe", "OPENVINO": "openvino", "QDQ": "onnxruntime", "Academic": "paper"}
+"""By the name of the backend."""
+
+
+def target_of(backend: Any) -> str:
+    """The target that a backend of MQBench's deploys to.
+
+    >>> target_of(BackendType.SNPE)
+    'snpe'
+    """
+    if backend.name not in TARGETS:
+        raise SrptqError(f"{UnknownNameError('backend', backend.name, TARGETS)}; the others deploy to no target of ours")
+    return TARGETS[backend.name]
+
+
+def backend_of(target: str) -> Any:
+    """The backend of MQBench's that deploys to a target.
+
+    >>> backend_of("onnxruntime").name
+    'QDQ'
+    """
+    names = {ours: theirs for theirs, ours in TARGETS.items()}
+    if target not in names:
+        raise SrptqError(f"{UnknownNameError('target of MQBench', target, names)}; the toolkit mqbench runs every recipe")
+    return BackendType[names[target]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `prepare_by_platform` and `ptq_reconstruction` are called with.
+
+    `differences` says where MQBench will not do what the recipe's target does.
+    """
+
+    backend: Any
+    prepare_custom_config_dict: Mapping[str, Any]
+    reconstruction: SimpleNamespace | None
+    differences: tuple[str, ...] = field(default=())
+
+
+def settings_of(recipe: Recipe, registry: Registry) -> Settings:
+    """A recipe as the config of a plain MQBench script."""
+    rules = rules_of(recipe, registry)
+    backend = backend_of(registry.target(recipe.target).name)
+    grids = {"w": _weights(recipe, rules), "a": rules.activations.at(recipe.activations.bits)}
+    sides = {"w": recipe.weights, "a": recipe.activations}
+    qconfig: dict[str, Any] = {}
+    for side, settings in sides.items():
+        qconfig[f"{side}_observer"] = _observer_name(settings.observer, registry)
+        qconfig[f"{side}_fakequantize"] = "BoundedFakeQuantize"
+        qconfig[f"{side}_qscheme"] = dict(scheme_of(grids[side]))
+        if settings.options:
+            qconfig[f"{side}_observer_extra_args"] = dict(settings.options)
+    found = recipe.reconstruction
+    pattern = SimpleNamespace(pattern=found.name, seed=recipe.calibration.seed, **found.options()) if found else None
+    return Settings(backend, {"extra_qconfig_dict": qconfig}, pattern, tuple(differences(recipe, rules, backend)))
+
+
+def _weights(recipe: Recipe, rules: Rules) -> IntGrid:
+    return replace(rules.weights.at(recipe.weights.bits), axis=0 if recipe.weights.per_channel else None)
+
+
+def _observer_name(name: str, registry: Registry) -> str:
+    found = registry.observer(name).name
+    return found if found == "dbdc" else f"srptq.{found}"
+
+
+def differences(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
+    """What a backend of MQBench's makes of a recipe, where that is not what the target does."""
+    row = ParamsTable[backend]
+    for key, grid in (("w_qscheme", _weights(recipe, rules)), ("a_qscheme", rules.activations)):
+        default = row.get(key)
+        ours = scheme_of(grid)
+        if default is not None:
+            changed = [name for name in ("symmetry", "per_channel") if getattr(default, name) != ours[name]]
+            if changed:
+                told = ", ".join(f"{name} {getattr(default, name)} (here {ours[name]})" for name in changed)
+                yield f"{key}: MQBench's {backend.name} has {told}; the config gives the target's"
+        if grid.real_offset:
+            yield f"{key}: {recipe.target} has levels anywhere; MQBench rounds zero to one of them"
+        if grid.signed != grid.symmetric:
+            yield f"{key}: {recipe.target} counts from {grid.qmin} to {grid.qmax}; MQBench stores the same numbers from 0"
+    yield from _placement(recipe, rules, backend)
+
+
+def _placement(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
+    placement = recipe.placement or rules.placements[0]
+    if backend.name == "Academic" and placement == "full":
+        yield "placement full: MQBench's Academic quantizes the inputs of convolutions only"
+    if backend.name != "Academic":
+        yield f"placement {placement}: MQBench's {backend.name} quantizes by its own rules, one quantizer a tensor"
+    ends = {stage: s for stage, s in recipe.stages.items() if s.weights or s.activations or not s.quantize}
+    if any((s.weights or 0) != recipe.weights.bits or (s.activations or 0) != recipe.activations.bits for s in ends.values()):
+        kept = "looks only at the layers next to the input and the output" if backend.name == "Academic" else "has none"
+        yield f"stages {', '.join(ends)}: bits of their own; MQBench's {backend.name} {kept}"
+    if recipe.overrides:
+        yield "overrides: MQBench has none"
+    if backend.name == FORCED:
+        yield "w_qscheme: MQBench's OPENVINO takes -64..63 for weights, whatever is asked"

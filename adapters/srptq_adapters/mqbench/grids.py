@@ -1,0 +1,59 @@
+"""MQBench's numbers for a grid, and ours: the same integers, both ways."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from srptq_plugin.grid import Bounds, IntGrid, QParams
+
+SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
+PER_CHANNEL = (torch.per_channel_symmetric, torch.per_channel_affine)
+
+
+def grid_of(part: Any) -> IntGrid:
+    """The grid of an observer or a fake-quantizer of MQBench's."""
+    return IntGrid.between(
+        part.quant_min,
+        part.quant_max,
+        symmetric=part.qscheme in SYMMETRIC,
+        axis=part.ch_axis if part.qscheme in PER_CHANNEL else None,
+        power_of_two=bool(part.pot_scale),
+    )
+
+
+def scheme_of(grid: IntGrid) -> Mapping[str, Any]:
+    """A grid as `w_qscheme` or `a_qscheme` in a config.
+
+    >>> dict(scheme_of(IntGrid(4)))
+    {'bit': 4, 'symmetry': False, 'per_channel': False, 'pot_scale': False}
+    """
+    scheme: dict[str, Any] = {
+        "bit": grid.bits,
+        "symmetry": grid.symmetric,
+        "per_channel": grid.axis is not None,
+        "pot_scale": grid.power_of_two,
+    }
+    return scheme | {"symmetric_range": True} if grid.narrow else scheme
+
+
+def observer_arguments(grid: IntGrid) -> Mapping[str, Any]:
+    """A grid as the arguments of an observer."""
+    per_channel = torch.per_channel_symmetric if grid.symmetric else torch.per_channel_affine
+    per_tensor = torch.per_tensor_symmetric if grid.symmetric else torch.per_tensor_affine
+    return {
+        "dtype": torch.qint8 if grid.signed else torch.quint8,
+        "qscheme": per_tensor if grid.axis is None else per_channel,
+        "quant_min": grid.qmin,
+        "quant_max": grid.qmax,
+        "ch_axis": -1 if grid.axis is None else grid.axis,
+        "pot_scale": grid.power_of_two,
+    }
+
+
+def bounds_of(scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Bounds:
+    """The bounds that a scale and a zero point of MQBench's stand for."""
+    one = () if grid.axis is None else (-1,)
+    whole = zero_point.detach().round().clamp(grid.qmin, grid.qmax)
+    return QParams(scale.detach().abs().reshape(one), whole.float().reshape(one), grid).bounds

@@ -1,0 +1,57 @@
+"""An exported graph with its planned convolutions as layers again: MQBench quantizes weights inside layers."""
+
+import torch
+from torch import fx, nn
+
+from srptq_plugin.network import GUARDS, Network, tensor_arguments
+from srptq_plugin.plan import Plan, Site
+
+DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+
+
+def layer_sites(network: Network, plan: Plan) -> dict[str, Site]:
+    """The path of each layer to be, and the site of its weight: parameters that one convolution alone reads."""
+    return {site.name.removesuffix(".weight"): site for site in plan.sites if _is_layer(network, site)}
+
+
+def _is_layer(network: Network, site: Site) -> bool:
+    if site.role != "weight" or len(site.consumers) > 1 or not site.source.endswith(".weight"):
+        return False
+    conv, path = network.nodes[site.consumers[0].consumer], site.source.removesuffix(".weight")
+    bias = network.parameter(conv, 2) if len(tensor_arguments(conv)) > 2 else None  # noqa: PLR2004
+    owner = network.module.get_submodule(path)
+    plain = {name for name, _ in owner.named_parameters()} <= {"weight", "bias"} and not list(owner.children())
+    return plain and conv.target is torch.ops.aten.conv2d.default and (bias is None or bias[0] == f"{path}.bias")
+
+
+def with_layers(module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
+    """Put layers in the place of those convolutions, in place."""
+    network = Network(module)
+    for path, site in layer_sites(network, plan).items():
+        _call_layer(module, path, network.nodes[site.consumers[0].consumer])
+    for node in list(module.graph.nodes):
+        if node.op == "call_module" and node.target == GUARDS:
+            module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _call_layer(module: fx.GraphModule, path: str, conv: fx.Node) -> None:
+    owner = module.get_submodule(path)
+    parent, _, leaf = path.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, _layer(owner, conv))
+    with module.graph.inserting_before(conv):
+        call = module.graph.call_module(path, (conv.args[0],))
+    call.meta = dict(conv.meta)
+    conv.replace_all_uses_with(call)
+    module.graph.erase_node(conv)
+
+
+def _layer(owner: nn.Module, conv: fx.Node) -> nn.Conv2d:
+    weight, bias = owner.get_parameter("weight"), getattr(owner, "bias", None)
+    settings = dict(DEFAULTS) | dict(zip(DEFAULTS, conv.args[3:], strict=False))
+    sizes = (weight.shape[1] * settings["groups"], weight.shape[0], tuple(weight.shape[2:]))
+    layer = nn.Conv2d(*sizes, **settings, bias=bias is not None, device="meta")
+    layer.weight, layer.bias = weight, bias
+    return layer

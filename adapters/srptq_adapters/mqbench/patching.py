@@ -1,0 +1,40 @@
+"""Changes to somebody else's module that can be taken back, in any order, without harm to what others changed since."""
+
+from collections.abc import Callable, MutableMapping, MutableSequence
+from typing import Any
+
+Undo = Callable[[], None]
+
+
+def swapped(owner: Any, name: str, new: Any) -> Undo:
+    """Replace an attribute."""
+    old = getattr(owner, name)
+    setattr(owner, name, new)
+
+    def undo() -> None:
+        if getattr(owner, name) is new:
+            setattr(owner, name, old)
+
+    return undo
+
+
+def entered(table: MutableMapping[Any, Any], key: Any, value: Any) -> Undo:
+    """Add an entry to a table that has none of that name."""
+    table[key] = value
+
+    def undo() -> None:
+        if table.get(key) is value:
+            del table[key]
+
+    return undo
+
+
+def inserted(items: MutableSequence[Any], new: Any, behind: Any = None) -> Undo:
+    """Add an item to a list, behind another or at the end."""
+    items.insert(len(items) if behind is None else items.index(behind) + 1, new)
+
+    def undo() -> None:
+        if new in items:
+            items.remove(new)
+
+    return undo

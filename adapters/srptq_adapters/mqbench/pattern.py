@@ -1,0 +1,155 @@
+"""`ptq_reconstruction` with one pattern more: PaC, on a model that MQBench prepared and calibrated."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mqbench import advanced_ptq  # pyright: ignore[reportMissingImports]
+from mqbench.utils import deepcopy_graphmodule  # pyright: ignore[reportMissingImports]
+from mqbench.utils.logger import logger as mqbench_logger  # pyright: ignore[reportMissingImports]
+from mqbench.utils.state import enable_quantization  # pyright: ignore[reportMissingImports]
+from torch import Tensor, fx, nn
+
+from srptq_adapters.mqbench.adopting import adopt, core_of
+from srptq_adapters.mqbench.patching import Undo, swapped
+from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.network import Network
+from srptq_plugin.placed import INSIDE, Placed, placed, plan_of
+from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipe_files import Layer
+from srptq_plugin.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+STOCK = ("layer", "block")
+THEIRS = frozenset(
+    {"scale_lr", "warm_up", "weight", "max_count", "b_range", "keep_gpu", "round_mode", "prob"}
+    | {"exclude_node", "exclude_node_prefix"}
+)
+"""Keys of MQBench's own reconstruction, which stand in the config of whoever changes `pattern` only."""
+FLOAT = "srptq_float"
+"""Under this name a graph module's meta keeps the parameters that a reconstruction is about to change."""
+
+
+def wrap(registry: Registry) -> Undo:
+    """Put the patterns of the registry beside MQBench's own."""
+    stock = advanced_ptq.ptq_reconstruction
+    ours = {entry.name: entry for entry in registry.entries("reconstruction")}
+
+    def ptq_reconstruction(
+        model: fx.GraphModule, cali_data: Sequence[Tensor], config: Any, graph_module_list: Any = None
+    ) -> Any:
+        options = options_of(config)
+        pattern = options.pop("pattern", None)
+        if pattern in ours:
+            if graph_module_list is not None:
+                raise SrptqError(f"pattern {pattern}: works on a whole model; leave graph_module_list out")
+            return reconstruct(model, cali_data, pattern, options, registry)
+        if pattern not in STOCK:
+            raise SrptqError(f"config.{UnknownNameError('pattern', str(pattern), [*STOCK, *ours])}")
+        _require_rounding(model)
+        known = float_parameters(model)
+        tuned = stock(model, cali_data, config, graph_module_list)
+        if isinstance(tuned, fx.GraphModule):
+            tuned.meta[FLOAT] = known
+        return tuned
+
+    return swapped(advanced_ptq, "ptq_reconstruction", ptq_reconstruction)
+
+
+def options_of(config: Any) -> dict[str, Any]:
+    """The options of an EasyDict, dict or namespace.
+
+    >>> from types import SimpleNamespace
+    >>> options_of(SimpleNamespace(pattern="pac", epochs=2))
+    {'pattern': 'pac', 'epochs': 2}
+    """
+    return dict(config) if isinstance(config, Mapping) else dict(vars(config))
+
+
+def reconstruct(
+    model: fx.GraphModule, cali_data: Sequence[Tensor], pattern: str, options: dict[str, Any], registry: Registry
+) -> fx.GraphModule:
+    """A tuned copy of a calibrated model, quantization on."""
+    chosen = checked(pattern, options)
+    images = _images(cali_data, next(model.parameters()).device)
+    tuned = deepcopy_graphmodule(model).eval()
+    tuned.meta[FLOAT] = float_parameters(model)
+    with bounded(tuned):
+        prepared = PreparedGraph(tuned, plan_of(tuned), tuned.meta[FLOAT])
+        figures = registry.reconstruction(pattern).load()(prepared, images, **chosen)
+    enable_quantization(tuned)
+    told = ", ".join(f"{name} {figure:.6g}" for name, figure in figures.items())
+    mqbench_logger.info(f"pattern {pattern}: {told}")  # noqa: G004 - a logger of somebody else's
+    return tuned
+
+
+def checked(pattern: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's keys, validated as a recipe's are; those of MQBench's reconstruction are named and left out."""
+    unused = sorted(key for key in options if key in THEIRS)
+    if unused:
+        logger.warning("pattern %s does not use %s", pattern, ", ".join(unused))
+    given = {key: value for key, value in options.items() if key not in THEIRS}
+    seed = {"seed": given.pop("seed")} if "seed" in given else {}
+    layer = Layer("config", {"target": "paper", "reconstruction": {"name": pattern, **given}})
+    settings = Recipe.from_layers([layer]).reconstruction
+    return {**settings.options(), **seed} if settings else {}
+
+
+def float_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """The float network's parameters: the model's own, unless a reconstruction changed them and kept these."""
+    known: dict[str, Tensor] | None = getattr(model, "meta", {}).get(FLOAT)
+    return known or {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def _require_rounding(model: nn.Module) -> None:
+    """MQBench's own patterns learn rounding, in one kind of weight quantizer only."""
+    for name, module in model.named_modules():
+        if name.endswith(INSIDE) and not hasattr(module, "init"):
+            raise SrptqError(
+                f"{name}: {type(module).__name__} does not learn rounding, which the patterns {' and '.join(STOCK)} need; "
+                "set w_fakequantize: AdaRoundFakeQuantize, or pattern: pac"
+            )
+
+
+def _images(cali_data: Sequence[Tensor], device: torch.device) -> Tensor:
+    batches = list(cali_data)
+    shapes = sorted({tuple(batch.shape[1:]) for batch in batches if isinstance(batch, Tensor)})  # pyright: ignore[reportUnnecessaryIsInstance]
+    if len(shapes) != 1 or not all(isinstance(batch, Tensor) for batch in batches):  # pyright: ignore[reportUnnecessaryIsInstance]
+        kinds = sorted({type(batch).__name__ for batch in batches})
+        raise SrptqError(
+            f"cali_data: {len(batches)} batches of {', '.join(kinds) or 'nothing'}, shapes {shapes}; "
+            "give tensors of images of one size, [N, 3, H, W]"
+        )
+    return torch.cat([batch.to(device) for batch in batches])
+
+
+@contextmanager
+def bounded(model: fx.GraphModule) -> Iterator[list[BoundedFakeQuantize]]:
+    """The model with our quantizer in every quantizer's place; afterwards its own have the bounds of ours."""
+    found = list(placed(Network(model)))
+    originals = {each.path: each.quantizer for each in found}
+    cores = {each.path: _core(each) for each in found}
+    _put(model, cores)
+    try:
+        yield list(cores.values())
+    finally:
+        _put(model, originals)
+        for path, quantizer in originals.items():
+            adopt(quantizer, cores[path].bounds)
+
+
+def _core(each: Placed) -> BoundedFakeQuantize:
+    core = core_of(each.quantizer, each.name)
+    core.constant = each.role == "weight"
+    return core
+
+
+def _put(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+    for path, module in modules.items():
+        owner, _, leaf = path.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, module)

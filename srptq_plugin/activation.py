@@ -1,0 +1,45 @@
+"""activate(): put the registered components into toolkits that look things up by name; deactivate() takes them out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+from srptq_plugin.contracts import Change, Host, ToolkitEntry
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.registry import Registry
+
+
+def activate(*toolkits: str, registry: Registry | None = None) -> Mapping[str, Sequence[Change]]:
+    """Register every component in these toolkits, or in all that are installed; again changes nothing.
+
+    Returns what was done, by toolkit. Toolkits that take components as objects need none of it.
+
+        srptq_plugin.activate("mqbench")  # before MQBench is imported
+    """
+    known = registry or Registry()
+    return {name: host.activate(known) for name, host in _hosts(toolkits, known)}
+
+
+def deactivate(*toolkits: str, registry: Registry | None = None) -> None:
+    """Leave these toolkits, or all of them, as they were."""
+    for _, host in _hosts(toolkits, registry or Registry()):
+        host.deactivate()
+
+
+def _hosts(names: Sequence[str], registry: Registry) -> Iterator[tuple[str, Host]]:
+    if not names:
+        yield from installed_hosts(registry)
+    for name in names:
+        entry = registry.toolkit(name)
+        if entry.host:
+            yield name, cast("Host", entry.load())
+
+
+def installed_hosts(registry: Registry) -> Iterator[tuple[str, Host]]:
+    """The toolkits that look components up by name, as far as they are installed."""
+    for entry in registry.entries("toolkit"):
+        if isinstance(entry, ToolkitEntry) and entry.host:
+            try:
+                host = cast("Host", entry.load())
+            except SrptqError:
+                continue
+            yield entry.name, host

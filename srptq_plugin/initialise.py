@@ -1,0 +1,82 @@
+"""initialise(): a freshly prepared model starts from the bounds of a run, whichever toolkit made either."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import fx, nn
+
+from srptq_plugin.activation import installed_hosts
+from srptq_plugin.contracts import Host
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import Bounds
+from srptq_plugin.network import Network
+from srptq_plugin.placed import Placed, placed
+from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.registry import Registry
+from srptq_plugin.run import TABLE
+from srptq_plugin.table import QuantTable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Started:
+    """The sites that got bounds, and those for which the run has none: calibrate these."""
+
+    sites: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry | None = None) -> Started:
+    """Give each fake-quantizer of a prepared model the bounds that a run found for the same tensor.
+
+    Tensors are known by who reads them, so a run of one toolkit starts a model of another. The quantizers quantize
+    afterwards and can be trained. Bits and grid stay the model's own.
+    """
+    path = Path(run)
+    table = QuantTable.load(path / TABLE if path.is_dir() else path)
+    hosts = [host for _, host in installed_hosts(registry or Registry())]
+    network = Network(prepared)
+    found, left = list[str](), list[str]()
+    for each in placed(network):
+        bounds = _bounds(table, each)
+        started = bounds is not None and _start(each, _fitted(bounds, each, prepared), hosts)
+        (found if started else left).append(each.name)
+    if not found:
+        raise SrptqError(f"{path}: none of its sites is in this model; prepare the network that the run was made of")
+    if left:
+        logger.warning("%s has no bounds for %s; calibrate these", path, ", ".join(left))
+    return Started(tuple(found), tuple(left))
+
+
+def _bounds(table: QuantTable, each: Placed) -> Bounds | None:
+    """By the readers of a tensor: what it is called depends on what was fused with the operation before it."""
+    wanted = [site for site in table.plan.sites if set(site.consumers) & set(each.consumers)]
+    same = [site for site in wanted if site.role == each.role]
+    return table.qparams[same[0].name].bounds if same else None
+
+
+def _fitted(bounds: Bounds, each: Placed, prepared: fx.GraphModule) -> Bounds:
+    """One range, or one for each channel, as the quantizer has it."""
+    if not _per_channel(each.quantizer):
+        return Bounds.of(bounds.lower.min(), bounds.upper.max())
+    channels = len(prepared.get_parameter(each.name)) if each.role == "weight" else bounds.lower.numel()
+    if bounds.lower.numel() not in (1, channels):
+        raise SrptqError(f"site {each.name}: {channels} channels, the run has {bounds.lower.numel()}; it is of another network")
+    return Bounds.of(*(end.expand(channels).clone() for end in (bounds.lower, bounds.upper)))
+
+
+def _per_channel(quantizer: nn.Module) -> bool:
+    if isinstance(quantizer, BoundedFakeQuantize):
+        return quantizer.grid.axis is not None
+    return getattr(quantizer, "ch_axis", -1) != -1
+
+
+def _start(each: Placed, bounds: Bounds, hosts: Sequence[Host]) -> bool:
+    if isinstance(each.quantizer, BoundedFakeQuantize):
+        each.quantizer.set_bounds(bounds)
+        each.quantizer.set_mode(Mode.QUANTIZE)
+        return True
+    return any(host.adopt(each.quantizer, bounds) for host in hosts)

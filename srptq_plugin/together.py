@@ -1,0 +1,39 @@
+"""Several processes that calibrate one network together, as torch.distributed runs them; alone, nothing is exchanged."""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def processes() -> int:
+    """How many processes work together.
+
+    >>> processes()
+    1
+    """
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gathered(own: T) -> list[T]:
+    """What every process holds, in the order of their ranks.
+
+    >>> gathered("mine")
+    ['mine']
+    """
+    if processes() == 1:
+        return [own]
+    everyone: list[T | None] = [None] * processes()
+    dist.all_gather_object(everyone, own)
+    return [each for each in everyone if each is not None]
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over all processes."""
+    count = processes()
+    for tensor in tensors if count > 1 else ():
+        dist.all_reduce(tensor)
+        tensor.div_(count)
