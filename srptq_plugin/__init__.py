@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from srptq_plugin.errors import SrptqError
     from srptq_plugin.grid import Bounds, IntGrid, QParams, project
     from srptq_plugin.hookspecs import hookimpl
-    from srptq_plugin.initialise import initialise
+    from srptq_plugin.starting import initialise
     from srptq_plugin.pipeline import Run, quantize
     from srptq_plugin.quantizer import BoundedFakeQuantize
     from srptq_plugin.recipe import Recipe
@@ -46,7 +46,7 @@ _HOMES = {
     "activate": "activation",
     "deactivate": "activation",
     "hookimpl": "hookspecs",
-    "initialise": "initialise",
+    "initialise": "starting",
     "project": "grid",
     "quantize": "pipeline",
 }

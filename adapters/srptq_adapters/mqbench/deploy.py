@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from mqbench import convert_deploy  # pyright: ignore[reportMissingImports]
 from onnx import helper, numpy_helper
+from torch import nn
 
+from srptq_adapters.mqbench.adopting import is_plain
 from srptq_plugin.contracts import Array
+from srptq_plugin.placed import INSIDE
 
 DOMAIN = "org.openvinotoolkit"
 ENCODINGS = "0.6.1"
@@ -54,6 +58,15 @@ class Encoded:
     def bits(self) -> int:
         """How many bits its integers have."""
         return (self.high - self.low + 1 if self.low + self.high else 2 * self.high + 2).bit_length() - 1
+
+
+def snap_weights(model: nn.Module, **_: Any) -> None:
+    """Each weight exactly at the level that torch rounds it to: at a tie, a runtime's division may round otherwise."""
+    for layer in model.modules():
+        quantizer = getattr(layer, INSIDE, None)
+        if quantizer is not None and is_plain(quantizer):
+            with torch.no_grad():
+                layer.weight.copy_(quantizer(layer.weight))
 
 
 def split_shared(_model: Any, *, onnx_model_path: str, **_: Any) -> None:

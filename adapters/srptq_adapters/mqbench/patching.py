@@ -29,9 +29,12 @@ def entered(table: MutableMapping[Any, Any], key: Any, value: Any) -> Undo:
     return undo
 
 
-def inserted(items: MutableSequence[Any], new: Any, behind: Any = None) -> Undo:
-    """Add an item to a list, behind another or at the end."""
-    items.insert(len(items) if behind is None else items.index(behind) + 1, new)
+def inserted(items: MutableSequence[Any], new: Any, *, before: Any = None, behind: Any = None) -> Undo:
+    """Add an item to a list, beside another or at the end."""
+    place = len(items)
+    if before is not None or behind is not None:
+        place = items.index(behind) + 1 if before is None else items.index(before)
+    items.insert(place, new)
 
     def undo() -> None:
         if new in items:

@@ -65,9 +65,14 @@ def repairs() -> Iterator[Repair]:
         _outputs_have_no_reader,
     )
     yield Repair(
+        "weights at their levels",
+        "so that no runtime rounds one otherwise than torch",
+        partial(_deploying, BACKENDS, deploy.snap_weights, before=convert_deploy.convert_onnx),
+    )
+    yield Repair(
         "shared weights",
         "equal weights that the export made one, such as those of mean shifts",
-        partial(_deploying, LINEAR, deploy.split_shared, convert_deploy.convert_onnx),
+        partial(_deploying, LINEAR, deploy.split_shared, behind=convert_deploy.convert_onnx),
     )
     yield from (
         Repair(name, summary, partial(_deploying, backends, function))
@@ -87,8 +92,8 @@ def _swap(owner: Any, name: str, around: Callable[[Any], Any]) -> Undo:
     return swapped(owner, name, around(getattr(owner, name)))
 
 
-def _deploying(backends: tuple[str, ...], function: Callable[..., None], behind: Any = None) -> Undo:
-    undos = [inserted(BACKEND_DEPLOY_FUNCTION[BackendType[name]], function, behind) for name in backends]
+def _deploying(backends: tuple[str, ...], function: Callable[..., None], **where: Any) -> Undo:
+    undos = [inserted(BACKEND_DEPLOY_FUNCTION[BackendType[name]], function, **where) for name in backends]
     return lambda: [undo() for undo in undos] and None
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import fx, nn
 
@@ -33,7 +34,7 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
     """Give each fake-quantizer of a prepared model the bounds that a run found for the same tensor.
 
     Tensors are known by who reads them, so a run of one toolkit starts a model of another. The quantizers quantize
-    afterwards and can be trained. Bits and grid stay the model's own.
+    afterwards and can be trained; those that the run knows nothing of observe. Bits and grid stay the model's own.
     """
     path = Path(run)
     table = QuantTable.load(path / TABLE if path.is_dir() else path)
@@ -42,12 +43,15 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
     found, left = list[str](), list[str]()
     for each in placed(network):
         bounds = _bounds(table, each)
-        started = bounds is not None and _start(each, _fitted(bounds, each, prepared), hosts)
-        (found if started else left).append(each.name)
+        if bounds is not None and _start(each, _fitted(bounds, each, prepared), hosts):
+            found.append(each.name)
+        else:
+            _observe(each.quantizer)
+            left.append(each.name)
     if not found:
         raise SrptqError(f"{path}: none of its sites is in this model; prepare the network that the run was made of")
     if left:
-        logger.warning("%s has no bounds for %s; calibrate these", path, ", ".join(left))
+        logger.warning("%s has no bounds for %s: they observe until you enable quantization", path, ", ".join(left))
     return Started(tuple(found), tuple(left))
 
 
@@ -80,3 +84,11 @@ def _start(each: Placed, bounds: Bounds, hosts: Sequence[Host]) -> bool:
         each.quantizer.set_mode(Mode.QUANTIZE)
         return True
     return any(host.adopt(each.quantizer, bounds) for host in hosts)
+
+
+def _observe(quantizer: Any) -> None:
+    if isinstance(quantizer, BoundedFakeQuantize):
+        quantizer.set_mode(Mode.OBSERVE)
+    elif hasattr(quantizer, "enable_observer"):
+        quantizer.enable_observer()
+        quantizer.disable_fake_quant()

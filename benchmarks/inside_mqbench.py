@@ -1,0 +1,171 @@
+"""PSNR against seconds inside MQBench: its own observers and reconstructions, dbdc, and dbdc with PaC, in one run.
+
+    python benchmarks/inside_mqbench.py --model imdn:imdn --weights IMDN_x4.safetensors --images BSDS399 --data Set5
+
+Academic, W4A4, weights per channel, activations asymmetric; 100 patches of 48 x 48 cut from the photographs, made
+smaller by the scale. Seconds are those of calibrating and
+reconstructing; what several rows calibrate alike is done once and counted in each. MQBench has to be importable; `imdn` is in
+examples/: run it with PYTHONPATH=examples. Prints a Markdown table, a row as it is measured, and what is on the front.
+"""
+
+import argparse
+import contextlib
+import copy
+import functools
+import io
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import srptq_plugin
+from srptq_plugin.evaluate import load_pairs
+from srptq_plugin.images import load_images, random_patches, to_pixels, to_tensor
+from srptq_plugin.metrics import psnr_y
+from srptq_plugin.models import load_model
+
+srptq_plugin.activate("mqbench")
+
+from mqbench.advanced_ptq import ptq_reconstruction  # noqa: E402 # pyright: ignore[reportMissingImports]
+from mqbench.prepare_by_platform import (  # noqa: E402 # pyright: ignore[reportMissingImports]
+    BackendType,
+    prepare_by_platform,
+)
+from mqbench.utils.state import enable_calibration, enable_quantization  # noqa: E402 # pyright: ignore[reportMissingImports]
+
+PLAIN = {"observer": "MinMaxObserver", "fakequantize": "FixedFakeQuantize"}
+ROUNDED = {"w_observer": "MSEObserver", "w_fakequantize": "AdaRoundFakeQuantize", "a_fakequantize": "QDropFakeQuantize"}
+THEIRS = {
+    "pattern": "block",
+    "scale_lr": 4e-5,
+    "warm_up": 0.2,
+    "weight": 0.01,
+    "b_range": [20, 2],
+    "keep_gpu": True,
+    "round_mode": "learned_hard_sigmoid",
+}
+SCHEMES = {
+    "w_qscheme": {"bit": 4, "symmetry": True, "per_channel": True, "pot_scale": False},
+    "a_qscheme": {"bit": 4, "symmetry": False, "per_channel": False, "pot_scale": False},
+}
+
+
+class Config(SimpleNamespace):
+    """What MQBench reads by attribute and by `in`."""
+
+    def __contains__(self, key: str) -> bool:
+        return hasattr(self, key)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to quantize: an observer, quantizers that learn rounding or not, and a reconstruction."""
+
+    name: str
+    observer: str
+    rounded: bool = False
+    reconstruction: Config | None = None
+
+
+def ways() -> Iterator[Way]:
+    """Every row of the table."""
+    for observer in ("MinMaxObserver", "EMAMinMaxObserver", "EMAQuantileObserver", "EMAMSEObserver", "dbdc"):
+        yield Way(observer, observer)
+    for epochs in (1, 3, 10):
+        yield Way(f"dbdc + PaC, {50 * epochs} steps", "dbdc", reconstruction=Config(pattern="pac", epochs=epochs))
+    for steps in (500, 2000):
+        for name, keep in (("BRECQ", 1.0), ("QDrop", 0.5)):
+            config = Config(**THEIRS, max_count=steps, prob=keep)
+            yield Way(f"{name}, {steps} steps a block", "EMAMSEObserver", rounded=True, reconstruction=config)
+
+
+def main() -> None:
+    """Quantize in every way and evaluate."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    loaded = load_model(arguments.model, arguments.weights, {}, None)
+    images = load_images(arguments.images, scale=arguments.scale)
+    patches = to_tensor(random_patches(images, 100, 48, 0), loaded.record.input_range)
+    evaluate = _evaluation(arguments.data, arguments.scale, loaded.record.input_range)
+    print(f"{arguments.model}, {arguments.data.name}, Academic W4A4, {arguments.threads} thread(s), seed 0")
+    print(f"float: {evaluate(loaded.module):.2f} dB\n\n| | PSNR | seconds | of which calibration |\n| --- | --- | --- | --- |")
+    rows: list[tuple[str, float, float]] = []
+    calibrated = functools.cache(functools.partial(_calibrated, loaded.module, patches))
+    for way in ways():
+        observed, observing = calibrated(way.observer, way.rounded)
+        model, tuning = _reconstructed(observed, way, patches)
+        rows.append((way.name, evaluate(model), observing + tuning))
+        print(f"| {way.name} | {rows[-1][1]:.2f} | {observing + tuning:.1f} | {observing:.1f} |", flush=True)
+    front = [name for name, psnr, took in rows if not any(p >= psnr and t < took for n, p, t in rows if n != name)]
+    print(f"\nOn the front, nothing being both faster and better: {'; '.join(front)}.")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def _calibrated(network: torch.nn.Module, patches: Tensor, observer: str, rounded: bool) -> tuple[Any, float]:  # noqa: FBT001
+    qconfig = {f"{side}_{key}": value for side in "wa" for key, value in PLAIN.items()}
+    qconfig |= {**SCHEMES, **(ROUNDED if rounded else {}), "a_observer": observer}
+    with _silence(), torch.no_grad():
+        network = copy.deepcopy(network).eval()
+        model = prepare_by_platform(network, BackendType.Academic, {"extra_qconfig_dict": qconfig}).eval()
+        enable_calibration(model)
+        start = time.perf_counter()
+        for batch in patches.split(16):
+            model(batch)
+        return model, time.perf_counter() - start
+
+
+def _reconstructed(model: Any, way: Way, patches: Tensor) -> tuple[Any, float]:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - MQBench draws its batches by it
+    start = time.perf_counter()
+    with _silence():
+        tuned = copy.deepcopy(model)
+        if way.reconstruction is not None:
+            tuned = ptq_reconstruction(tuned, list(patches.split(2)), way.reconstruction)
+        took = time.perf_counter() - start
+        enable_quantization(tuned)
+    return tuned.eval(), took
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """MQBench logs every layer."""
+    from mqbench.utils.logger import logger  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
+
+    logger.setLevel("WARNING")
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _evaluation(data: Path, scale: int, input_range: tuple[float, float]) -> Callable[[torch.nn.Module], float]:
+    pairs = load_pairs(data, scale)
+
+    def evaluate(model: torch.nn.Module) -> float:
+        scores: list[float] = []
+        with torch.no_grad():
+            for pair in pairs:
+                output = model(to_tensor(pair.low.pixels[None], input_range))[0]
+                scores.append(psnr_y(to_pixels(output, input_range), pair.high.pixels, scale))
+        return sum(scores) / len(scores)
+
+    return evaluate
+
+
+if __name__ == "__main__":
+    main()
