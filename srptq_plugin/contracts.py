@@ -105,7 +105,8 @@ class Rules:
     operations whose inputs or outputs are quantized under `full`; `fused` are those that a runtime
     computes inside the operation before them, so that the quantizer comes after them. With `joins_in_conv`
     a runtime adds the skip while it computes the convolution: the branch that comes straight from one has
-    no quantizer of its own. With `integer_bias` biases are 32-bit integers at the scale of the products.
+    no quantizer of its own. With `integer_bias` biases are 32-bit integers at the scale of the products. With
+    `one_encoding` all readers of a tensor read the same integers. Without `per_channel` weights have one scale.
     """
 
     weights: IntGrid
@@ -119,6 +120,8 @@ class Rules:
     shared_concat: bool = False
     joins_in_conv: bool = False
     integer_bias: bool = False
+    one_encoding: bool = False
+    per_channel: bool = True
     unsigned_if_nonnegative: bool = False
     integer_bits: frozenset[int] = frozenset({8})
 
@@ -132,8 +135,8 @@ class Runtime(Protocol):
         """Run a [N, 3, H, W] batch."""
         ...
 
-    def integer_convs(self) -> int:
-        """How many convolutions the execution graph runs in integers."""
+    def integer_convs(self) -> int | None:
+        """How many convolutions the execution graph runs in integers; none where another program reads the file."""
         ...
 
 
@@ -142,12 +145,14 @@ class Target(Protocol):
 
     presets: Mapping[str, Rules]
     """By name, the default first."""
+    exports: Mapping[str, Sequence[Any]]
+    """What a recipe's `export` may say, and which values of each, the default first."""
 
     def require(self) -> None:
         """Raise `MissingRuntimeError` when what writing needs is not installed."""
         ...
 
-    def write(self, network: Path, table: "QuantTable", folder: Path) -> Sequence[Path]:
+    def write(self, network: Path, table: "QuantTable", folder: Path, **exports: Any) -> Sequence[Path]:
         """Write the artefacts from the float ONNX file and the table; the first is the one to run."""
         ...
 

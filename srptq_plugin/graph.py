@@ -152,7 +152,7 @@ def insert_quantizers(
 
 def _readers(network: Network, copies: Mapping[fx.Node, fx.Node], site: Site, graph: fx.Graph) -> list[fx.Node]:
     nodes = (network.nodes[edge.consumer] for edge in site.consumers)
-    return [graph.output_node() if node.op == "output" else copies[node] for node in nodes]
+    return [next(iter(reversed(graph.nodes))) if node.op == "output" else copies[node] for node in nodes]
 
 
 def _last_definition(node: fx.Node, graph: fx.Graph) -> fx.Node:

@@ -205,7 +205,7 @@ class _Job:
         }
         export_float(deployed, draft / NETWORK, metadata)
         target = self.registry.target(self.recipe.target).load()
-        return [path.name for path in target.write(draft / NETWORK, table, draft)]
+        return [path.name for path in target.write(draft / NETWORK, table, draft, **self.recipe.export)]
 
     def _finish(self, draft: Path, table: QuantTable, artefacts: list[str]) -> None:
         """The summary is written before verifying, which reads it, and again after."""

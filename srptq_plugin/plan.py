@@ -61,6 +61,12 @@ class Plan:
             groups[site.group].append(site)
         return {name: tuple(sites) for name, sites in groups.items()}
 
+    def is_moved(self, site: Site) -> bool:
+        """Whether a site only repeats the encoding of integers that were moved: what moved them reads that encoding."""
+        moved = site.source.rpartition("/")[2].partition(".")[0] in MOVEMENT
+        edges = (edge for other in self.groups[site.group] for edge in other.consumers)
+        return moved and any(edge.consumer == site.source for edge in edges)
+
 
 def make_plan(
     network: Network,
@@ -152,6 +158,8 @@ class _Planner:
             wanted = source, self._grid(consumer, source, stage)
             requests[wanted].add(Edge(self.network.name(consumer), place))
             stages.setdefault(wanted, stage)
+        if self.rules.one_encoding:
+            requests = _widest(requests)
         sites = {
             (source, grid): Site(
                 self._site_name(source, grid, requests),
@@ -276,6 +284,15 @@ class _Planner:
         if op in self.rules.inputs:
             return "placement convs" if not self.full else "on pooled maps, after the last convolution or by recipe"
         return "no integer kernel on this target"
+
+
+def _widest(requests: Mapping[tuple[fx.Node, IntGrid], set[Edge]]) -> dict[tuple[fx.Node, IntGrid], set[Edge]]:
+    """Every reader of a tensor takes the grid of most bits that one of them wants."""
+    merged: dict[tuple[fx.Node, IntGrid], set[Edge]] = {}
+    for source in dict.fromkeys(source for source, _ in requests):
+        wanted = {grid: edges for (other, grid), edges in requests.items() if other is source}
+        merged[source, max(wanted, key=lambda grid: grid.bits)] = set().union(*wanted.values())
+    return merged
 
 
 def _is_pooled(node: fx.Node) -> bool:

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid, QParams
-from srptq_plugin.network import MOVEMENT, OUTPUT
+from srptq_plugin.network import OUTPUT
 from srptq_plugin.onnx_io import OnnxNetwork
 from srptq_plugin.plan import Site
 from srptq_plugin.table import QuantTable
@@ -43,7 +43,7 @@ class Placer:
         for site in self.table.plan.sites:
             if site.role == "weight":
                 self._weight(site)
-            elif self.behind_movement or not self._is_moved(site):
+            elif self.behind_movement or not self.table.plan.is_moved(site):
                 by_value[self.network.value(site)].append(site)
         for value, sites in by_value.items():
             self._activation(value, sites)
@@ -53,12 +53,6 @@ class Placer:
         self._drop_unused()
         onnx.checker.check_model(self.model)
         return self.model
-
-    def _is_moved(self, site: Site) -> bool:
-        """Whether a site only repeats the encoding of integers that were moved: what moved them reads that encoding."""
-        moved = site.source.rpartition("/")[2].partition(".")[0] in MOVEMENT
-        edges = (edge for other in self.table.plan.groups[site.group] for edge in other.consumers)
-        return moved and any(edge.consumer == site.source for edge in edges)
 
     def _weight(self, site: Site) -> None:
         readers = [self._node(edge.consumer) for edge in site.consumers]

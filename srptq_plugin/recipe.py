@@ -129,6 +129,7 @@ class Recipe(Settings):
     target: Word
     preset: Word | None = None
     toolkit: Word = "torchao"
+    export: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
     placement: Literal["convs", "full"] | None = None
     weights: WeightSettings = WeightSettings()
     activations: TensorSettings = TensorSettings()

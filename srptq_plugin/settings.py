@@ -1,7 +1,8 @@
 """A recipe held against what is installed: the target's rules, and the observers with their options."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from srptq_plugin.contracts import Observer, ObserverFactory, Rules
 from srptq_plugin.errors import SrptqError, UnknownNameError
@@ -13,13 +14,14 @@ from srptq_plugin.registry import Registry
 
 def rules_of(recipe: Recipe, registry: Registry) -> Rules:
     """The rules of the recipe's target and preset; what the target cannot run is refused here."""
-    presets = registry.target(recipe.target).load().presets
+    target = registry.target(recipe.target).load()
+    presets = target.presets
     preset = recipe.preset or next(iter(presets))
     if preset not in presets:
         raise SrptqError(
             f"recipe {recipe.name}: preset: {UnknownNameError(f'preset of {recipe.target}', preset, presets)}"
         )
-    problems = list(_problems(recipe, presets[preset]))
+    problems = [*_problems(recipe, presets[preset]), *_export_problems(recipe, target.exports)]
     if problems:
         raise SrptqError("\n".join(f"recipe {recipe.name}: {problem}" for problem in problems))
     return presets[preset]
@@ -28,11 +30,21 @@ def rules_of(recipe: Recipe, registry: Registry) -> Rules:
 def _problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
     if recipe.placement and recipe.placement not in rules.placements:
         yield f"placement: {recipe.target} does not run {recipe.placement!r}; choices: {', '.join(rules.placements)}"
+    if recipe.weights.per_channel and not rules.per_channel:
+        yield f"weights.per_channel: true, but {recipe.target} has one scale a weight with this preset; set it to false"
     for path, bits, allowed in _all_bits(recipe, rules):
         if bits is not None and bits not in allowed:
             nearest = min(allowed, key=partial(_distance, bits))
             choices = ", ".join(map(str, sorted(allowed)))
             yield f"{path}: {recipe.target} has no {bits} bits here; choices: {choices}; the nearest is {nearest}"
+
+
+def _export_problems(recipe: Recipe, exports: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    for key, value in recipe.export.items():
+        if key not in exports:
+            yield f"export: {UnknownNameError(f'option of {recipe.target}', key, exports)}"
+        elif value not in exports[key]:
+            yield f"export.{key}: {value!r} is not known; choices: {', '.join(map(str, exports[key]))}"
 
 
 def _distance(wanted: int, offered: int) -> tuple[int, int]:

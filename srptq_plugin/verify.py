@@ -38,8 +38,9 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
     found = _differences(run, runtime, crops, progress)
     planned = integer_plan(run.table.plan, rules)
     found |= {"runtime": runtime.name, "convs_planned": len(planned), "convs_int8": runtime.integer_convs()}
-    found["note"] = _note(run.table.plan)
-    found["speedup"] = _speedup(run, runtime)
+    foreign = found["convs_int8"] is None
+    found["note"] = "" if foreign else _note(run.table.plan)
+    found["speedup"] = None if foreign else _speedup(run, runtime)
     problems = _problems(found, run.table.plan)
     return found | {"passed": not problems, "problems": problems}
 
@@ -130,7 +131,7 @@ def _speedup(run: Run, runtime: Runtime) -> float:
 
 def _problems(found: Mapping[str, Any], plan: Plan) -> list[str]:
     problems: list[str] = []
-    if found["convs_int8"] < found["convs_planned"]:
+    if found["convs_int8"] is not None and found["convs_int8"] < found["convs_planned"]:
         problems.append(
             f"{found['convs_planned'] - found['convs_int8']} of {found['convs_planned']} convolutions "
             "planned as int8 run in float"

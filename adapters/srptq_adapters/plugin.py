@@ -81,6 +81,8 @@ def srptq_targets() -> Iterable[TargetEntry]:
         TargetEntry("paper", "unconstrained quantizer, simulation only", _target("paper")),
         TargetEntry("onnxruntime", "QDQ ONNX, uint8 affine, CPU", _target("onnxruntime"), aliases=("ort",)),
         TargetEntry("openvino", "QDQ ONNX, mixed or performance preset", _target("openvino"), aliases=("ov",)),
+        TargetEntry("tensorrt", "QDQ ONNX, int8 symmetric", _target("tensorrt"), aliases=("trt",)),
+        TargetEntry("snpe", "float ONNX with encodings, SNPE and QNN", _target("snpe"), aliases=("qnn",)),
     ]
 
 

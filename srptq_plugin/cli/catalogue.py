@@ -1,14 +1,15 @@
 """What is there: recipes, targets and plugins."""
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from srptq_plugin.activation import installed_hosts
 from srptq_plugin.cli.answer import Answer
 from srptq_plugin.console import Cell, Facts, Lines, Mark, Table
-from srptq_plugin.contracts import Entry, Progress, Rules, Target
+from srptq_plugin.contracts import Change, Entry, Progress, Rules, Target
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.recipe import Recipe
@@ -148,8 +149,16 @@ def plugins(_asked: Namespace, _progress: Progress) -> Answer:
         kind: {entry.name: entry.summary for entry in registry.entries(kind)}
         for kind in ("toolkit", "target", "observer", "reconstruction", "quantizer", "model")
     }
+    hosts = {name: host.changes(registry) for name, host in installed_hosts(registry)}
     report = [block for info in registry.plugins() for block in _plugin(info, summaries)]
-    return Answer({"plugins": [asdict(info) for info in registry.plugins()]}, report)
+    report += [block for name, changes in hosts.items() for block in _host(name, changes)]
+    found = {"plugins": [asdict(info) for info in registry.plugins()]}
+    return Answer(found | {"activate": {name: list(map(asdict, each)) for name, each in hosts.items()}}, report)
+
+
+def _host(name: str, changes: Sequence[Change]) -> Iterator[Facts | Table]:
+    yield Facts([("toolkit", f'{name}: what srptq_plugin.activate("{name}") does')])
+    yield Table(["entry or repair", "what it is", "left out"], [list(asdict(each).values()) for each in changes])
 
 
 def _plugin(info: PluginInfo, summaries: Mapping[str, Mapping[str, str]]) -> Iterator[Facts | Table]:

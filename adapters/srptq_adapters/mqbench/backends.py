@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 from mqbench.prepare_by_platform import BackendType, ParamsTable  # pyright: ignore[reportMissingImports]
 
 from srptq_adapters.mqbench.config import FORCED
 from srptq_adapters.mqbench.grids import scheme_of
+from srptq_adapters.mqbench.pattern import Config
 from srptq_plugin.contracts import Rules
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.grid import IntGrid
@@ -52,7 +52,7 @@ class Settings:
 
     backend: Any
     prepare_custom_config_dict: Mapping[str, Any]
-    reconstruction: SimpleNamespace | None
+    reconstruction: Config | None
     differences: tuple[str, ...] = field(default=())
 
 
@@ -70,7 +70,7 @@ def settings_of(recipe: Recipe, registry: Registry) -> Settings:
         if settings.options:
             qconfig[f"{side}_observer_extra_args"] = dict(settings.options)
     found = recipe.reconstruction
-    pattern = SimpleNamespace(pattern=found.name, seed=recipe.calibration.seed, **found.options()) if found else None
+    pattern = Config(pattern=found.name, seed=recipe.calibration.seed, **found.options()) if found else None
     return Settings(backend, {"extra_qconfig_dict": qconfig}, pattern, tuple(differences(recipe, rules, backend)))
 
 

@@ -35,6 +35,22 @@ FLOAT = "srptq_float"
 """Under this name a graph module's meta keeps the parameters that a reconstruction is about to change."""
 
 
+class Config(dict[str, Any]):
+    """A config that MQBench can read, by attribute and by `in`.
+
+    >>> Config(pattern="pac").pattern
+    'pac'
+    """
+
+    def __getattr__(self, key: str) -> Any:
+        if key not in self:
+            raise AttributeError(key)
+        return self[key]
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
 def wrap(registry: Registry) -> Undo:
     """Put the patterns of the registry beside MQBench's own."""
     stock = advanced_ptq.ptq_reconstruction
@@ -44,7 +60,7 @@ def wrap(registry: Registry) -> Undo:
         model: fx.GraphModule, cali_data: Sequence[Tensor], config: Any, graph_module_list: Any = None
     ) -> Any:
         options = options_of(config)
-        pattern = options.pop("pattern", None)
+        pattern = options.get("pattern")
         if pattern in ours:
             if graph_module_list is not None:
                 raise SrptqError(f"pattern {pattern}: works on a whole model; leave graph_module_list out")
@@ -53,7 +69,7 @@ def wrap(registry: Registry) -> Undo:
             raise SrptqError(f"config.{UnknownNameError('pattern', str(pattern), [*STOCK, *ours])}")
         _require_rounding(model)
         known = float_parameters(model)
-        tuned = stock(model, cali_data, config, graph_module_list)
+        tuned = stock(model, cali_data, Config(options), graph_module_list)
         if isinstance(tuned, fx.GraphModule):
             tuned.meta[FLOAT] = known
         return tuned
@@ -72,7 +88,7 @@ def options_of(config: Any) -> dict[str, Any]:
 
 
 def reconstruct(
-    model: fx.GraphModule, cali_data: Sequence[Tensor], pattern: str, options: dict[str, Any], registry: Registry
+    model: fx.GraphModule, cali_data: Sequence[Tensor], pattern: str, options: Mapping[str, Any], registry: Registry
 ) -> fx.GraphModule:
     """A tuned copy of a calibrated model, quantization on."""
     chosen = checked(pattern, options)
@@ -93,7 +109,7 @@ def checked(pattern: str, options: Mapping[str, Any]) -> dict[str, Any]:
     unused = sorted(key for key in options if key in THEIRS)
     if unused:
         logger.warning("pattern %s does not use %s", pattern, ", ".join(unused))
-    given = {key: value for key, value in options.items() if key not in THEIRS}
+    given = {key: value for key, value in options.items() if key not in THEIRS and key != "pattern"}
     seed = {"seed": given.pop("seed")} if "seed" in given else {}
     layer = Layer("config", {"target": "paper", "reconstruction": {"name": pattern, **given}})
     settings = Recipe.from_layers([layer]).reconstruction

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -37,6 +38,8 @@ class OnnxRuntimeTarget:
             integer_bits=BITS,
         )
     }
+
+    exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
     def require(self) -> None:
         """ONNX is all that writing needs."""

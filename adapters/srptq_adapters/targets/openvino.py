@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class OpenVinoTarget:
     """CPU integers."""
 
     presets: Mapping[str, Rules] = {"mixed": MIXED, "performance": PERFORMANCE}
+
+    exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
     def require(self) -> None:
         """OpenVINO itself writes the IR."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from srptq_plugin.contracts import Rules, Runtime, Size
 from srptq_plugin.errors import SrptqError
@@ -25,6 +26,8 @@ class PaperTarget:
             integer_bits=frozenset(),
         )
     }
+
+    exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
     def require(self) -> None:
         """Nothing is written."""

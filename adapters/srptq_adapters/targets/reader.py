@@ -1,0 +1,33 @@
+"""A file for a runtime that is not on this machine, read by ONNX Runtime: the numbers are the file's, the speed is nobody's."""
+
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from srptq_adapters.targets.files import installed
+from srptq_plugin.contracts import Array
+from srptq_plugin.errors import SrptqError
+
+
+class Reader:
+    """A Q/DQ model in ONNX Runtime without optimisation, as a reference reading of it."""
+
+    def __init__(self, model: ModelProto, path: Path, what: str) -> None:
+        runtime = installed("onnxruntime")
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        self.name = f"onnxruntime {runtime.__version__}, reading {what}"
+        try:
+            self._session = runtime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+        except Exception as error:
+            raise SrptqError(f"{path}: ONNX Runtime does not load it: {error}") from error
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, image: Array) -> Array:
+        """Run a [N, 3, H, W] batch."""
+        return np.asarray(self._session.run(None, {self._input: image})[0])
+
+    def integer_convs(self) -> None:
+        """Unknown: the real runtime decides."""

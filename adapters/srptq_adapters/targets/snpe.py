@@ -1,0 +1,125 @@
+"""SNPE and QNN: the float ONNX file, and encodings for its tensors as quantization overrides."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, helper, numpy_helper
+
+from srptq_adapters.targets.encodings import VERSIONS, Encodings, Version, read
+from srptq_adapters.targets.files import moved_into
+from srptq_adapters.targets.reader import Reader
+from srptq_plugin.contracts import Rules, Size
+from srptq_plugin.grid import IntGrid, QParams, dequantize, quantize
+from srptq_plugin.onnx_io import OnnxNetwork
+from srptq_plugin.table import QuantTable
+
+FILE, ENCODINGS = "model_snpe.onnx", "model_snpe.encodings"
+OPSET_OF_16_BITS = 21
+OPS = frozenset({"conv", "add", "cat", "leaky_relu", "prelu"})
+
+DEFAULT = Rules(
+    weights=IntGrid(8, signed=True, symmetric=True, axis=0),
+    activations=IntGrid(8),
+    weight_bits=frozenset({4, 8}),
+    activation_bits=frozenset({8, 16}),
+    placements=("full",),
+    inputs=OPS,
+    outputs=OPS,
+    shared_concat=True,
+    one_encoding=True,
+    integer_bits=frozenset({4, 8, 16}),
+)
+LEGACY = replace(DEFAULT, weights=IntGrid(8), weight_bits=frozenset({8}), per_channel=False)
+
+
+class SnpeTarget:
+    """Asymmetric activations of 8 or 16 bits; `legacy` is for SNPE before 2, with one asymmetric scale a weight."""
+
+    presets: Mapping[str, Rules] = {"default": DEFAULT, "legacy": LEGACY}
+    exports: Mapping[str, Sequence[Version]] = MappingProxyType({"encodings": VERSIONS})
+
+    def require(self) -> None:
+        """ONNX is all that writing needs."""
+
+    def write(
+        self, network: Path, table: QuantTable, folder: Path, *, encodings: Version = VERSIONS[0]
+    ) -> Sequence[Path]:
+        """The float file and the encodings."""
+        model = onnx.load(network)
+        found = _encodings(model, table)
+        _snap_weights(model, found.parameters)
+        with moved_into(folder) as draft:
+            onnx.save(model, draft / FILE)
+            found.write(draft / ENCODINGS, encodings)
+        return (folder / FILE, folder / ENCODINGS)
+
+    def load(self, artefact: Path) -> Reader:
+        """The float file with its encodings as Q/DQ, in ONNX Runtime: SNPE itself needs its phone."""
+        model, beside = onnx.load(artefact), artefact.with_suffix(".encodings")
+        return Reader(encoded(model, beside) if beside.exists() else model, artefact, "SNPE's files")
+
+    def command(self, artefact: Path, size: Size | None) -> str:
+        """Qualcomm's converter."""
+        shape = ",".join(map(str, size or (1, 3, 270, 480)))
+        return (
+            f"qairt-converter --input_network {artefact.name} --quantization_overrides {ENCODINGS} "
+            f"--source_model_input_shape input {shape} --output_path {artefact.stem}.dlc"
+        )
+
+
+def _encodings(model: ModelProto, table: QuantTable) -> Encodings:
+    network = OnnxNetwork(model)
+    activations: dict[str, QParams] = {}
+    parameters: dict[str, QParams] = {}
+    for site in table.plan.sites:
+        if site.role == "weight":
+            parameters[network.nodes[site.consumers[0].consumer].input[1]] = table.qparams[site.name]
+        elif not table.plan.is_moved(site):
+            activations[network.value(site)] = table.qparams[site.name]
+    return Encodings(activations, parameters)
+
+
+def _snap_weights(model: ModelProto, parameters: Mapping[str, QParams]) -> None:
+    """Each weight exactly at its level, so that whoever rounds it again finds the table's integer."""
+    weights = {each.name: each for each in model.graph.initializer}
+    for name, qparams in parameters.items():
+        values = torch.from_numpy(numpy_helper.to_array(weights[name]).copy())
+        level = dequantize(quantize(values, qparams), qparams)
+        weights[name].CopyFrom(numpy_helper.from_array(level.float().numpy(), name))
+
+
+def encoded(model: ModelProto, path: Path) -> ModelProto:
+    """A float model with the encodings of a file put in: weights at their levels, activations through Q/DQ."""
+    found = read(path, [each.name for each in model.graph.initializer])
+    _snap_weights(model, found.parameters)
+    for name, qparams in found.activations.items():
+        _put_qdq(model, name, qparams)
+    model.opset_import[0].version = max(model.opset_import[0].version, OPSET_OF_16_BITS)
+    return model
+
+
+def _put_qdq(model: ModelProto, name: str, qparams: QParams) -> None:
+    graph, kind = model.graph, np.dtype(f"uint{qparams.grid.bits}")
+    graph.initializer.append(numpy_helper.from_array(qparams.scale.numpy(), f"{name}_scale"))
+    graph.initializer.append(numpy_helper.from_array(qparams.zero_point.numpy().astype(kind), f"{name}_zero"))
+    is_output = name == graph.output[0].name
+    inner, outer = (f"{name}_float", name) if is_output else (name, f"{name}_dequantized")
+    for node in graph.node:
+        node.input[:] = [outer if value == name else value for value in node.input]
+        node.output[:] = [inner if value == name else value for value in node.output]
+    constants = [f"{name}_scale", f"{name}_zero"]
+    pair = [
+        helper.make_node("QuantizeLinear", [inner, *constants], [f"{name}_integers"]),
+        helper.make_node("DequantizeLinear", [f"{name}_integers", *constants], [outer]),
+    ]
+    place = next((n + 1 for n, node in enumerate(graph.node) if inner in node.output), 0)
+    for node in reversed(pair):
+        graph.node.insert(place, node)
+
+
+TARGET = SnpeTarget()
