@@ -1,11 +1,13 @@
 """PSNR against seconds inside MQBench: its own observers and reconstructions, dbdc, and dbdc with PaC, in one run.
 
-    python benchmarks/inside_mqbench.py --model imdn:imdn --weights IMDN_x4.safetensors --images BSDS399 --data Set5
+    python benchmarks/inside_mqbench.py --model imdn:imdn --weights IMDN_x4.safetensors --images BSDS399 --data Set5 \
+        --leaf imdn:ContrastAttention
 
 Academic, W4A4, weights per channel, activations asymmetric; 100 patches of 48 x 48 cut from the photographs, made
-smaller by the scale. Seconds are those of calibrating and
-reconstructing; what several rows calibrate alike is done once and counted in each. MQBench has to be importable; `imdn` is in
-examples/: run it with PYTHONPATH=examples. Prints a Markdown table, a row as it is measured, and what is on the front.
+smaller by the scale. Seconds are those of calibrating and reconstructing; what several rows calibrate alike is done
+once and counted in each. MQBench's reconstructions cannot look into IMDN's attention: a leaf, in every row, float.
+MQBench has to be importable; `imdn` is in examples/: run it with PYTHONPATH=examples. Prints a Markdown table, a row
+as it is measured, and what is on the front.
 """
 
 import argparse
@@ -13,8 +15,9 @@ import contextlib
 import copy
 import functools
 import io
+import pkgutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,9 +97,11 @@ def main() -> None:
     patches = to_tensor(random_patches(images, 100, 48, 0), loaded.record.input_range)
     evaluate = _evaluation(arguments.data, arguments.scale, loaded.record.input_range)
     print(f"{arguments.model}, {arguments.data.name}, Academic W4A4, {arguments.threads} thread(s), seed 0")
-    print(f"float: {evaluate(loaded.module):.2f} dB\n\n| | PSNR | seconds | of which calibration |\n| --- | --- | --- | --- |")
+    print(f"float: {evaluate(loaded.module):.2f} dB\n")
+    print("| | PSNR | seconds | of which calibration |\n| --- | --- | --- | --- |")
     rows: list[tuple[str, float, float]] = []
-    calibrated = functools.cache(functools.partial(_calibrated, loaded.module, patches))
+    leaves = [pkgutil.resolve_name(arguments.leaf)] if arguments.leaf else []
+    calibrated = functools.cache(functools.partial(_calibrated, loaded.module, patches, leaves))
     for way in ways():
         observed, observing = calibrated(way.observer, way.rounded)
         model, tuning = _reconstructed(observed, way, patches)
@@ -114,15 +119,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--leaf", metavar="MODULE:CLASS", help="a layer that MQBench is not to look into")
     return parser.parse_args()
 
 
-def _calibrated(network: torch.nn.Module, patches: Tensor, observer: str, rounded: bool) -> tuple[Any, float]:  # noqa: FBT001
+def _calibrated(
+    network: torch.nn.Module,
+    patches: Tensor,
+    leaves: list[type],
+    observer: str,
+    rounded: bool,  # noqa: FBT001
+) -> tuple[Any, float]:
     qconfig = {f"{side}_{key}": value for side in "wa" for key, value in PLAIN.items()}
     qconfig |= {**SCHEMES, **(ROUNDED if rounded else {}), "a_observer": observer}
     with _silence(), torch.no_grad():
         network = copy.deepcopy(network).eval()
-        model = prepare_by_platform(network, BackendType.Academic, {"extra_qconfig_dict": qconfig}).eval()
+        config = {"extra_qconfig_dict": qconfig, "leaf_module": leaves}
+        model = prepare_by_platform(network, BackendType.Academic, config).eval()
         enable_calibration(model)
         start = time.perf_counter()
         for batch in patches.split(16):
@@ -144,7 +157,7 @@ def _reconstructed(model: Any, way: Way, patches: Tensor) -> tuple[Any, float]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def _silence() -> Generator[None]:
     """MQBench logs every layer."""
     from mqbench.utils.logger import logger  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
 

@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from srptq_plugin.errors import SrptqError
     from srptq_plugin.grid import Bounds, IntGrid, QParams, project
     from srptq_plugin.hookspecs import hookimpl
-    from srptq_plugin.starting import initialise
     from srptq_plugin.pipeline import Run, quantize
     from srptq_plugin.quantizer import BoundedFakeQuantize
     from srptq_plugin.recipe import Recipe
     from srptq_plugin.registry import Registry
+    from srptq_plugin.starting import initialise
     from srptq_plugin.table import QuantTable
 
 __version__ = "0.1.0"

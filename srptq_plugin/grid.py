@@ -46,7 +46,8 @@ class IntGrid:
         grid = cls(bits, qmin < 0, symmetric, narrow, axis, power_of_two)
         if qmin > 0 or (grid.qmin, grid.qmax) != (qmin, qmax):
             raise SrptqError(
-                f"integers {qmin}..{qmax} are no grid of this plugin; give 0..2^bits - 1 or -2^(bits - 1)..2^(bits - 1) - 1"
+                f"integers {qmin}..{qmax} are no grid of this plugin; "
+                "give 0..2^bits - 1 or -2^(bits - 1)..2^(bits - 1) - 1"
             )
         return grid
 

@@ -266,11 +266,12 @@ def _function_name(target: Any) -> str:
 
 
 def _layer_op(module: nn.Module) -> str:
-    """The operation of a layer of torch's, also in a quantized shape; every other called module is a quantizer."""
-    homes = ((kind, kind.__module__) for kind in type(module).__mro__ if kind is not nn.Module)
-    layers = (kind for kind, home in homes if home.startswith("torch.nn.modules."))
-    layer = next(layers, None)
-    return canonical_op(layer.__name__.lower()) if layer else QUANTIZER
+    """The operation of a called module: torch's own layers in any shape, quantizers, or somebody's own layer."""
+    if hasattr(module, "calculate_qparams") or hasattr(module, "qparams"):
+        return QUANTIZER
+    layers = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
+    layer = next((kind for kind in layers if kind is not nn.Module), type(module))
+    return canonical_op(layer.__name__.lower())
 
 
 def _changes_nothing(node: fx.Node) -> bool:

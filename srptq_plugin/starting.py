@@ -68,7 +68,9 @@ def _fitted(bounds: Bounds, each: Placed, prepared: fx.GraphModule) -> Bounds:
         return Bounds.of(bounds.lower.min(), bounds.upper.max())
     channels = len(prepared.get_parameter(each.name)) if each.role == "weight" else bounds.lower.numel()
     if bounds.lower.numel() not in (1, channels):
-        raise SrptqError(f"site {each.name}: {channels} channels, the run has {bounds.lower.numel()}; it is of another network")
+        raise SrptqError(
+            f"site {each.name}: {channels} channels, the run has {bounds.lower.numel()}; it is of another network"
+        )
     return Bounds.of(*(end.expand(channels).clone() for end in (bounds.lower, bounds.upper)))
 
 

@@ -1,4 +1,4 @@
-"""Several processes that calibrate one network together, as torch.distributed runs them; alone, nothing is exchanged."""
+"""Several processes that calibrate one network together, under torch.distributed; alone, nothing is exchanged."""
 
 from collections.abc import Iterable
 from typing import TypeVar

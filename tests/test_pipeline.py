@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import networks
@@ -381,6 +382,8 @@ class Halves:
 class Npu:
     """A target of somebody else: 5 bits with scales that are powers of two, written as JSON."""
 
+    exports: Mapping[str, Sequence[object]] = MappingProxyType({})
+
     presets: Mapping[str, Rules] = {
         "default": Rules(
             weights=IntGrid(8, signed=True, symmetric=True, axis=0, power_of_two=True),
@@ -395,7 +398,7 @@ class Npu:
     def require(self) -> None:
         """Nothing."""
 
-    def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
+    def write(self, network: Path, table: QuantTable, folder: Path, **_: Any) -> Sequence[Path]:
         assert metadata_of(onnx.load(network))["scale"] == 2
         scales = {name: found.scale.tolist() for name, found in table.qparams.items()}
         (folder / "npu.json").write_text(json.dumps(scales))

@@ -38,10 +38,12 @@ def test_every_shipped_recipe_loads_and_its_names_exist(name: str, registry: Reg
 
 
 def test_the_shipped_recipes_are_those_that_are_documented() -> None:
-    fast = ["onnxruntime-w8a8-fast", "openvino-w8a8-fast"]
-    openvino = ["openvino-w4a4", "openvino-w6a6", "openvino-w8a8"]
+    targets = ["onnxruntime", "openvino", "snpe", "tensorrt"]
+    fast = [f"{target}-w8a8-fast" for target in targets]
+    usual = [f"{target}-w8a8" for target in targets]
+    others = ["openvino-w4a4", "openvino-w6a6", "snpe-w8a16", "snpe-w4a16"]
     paper = ["paper-w4a4", "paper-w6a6", "paper-w8a8"]
-    assert Recipe.names() == sorted(["onnxruntime-w8a8", *openvino, *fast, *paper])
+    assert Recipe.names() == sorted([*usual, *fast, *others, *paper])
     assert all(Recipe.load(name).reconstruction is None for name in fast)
     assert all(Recipe.load(name).placement == "convs" for name in paper)
 

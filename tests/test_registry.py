@@ -66,8 +66,8 @@ class _Point:
 @pytest.mark.parametrize(
     ("kind", "names"),
     [
-        ("toolkit", {"torchao"}),
-        ("target", {"paper", "onnxruntime", "openvino"}),
+        ("toolkit", {"torchao", "mqbench"}),
+        ("target", {"paper", "onnxruntime", "openvino", "tensorrt", "snpe"}),
         ("observer", {"dbdc", "minmax", "percentile", "mse", "entropy"}),
         ("reconstruction", {"pac"}),
         ("quantizer", {"bounded"}),

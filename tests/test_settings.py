@@ -1,6 +1,7 @@
 """A recipe held against its target, before anything is read or run."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import networks
@@ -68,6 +69,7 @@ def test_between_two_choices_the_greater_one_is_nearer() -> None:
 
     class Coarse:
         presets = {"default": Rules(IntGrid(8), IntGrid(8), frozenset({4, 8}), frozenset({4, 8}))}  # noqa: RUF012
+        exports = MappingProxyType[str, tuple[str, ...]]({})
 
     class Plugin:
         @hookimpl

@@ -115,7 +115,7 @@ class Stub:
         return self.inner(image) + np.float32(self.error)
 
     def integer_convs(self) -> int:
-        return self.inner.integer_convs() - self.missing
+        return (self.inner.integer_convs() or 0) - self.missing
 
 
 def registry(missing: int = 0, error: float = 0.0) -> Registry:

@@ -2,7 +2,9 @@
 
 from copy import deepcopy
 
-import srptq_plugin; srptq_plugin.activate("mqbench")  # before MQBench is imported
+import srptq_plugin
+
+srptq_plugin.activate("mqbench")  # before MQBench is imported
 import torch
 from mqbench.convert_deploy import convert_deploy
 from mqbench.prepare_by_platform import BackendType, prepare_by_platform

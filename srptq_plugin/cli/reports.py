@@ -107,7 +107,8 @@ def _verdict(found: Record) -> Iterator[tuple[str, Cell]]:
         Mark(f"{'passed' if found['passed'] else 'FAILED'} in {found['runtime']}", found["passed"]),
     )
     yield from (("problem", problem) for problem in found["problems"])
-    yield "integers", f"{found['convs_int8']} convolutions run in int8, {found['convs_planned']} were planned"
+    if found["convs_int8"] is not None:
+        yield "integers", f"{found['convs_int8']} convolutions run in int8, {found['convs_planned']} were planned"
     if found.get("note"):
         yield "note", found["note"]
     yield "difference", _difference(found)

@@ -34,7 +34,8 @@ def core_of(quantizer: Any, name: str) -> BoundedFakeQuantize:
         quantizer.core.name = name
         return quantizer.core
     if not torch.isfinite(quantizer.activation_post_process.min_val).all():
-        raise SrptqError(f"site {name}: no bounds yet; calibrate the model first")
+        hint = "; DSQ observes in train mode only" if type(quantizer).__name__.startswith("DSQ") else ""
+        raise SrptqError(f"site {name}: no bounds yet; calibrate the model first{hint}")
     core = BoundedFakeQuantize(name, grid_of(quantizer))
     core.fixed = False
     core.set_bounds(bounds_of(quantizer.scale, quantizer.zero_point, core.grid))

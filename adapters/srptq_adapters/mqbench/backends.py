@@ -12,7 +12,7 @@ from srptq_adapters.mqbench.pattern import Config
 from srptq_plugin.contracts import Rules
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipe import Recipe, StageSettings
 from srptq_plugin.registry import Registry
 from srptq_plugin.settings import rules_of
 
@@ -27,7 +27,7 @@ def target_of(backend: Any) -> str:
     'snpe'
     """
     if backend.name not in TARGETS:
-        raise SrptqError(f"{UnknownNameError('backend', backend.name, TARGETS)}; the others deploy to no target of ours")
+        raise SrptqError(f"{UnknownNameError('backend', backend.name, TARGETS)}; the others have no target of ours")
     return TARGETS[backend.name]
 
 
@@ -39,7 +39,7 @@ def backend_of(target: str) -> Any:
     """
     names = {ours: theirs for theirs, ours in TARGETS.items()}
     if target not in names:
-        raise SrptqError(f"{UnknownNameError('target of MQBench', target, names)}; the toolkit mqbench runs every recipe")
+        raise SrptqError(f"{UnknownNameError('target of MQBench', target, names)}; `--toolkit mqbench` runs the others")
     return BackendType[names[target]]
 
 
@@ -97,7 +97,7 @@ def differences(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
         if grid.real_offset:
             yield f"{key}: {recipe.target} has levels anywhere; MQBench rounds zero to one of them"
         if grid.signed != grid.symmetric:
-            yield f"{key}: {recipe.target} counts from {grid.qmin} to {grid.qmax}; MQBench stores the same numbers from 0"
+            yield f"{key}: {recipe.target} counts {grid.qmin}..{grid.qmax}; MQBench stores the same numbers from 0"
     yield from _placement(recipe, rules, backend)
 
 
@@ -107,11 +107,16 @@ def _placement(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
         yield "placement full: MQBench's Academic quantizes the inputs of convolutions only"
     if backend.name != "Academic":
         yield f"placement {placement}: MQBench's {backend.name} quantizes by its own rules, one quantizer a tensor"
-    ends = {stage: s for stage, s in recipe.stages.items() if s.weights or s.activations or not s.quantize}
-    if any((s.weights or 0) != recipe.weights.bits or (s.activations or 0) != recipe.activations.bits for s in ends.values()):
+    own = [stage for stage, settings in recipe.stages.items() if _differs(settings, recipe)]
+    if own:
         kept = "looks only at the layers next to the input and the output" if backend.name == "Academic" else "has none"
-        yield f"stages {', '.join(ends)}: bits of their own; MQBench's {backend.name} {kept}"
+        yield f"stages {', '.join(own)}: bits of their own; MQBench's {backend.name} {kept}"
     if recipe.overrides:
         yield "overrides: MQBench has none"
     if backend.name == FORCED:
         yield "w_qscheme: MQBench's OPENVINO takes -64..63 for weights, whatever is asked"
+
+
+def _differs(stage: StageSettings, recipe: Recipe) -> bool:
+    bits = (stage.weights or recipe.weights.bits, stage.activations or recipe.activations.bits)
+    return not stage.quantize or bits != (recipe.weights.bits, recipe.activations.bits)

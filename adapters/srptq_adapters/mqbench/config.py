@@ -1,13 +1,16 @@
 """What a user writes in MQBench's config: an alias, names and options checked, keys that nobody reads named."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportMissingImports]
+from torch import nn
 
+from srptq_adapters.mqbench.observer import SRObserver
 from srptq_adapters.mqbench.patching import Undo, swapped
+from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin.errors import SrptqError, UnknownNameError
 
 logger = logging.getLogger(__name__)
@@ -22,6 +25,7 @@ QUANTIZER = frozenset(
     {"additional_function_type", "additional_module_type", "additional_node_name"}
     | {"exclude_module_name", "exclude_function_type", "exclude_node_name"}
 )
+PASSED_ON = ("observer_extra_args", "fakeq_params", "qscheme")
 TOP = frozenset(
     {"extra_qconfig_dict", "extra_quantizer_dict", "extra_fuse_dict", "preserve_attr", "concrete_args", "leaf_module"}
 )
@@ -40,14 +44,29 @@ def _wrap_prepare() -> Undo:
     stock = platform.prepare_by_platform
 
     def prepare_by_platform(
-        model: Any, deploy_backend: Any, prepare_custom_config_dict: Mapping[str, Any] | None = None, *args: Any, **kw: Any
+        model: Any,
+        deploy_backend: Any,
+        prepare_custom_config_dict: Mapping[str, Any] | None = None,
+        *args: Any,
+        **keywords: Any,
     ) -> Any:
         given = prepare_custom_config_dict or {}
         _name_ignored("prepare_custom_config_dict", given, TOP)
         _name_ignored("extra_quantizer_dict", given.get("extra_quantizer_dict", {}), QUANTIZER)
-        return stock(model, deploy_backend, given, *args, **kw)
+        prepared = stock(model, deploy_backend, given, *args, **keywords)
+        name_sites(prepared)
+        return prepared
 
     return swapped(platform, "prepare_by_platform", prepare_by_platform)
+
+
+def name_sites(prepared: nn.Module) -> None:
+    """Tell our quantizers and observers where they are, for their messages."""
+    for name, module in prepared.named_modules():
+        if isinstance(module, SRFakeQuantize):
+            module.core.name = name
+        elif isinstance(module, SRObserver):
+            module.site = name.removesuffix(".activation_post_process")
 
 
 def _wrap_qconfig() -> Undo:
@@ -61,7 +80,7 @@ def _wrap_qconfig() -> Undo:
         with _own_options(deploy_backend):
             qconfig = stock(deploy_backend, given)
         for side, role in SIDES.items():
-            _try(getattr(qconfig, role), f"extra_qconfig_dict: {side}_observer_extra_args or {side}_fakeq_params")
+            _try(getattr(qconfig, role), f"extra_qconfig_dict: {', '.join(f'{side}_{key}' for key in PASSED_ON)}")
         return qconfig
 
     return swapped(platform, "get_qconfig_by_platform", get_qconfig_by_platform)
@@ -77,7 +96,8 @@ def with_alias(given: Mapping[str, Any]) -> dict[str, Any]:
     alias = known.pop("observer", None)
     if alias is not None and known.setdefault("a_observer", alias) != alias:
         raise SrptqError(
-            f"extra_qconfig_dict: observer is {alias!r} and a_observer {known['a_observer']!r}; they are the same key, give one"
+            f"extra_qconfig_dict: observer is {alias!r} and a_observer {known['a_observer']!r}; "
+            "they are the same key, give one"
         )
     return known
 
@@ -95,7 +115,7 @@ def check_names(given: Mapping[str, Any]) -> None:
         for key, table in tables.items():
             name = given.get(f"{side}_{key}")
             if name and name not in table:
-                raise SrptqError(f"extra_qconfig_dict.{UnknownNameError(f'{side}_{key}', name, table)}")
+                raise SrptqError(f"extra_qconfig_dict.{side}_{key}: {UnknownNameError(key, name, table)}")
 
 
 def check_schemes(backend: Any, given: Mapping[str, Any]) -> None:
@@ -104,14 +124,18 @@ def check_schemes(backend: Any, given: Mapping[str, Any]) -> None:
     for side in SIDES:
         scheme = given.get(f"{side}_qscheme")
         if scheme is None and backend.name.startswith("Academic"):
-            raise SrptqError(f"extra_qconfig_dict.{side}_qscheme: missing; Academic needs bit, symmetry, per_channel, pot_scale")
+            raise SrptqError(
+                f"extra_qconfig_dict.{side}_qscheme: missing; Academic needs bit, symmetry, per_channel and pot_scale"
+            )
         bit = (scheme or {}).get("bit", 8)
         if type(bit) is not int or not 2 <= bit <= largest:  # noqa: PLR2004 - one bit has no step between its ends
             raise SrptqError(
                 f"extra_qconfig_dict.{side}_qscheme.bit: {backend.name} cannot take {bit!r}; give 2 to {largest}"
             )
         if backend.name == FORCED and side == "w" and bit != 8:  # noqa: PLR2004
-            logger.warning("extra_qconfig_dict.w_qscheme.bit: MQBench's OPENVINO takes -64..63 for weights, not %s bits", bit)
+            logger.warning(
+                "extra_qconfig_dict.w_qscheme.bit: MQBench's OPENVINO takes -64..63 for weights, not %s bits", bit
+            )
 
 
 def _try(make: Callable[[], object], where: str) -> None:
@@ -123,7 +147,7 @@ def _try(make: Callable[[], object], where: str) -> None:
 
 
 @contextmanager
-def _own_options(backend: Any) -> Iterator[None]:
+def _own_options(backend: Any) -> Generator[None]:
     """MQBench writes a config's observer options into its table of defaults; take them out again."""
     schemes = [s for key in ("w_qscheme", "a_qscheme") if (s := platform.ParamsTable[backend].get(key)) is not None]
     before = [dict(scheme.kwargs) for scheme in schemes]

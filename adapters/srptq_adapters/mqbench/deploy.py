@@ -62,7 +62,8 @@ class Encoded:
 
 def snap_weights(model: nn.Module, **_: Any) -> None:
     """Each weight exactly at the level that torch rounds it to: at a tie, a runtime's division may round otherwise."""
-    for layer in model.modules():
+    layers: Iterator[Any] = model.modules()
+    for layer in layers:
         quantizer = getattr(layer, INSIDE, None)
         if quantizer is not None and is_plain(quantizer):
             with torch.no_grad():
@@ -132,7 +133,7 @@ def encoded(graph: onnx.GraphProto) -> Iterator[Encoded]:
             yield Encoded(node, low, high, scale.astype(np.float64), zero_point.astype(np.int64))
 
 
-def _type_ends(zero_point: Array) -> tuple[int, int]:
+def _type_ends(zero_point: Any) -> tuple[int, int]:
     info = np.iinfo(zero_point.dtype)
     return int(info.min), int(info.max)
 

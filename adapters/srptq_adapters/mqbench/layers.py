@@ -1,12 +1,15 @@
 """An exported graph with its planned convolutions as layers again: MQBench quantizes weights inside layers."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import fx, nn
 
 from srptq_plugin.network import GUARDS, Network, tensor_arguments
 from srptq_plugin.plan import Plan, Site
 
-DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+DEFAULTS: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
 def layer_sites(network: Network, plan: Plan) -> dict[str, Site]:
@@ -15,7 +18,7 @@ def layer_sites(network: Network, plan: Plan) -> dict[str, Site]:
 
 
 def _is_layer(network: Network, site: Site) -> bool:
-    if site.role != "weight" or len(site.consumers) > 1 or not site.source.endswith(".weight"):
+    if site.role != "weight" or len(site.consumers) != 1 or not site.source.endswith(".weight"):
         return False
     conv, path = network.nodes[site.consumers[0].consumer], site.source.removesuffix(".weight")
     bias = network.parameter(conv, 2) if len(tensor_arguments(conv)) > 2 else None  # noqa: PLR2004
@@ -40,18 +43,19 @@ def with_layers(module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
 def _call_layer(module: fx.GraphModule, path: str, conv: fx.Node) -> None:
     owner = module.get_submodule(path)
     parent, _, leaf = path.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, _layer(owner, conv))
+    image, settings = conv.args[0], conv.args[3:]
+    setattr(module.get_submodule(parent), leaf, _layer(owner, settings))
     with module.graph.inserting_before(conv):
-        call = module.graph.call_module(path, (conv.args[0],))
+        call = module.graph.call_module(path, (image,))
     call.meta = dict(conv.meta)
     conv.replace_all_uses_with(call)
     module.graph.erase_node(conv)
 
 
-def _layer(owner: nn.Module, conv: fx.Node) -> nn.Conv2d:
+def _layer(owner: nn.Module, given: Sequence[Any]) -> nn.Conv2d:
     weight, bias = owner.get_parameter("weight"), getattr(owner, "bias", None)
-    settings = dict(DEFAULTS) | dict(zip(DEFAULTS, conv.args[3:], strict=False))
-    sizes = (weight.shape[1] * settings["groups"], weight.shape[0], tuple(weight.shape[2:]))
-    layer = nn.Conv2d(*sizes, **settings, bias=bias is not None, device="meta")
+    settings: dict[str, Any] = DEFAULTS | dict(zip(DEFAULTS, given, strict=False))
+    inputs, outputs, size = weight.shape[1] * settings["groups"], weight.shape[0], (weight.shape[2], weight.shape[3])
+    layer = nn.Conv2d(inputs, outputs, size, **settings, bias=bias is not None, device="meta")
     layer.weight, layer.bias = weight, bias
     return layer

@@ -1,4 +1,4 @@
-"""Parts of torch.onnx that moved in torch 2.9, under the names by which MQBench imports them, for as long as it does."""
+"""Parts of torch.onnx that moved in torch 2.9, under the names by which MQBench imports them, while it does."""
 
 import sys
 from collections.abc import Generator

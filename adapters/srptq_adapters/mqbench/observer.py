@@ -25,12 +25,14 @@ class SRObserver(ObserverBase):  # pyright: ignore[reportUntypedBaseClass]
 
     factory: ClassVar[ObserverFactory]
     title: ClassVar[str]
+    site = ""
+    """Where it observes, for messages."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - MQBench's signature
         self,
         dtype: torch.dtype = torch.quint8,
         qscheme: torch.qscheme = torch.per_tensor_affine,
-        reduce_range: bool = False,  # noqa: FBT001, FBT002 - MQBench's signature
+        reduce_range: bool = False,  # noqa: FBT001, FBT002
         quant_min: int | None = None,
         quant_max: int | None = None,
         ch_axis: int = -1,
@@ -49,7 +51,10 @@ class SRObserver(ObserverBase):  # pyright: ignore[reportUntypedBaseClass]
 
     def forward(self, values: Tensor) -> Tensor:
         """Take in a batch."""
-        self.observer.update(values)
+        try:
+            self.observer.update(values)
+        except SrptqError as error:
+            raise SrptqError(f"{self.site or 'observer ' + self.title}: {error}") from error
         self._set(self._everyone().bounds())
         return values
 

@@ -1,4 +1,4 @@
-"""Changes to somebody else's module that can be taken back, in any order, without harm to what others changed since."""
+"""Changes to somebody else's module that can be taken back, the newest first; what others changed since stays."""
 
 from collections.abc import Callable, MutableMapping, MutableSequence
 from typing import Any

@@ -1,7 +1,7 @@
 """`ptq_reconstruction` with one pattern more: PaC, on a model that MQBench prepared and calibrated."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,7 +66,7 @@ def wrap(registry: Registry) -> Undo:
                 raise SrptqError(f"pattern {pattern}: works on a whole model; leave graph_module_list out")
             return reconstruct(model, cali_data, pattern, options, registry)
         if pattern not in STOCK:
-            raise SrptqError(f"config.{UnknownNameError('pattern', str(pattern), [*STOCK, *ours])}")
+            raise SrptqError(f"config.pattern: {UnknownNameError('pattern', str(pattern or ''), [*STOCK, *ours])}")
         _require_rounding(model)
         known = float_parameters(model)
         tuned = stock(model, cali_data, Config(options), graph_module_list)
@@ -84,6 +84,8 @@ def options_of(config: Any) -> dict[str, Any]:
     >>> options_of(SimpleNamespace(pattern="pac", epochs=2))
     {'pattern': 'pac', 'epochs': 2}
     """
+    if not isinstance(config, Mapping) and not hasattr(config, "__dict__"):
+        raise SrptqError(f"config: {config!r} is neither an EasyDict, nor a dict, nor a namespace")
     return dict(config) if isinstance(config, Mapping) else dict(vars(config))
 
 
@@ -100,7 +102,7 @@ def reconstruct(
         figures = registry.reconstruction(pattern).load()(prepared, images, **chosen)
     enable_quantization(tuned)
     told = ", ".join(f"{name} {figure:.6g}" for name, figure in figures.items())
-    mqbench_logger.info(f"pattern {pattern}: {told}")  # noqa: G004 - a logger of somebody else's
+    mqbench_logger.info(f"pattern {pattern}: {told}")
     return tuned
 
 
@@ -127,7 +129,7 @@ def _require_rounding(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if name.endswith(INSIDE) and not hasattr(module, "init"):
             raise SrptqError(
-                f"{name}: {type(module).__name__} does not learn rounding, which the patterns {' and '.join(STOCK)} need; "
+                f"{name}: {type(module).__name__} does not learn rounding, as the patterns {' and '.join(STOCK)} do; "
                 "set w_fakequantize: AdaRoundFakeQuantize, or pattern: pac"
             )
 
@@ -145,7 +147,7 @@ def _images(cali_data: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 @contextmanager
-def bounded(model: fx.GraphModule) -> Iterator[list[BoundedFakeQuantize]]:
+def bounded(model: fx.GraphModule) -> Generator[list[BoundedFakeQuantize]]:
     """The model with our quantizer in every quantizer's place; afterwards its own have the bounds of ours."""
     found = list(placed(Network(model)))
     originals = {each.path: each.quantizer for each in found}

@@ -44,6 +44,7 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
     def _take(self, core: BoundedFakeQuantize) -> None:
         self.core = core
         self._follows = False
+        self._synced = (-1, -1)
         self.register_buffer("scale", torch.ones(1))
         self.register_buffer("zero_point", torch.zeros(1, dtype=torch.int32))
         core.set_mode(Mode.OBSERVE)
@@ -68,8 +69,13 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
         """Bring `scale` and `zero_point` up to the bounds."""
         if self.core.has_bounds:
             found = self.core.qparams().detach()
+            self._synced = self._versions()
             self.scale = found.scale.reshape(-1)
             self.zero_point = found.integer_zero_point.reshape(-1)
+
+    def _versions(self) -> tuple[int, int]:
+        """How often an optimizer has changed each bound."""
+        return self.core.lower._version, self.core.upper._version  # noqa: SLF001 - torch's own counter
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point of the bounds as they stand."""
@@ -83,6 +89,8 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
             self.core.set_mode(Mode.OBSERVE)
             self.core(values)
             self.core.set_mode(Mode.QUANTIZE)
+        if self.core.mode is Mode.QUANTIZE and self._synced != self._versions():
+            self.sync()
         return self.core(values)
 
     def _traced(self, values: Tensor) -> Tensor:
@@ -106,6 +114,10 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
             saved = state_dict.get(prefix + name)
             if saved is not None:
                 setattr(self, name, torch.empty_like(saved))
+        for name in ("min_val", "max_val"):
+            saved = state_dict.get(f"{prefix}activation_post_process.{name}")
+            if saved is not None:
+                setattr(self.activation_post_process, name, torch.empty_like(saved))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -130,4 +142,5 @@ class _Observed:
 
     def bounds(self) -> Bounds:
         """What its scale and zero point stand for."""
-        return bounds_of(*self.observer.calculate_qparams(), self.grid)
+        scale, zero_point = self.observer.calculate_qparams()
+        return bounds_of(scale, zero_point, self.grid)

@@ -94,7 +94,12 @@ def _swap(owner: Any, name: str, around: Callable[[Any], Any]) -> Undo:
 
 def _deploying(backends: tuple[str, ...], function: Callable[..., None], **where: Any) -> Undo:
     undos = [inserted(BACKEND_DEPLOY_FUNCTION[BackendType[name]], function, **where) for name in backends]
-    return lambda: [undo() for undo in undos] and None
+
+    def undo() -> None:
+        for each in undos:
+            each()
+
+    return undo
 
 
 def _exports_by_dynamo() -> bool:

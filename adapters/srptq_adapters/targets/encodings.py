@@ -79,7 +79,8 @@ def _lists(side: Mapping[str, QParams]) -> Iterator[dict[str, Any]]:
 def _linear(name: str, found: QParams) -> dict[str, Any]:
     scales = found.scale.tolist()
     zeros = found.integer_zero_point.tolist()
-    kept = {"name": name, "output_dtype": f"{'int' if found.grid.signed else 'uint'}{found.grid.bits}", "y_scale": scales}
+    kind = f"{'int' if found.grid.signed else 'uint'}{found.grid.bits}"
+    kept = {"name": name, "output_dtype": kind, "y_scale": scales}
     if not found.grid.symmetric:
         kept["y_zero_point"] = zeros
     return kept | ({"axis": found.grid.axis} if found.scale.ndim else {})
@@ -129,7 +130,8 @@ def _parameters(bits: int, symmetric: bool, scales: list[float], offsets: list[i
     shift = 2 ** (bits - 1) if symmetric else 0
     zeros = [-offset - shift for offset in offsets]
     both = (torch.tensor(values, dtype=torch.float32) for values in (scales, zeros))
-    return QParams(*(values if per_channel else values[0] for values in both), grid)
+    scale, zero_point = (values if per_channel else values[0] for values in both)
+    return QParams(scale, zero_point, grid)
 
 
 def _read_linear(record: Mapping[str, Any]) -> dict[str, QParams]:

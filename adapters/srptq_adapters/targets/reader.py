@@ -1,4 +1,4 @@
-"""A file for a runtime that is not on this machine, read by ONNX Runtime: the numbers are the file's, the speed is nobody's."""
+"""A file for a runtime that is not on this machine, read by ONNX Runtime: its numbers, and nobody's speed."""
 
 from pathlib import Path
 

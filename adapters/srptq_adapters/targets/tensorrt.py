@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import onnx
 
@@ -37,7 +38,7 @@ class TensorRtTarget:
     def require(self) -> None:
         """ONNX is all that writing needs."""
 
-    def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
+    def write(self, network: Path, table: QuantTable, folder: Path, **_: Any) -> Sequence[Path]:
         """One ONNX file."""
         with moved_into(folder) as draft:
             write_qdq(network, table, draft / FILE)
@@ -49,7 +50,8 @@ class TensorRtTarget:
 
     def command(self, artefact: Path, size: Size | None) -> str:
         """TensorRT's own tool: it builds the engine and times it."""
-        shapes = "" if size else " --minShapes=input:1x3x32x32 --optShapes=input:1x3x270x480 --maxShapes=input:1x3x1080x1920"
+        ends = {"min": "32x32", "opt": "270x480", "max": "1080x1920"}
+        shapes = "" if size else "".join(f" --{end}Shapes=input:1x3x{sides}" for end, sides in ends.items())
         return f"trtexec --onnx={artefact.name} --stronglyTyped{shapes} --saveEngine={artefact.stem}.plan"
 
 

@@ -1,0 +1,66 @@
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+import networks
+import pytest
+import torch
+from torch import fx
+
+import srptq_plugin
+from srptq_plugin.contracts import Change
+
+# the adapter first: it makes MQBench importable
+_, mqbench, platform, switches = map(
+    import_module, ("srptq_adapters.mqbench", "mqbench", "mqbench.prepare_by_platform", "mqbench.utils.state")
+)
+
+SCHEMES = {
+    "w_qscheme": {"bit": 4, "symmetry": True, "per_channel": True, "pot_scale": False},
+    "a_qscheme": {"bit": 4, "symmetry": False, "per_channel": False, "pot_scale": False},
+}
+OURS = {"w_observer": "srptq.minmax", "a_observer": "dbdc"} | dict.fromkeys(
+    ("w_fakequantize", "a_fakequantize"), "BoundedFakeQuantize"
+)
+Prepare = Callable[..., fx.GraphModule]
+
+
+@pytest.fixture
+def real() -> None:
+    if mqbench.__version__.endswith("+standin"):
+        pytest.skip("needs the real MQBench")
+
+
+@pytest.fixture
+def active() -> Iterator[Sequence[Change]]:
+    yield srptq_plugin.activate("mqbench")["mqbench"]
+    srptq_plugin.deactivate("mqbench")
+
+
+@pytest.fixture
+def prepare(active: Sequence[Change]) -> Prepare:
+    """As a plain MQBench script prepares a network of the tests."""
+    assert active
+
+    def run(kind: str = "edsr", backend: str = "Academic", **qconfig: Any) -> fx.GraphModule:
+        config = {"extra_qconfig_dict": {**SCHEMES, **OURS, **qconfig}}
+        chosen = platform.BackendType[backend]
+        return platform.prepare_by_platform(networks.network(kind), chosen, config).eval()
+
+    return run
+
+
+@pytest.fixture
+def calibrated(prepare: Prepare) -> Prepare:
+    """The same, calibrated and quantizing."""
+
+    def run(kind: str = "edsr", backend: str = "Academic", **qconfig: Any) -> fx.GraphModule:
+        model = prepare(kind, backend, **qconfig)
+        switches.enable_calibration(model)
+        with torch.no_grad():
+            for seed in (1, 2):
+                model(networks.images(seed=seed))
+        switches.enable_quantization(model)
+        return model
+
+    return run

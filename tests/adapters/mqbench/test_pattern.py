@@ -1,0 +1,305 @@
+"""PaC as a pattern of `ptq_reconstruction`, on models that MQBench prepared."""
+
+import copy
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import networks
+import pytest
+import torch
+from mqbench import advanced_ptq  # pyright: ignore[reportAttributeAccessIssue]
+from mqbench.utils.state import disable_all, enable_calibration, enable_quantization  # pyright: ignore[reportMissingImports]
+from torch import Tensor, fx
+
+import srptq_plugin
+from srptq_adapters.mqbench.pattern import FLOAT
+from srptq_adapters.mqbench.quantizer import SRFakeQuantize
+from srptq_plugin import pac
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.quantizer import BoundedFakeQuantize
+
+Prepare = Callable[..., fx.GraphModule]
+IMAGES = networks.images(4, seed=3)
+BATCHES = list(IMAGES.split(2))
+QUICK = {"pattern": "pac", "epochs": 1}
+STRONG = {"epochs": 4, "schedule": "joint", "activation_rate": 1e-2}
+STOCK = {
+    "scale_lr": 4e-5,
+    "warm_up": 0.2,
+    "weight": 0.01,
+    "max_count": 2,
+    "b_range": [20, 2],
+    "keep_gpu": True,
+    "round_mode": "learned_hard_sigmoid",
+    "prob": 1.0,
+}
+
+
+class Easy(dict[str, Any]):
+    """A dict with attributes, as MQBench's examples use."""
+
+    __getattr__ = dict.__getitem__
+
+
+@dataclass
+class Seen:
+    """What reached PaC, and its figures."""
+
+    prepared: list[PreparedGraph] = field(default_factory=list[PreparedGraph])
+    options: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    drawn: list[Tensor] = field(default_factory=list[Tensor])
+    taught: list[Tensor] = field(default_factory=list[Tensor])
+    figures: list[Any] = field(default_factory=list[Any])
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    known, reconstruct = Seen(), pac.reconstruct
+
+    def watched(prepared: PreparedGraph, images: Tensor, **options: Any) -> Any:
+        known.prepared.append(prepared)
+        known.options.append(options)
+        known.taught.append(prepared.teach(images)[0])
+        known.figures.append(reconstruct(prepared, images, **options))
+        known.drawn.append(draw(prepared))
+        return known.figures[-1]
+
+    monkeypatch.setattr(pac, "reconstruct", watched)
+    return known
+
+
+def namespace(given: dict[str, Any]) -> SimpleNamespace:
+    return SimpleNamespace(**given)
+
+
+def tune(model: fx.GraphModule, config: Any, images: Iterable[Tensor] = BATCHES) -> fx.GraphModule:
+    return advanced_ptq.ptq_reconstruction(model, list(images), config)
+
+
+def draw(model: Callable[[Tensor], Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(IMAGES)
+
+
+def state(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("this should not be reached")
+
+
+@pytest.mark.parametrize("kind", [Easy, dict, namespace])
+def test_a_config_of_any_kind(kind: Callable[[Any], Any], calibrated: Prepare, seen: Seen) -> None:
+    tune(calibrated(), kind({**QUICK, "weight_rate": 0.02, "seed": 5}))
+    (options,) = seen.options
+    assert (options["epochs"], options["weight_rate"], options["seed"]) == (1, 0.02, 5)
+
+
+def test_the_same_config_tunes_the_same_bits(calibrated: Prepare) -> None:
+    model = calibrated()
+    first, second = (draw(tune(model, Easy(QUICK))) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("backend", ["Academic", "QDQ", "SNPE"])
+@pytest.mark.parametrize("kind", ["edsr", "mixed", "imdn"])
+def test_the_loss_gets_no_worse(kind: str, backend: str, calibrated: Prepare, seen: Seen) -> None:
+    model = calibrated(kind, backend)
+    tuned = tune(model, Easy(QUICK | STRONG))
+    (figures,) = seen.figures
+    assert figures["loss_after"] <= figures["loss_before"]
+    made = [each for each in tuned.modules() if isinstance(each, SRFakeQuantize)]
+    assert made
+    assert all(each.core.lower.numel() for each in made)
+    exact = networks.network(kind)(IMAGES)
+    assert (draw(tuned) - exact).abs().mean() <= 1.5 * (draw(model) - exact).abs().mean()
+
+
+def test_the_tuned_model_has_the_tuned_quantizers_and_their_numbers(calibrated: Prepare, seen: Seen) -> None:
+    tuned = tune(calibrated(), Easy(QUICK | STRONG))
+    own = [each for each in tuned.modules() if isinstance(each, SRFakeQuantize)]
+    assert {id(each.core) for each in own} == {id(each) for each in seen.prepared[0].quantizers.values()}
+    for each in own:
+        assert torch.equal(each.scale, each.core.qparams().scale.detach().reshape(-1))
+    assert torch.equal(draw(tuned), seen.drawn[0])
+
+
+@pytest.mark.parametrize("backend", ["Academic", "QDQ"])
+@pytest.mark.parametrize("quantizer", ["FixedFakeQuantize", "LearnableFakeQuantize"])
+def test_stock_quantizers_are_tuned_too_and_end_with_the_same_bits(
+    quantizer: str, backend: str, calibrated: Prepare, seen: Seen
+) -> None:
+    model = calibrated("edsr", backend, w_fakequantize=quantizer, a_fakequantize=quantizer, w_observer="MinMaxObserver")
+    before = draw(model)
+    tuned = tune(model, Easy(QUICK | STRONG))
+    assert seen.figures[0]["loss_after"] < seen.figures[0]["loss_before"]
+    assert not any(isinstance(each, (SRFakeQuantize, BoundedFakeQuantize)) for each in tuned.modules())
+    assert torch.equal(draw(tuned), seen.drawn[0])
+    assert not torch.equal(draw(tuned), before)
+
+
+def test_the_original_model_is_left_as_it_was(calibrated: Prepare) -> None:
+    model = calibrated()
+    before, drawn, meta = state(model), draw(model), dict(model.meta)
+    modules = dict(model.named_modules())
+    tune(model, Easy(QUICK | STRONG))
+    after = state(model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(draw(model), drawn)
+    assert model.meta == meta
+    assert dict(model.named_modules()) == modules
+
+
+def test_the_tuned_model_quantizes_and_can_be_switched(calibrated: Prepare) -> None:
+    model = calibrated()
+    tuned = tune(model, Easy(QUICK))
+    exact = networks.network("edsr")(IMAGES)
+    assert not torch.allclose(draw(tuned), exact, atol=1e-4)
+    disable_all(tuned)
+    torch.testing.assert_close(draw(tuned), exact)
+
+
+def test_a_model_that_is_still_calibrating_is_tuned(calibrated: Prepare) -> None:
+    model = calibrated()
+    wanted = draw(tune(model, Easy(QUICK)))
+    enable_calibration(model)
+    assert torch.equal(draw(tune(model, Easy(QUICK))), wanted)
+
+
+def test_keys_of_mqbenchs_own_reconstruction_are_named(calibrated: Prepare, caplog: pytest.LogCaptureFixture) -> None:
+    tune(calibrated(), Easy({**STOCK, **QUICK}))
+    assert re.search(r"pattern pac does not use b_range, keep_gpu, max_count, .*warm_up, weight", caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"pattern": "pac", "epoch": 2}, r"(?s)epoch.*epochs"),
+        ({"pattern": "pac", "epochs": 0}, "epochs"),
+        ({"pattern": "pacc"}, r"config.*pattern 'pacc'.*pac"),
+        ({"epochs": 2}, r"config.*pattern.*block, layer, pac"),
+    ],
+)
+def test_a_mistake_in_the_config_is_refused_before_anything_is_read(
+    config: dict[str, Any], said: str, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = prepare()
+    monkeypatch.setattr("srptq_adapters.mqbench.pattern.deepcopy_graphmodule", never)
+    monkeypatch.setattr(torch, "cat", never)
+    with pytest.raises(SrptqError, match=said):
+        tune(model, Easy(config))
+
+
+@pytest.mark.parametrize(
+    ("batches", "said"),
+    [
+        (
+            [networks.images(2), networks.images(2, 14, 12)],
+            r"cali_data: 2 batches of Tensor, shapes .*images of one size",
+        ),
+        ([], r"cali_data: 0 batches of nothing"),
+        ([{"input": networks.images(2)}], r"cali_data: 1 batches of dict"),
+    ],
+)
+def test_images_that_cannot_be_stacked_are_refused(batches: list[Any], said: str, calibrated: Prepare) -> None:
+    with pytest.raises(SrptqError, match=said):
+        tune(calibrated(), Easy(QUICK), batches)
+
+
+def test_batches_may_differ_in_number_of_images(calibrated: Prepare, seen: Seen) -> None:
+    tune(calibrated(), Easy(QUICK), [networks.images(3), networks.images(1, seed=4)])
+    assert len(seen.taught[0]) == 4
+
+
+@pytest.mark.parametrize("quantizer", ["BoundedFakeQuantize", "FixedFakeQuantize"])
+def test_a_model_that_was_not_calibrated_is_refused_by_site(quantizer: str, prepare: Prepare) -> None:
+    model = prepare(w_fakequantize=quantizer, a_fakequantize=quantizer)
+    enable_quantization(model)
+    with pytest.raises(SrptqError, match=r"site [\w./]+: no bounds yet"):
+        tune(model, Easy(QUICK))
+
+
+def test_a_list_of_parts_is_refused(calibrated: Prepare) -> None:
+    with pytest.raises(SrptqError, match="leave graph_module_list out"):
+        advanced_ptq.ptq_reconstruction(calibrated(), BATCHES, Easy(QUICK), ["head"])
+
+
+@pytest.mark.parametrize("pattern", ["layer", "block"])
+def test_stock_patterns_reach_the_original_function(
+    pattern: str, calibrated: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    srptq_plugin.deactivate("mqbench")
+    stock = Mock()
+    monkeypatch.setattr(advanced_ptq, "ptq_reconstruction", stock)
+    srptq_plugin.activate("mqbench")
+    model, config = calibrated(w_fakequantize="AdaRoundFakeQuantize"), Easy(STOCK, pattern=pattern)
+    tune(model, config)
+    stock.assert_called_once_with(model, BATCHES, config, None)
+    srptq_plugin.deactivate("mqbench")
+
+
+@pytest.mark.parametrize("pattern", ["layer", "block"])
+def test_a_stock_pattern_on_weights_that_cannot_learn_rounding_is_refused(pattern: str, calibrated: Prepare) -> None:
+    with pytest.raises(SrptqError, match=r"weight_fake_quant: BoundedFakeQuantize does not learn rounding.*AdaRound"):
+        tune(calibrated(), Easy(STOCK, pattern=pattern))
+
+
+def test_after_a_stock_reconstruction_the_teacher_is_the_float_network(calibrated: Prepare, seen: Seen) -> None:
+    model = calibrated(w_fakequantize="AdaRoundFakeQuantize", w_observer="MinMaxObserver")
+    weight = model.get_parameter("head.weight").detach().clone()
+    rounded = tune(model, Easy(STOCK, pattern="layer"))
+    assert not torch.equal(rounded.get_parameter("head.weight"), weight)
+    enable_quantization(rounded)
+    again = tune(rounded, Easy(QUICK))
+    torch.testing.assert_close(seen.taught[0], networks.network("edsr")(IMAGES))
+    assert torch.equal(again.meta[FLOAT]["head.weight"], weight)
+
+
+def test_reconstructing_twice_keeps_the_float_teacher(calibrated: Prepare, seen: Seen) -> None:
+    once = tune(calibrated(), Easy(QUICK))
+    tune(copy.deepcopy(once), Easy(QUICK))
+    assert torch.equal(*seen.taught)
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("kind", ["QDrop", "PACT"])
+def test_each_kind_of_mqbenchs_that_clips_and_rounds_is_tuned(kind: str, calibrated: Prepare, seen: Seen) -> None:
+    tuned = tune(calibrated(a_fakequantize=f"{kind}FakeQuantize"), Easy(QUICK | STRONG))
+    assert seen.figures[0]["loss_after"] < seen.figures[0]["loss_before"]
+    assert torch.equal(draw(tuned), seen.drawn[0])
+
+
+@pytest.mark.usefixtures("real")
+def test_dsq_which_observes_while_it_trains_is_tuned(prepare: Prepare, seen: Seen) -> None:
+    model = prepare(a_fakequantize="DSQFakeQuantize").train()
+    enable_calibration(model)
+    draw(model)
+    tuned = tune(model.eval(), Easy(QUICK | STRONG))
+    assert seen.figures[0]["loss_after"] < seen.figures[0]["loss_before"]
+    assert (draw(tuned) - seen.drawn[0]).abs().mean() < 0.02 * seen.drawn[0].std()
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("kind", ["DoReFa", "Tqt"])
+def test_kinds_that_do_more_are_refused_with_those_that_can_be_tuned(kind: str, prepare: Prepare) -> None:
+    model = prepare(w_fakequantize=f"{kind}FakeQuantize", w_observer="MinMaxObserver")
+    with pytest.raises(
+        SrptqError, match=rf"site \S+: the bounds of a {kind}FakeQuantize .*use BoundedFakeQuantize, Fixed"
+    ):
+        tune(model, Easy(QUICK))
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("pattern", ["layer", "block"])
+def test_mqbenchs_own_patterns_run_with_our_observer(pattern: str, calibrated: Prepare) -> None:
+    model = calibrated(w_fakequantize="AdaRoundFakeQuantize", a_fakequantize="QDropFakeQuantize")
+    exact = networks.network("edsr")(IMAGES)
+    tuned = tune(model, Easy(STOCK, pattern=pattern))
+    assert 0 < (draw(tuned) - exact).abs().mean() < 0.5 * exact.std()

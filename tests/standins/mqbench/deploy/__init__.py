@@ -1,0 +1,3 @@
+from . import deploy_linear
+
+__all__ = ["deploy_linear"]

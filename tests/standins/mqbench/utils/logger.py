@@ -1,0 +1,4 @@
+import logging
+
+logger = logging.getLogger("MQBENCH")
+logger.setLevel(logging.INFO)

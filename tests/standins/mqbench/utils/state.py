@@ -1,0 +1,33 @@
+from collections.abc import Iterator
+
+from torch import nn
+from torch.ao.quantization import FakeQuantizeBase
+
+from .logger import logger
+
+
+def _switch(model: nn.Module, *, observe: bool, quantize: bool) -> None:
+    logger.info("observe: %s, quantize: %s", observe, quantize)
+    for each in _quantizers(model):
+        each.enable_observer(observe)
+        each.enable_fake_quant(quantize)
+
+
+def _quantizers(model: nn.Module) -> Iterator[FakeQuantizeBase]:
+    return (each for each in model.modules() if isinstance(each, FakeQuantizeBase))
+
+
+def enable_calibration(model: nn.Module) -> None:
+    _switch(model, observe=True, quantize=False)
+
+
+def enable_quantization(model: nn.Module) -> None:
+    _switch(model, observe=False, quantize=True)
+
+
+def enable_all(model: nn.Module) -> None:
+    _switch(model, observe=True, quantize=True)
+
+
+def disable_all(model: nn.Module) -> None:
+    _switch(model, observe=False, quantize=False)
