@@ -1,11 +1,14 @@
 """activate(): put the registered components into toolkits that look things up by name; deactivate() takes them out."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from srptq_plugin.contracts import Change, Host, ToolkitEntry
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import NotInstalledError, SrptqError
 from srptq_plugin.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 
 def activate(*toolkits: str, registry: Registry | None = None) -> Mapping[str, Sequence[Change]]:
@@ -40,6 +43,9 @@ def installed_hosts(registry: Registry) -> Iterator[tuple[str, Host]]:
         if isinstance(entry, ToolkitEntry) and entry.host:
             try:
                 host = cast("Host", entry.load())
-            except SrptqError:
+            except NotInstalledError:
+                continue
+            except SrptqError as error:
+                logger.warning("toolkit %s is left out: %s", entry.name, error)
                 continue
             yield entry.name, host

@@ -10,6 +10,7 @@ import numpy as np
 from srptq_plugin.grid import Bounds, IntGrid
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
@@ -165,6 +166,26 @@ class Target(Protocol):
 
         `size` is the only input size that the file takes; none when it takes any.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where a file breaks a rule of its target, and what would be right; one that is not severe costs speed only."""
+
+    rule: str
+    node: str
+    problem: str
+    cure: str
+    severe: bool = True
+
+
+@runtime_checkable
+class Linter(Protocol):
+    """A target that knows the rules of its files."""
+
+    def lint(self, model: "ModelProto") -> Sequence[Finding]:
+        """What is wrong with an ONNX file, from wherever it comes."""
         ...
 
 

@@ -27,7 +27,11 @@ class UnknownNameError(SrptqError):
         super().__init__(f"unknown {kind} {name!r}; {hint}choices: {', '.join(known) or 'none'}")
 
 
-class MissingRuntimeError(SrptqError):
+class NotInstalledError(SrptqError):
+    """A package that would be needed."""
+
+
+class MissingRuntimeError(NotInstalledError):
     """A runtime that is not installed.
 
     >>> str(MissingRuntimeError("openvino"))

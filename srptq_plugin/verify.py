@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
-from srptq_plugin.contracts import Array, Progress, Rules, Runtime, quiet
+from srptq_plugin.contracts import Array, Linter, Progress, Rules, Runtime, quiet
 from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.images import Image, load_images, sample_images, to_tensor
 from srptq_plugin.metrics import level_differences, psnr
@@ -21,6 +22,7 @@ SIZES = ((48, 48), (33, 57), (75, 63), (64, 71))
 LEAST_PSNR = 50.0
 """dB between simulation and runtime at 8 bits."""
 INTEGER_WIDTH = 8
+FOREIGN = "the target's own runtime is not on this machine: its files were read, and checked against its rules"
 TIMED_SIZE = (128, 128)
 TIMED_RUNS = 5
 
@@ -39,9 +41,10 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
     planned = integer_plan(run.table.plan, rules)
     found |= {"runtime": runtime.name, "convs_planned": len(planned), "convs_int8": runtime.integer_convs()}
     foreign = found["convs_int8"] is None
-    found["note"] = "" if foreign else _note(run.table.plan)
+    found["note"] = FOREIGN if foreign else _note(run.table.plan)
+    found["lint"] = _lint(run)
     found["speedup"] = None if foreign else _speedup(run, runtime)
-    problems = _problems(found, run.table.plan)
+    problems = [*_problems(found, run.table.plan), *found["lint"]]
     return found | {"passed": not problems, "problems": problems}
 
 
@@ -54,10 +57,18 @@ def integer_plan(plan: Plan, rules: Rules) -> list[str]:
     return [conv for conv in plan.convs if widths[conv] <= rules.integer_bits]
 
 
+def _lint(run: Run) -> list[str]:
+    """What breaks a rule that the target states for its files."""
+    if not isinstance(run.target, Linter):
+        return []
+    findings = run.target.lint(onnx.load(run.artefacts[0]))
+    return [f"{each.rule} at {each.node}: {each.problem}; {each.cure}" for each in findings if each.severe]
+
+
 def _unrun(note: str) -> dict[str, Any]:
     """The same keys with nothing measured."""
     figures = dict.fromkeys(("psnr", "max_levels", "p99_9_levels", "convs_planned", "convs_int8", "speedup"))
-    return figures | {"sizes": [], "runtime": None, "note": note, "passed": True, "problems": []}
+    return figures | {"sizes": [], "lint": [], "runtime": None, "note": note, "passed": True, "problems": []}
 
 
 def _note(plan: Plan) -> str:

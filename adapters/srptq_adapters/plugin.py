@@ -15,7 +15,7 @@ from srptq_plugin.contracts import (
     Toolkit,
     ToolkitEntry,
 )
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import NotInstalledError, SrptqError
 from srptq_plugin.hookspecs import hookimpl
 
 MQBENCH = "git+https://github.com/ModelTC/MQBench@00f477d"
@@ -59,10 +59,13 @@ def _torchao() -> Toolkit:
 
 def _mqbench() -> Toolkit:
     if find_spec("mqbench") is None:
-        raise SrptqError(
+        raise NotInstalledError(
             f"MQBench is not installed, and not on PyPI; pip install --no-deps {MQBENCH}, then 'srptq-plugin[mqbench]'"
         )
-    return lazy("srptq_adapters.mqbench.toolkit:MqbenchToolkit", "mqbench")()()
+    try:
+        return lazy("srptq_adapters.mqbench.toolkit:MqbenchToolkit", "mqbench")()()
+    except ImportError as error:
+        raise SrptqError(f"MQBench does not import: {error}; the README names the versions that were run") from error
 
 
 @hookimpl

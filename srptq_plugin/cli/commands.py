@@ -2,10 +2,11 @@
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from srptq_plugin.cli.answer import CHECK_FAILED, DONE, Answer
 from srptq_plugin.cli.catalogue import plugins, recipes, targets
-from srptq_plugin.cli.reports import evaluation_report, run_report, verification_report
+from srptq_plugin.cli.reports import evaluation_report, lint_report, run_report, verification_report
 from srptq_plugin.contracts import Progress
 
 Command = Callable[[Namespace, Progress], Answer]
@@ -54,6 +55,16 @@ def verify(asked: Namespace, progress: Progress) -> Answer:
     return Answer(found, verification_report(found), _verdict(found))
 
 
+def lint(asked: Namespace, _progress: Progress) -> Answer:
+    """Check a file against the rules of a target."""
+    from srptq_plugin import lint as linting  # noqa: PLC0415
+
+    findings = linting.lint(asked.file, asked.target)
+    data = {"file": str(asked.file), "target": asked.target, "findings": [asdict(each) for each in findings]}
+    broken = any(each.severe for each in findings)
+    return Answer(data, lint_report(asked.target, findings), CHECK_FAILED if broken else DONE)
+
+
 def _verdict(verified: Mapping[str, object]) -> int:
     return DONE if verified["passed"] else CHECK_FAILED
 
@@ -62,6 +73,7 @@ COMMANDS: Mapping[str, Command] = {
     "quantize": quantize,
     "evaluate": evaluate,
     "verify": verify,
+    "lint": lint,
     "recipes": recipes,
     "targets": targets,
     "plugins": plugins,

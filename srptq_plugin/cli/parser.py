@@ -129,6 +129,11 @@ def _verify(parser: ArgumentParser) -> None:
     parser.add_argument("--images", type=values.path, metavar="DIR", help="low-resolution images to compare on")
 
 
+def _lint(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=values.path, metavar="FILE", help="an ONNX file, from wherever")
+    parser.add_argument("--target", required=True, metavar="T", help="whose rules, such as tensorrt")
+
+
 def _recipes(parser: ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="print this recipe, or .yaml file, in full")
 
@@ -145,6 +150,7 @@ COMMANDS = (
     ("quantize", "quantize a network and write a run folder", _quantize),
     ("evaluate", "PSNR and SSIM: bicubic, float, simulated, and in the runtime", _evaluate),
     ("verify", "hold the simulation against the real runtime; exit code 1 where they differ", _verify),
+    ("lint", "check any ONNX file against a target's rules; exit code 1 where it breaks one", _lint),
     ("recipes", "list the recipes that come with the package, or print one", _recipes),
     ("targets", "list the deployment targets and what they allow", _nothing),
     ("plugins", "list the plugins and what they register", _nothing),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srptq_plugin.console import Block, Cell, Facts, Lines, Mark, Table
+from srptq_plugin.contracts import Finding
 
 Record = Mapping[str, Any]
 STAGES = ("head", "body", "upsample", "tail")
@@ -30,6 +31,25 @@ def verification_report(found: Record) -> list[Block]:
         return [facts]
     rows = [[f"{size['height']} x {size['width']}", _db(size["psnr"])] for size in sizes]
     return [facts, Table(["height x width", "PSNR"], rows, frozenset({"PSNR"}))]
+
+
+def lint_report(target: str, findings: Sequence[Finding]) -> list[Block]:
+    """What breaks a rule, equal findings on one line."""
+    if not findings:
+        return [Facts([("lint", Mark(f"keeps every rule of {target}", good=True))])]
+    alike: dict[tuple[str, str, str, bool], list[str]] = defaultdict(list)
+    for each in findings:
+        alike[each.rule, each.problem, each.cure, each.severe].append(each.node)
+    rows: list[list[Cell]] = [
+        [Mark(rule, good=False) if severe else rule, _some(nodes), problem, cure]
+        for (rule, problem, cure, severe), nodes in alike.items()
+    ]
+    severe = sum(each.severe for each in findings)
+    told = f"{severe} break a rule of {target}, {len(findings) - severe} only cost speed"
+    return [
+        Facts([("lint", Mark(told, good=not severe))]),
+        Table(["rule", "nodes", "problem", "cure"], rows, wordy=True),
+    ]
 
 
 def evaluation_report(rows: Sequence[Record]) -> list[Block]:

@@ -24,6 +24,7 @@ from srptq_adapters.mqbench.patching import Undo, inserted, swapped
 from srptq_plugin.grid import project
 
 BACKENDS = ("Academic", "Tensorrt", "SNPE", "OPENVINO", "QDQ", "PPLCUDA")
+HANDED_ON = ("dynamic_axes", "output_names")
 LINEAR = ("Tensorrt", "SNPE", "PPLCUDA")
 """Those whose files `deploy_linear` makes, which wants a quantizer of its own for every weight."""
 
@@ -65,6 +66,11 @@ def repairs() -> Iterator[Repair]:
         _outputs_have_no_reader,
     )
     yield Repair(
+        "dynamic_axes, output_names",
+        "convert_deploy hands them on to the export",
+        partial(_swap, convert_deploy, "convert_deploy", _handing_on),
+    )
+    yield Repair(
         "weights at their levels",
         "so that no runtime rounds one otherwise than torch",
         partial(_deploying, BACKENDS, deploy.snap_weights, before=convert_deploy.convert_onnx),
@@ -100,6 +106,21 @@ def _deploying(backends: tuple[str, ...], function: Callable[..., None], **where
             each()
 
     return undo
+
+
+def _handing_on(stock: Callable[..., None]) -> Callable[..., None]:
+    def deploying(model: Any, backend_type: Any, *args: Any, **keywords: Any) -> None:
+        """MQBench's `convert_deploy`, which drops what the export could do with."""
+        wanted = {key: keywords.pop(key) for key in HANDED_ON if key in keywords}
+        functions, export = BACKEND_DEPLOY_FUNCTION[backend_type], convert_deploy.convert_onnx
+        place = functions.index(export)
+        functions[place] = partial(export, **wanted)
+        try:
+            stock(model, backend_type, *args, **keywords)
+        finally:
+            functions[place] = export
+
+    return deploying
 
 
 def _exports_by_dynamo() -> bool:

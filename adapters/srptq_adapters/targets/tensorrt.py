@@ -9,7 +9,8 @@ import onnx
 
 from srptq_adapters.targets.files import moved_into, write_qdq
 from srptq_adapters.targets.reader import Reader
-from srptq_plugin.contracts import Rules, Size
+from srptq_adapters.targets.tensorrt_rules import check
+from srptq_plugin.contracts import Finding, Rules, Size
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
@@ -43,6 +44,10 @@ class TensorRtTarget:
         with moved_into(folder) as draft:
             write_qdq(network, table, draft / FILE)
         return (folder / FILE,)
+
+    def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:
+        """TensorRT's rules for explicit quantization."""
+        return check(model)
 
     def load(self, artefact: Path) -> Reader:
         """The file as ONNX Runtime reads it: TensorRT itself needs its GPU."""
