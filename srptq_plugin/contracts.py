@@ -108,6 +108,7 @@ class Rules:
     a runtime adds the skip while it computes the convolution: the branch that comes straight from one has
     no quantizer of its own. With `integer_bias` biases are 32-bit integers at the scale of the products. With
     `one_encoding` all readers of a tensor read the same integers. Without `per_channel` weights have one scale.
+    `head_weight_bits` is the most that weights of the first convolutions may have.
     """
 
     weights: IntGrid
@@ -123,6 +124,7 @@ class Rules:
     integer_bias: bool = False
     one_encoding: bool = False
     per_channel: bool = True
+    head_weight_bits: int | None = None
     unsigned_if_nonnegative: bool = False
     integer_bits: frozenset[int] = frozenset({8})
 

@@ -23,6 +23,7 @@ from srptq_plugin.models.record import UNIT
 from srptq_plugin.network import Network
 from srptq_plugin.onnx_io import export_float
 from srptq_plugin.plan import make_plan
+from srptq_plugin.projection import Projection, observed_bounds, projections
 from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_files import Layer
 from srptq_plugin.registry import Registry
@@ -34,6 +35,8 @@ from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
 
 DEFAULT_RECIPE = "openvino-w8a8"
+PROBED = 8
+"""Patches on which the cost of a target's grid is measured."""
 
 
 def quantize(
@@ -154,6 +157,7 @@ class _Job:
     progress: Progress
     clock: _Clock
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    projections: Mapping[str, Projection] = field(default_factory=dict[str, Projection])
 
     def into(self, draft: Path) -> None:
         """Do everything, in a folder that is moved into place later."""
@@ -180,9 +184,11 @@ class _Job:
         order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(settings.seed))
         with self.clock("observe"):
             prepared.observe([patches[chosen] for chosen in order.split(settings.batch)], self.progress)
+            observed = observed_bounds(prepared)
         with self.clock("reconstruct"):
             if self.recipe.reconstruction is not None:
                 self.figures = self._reconstruct(prepared, patches)
+        self.projections = projections(prepared, observed, patches[order[:PROBED]])
         return prepared
 
     def _reconstruct(self, prepared: PreparedGraph, patches: Tensor) -> Mapping[str, float]:
@@ -209,7 +215,8 @@ class _Job:
 
     def _finish(self, draft: Path, table: QuantTable, artefacts: list[str]) -> None:
         """The summary is written before verifying, which reads it, and again after."""
-        summary = summary_of(self.recipe, self.loaded.record, self.input_size, table)
+        summary = summary_of(self.recipe, self.loaded.record, self.input_size, table, self.projections)
+        summary["toolkit_version"] = self.registry.toolkit(self.recipe.toolkit).load().version
         summary |= {"reconstruction": dict(self.figures), "artefacts": artefacts, "seconds": self.clock.seconds}
         _write_json(draft / SUMMARY, summary)
         with self.clock("verify"):

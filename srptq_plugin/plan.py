@@ -138,6 +138,8 @@ class _Planner:
         for name, convs in readers.items():
             stage = self.stages.of(convs[0])
             bits = self._bits("weights", stage, [name, *self._names(convs[0])])
+            if stage == "head":
+                bits = min(bits, self.rules.head_weight_bits or bits)
             grid = replace(self.rules.weights.at(bits), axis=0 if self.recipe.weights.per_channel else None)
             edges = tuple(Edge(self.network.name(conv), 1) for conv in convs)
             yield Site(name, "weight", stage, grid, name, edges, group=name)

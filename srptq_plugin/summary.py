@@ -2,6 +2,7 @@
 
 import logging
 import platform
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from srptq_plugin.contracts import Size
 from srptq_plugin.models import ModelRecord
+from srptq_plugin.projection import Projection
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.run import SCHEMA
 from srptq_plugin.table import QuantTable
@@ -17,7 +19,13 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("srptq-plugin", "torch", "torchao", "numpy", "onnx", "openvino", "onnxruntime")
 
 
-def summary_of(recipe: Recipe, record: ModelRecord, size: Size | None, table: QuantTable) -> dict[str, Any]:
+def summary_of(
+    recipe: Recipe,
+    record: ModelRecord,
+    size: Size | None,
+    table: QuantTable,
+    projections: Mapping[str, Projection] | None = None,
+) -> dict[str, Any]:
     """Versions, recipe, network, every site, and what stays float."""
     return {
         "schema": SCHEMA,
@@ -26,7 +34,7 @@ def summary_of(recipe: Recipe, record: ModelRecord, size: Size | None, table: Qu
         "target": recipe.target,
         "recipe": recipe.model_dump(mode="json"),
         "model": _model_record(record, size),
-        "sites": _site_records(table),
+        "sites": _site_records(table, projections or {}),
         "floats": dict(table.plan.floats),
         "convs": len(table.plan.convs),
     }
@@ -43,7 +51,7 @@ def _model_record(record: ModelRecord, size: Size | None) -> dict[str, Any]:
     }
 
 
-def _site_records(table: QuantTable) -> list[dict[str, Any]]:
+def _site_records(table: QuantTable, projections: Mapping[str, Projection]) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for site in table.plan.sites:
         found = table.qparams[site.name]
@@ -55,9 +63,17 @@ def _site_records(table: QuantTable) -> list[dict[str, Any]]:
             "stage": site.stage,
             "bits": site.grid.bits,
             "group": site.group,
+            "projection": _projection_record(projections.get(site.group)),
         }
         records.append(fields | {key: np.atleast_1d(value.numpy()).tolist() for key, value in numbers.items()})
     return records
+
+
+def _projection_record(found: Projection | None) -> dict[str, float] | None:
+    """Decibels; none for a site that was not observed."""
+    if found is None:
+        return None
+    return {"cost_db": round(found.cost, 3), "won_db": round(found.won, 3), "tuned_db": round(found.tuned, 3)}
 
 
 def _versions() -> dict[str, str]:

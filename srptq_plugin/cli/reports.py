@@ -18,7 +18,8 @@ def run_report(summary: Record, folder: Path) -> list[Block]:
     return [
         Facts([("network", _network(summary["model"])), ("recipe", _recipe(summary))]),
         _stages(summary["sites"]),
-        Facts([*_floats(summary["floats"]), *_verdict(summary["verify"]), *_outcome(summary, folder)]),
+        Facts([*_floats(summary["floats"]), *_projection(summary["sites"])]),
+        Facts([*_verdict(summary["verify"]), *_outcome(summary, folder)]),
         Lines(_next_steps(summary, shlex.quote(str(folder))), "next"),
     ]
 
@@ -110,6 +111,17 @@ def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
         groups[reason].append(name)
     for reason, names in groups.items():
         yield "stays float", f"{_some(names)}: {reason}"
+
+
+def _projection(sites: Sequence[Record]) -> Iterator[tuple[str, Cell]]:
+    """What the target's grid costs the activations, and what tuning won back."""
+    found = {s["name"]: s["projection"] for s in sites if s.get("projection") and s["role"] == "activation"}
+    if not found:
+        return
+    worst = max(found, key=lambda name: found[name]["cost_db"])
+    cost, won = (sum(each[key] for each in found.values()) / len(found) for key in ("cost_db", "won_db"))
+    told = f"{cost:.2f} dB an activation against a real offset, at most {found[worst]['cost_db']:.2f} at {worst}"
+    yield "grid costs", told + (f"; tuning won back {won:.2f} dB" if any(e["won_db"] for e in found.values()) else "")
 
 
 def _some(names: Sequence[str]) -> str:

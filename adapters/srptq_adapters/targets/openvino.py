@@ -17,6 +17,8 @@ from srptq_plugin.table import QuantTable
 STEM = "model_openvino"
 BITS = frozenset(range(2, 9))
 """Fewer than 8 bits are 8-bit integers that a Clip keeps in their range."""
+UNSATURATED = 7
+"""Without VNNI pairs of 8-bit products are added in 16 bits, and overflow: the images' full range meets them first."""
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """The default on CPUs with bfloat16 is bfloat16, which is no reference for integers."""
 
@@ -37,7 +39,12 @@ PERFORMANCE = replace(MIXED, activations=IntGrid(8, signed=True, symmetric=True)
 class OpenVinoTarget:
     """CPU integers."""
 
-    presets: Mapping[str, Rules] = {"mixed": MIXED, "performance": PERFORMANCE}
+    presets: Mapping[str, Rules] = {
+        "mixed": MIXED,
+        "performance": PERFORMANCE,
+        "mixed-avx2": replace(MIXED, head_weight_bits=UNSATURATED),
+        "performance-avx2": replace(PERFORMANCE, head_weight_bits=UNSATURATED),
+    }
 
     exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
