@@ -1,9 +1,9 @@
 """TensorRT: explicit Q/DQ ONNX with int8 everywhere, symmetric activations, and a Q/DQ on the skip of an add only."""
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import onnx
 
@@ -12,9 +12,11 @@ from srptq_adapters.targets.reader import Reader
 from srptq_adapters.targets.tensorrt_rules import check
 from srptq_plugin.contracts import Finding, Rules, Size
 from srptq_plugin.grid import IntGrid
+from srptq_plugin.onnx_io import OnnxNetwork
 from srptq_plugin.table import QuantTable
 
-FILE = "model_tensorrt.onnx"
+FILE, CACHE = "model_tensorrt.onnx", "model_tensorrt.cache"
+HEADER = "TRT-100000-EntropyCalibration2"
 BITS = frozenset({8})
 
 
@@ -34,16 +36,20 @@ class TensorRtTarget:
         )
     }
 
-    exports: Mapping[str, Sequence[object]] = MappingProxyType({})
+    exports: Mapping[str, Sequence[bool]] = MappingProxyType({"calibration_cache": (False, True)})
 
     def require(self) -> None:
         """ONNX is all that writing needs."""
 
-    def write(self, network: Path, table: QuantTable, folder: Path, **_: Any) -> Sequence[Path]:
-        """One ONNX file."""
+    def write(
+        self, network: Path, table: QuantTable, folder: Path, *, calibration_cache: bool = False
+    ) -> Sequence[Path]:
+        """One ONNX file, and with `calibration_cache` the ranges that TensorRT 10 reads beside the float file."""
         with moved_into(folder) as draft:
             write_qdq(network, table, draft / FILE)
-        return (folder / FILE,)
+            if calibration_cache:
+                (draft / CACHE).write_text(cache(onnx.load(network), table), encoding="ascii")
+        return (folder / FILE, folder / CACHE) if calibration_cache else (folder / FILE,)
 
     def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:
         """TensorRT's rules for explicit quantization."""
@@ -58,6 +64,17 @@ class TensorRtTarget:
         ends = {"min": "32x32", "opt": "270x480", "max": "1080x1920"}
         shapes = "" if size else "".join(f" --{end}Shapes=input:1x3x{sides}" for end, sides in ends.items())
         return f"trtexec --onnx={artefact.name} --stronglyTyped{shapes} --saveEngine={artefact.stem}.plan"
+
+
+def cache(model: onnx.ModelProto, table: QuantTable) -> str:
+    """A line a tensor of the float file: its name, and its scale as the digits of a big-endian float32."""
+    network = OnnxNetwork(model)
+    scales = {
+        network.value(site): float(table.qparams[site.name].scale)
+        for site in table.plan.sites
+        if site.role == "activation"
+    }
+    return "\n".join([HEADER, *(f"{name}: {struct.pack('>f', scale).hex()}" for name, scale in scales.items())]) + "\n"
 
 
 TARGET = TensorRtTarget()
