@@ -155,8 +155,11 @@ class Target(Protocol):
         """Raise `MissingRuntimeError` when what writing needs is not installed."""
         ...
 
-    def write(self, network: Path, table: "QuantTable", folder: Path, **exports: Any) -> Sequence[Path]:
-        """Write the artefacts from the float ONNX file and the table; the first is the one to run."""
+    def write(self, network: Path, table: "QuantTable", folder: Path, *args: Any, **exports: Any) -> Sequence[Path]:
+        """Write the artefacts from the float ONNX file and the table; the first is the one to run.
+
+        A target takes what its `exports` name as keywords, and nothing more.
+        """
         ...
 
     def load(self, artefact: Path) -> Runtime:

@@ -398,7 +398,7 @@ class Npu:
     def require(self) -> None:
         """Nothing."""
 
-    def write(self, network: Path, table: QuantTable, folder: Path, **_: Any) -> Sequence[Path]:
+    def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         assert metadata_of(onnx.load(network))["scale"] == 2
         scales = {name: found.scale.tolist() for name, found in table.qparams.items()}
         (folder / "npu.json").write_text(json.dumps(scales))

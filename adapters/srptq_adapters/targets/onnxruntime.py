@@ -44,7 +44,7 @@ class OnnxRuntimeTarget:
     def require(self) -> None:
         """ONNX is all that writing needs."""
 
-    def write(self, network: Path, table: QuantTable, folder: Path, **_: Any) -> Sequence[Path]:
+    def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """One ONNX file."""
         with moved_into(folder) as draft:
             write_qdq(network, table, draft / FILE)

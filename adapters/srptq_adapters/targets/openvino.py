@@ -52,7 +52,7 @@ class OpenVinoTarget:
         """OpenVINO itself writes the IR."""
         installed("openvino")
 
-    def write(self, network: Path, table: QuantTable, folder: Path, **_: Any) -> Sequence[Path]:
+    def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """Intermediate representation (.xml, .bin), and the Q/DQ ONNX file that it was read from."""
         openvino = installed("openvino")
         with moved_into(folder) as draft:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from srptq_plugin.contracts import Rules, Runtime, Size
 from srptq_plugin.errors import SrptqError
@@ -33,7 +32,7 @@ class PaperTarget:
     def require(self) -> None:
         """Nothing is written."""
 
-    def write(self, network: Path, table: QuantTable, folder: Path, **_: Any) -> Sequence[Path]:  # noqa: ARG002
+    def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:  # noqa: ARG002
         """Nothing to write."""
         return ()
 

@@ -1,0 +1,77 @@
+"""A target of one's own, in one file: an NPU whose scales are powers of two, fed by a table of shifts."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from srptq_plugin import IntGrid, QuantTable, hookimpl
+from srptq_plugin.contracts import Array, Rules, Size, TargetEntry
+from srptq_plugin.qdq import Placer
+
+BITS = frozenset({8})
+
+
+class TinyNpu:
+    """8 bits on both sides; convolutions and adds read integers; convolutions add the skip by themselves."""
+
+    presets: Mapping[str, Rules] = {
+        "default": Rules(
+            weights=IntGrid(8, signed=True, symmetric=True, axis=0, power_of_two=True),
+            activations=IntGrid(8, signed=True, symmetric=True, power_of_two=True),
+            weight_bits=BITS,
+            activation_bits=BITS,
+            inputs=frozenset({"conv", "add"}),
+            outputs=frozenset(),
+            joins_in_conv=True,
+        )
+    }
+    exports: Mapping[str, Sequence[str]] = {"shifts": ("json", "none")}
+
+    def require(self) -> None:
+        """Writing needs nothing that is not there."""
+
+    def write(self, network: Path, table: QuantTable, folder: Path, *, shifts: str = "json") -> Sequence[Path]:
+        """The Q/DQ file that the NPU's compiler reads, and the shifts for its drivers."""
+        onnx.save(Placer(onnx.load(network), table).place(), folder / "model_tiny_npu.onnx")
+        if shifts == "none":
+            return (folder / "model_tiny_npu.onnx",)
+        record = {name: np.log2(found.scale.numpy()).astype(int).tolist() for name, found in table.qparams.items()}
+        (folder / "shifts.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return (folder / "model_tiny_npu.onnx", folder / "shifts.json")
+
+    def load(self, artefact: Path) -> "Emulator":
+        """The NPU's emulator; here ONNX Runtime."""
+        return Emulator(artefact)
+
+    def command(self, artefact: Path, size: Size | None) -> str:
+        """The next command line."""
+        return f"tiny-npu-compile {artefact.name}" + (f" --shape {'x'.join(map(str, size))}" if size else "")
+
+
+class Emulator:
+    """Runs a written file."""
+
+    name = "tiny-npu emulator"
+
+    def __init__(self, artefact: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session: Any = onnxruntime.InferenceSession(str(artefact), options, ["CPUExecutionProvider"])
+
+    def __call__(self, image: Array) -> Array:
+        """Run a [N, 3, H, W] batch."""
+        return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: image})[0])
+
+    def integer_convs(self) -> None:
+        """The emulator cannot tell."""
+
+
+@hookimpl
+def srptq_targets() -> Iterable[TargetEntry]:
+    """What the entry point registers."""
+    return [TargetEntry("tiny-npu", "8 bits, scales are powers of two", TinyNpu)]
