@@ -90,6 +90,10 @@ def make_plan(
     )
 
 
+_Requests = Mapping[tuple[fx.Node, IntGrid], set[Edge]]
+"""Which readers of a tensor want which grid."""
+
+
 class _Planner:
     def __init__(self, network: Network, rules: Rules, recipe: Recipe, image: tuple[float, float]) -> None:
         self.network, self.rules, self.recipe, self.image = network, rules, recipe, image
@@ -153,15 +157,14 @@ class _Planner:
 
     def activations(self) -> list[Site]:
         """One site a tensor and grid; sharing by data movement, and by concat where the target says so."""
-        requests: dict[tuple[fx.Node, IntGrid], set[Edge]] = defaultdict(set)
+        wishes: dict[tuple[fx.Node, IntGrid], set[Edge]] = defaultdict(set)
         stages: dict[tuple[fx.Node, IntGrid], Stage] = {}
         for consumer, place, source in self._edges():
             stage = self._stage_of_edge(consumer, source)
             wanted = source, self._grid(consumer, source, stage)
-            requests[wanted].add(Edge(self.network.name(consumer), place))
+            wishes[wanted].add(Edge(self.network.name(consumer), place))
             stages.setdefault(wanted, stage)
-        if self.rules.one_encoding:
-            requests = _widest(requests)
+        requests = self._whole(wishes) if self.rules.one_encoding else wishes
         sites = {
             (source, grid): Site(
                 self._site_name(source, grid, requests),
@@ -175,6 +178,17 @@ class _Planner:
             for (source, grid), edges in requests.items()
         }
         return self._share(sites)
+
+    def _whole(self, requests: _Requests) -> _Requests:
+        """One grid a tensor, that of most bits, for all who read it."""
+        grids: dict[fx.Node, list[IntGrid]] = defaultdict(list)
+        for source, grid in requests:
+            grids[source].append(grid)
+        readers = {source: self.network.edges_out(source) for source in grids}
+        return {
+            (source, max(grids[source], key=lambda grid: grid.bits)): {Edge(self.network.name(u), n) for u, n in edges}
+            for source, edges in readers.items()
+        }
 
     def _edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         """The edges that carry integers: consumer, place, source; each once."""
@@ -245,7 +259,7 @@ class _Planner:
             return replace(grid, signed=False)
         return grid
 
-    def _site_name(self, source: fx.Node, grid: IntGrid, requests: Mapping[tuple[fx.Node, IntGrid], set[Edge]]) -> str:
+    def _site_name(self, source: fx.Node, grid: IntGrid, requests: _Requests) -> str:
         alone = sum(other is source for other, _ in requests) == 1
         return self.network.name(source) + ("" if alone else f"@{grid.bits}")
 
@@ -286,15 +300,6 @@ class _Planner:
         if op in self.rules.inputs:
             return "placement convs" if not self.full else "on pooled maps, after the last convolution or by recipe"
         return "no integer kernel on this target"
-
-
-def _widest(requests: Mapping[tuple[fx.Node, IntGrid], set[Edge]]) -> dict[tuple[fx.Node, IntGrid], set[Edge]]:
-    """Every reader of a tensor takes the grid of most bits that one of them wants."""
-    merged: dict[tuple[fx.Node, IntGrid], set[Edge]] = {}
-    for source in dict.fromkeys(source for source, _ in requests):
-        wanted = {grid: edges for (other, grid), edges in requests.items() if other is source}
-        merged[source, max(wanted, key=lambda grid: grid.bits)] = set().union(*wanted.values())
-    return merged
 
 
 def _is_pooled(node: fx.Node) -> bool:

@@ -1,0 +1,90 @@
+"""SNPE's files: a float network whose weights are at their levels, and encodings that reproduce the simulation."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import networks
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from srptq_plugin.contracts import Runtime
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import dequantize
+from srptq_plugin.registry import Registry
+from srptq_plugin.settings import rules_of
+from srptq_plugin.table import QuantTable
+
+pytest.importorskip("onnxruntime")
+
+from srptq_adapters.targets.encodings import VERSIONS, read
+from srptq_adapters.targets.snpe import ENCODINGS, TARGET
+
+Deploy = Callable[..., tuple[QuantTable, list[Path]]]
+ErrorShare = Callable[[str, QuantTable, Runtime], float]
+SIXTEEN = {stage: {"activations": 16} for stage in ("head", "tail")}
+CASES = {
+    "w8a8": (8, {}),
+    "w8a16": (8, {"activations": {"bits": 16}, "stages": SIXTEEN}),
+    "legacy": (8, {"preset": "legacy", "weights": {"bits": 8, "per_channel": False}}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("kind", networks.NETWORKS)
+def test_what_the_files_say_is_what_was_simulated(
+    kind: str, case: str, deploy: Deploy, error_share: ErrorShare
+) -> None:
+    bits, keys = CASES[case]
+    table, files = deploy(kind, "snpe", bits, **keys)
+    assert error_share(kind, table, TARGET.load(files[0])) < 0.05
+
+
+def test_the_float_files_weights_are_at_their_levels(deploy: Deploy) -> None:
+    table, files = deploy("edsr", "snpe", 8)
+    weights = {each.name: numpy_helper.to_array(each) for each in onnx.load(files[0]).graph.initializer}
+    names = list(read(files[1], weights).parameters)
+    levels = [dequantize(table.weights[name], table.qparams[name]).numpy() for name in table.weights]
+    assert [np.array_equal(weights[name], level) for name, level in zip(names, levels, strict=True)] == [True] * len(
+        names
+    )
+
+
+def test_pixel_shuffle_has_no_encoding_of_its_own(deploy: Deploy) -> None:
+    _, files = deploy("edsr", "snpe", 8)
+    graph = onnx.load(files[0]).graph
+    known = read(files[1], [each.name for each in graph.initializer]).activations
+    (shuffle,) = [node for node in graph.node if node.op_type == "DepthToSpace"]
+    assert shuffle.input[0] in known
+    assert shuffle.output[0] not in known
+
+
+def test_a_tensor_has_one_encoding_that_of_the_reader_with_most_bits(deploy: Deploy) -> None:
+    table, _ = deploy("edsr", "snpe", 8, activations={"bits": 16})
+    sources = [site.source for site in table.plan.sites if site.role == "activation"]
+    assert len(sources) == len(set(sources))
+    assert {site.grid.bits for site in table.plan.sites if site.role == "activation"} == {8, 16}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_is_written_on_demand(
+    version: str, deploy: Deploy, float_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    table, files = deploy("shared", "snpe", 8)
+    written = TARGET.write(float_file("shared"), table, tmp_path, encodings=version)  # pyright: ignore[reportArgumentType]
+    assert f'"version": "{version}"' in (tmp_path / ENCODINGS).read_text()
+    image = networks.images(1).numpy()
+    assert np.array_equal(TARGET.load(written[0])(image), TARGET.load(files[0])(image))
+
+
+def test_legacy_weights_have_one_scale() -> None:
+    with pytest.raises(SrptqError, match=r"weights\.per_channel: true, but snpe has one scale.*set it to false"):
+        rules_of(networks.recipe(8, "snpe", preset="legacy"), Registry())
+
+
+def test_the_runtime_of_the_phone_is_not_guessed(deploy: Deploy) -> None:
+    _, files = deploy("edsr", "snpe", 8)
+    assert TARGET.load(files[0]).integer_convs() is None
+    assert torch.tensor(TARGET.load(files[0])(networks.images(1).numpy())).isfinite().all()

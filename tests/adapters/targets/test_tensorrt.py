@@ -1,0 +1,205 @@
+"""TensorRT's files keep its rules, and each rule notices the file that breaks it."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from srptq_plugin.contracts import Runtime
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.lint import lint
+from srptq_plugin.table import QuantTable
+
+pytest.importorskip("onnxruntime")
+
+from srptq_adapters.targets.tensorrt import CACHE, HEADER, TARGET
+
+Deploy = Callable[..., tuple[QuantTable, list[Path]]]
+ErrorShare = Callable[[str, QuantTable, Runtime], float]
+Break = Callable[[ModelProto], None]
+
+
+@pytest.mark.parametrize("kind", networks.NETWORKS)
+def test_what_the_file_says_is_what_was_simulated(kind: str, deploy: Deploy, error_share: ErrorShare) -> None:
+    table, files = deploy(kind, "tensorrt", 8)
+    assert error_share(kind, table, TARGET.load(files[0])) < 0.05
+
+
+@pytest.mark.parametrize("kind", networks.NETWORKS)
+def test_our_files_keep_every_rule(kind: str, deploy: Deploy) -> None:
+    _, files = deploy(kind, "tensorrt", 8)
+    assert not [finding for finding in lint(files[0], "tensorrt") if finding.severe]
+
+
+def test_the_calibration_cache_holds_the_scales_of_the_float_file(
+    deploy: Deploy, float_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    table, _ = deploy("edsr", "tensorrt", 8)
+    written = TARGET.write(float_file("edsr"), table, tmp_path, calibration_cache=True)
+    header, *lines = (tmp_path / CACHE).read_text().splitlines()
+    found = {
+        name: struct.unpack(">f", bytes.fromhex(digits))[0] for name, digits in (line.split(": ") for line in lines)
+    }
+    values = {value for node in onnx.load(float_file("edsr")).graph.node for value in (*node.input, *node.output)}
+    scales = {float(table.qparams[site.name].scale) for site in table.plan.sites if site.role == "activation"}
+    assert (header, [path.name for path in written][1]) == (HEADER, CACHE)
+    assert set(found) <= values
+    assert set(found.values()) == scales
+
+
+def node(model: ModelProto, kind: str, place: int = 0) -> Any:
+    return [each for each in model.graph.node if each.op_type == kind][place]
+
+
+def constant(model: ModelProto, name: str, values: Any) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+    return name
+
+
+def no_zero_point(model: ModelProto) -> None:
+    del node(model, "QuantizeLinear").input[2]
+
+
+def unsigned(model: ModelProto) -> None:
+    node(model, "QuantizeLinear").input[2] = constant(model, "zero", np.uint8(0))
+
+
+def shifted(model: ModelProto) -> None:
+    node(model, "QuantizeLinear").input[2] = constant(model, "zero", np.int8(3))
+
+
+def computed_scale(model: ModelProto) -> None:
+    pair = node(model, "QuantizeLinear")
+    model.graph.node.insert(0, helper.make_node("Abs", [pair.input[1]], ["computed"]))
+    pair.input[1] = "computed"
+
+
+def scales_of_channels(model: ModelProto) -> None:
+    node(model, "QuantizeLinear").input[1] = constant(model, "scales", np.ones(3, np.float32))
+
+
+def wrong_axis(model: ModelProto) -> None:
+    pair = node(model, "DequantizeLinear")
+    del pair.attribute[:]
+    pair.attribute.append(helper.make_attribute("axis", 1))
+
+
+def float_weight(model: ModelProto) -> None:
+    conv = node(model, "Conv", 1)
+    conv.input[1] = constant(model, "float", np.ones((6, 3, 3, 3), np.float32))
+
+
+def bias_in_integers(model: ModelProto) -> None:
+    conv = node(model, "Conv")
+    integers, scale = constant(model, "b", np.zeros(6, np.int8)), constant(model, "s", np.float32(1))
+    zero = constant(model, "z", np.int8(0))
+    model.graph.node.insert(0, helper.make_node("DequantizeLinear", [integers, scale, zero], ["bias"]))
+    conv.input[2] = "bias"
+
+
+def foreign(model: ModelProto) -> None:
+    node(model, "Conv").op_type = "ConvInteger"
+
+
+def behind(model: ModelProto, reader: Any, place: int, scale: float = 1.0) -> None:
+    """A pair between a reader and what it reads."""
+    name = f"{reader.name}_{place}"
+    ends = [constant(model, f"{name}_s", np.float32(scale)), constant(model, f"{name}_z", np.int8(0))]
+    where = list(model.graph.node).index(reader)
+    model.graph.node.insert(where, helper.make_node("DequantizeLinear", [f"{name}_q", *ends], [f"{name}_dq"]))
+    model.graph.node.insert(where, helper.make_node("QuantizeLinear", [reader.input[place], *ends], [f"{name}_q"]))
+    reader.input[place] = f"{name}_dq"
+
+
+def pair_on_the_branch(model: ModelProto) -> None:
+    add = node(model, "Add")
+    makers = {value: each for each in model.graph.node for value in each.output}
+    place = [makers[value].op_type for value in add.input].index("Conv")
+    behind(model, add, place)
+
+
+def pair_before_activation(model: ModelProto) -> None:
+    behind(model, node(model, "Relu"), 0)
+
+
+def pair_before_shuffle(model: ModelProto) -> None:
+    behind(model, node(model, "DepthToSpace"), 0)
+
+
+def six_dimensions(model: ModelProto) -> None:
+    shape = constant(model, "shape", np.array([1, 3, 2, 2, 12, 14], np.int64))
+    shuffle = node(model, "DepthToSpace")
+    where = list(model.graph.node).index(shuffle)
+    model.graph.node.insert(where, helper.make_node("Reshape", [shuffle.input[0], shape], ["six"], "reshape"))
+    behind(model, model.graph.node[where], 0)
+
+
+def uneven_concat(model: ModelProto) -> None:
+    value = node(model, "Conv").output[0]
+    model.graph.node.append(helper.make_node("Concat", [value, value], ["joined"], "concat", axis=1))
+    for place, scale in enumerate((1.0, 2.0)):
+        behind(model, model.graph.node[-1], place, scale)
+
+
+def clipped(model: ModelProto) -> None:
+    pair = node(model, "DequantizeLinear", -1)
+    model.graph.node.insert(0, helper.make_node("Clip", [pair.input[0]], ["fewer"]))
+    pair.input[0] = "fewer"
+
+
+def other_type(model: ModelProto) -> None:
+    node(model, "QuantizeLinear").attribute.append(helper.make_attribute("output_dtype", TensorProto.UINT16))
+
+
+BROKEN: dict[str, list[Break]] = {
+    "TRT001": [foreign],
+    "TRT002": [no_zero_point],
+    "TRT003": [unsigned],
+    "TRT004": [shifted],
+    "TRT005": [computed_scale, scales_of_channels],
+    "TRT006": [wrong_axis],
+    "TRT007": [float_weight],
+    "TRT008": [pair_on_the_branch],
+    "TRT009": [pair_before_activation],
+    "TRT010": [pair_before_shuffle],
+    "TRT011": [six_dimensions],
+    "TRT012": [uneven_concat],
+    "TRT013": [clipped, other_type],
+    "TRT014": [bias_in_integers],
+}
+
+
+@pytest.mark.parametrize(("rule", "change"), [(rule, each) for rule, changes in BROKEN.items() for each in changes])
+def test_each_rule_notices_what_breaks_it(rule: str, change: Break, deploy: Deploy, tmp_path: Path) -> None:
+    _, files = deploy("edsr", "tensorrt", 8)
+    model = onnx.load(files[0])
+    change(model)
+    onnx.save(model, tmp_path / "broken.onnx")
+    found = [each for each in lint(tmp_path / "broken.onnx", "tensorrt") if each.severe]
+    assert {each.rule for each in found} == {rule}
+    assert all(each.node and each.problem and each.cure for each in found)
+
+
+@pytest.mark.parametrize("kind", networks.NETWORKS)
+def test_a_file_for_another_runtime_gets_findings_and_no_traceback(kind: str, deploy: Deploy) -> None:
+    _, files = deploy(kind, "onnxruntime", 8)
+    assert "TRT003" in {each.rule for each in lint(files[0], "tensorrt")}
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x0a"])
+def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file.onnx"
+    path.write_bytes(content)
+    with pytest.raises(SrptqError, match=r"file\.onnx: (cannot be read as ONNX|no ONNX graph)"):
+        lint(path, "tensorrt")
+
+
+def test_a_target_without_rules_says_so(float_file: Callable[[str], Path]) -> None:
+    with pytest.raises(SrptqError, match="--target paper: it has no rules for files of others"):
+        lint(float_file("edsr"), "paper")
