@@ -1,6 +1,7 @@
-"""PSNR of a quantized network on a test set, on the paper's grid and on OpenVINO's, in one run.
+"""PSNR of a quantized network on a test set, for some recipes, in one run.
 
     python benchmarks/accuracy.py --model imdn:imdn --weights IMDN_x4.safetensors --images BSDS399 --data Set5
+    python benchmarks/accuracy.py ... --placement full tensorrt-w8a8 snpe-w8a8 onnxruntime-w8a8 openvino-w8a8
 
 Images are high-resolution photographs; 100 patches of 48 x 48 are cut from them. Prints a Markdown table.
 `imdn` is in examples/: run it with PYTHONPATH=examples.
@@ -27,7 +28,7 @@ def main() -> None:
     """Calibrate, reconstruct and evaluate every recipe."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    print(f"{arguments.model}, {Path(arguments.data).name}, placement convs, seed 0\n")
+    print(f"{arguments.model}, {Path(arguments.data).name}, placement {arguments.placement}, seed 0\n")
     print("| recipe | bits | DBDC | DBDC + PaC | in the runtime | float | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for recipe in arguments.recipes or [name for names in GRIDS.values() for name in names]:
@@ -41,6 +42,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--placement", default="convs", choices=("convs", "full"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("recipes", nargs="*")
@@ -48,7 +50,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _row(recipe: str, arguments: argparse.Namespace) -> None:
-    overrides = ["placement=convs", *arguments.overrides]
+    overrides = [f"placement={arguments.placement}", *arguments.overrides]
     bits = Recipe.load(recipe, overrides).activations.bits
     before, _ = _scores(recipe, [*overrides, "reconstruction=null"], arguments)
     after, seconds = _scores(recipe, overrides, arguments)

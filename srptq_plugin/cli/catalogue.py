@@ -83,26 +83,28 @@ def _comment(path: Path) -> str:
 def targets(_asked: Namespace, _progress: Progress) -> Answer:
     """The targets, a line a preset."""
     found = [record for entry in Registry().entries("target") for record in _presets(entry)]
-    columns = ["target", "preset", "weights", "activations", "in integers", "placements"]
+    columns = ["target", "preset", "weights", "activations", "in integers", "placements", "export options"]
     return Answer({"targets": found}, [Table(columns, [_target_row(record) for record in found])])
 
 
 def _target_row(record: Record) -> list[Cell]:
     if "problem" in record:
-        return [record["target"], "", "", "", "", Mark(record["problem"], good=False)]
-    integers = ", ".join(map(str, record["integer_bits"]))
+        return [record["target"], "", "", "", "", Mark(record["problem"], good=False), ""]
+    integers = _ranges(frozenset(record["integer_bits"]))
     kept = [str(record[name]) for name in ("target", "preset", "weights", "activations")]
-    return [*kept, f"{integers} bits" if integers else "none", ", ".join(record["placements"])]
+    options = "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in record["exports"].items())
+    return [*kept, f"{integers} bits" if integers else "none", ", ".join(record["placements"]), options]
 
 
 def _presets(entry: Entry[Target]) -> Iterator[Record]:
     who: Record = {"target": entry.name, "aliases": list(entry.aliases), "summary": entry.summary}
     try:
-        presets = entry.load().presets
+        target = entry.load()
     except (SrptqError, ImportError) as error:
         yield who | {"problem": str(error)}
         return
-    for number, (name, rules) in enumerate(presets.items()):
+    who["exports"] = {key: list(values) for key, values in target.exports.items()}
+    for number, (name, rules) in enumerate(target.presets.items()):
         yield who | {"preset": name, "default": number == 0} | _rules(rules)
 
 
