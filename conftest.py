@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 STANDINS = Path(__file__).parent / "tests" / "standins"
-REAL = find_spec("mqbench") is not None
+FOUND = find_spec("mqbench")
+REAL = FOUND is not None and FOUND.origin is not None
 
 collect_ignore = [str(STANDINS)]
 if not REAL:

@@ -60,13 +60,15 @@ def reconstruct(
     counts = gathered(len(images))
     if len(set(counts)) > 1:
         raise SrptqError(f"reconstruction pac: the processes have {counts} images; give each of them as many")
-    return _Tuning(prepared, images, chosen, progress).run()
+    with torch.enable_grad():
+        return _Tuning(prepared, images, chosen, progress).run()
 
 
 class _Tuning:
     def __init__(self, prepared: PreparedGraph, images: Tensor, options: Options, progress: Progress) -> None:
         self.prepared, self.images, self.options, self.progress = prepared, images, options, progress
-        self.levels = LEVELS / max(float(images.max() - images.min()), 1e-30)
+        ends = gathered((float(images.min()), float(images.max())))
+        self.levels = LEVELS / max(max(high for _, high in ends) - min(low for low, _ in ends), 1e-30)
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)
         self.optimizers = {role: self._optimizer(role) for role in ("weight", "activation")}

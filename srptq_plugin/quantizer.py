@@ -60,6 +60,17 @@ def _along(parameter: Tensor, values: Tensor, grid: IntGrid) -> Tensor:
     return parameter.reshape(shape)
 
 
+def finite(gradient: Tensor) -> Tensor:
+    """A gradient without what is not finite.
+
+    A map that quantization made constant has no derivative through a standard deviation, as attention takes it.
+
+    >>> finite(torch.tensor([1.0, float("nan"), float("inf")]))
+    tensor([1., 0., 0.])
+    """
+    return gradient if gradient.sum().isfinite() else gradient.nan_to_num(0.0, 0.0, 0.0)
+
+
 class _ClippedOnly(torch.autograd.Function):
     """PACT's gradient: each clipped value pulls the bound that clipped it, nothing else moves a bound."""
 
@@ -163,7 +174,10 @@ class BoundedFakeQuantize(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         if self.mode is Mode.QUANTIZE:
-            return self._quantize(values)
+            rounded = self._quantize(values)
+            if rounded.requires_grad:
+                rounded.register_hook(finite)
+            return rounded
         if self.mode is Mode.OBSERVE and self.observer is not None:
             self._observe(values.detach())
         return values

@@ -6,19 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from srptq_plugin.activation import installed_hosts
 from srptq_plugin.contracts import Host
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds
+from srptq_plugin.grid import Bounds, quantize
 from srptq_plugin.network import Network
 from srptq_plugin.placed import Placed, placed
+from srptq_plugin.plan import Site
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.registry import Registry
 from srptq_plugin.run import TABLE
 from srptq_plugin.table import QuantTable
 
+MOSTLY = 0.9
+"""Of a weight's integers: the others may lie on a tie."""
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +45,8 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
     network = Network(prepared)
     found, left = list[str](), list[str]()
     for each in placed(network):
-        bounds = _bounds(table, each)
+        site = _site(table, each)
+        bounds = table.qparams[site.name].bounds if site and _is_same(table, site, each, prepared) else None
         if bounds is not None and _start(each, _fitted(bounds, each, prepared), hosts):
             found.append(each.name)
         else:
@@ -55,11 +59,32 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
     return Started(tuple(found), tuple(left))
 
 
-def _bounds(table: QuantTable, each: Placed) -> Bounds | None:
+def _site(table: QuantTable, each: Placed) -> Site | None:
     """By the readers of a tensor: what it is called depends on what was fused with the operation before it."""
-    wanted = [site for site in table.plan.sites if set(site.consumers) & set(each.consumers)]
-    same = [site for site in wanted if site.role == each.role]
-    return table.qparams[same[0].name].bounds if same else None
+    wanted = (site for site in table.plan.sites if set(site.consumers) & set(each.consumers))
+    return next((site for site in wanted if site.role == each.role), None)
+
+
+def _is_same(table: QuantTable, site: Site, each: Placed, prepared: fx.GraphModule) -> bool:
+    """Whether a weight is what the run quantized: one of the two may have something folded into it."""
+    if each.role == "activation":
+        return True
+    weight, integers = _weight(each, prepared), table.weights[site.name]
+    if weight.shape != integers.shape:
+        shapes = f"shape {tuple(weight.shape)}, the run has {tuple(integers.shape)}"
+        raise SrptqError(f"site {each.name}: {shapes}; it is of another network")
+    same = quantize(weight.cpu(), table.qparams[site.name]) == integers
+    return float(same.float().mean()) > MOSTLY
+
+
+def _weight(each: Placed, prepared: fx.GraphModule) -> Tensor:
+    """The weight as its quantizer sees it, scaled by the batch norm that it was fused with."""
+    weight = prepared.get_parameter(each.name).detach()
+    norm = getattr(prepared.get_submodule(each.name.rpartition(".")[0]), "bn", None)
+    if norm is None:
+        return weight
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return weight * scale.detach().reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def _fitted(bounds: Bounds, each: Placed, prepared: fx.GraphModule) -> Bounds:
@@ -67,10 +92,6 @@ def _fitted(bounds: Bounds, each: Placed, prepared: fx.GraphModule) -> Bounds:
     if not _per_channel(each.quantizer):
         return Bounds.of(bounds.lower.min(), bounds.upper.max())
     channels = len(prepared.get_parameter(each.name)) if each.role == "weight" else bounds.lower.numel()
-    if bounds.lower.numel() not in (1, channels):
-        raise SrptqError(
-            f"site {each.name}: {channels} channels, the run has {bounds.lower.numel()}; it is of another network"
-        )
     return Bounds.of(*(end.expand(channels).clone() for end in (bounds.lower, bounds.upper)))
 
 

@@ -9,13 +9,18 @@ from typing import Any
 import networks
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.grid import Bounds, QParams
+from srptq_plugin.network import Network
 from srptq_plugin.pac import Options, reconstruct
+from srptq_plugin.plan import make_plan
 from srptq_plugin.quantizer import Mode, fake_quantize
+from srptq_plugin.registry import Registry
+from srptq_plugin.settings import observers_of, rules_of
 from srptq_plugin.teacher import Teacher, normalised
 
 Bits = dict[str, tuple[Tensor, Tensor]]
@@ -354,3 +359,31 @@ def test_the_teacher_keeps_what_the_float_network_answers(prepared: PreparedGrap
 def test_a_dead_block_gives_no_nan() -> None:
     zeros = torch.zeros(2, 3, 4, 4)
     assert torch.equal(normalised(zeros), torch.zeros(2, 48))
+
+
+class Deviating(nn.Module):
+    """Scales by a standard deviation, which has no derivative where quantization made a map constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = networks.conv(3, 4), networks.conv(4, 3)
+        with torch.no_grad():
+            self.first.weight[0] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.first(x)
+        return self.second(features * features.var(dim=(2, 3), keepdim=True, correction=0).sqrt())
+
+
+def test_a_constant_map_under_a_deviation_stops_no_bound_from_learning() -> None:
+    torch.manual_seed(0)
+    program = export_network(Deviating())
+    recipe = networks.recipe(2, "openvino", placement="full")
+    rules = rules_of(recipe, Registry())
+    made = make_plan(Network(graph_of(program)), rules, recipe, networks.UNIT, observers_of(recipe, Registry()))
+    quantizers = {group: build_quantizer(made, group) for group in made.groups}
+    prepared = PreparedGraph(insert_quantizers(graph_of(program), made, quantizers), made)
+    images = networks.images(4)
+    prepared.observe([images])
+    figures = reconstruct(prepared, images, epochs=2)
+    assert math.isfinite(figures["gradient_ratio"])

@@ -58,7 +58,8 @@ def _torchao() -> Toolkit:
 
 
 def _mqbench() -> Toolkit:
-    if find_spec("mqbench") is None:
+    found = find_spec("mqbench")
+    if found is None or found.origin is None:
         raise NotInstalledError(
             f"MQBench is not installed, and not on PyPI; pip install --no-deps {MQBENCH}, then 'srptq-plugin[mqbench]'"
         )

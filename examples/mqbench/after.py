@@ -1,4 +1,4 @@
-"""The same MQBench script with one word changed, `dbdc`, and one line added."""
+"""The same MQBench script: one word is another, `dbdc`, and activating comes first."""
 
 from copy import deepcopy
 

@@ -20,6 +20,7 @@ from srptq_plugin.placed import INSIDE
 
 DOMAIN = "org.openvinotoolkit"
 ENCODINGS = "0.6.1"
+DOUBLED = 128
 FAKE_QUANTIZE = """
 <domain: "org.openvinotoolkit", opset_import: ["" : 13]>
 FakeQuantize <levels> (x, low_in, high_in, low_out, high_out) => (y)
@@ -170,13 +171,14 @@ def write_encodings(_model: Any, *, onnx_model_path: str, model_name: str, **_: 
 def _encodings(each: Encoded) -> Iterator[Mapping[str, Any]]:
     symmetric = each.low < 0
     for scale, zero_point in zip(each.scale.tolist(), each.zero_point.tolist(), strict=True):
+        offset = -(2 ** (each.bits - 1)) if symmetric else -zero_point
         yield {
             "bitwidth": each.bits,
             "dtype": "int",
             "is_symmetric": str(symmetric),
-            "min": scale * (each.low - zero_point),
-            "max": scale * (each.high - zero_point),
-            "offset": -(2 ** (each.bits - 1)) if symmetric else -zero_point,
+            "min": scale * offset,
+            "max": scale * (offset + 2**each.bits - 1),
+            "offset": offset,
             "scale": scale,
         }
 
@@ -192,6 +194,25 @@ def shape_ranges(_model: Any, *, onnx_model_path: str, model_name: str, **_: Any
                 axis = 1 if readers[node.output[0]][0].op_type == "ConvTranspose" else 0
                 for name in node.input[1:]:
                     _reshape(initializers[name], axis, len(weight.dims))
+
+
+def keep_levels(_model: Any, *, onnx_model_path: str, model_name: str, **_: Any) -> None:
+    """OPENVINO's 7-bit activations at their 128 levels: MQBench takes every 128 for weights, and doubles them."""
+    with _deployed(onnx_model_path, model_name) as model:
+        known = {each.name: each for each in model.graph.initializer}
+        for node in model.graph.node:
+            low, high = convert_deploy.qmin_max_dict.get(node.name, (0, 0))
+            if node.op_type == "FakeQuantize" and high - low + 1 == DOUBLED and node.input[0] not in known:
+                _halve(node, known, int(low))
+
+
+def _halve(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], low: int) -> None:
+    first, last = (numpy_helper.to_array(known[name]).astype(np.float64) for name in node.input[1:3])
+    scale = (last - first) / (2 * DOUBLED - 1)
+    start = first - low * scale
+    for name, end in zip(node.input[1:], (start, start + (DOUBLED - 1) * scale) * 2, strict=True):
+        known[name].CopyFrom(numpy_helper.from_array(end.astype(np.float32), name))
+    next(each for each in node.attribute if each.name == "levels").i = DOUBLED
 
 
 def _reshape(ranges: onnx.TensorProto, axis: int, places: int) -> None:

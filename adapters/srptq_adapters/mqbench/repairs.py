@@ -11,6 +11,7 @@ import onnx
 import torch
 from mqbench import convert_deploy  # pyright: ignore[reportMissingImports]
 from mqbench.deploy import deploy_linear  # pyright: ignore[reportMissingImports]
+from mqbench.deploy.common import ONNXGraph  # pyright: ignore[reportMissingImports]
 from mqbench.fake_quantize import PACTFakeQuantize  # pyright: ignore[reportMissingImports]
 from mqbench.prepare_by_platform import BackendType  # pyright: ignore[reportMissingImports]
 from mqbench.utils.registry import BACKEND_DEPLOY_FUNCTION  # pyright: ignore[reportMissingImports]
@@ -66,6 +67,11 @@ def repairs() -> Iterator[Repair]:
         _outputs_have_no_reader,
     )
     yield Repair(
+        "optional inputs",
+        "an input that is left out, such as those of Resize",
+        partial(_swap, ONNXGraph, "prepare_initializer", _with_left_out),
+    )
+    yield Repair(
         "dynamic_axes, output_names",
         "convert_deploy hands them on to the export",
         partial(_swap, convert_deploy, "convert_deploy", _handing_on),
@@ -86,6 +92,7 @@ def repairs() -> Iterator[Repair]:
             ("range below 8 bits", "a Clip where a file's 8-bit types hold more", BACKENDS, deploy.clip_narrow),
             ("SNPE encodings", "a version, whole encodings, the parameters'", ("SNPE",), deploy.write_encodings),
             ("OPENVINO ranges", "shaped [C, 1, 1, 1]", ("OPENVINO",), deploy.shape_ranges),
+            ("OPENVINO 7 bits", "activations keep their 128 levels", ("OPENVINO",), deploy.keep_levels),
             ("OPENVINO FakeQuantize", "spelt out for other runtimes", ("OPENVINO",), deploy.define_fake_quantize),
         )
     )
@@ -179,6 +186,15 @@ def _outputs_have_no_reader() -> bool:
     node = onnx.helper.make_node("DequantizeLinear", ["x", "scale"], ["y"])
     graph = onnx.helper.make_graph([node], "probe", [], [output])
     return "y" not in deploy_linear.update_inp2node_out2node(graph)[1]
+
+
+def _with_left_out(stock: Callable[[Any], None]) -> Callable[[Any], None]:
+    def prepare_initializer(self: Any) -> None:
+        """As MQBench's, and the empty name, which ordering the nodes then takes for one that exists."""
+        stock(self)
+        self.initializer[""] = None
+
+    return prepare_initializer
 
 
 def _calibrating_pact(stock: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:

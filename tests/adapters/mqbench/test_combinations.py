@@ -1,0 +1,162 @@
+"""Any two settings of MQBench's together, with ours among them: prepared, calibrated, reconstructed, run."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
+
+import networks
+import pytest
+import torch
+from mqbench import advanced_ptq  # pyright: ignore[reportAttributeAccessIssue]
+from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
+from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
+from mqbench.utils.state import enable_calibration, enable_quantization  # pyright: ignore[reportMissingImports]
+from torch import fx
+
+from srptq_adapters.mqbench.grids import grid_of
+from srptq_plugin import pac
+
+pytestmark = pytest.mark.usefixtures("real", "active")
+
+FACTORS: Mapping[str, tuple[Any, ...]] = {
+    "bits": (2, 3, 4, 5, 6, 7, 8),
+    "backend": ("Academic", "Tensorrt", "SNPE", "OPENVINO", "QDQ", "PPLCUDA"),
+    "activations": ("Fixed", "Learnable", "DSQ", "PACT", "QDrop", "Bounded"),
+    "weights": ("Fixed", "Learnable", "DSQ", "AdaRound", "Bounded"),
+    "steps": (("none", 1.0), ("pac", 1.0), ("layer", 1.0), ("block", 1.0), ("block", 0.5)),
+    "observer": ("dbdc", "MinMaxObserver", "EMAMinMaxObserver", "EMAQuantileObserver"),
+    "network": ("edsr", "imdn"),
+    "per_channel": (False, True),
+    "symmetric": (False, True),
+}
+IMAGES = networks.images(4, seed=3)
+BATCHES = list(IMAGES.split(2))
+PAC = {"pattern": "pac", "epochs": 2, "schedule": "joint", "activation_rate": 1e-2, "weight_rate": 1e-2}
+STOCK = {"scale_lr": 4e-5, "warm_up": 0.2, "weight": 0.01, "max_count": 2, "b_range": [20, 2], "keep_gpu": True}
+Case = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """PaC's figures, run by run."""
+
+    figures: list[Mapping[str, float]]
+
+
+def allowed(case: Case) -> bool:
+    """MQBench's own patterns learn rounding in one kind of quantizer, and run no network that splits tensors."""
+    fits = case.get("weights", "AdaRound") == "AdaRound" and case.get("network", "edsr") == "edsr"
+    return fits or case.get("steps", ("none",))[0] in ("none", "pac")
+
+
+def pairs(case: Case) -> set[Any]:
+    return set(combinations(((name, case[name]) for name in FACTORS if name in case), 2))
+
+
+def pairwise() -> Iterator[Case]:
+    """Cases in which every two values of two factors meet, as far as they may; found greedily."""
+    single = ([(name, value) for value in values] for name, values in FACTORS.items())
+    every = [pair for one, other in combinations(single, 2) for pair in product(one, other)]
+    left = dict.fromkeys(pair for pair in every if allowed(dict(pair)))
+    while left:
+        case: Case = dict(next(iter(left)))
+        for name, values in FACTORS.items():
+            if name not in case:
+                fits = [case | {name: value} for value in values if allowed(case | {name: value})]
+                case = max(fits, key=lambda each: len(pairs(each) & left.keys()))
+        for pair in pairs(case):
+            left.pop(pair, None)
+        yield {name: case[name] for name in FACTORS}
+
+
+CASES = list(pairwise())
+
+
+def name_of(case: Case) -> str:
+    return "-".join(str(value) if not isinstance(value, tuple) else f"{value[0]}{value[1]}" for value in case.values())
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> Losses:
+    known, reconstruct = Losses([]), pac.reconstruct
+
+    def watched(*args: Any, **options: Any) -> Mapping[str, float]:
+        known.figures.append(reconstruct(*args, **options))
+        return known.figures[-1]
+
+    monkeypatch.setattr(pac, "reconstruct", watched)
+    return known
+
+
+def calibrated(case: Case) -> fx.GraphModule:
+    symmetric = case["symmetric"]
+    shared = {"bit": case["bits"], "pot_scale": False}
+    qconfig = {
+        "w_observer": "MinMaxObserver",
+        "a_observer": case["observer"],
+        "w_fakequantize": f"{case['weights']}FakeQuantize",
+        "a_fakequantize": f"{case['activations']}FakeQuantize",
+        "w_qscheme": shared | {"symmetry": True, "per_channel": case["per_channel"]},
+        "a_qscheme": shared | {"symmetry": symmetric, "per_channel": False},
+    }
+    backend = platform.BackendType[case["backend"]]
+    network = networks.network(case["network"])
+    model = platform.prepare_by_platform(network, backend, {"extra_qconfig_dict": qconfig})
+    model.train("DSQ" in (case["weights"], case["activations"]))  # which observes in training only
+    enable_calibration(model)
+    with torch.no_grad():
+        for batch in BATCHES:
+            model(batch)
+    enable_quantization(model)
+    return model.eval()
+
+
+def reconstructed(model: fx.GraphModule, case: Case) -> fx.GraphModule:
+    first, prob = case["steps"]
+    if first in ("layer", "block"):
+        stock = STOCK | {"pattern": first, "prob": prob, "round_mode": "learned_hard_sigmoid"}
+        model = advanced_ptq.ptq_reconstruction(model, BATCHES, stock)
+    if first != "none":
+        model = advanced_ptq.ptq_reconstruction(model, BATCHES, PAC)
+    enable_quantization(model)
+    return model
+
+
+def assert_on_its_grid(quantizer: Any, case: Case) -> None:
+    grid = grid_of(quantizer)
+    scale, zero_point = quantizer.scale.detach(), quantizer.zero_point.detach()
+    assert torch.isfinite(scale).all()
+    assert (scale > 0).all()
+    assert torch.equal(zero_point, zero_point.round())
+    assert ((zero_point >= grid.qmin) & (zero_point <= grid.qmax)).all()
+    assert (scale.numel() > 1) <= (case["per_channel"] and grid.axis is not None)
+    if grid.symmetric and grid.signed:
+        assert not zero_point.any()
+
+
+def test_every_two_values_that_may_meet_do() -> None:
+    met = set[Any]().union(*map(pairs, CASES))
+    for one, other in combinations(FACTORS, 2):
+        for values in product(FACTORS[one], FACTORS[other]):
+            pair = tuple(zip((one, other), values, strict=True))
+            assert (pair in met) == allowed(dict(pair))
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_together_they_run_and_pac_makes_nothing_worse(case: Case, losses: Losses) -> None:
+    torch.manual_seed(0)
+    model = reconstructed(calibrated(case), case)
+    with torch.no_grad():
+        drawn, again = model(IMAGES), model(IMAGES)
+    assert torch.isfinite(drawn).all()
+    assert torch.equal(drawn, again)
+    found = [each for each in model.modules() if isinstance(each, QuantizeBase)]
+    assert found
+    for quantizer in found:
+        assert_on_its_grid(quantizer, case)
+    if case["steps"][0] != "none":
+        advanced_ptq.ptq_reconstruction(model, BATCHES, PAC | {"epochs": 1, "batch": 4})
+        tuned, kept = losses.figures
+        assert tuned["loss_after"] <= tuned["loss_before"]
+        assert kept["loss_before"] == pytest.approx(tuned["loss_after"], rel=1e-4)

@@ -1,0 +1,68 @@
+"""The examples: what changes in a script of MQBench's, and that they run."""
+
+import difflib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[3] / "examples" / "mqbench"
+ACTIVATION = ("import srptq_plugin", "", 'srptq_plugin.activate("mqbench")  # before MQBench is imported')
+CONFIG = 'CONFIG = {{"extra_qconfig_dict": {{"w_observer": "MinMaxObserver", "a_observer": "{}"}}}}'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The examples, with a few patches instead of a hundred."""
+    copied = Path(shutil.copytree(FOLDER, tmp_path / "examples"))
+    network = copied / "network.py"
+    text = network.read_text(encoding="utf-8")
+    assert text.count("SAMPLES, 100,") == 1
+    network.write_text(text.replace("SAMPLES, 100,", "SAMPLES, 4,"), encoding="utf-8")
+    return copied
+
+
+def run(script: Path, folder: Path) -> str:
+    """Run a script with this folder as the working directory; what it printed."""
+    folder.mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(  # noqa: S603 - our own example
+        [sys.executable, str(script)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def written(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_activation_and_one_word_make_the_difference() -> None:
+    before, after = ((FOLDER / name).read_text(encoding="utf-8").splitlines() for name in ("before.py", "after.py"))
+    changes = [line for line in difflib.ndiff(before[1:], after[1:]) if line[0] in "+-"]
+    assert changes == [
+        *(f"+ {line}" for line in ACTIVATION),
+        f"- {CONFIG.format('EMAMinMaxObserver')}",
+        f"+ {CONFIG.format('dbdc')}",
+    ]
+    assert before[0] != after[0]
+    assert all(lines[0].startswith('"""') for lines in (before, after))
+
+
+@pytest.mark.usefixtures("real")
+def test_after_leaves_the_files_for_snpe(folder: Path, tmp_path: Path) -> None:
+    run(folder / "after.py", tmp_path / "out")
+    assert written(tmp_path / "out") == {"edsr.onnx", "edsr_deploy_model.onnx", "edsr_clip_ranges.json"}
+    onnx.checker.check_model(onnx.load(tmp_path / "out" / "edsr_deploy_model.onnx"))
+
+
+@pytest.mark.usefixtures("real")
+def test_run_leaves_a_file_and_says_that_nothing_was_lost(folder: Path, tmp_path: Path) -> None:
+    told = run(folder / "run.py", tmp_path / "out")
+    calibrated, reconstructed = (line.split() for line in told.splitlines() if " dB" in line)
+    assert float(reconstructed[1]) >= float(calibrated[1])
+    assert written(tmp_path / "out") == {"edsr_w4a4.onnx"}

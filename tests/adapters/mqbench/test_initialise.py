@@ -1,0 +1,227 @@
+"""initialise(): what a run of one toolkit found starts a model that another one prepared."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mqbench  # pyright: ignore[reportMissingImports]
+import networks
+import pytest
+import torch
+from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
+from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
+from mqbench.utils.state import enable_quantization  # pyright: ignore[reportMissingImports]
+from torch import Tensor, fx, nn
+
+import srptq_plugin
+from srptq_adapters.mqbench.grids import grid_of
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import Bounds, project
+from srptq_plugin.network import Network
+from srptq_plugin.pipeline import quantize
+from srptq_plugin.placed import Placed, placed
+from srptq_plugin.quantizer import Mode
+from srptq_plugin.run import TABLE, Run
+
+pytest.importorskip("torchao")
+pytest.importorskip("onnxruntime")
+
+from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+from srptq_adapters.torchao import SRQuantizer
+
+Prepare = Callable[..., fx.GraphModule]
+LEFT = {"/input", "sub_mean.weight", "tail/conv", "add_mean.weight"}
+"""What the pipeline folds or keeps float: mean shifts and what they read."""
+IN_THE_RUN = {f"body.{block}.first/conv": f"body.{block}/relu" for block in (0, 1)} | {"add_mean/conv": "tail/conv"}
+"""MQBench fuses a ReLU into the convolution before it, the run has folded the last mean shift so."""
+IMAGES = networks.images(4, seed=3)
+STANDIN = str(vars(mqbench)["__version__"]).endswith("+standin")
+real = pytest.mark.skipif(STANDIN, reason="needs the real MQBench")
+KINDS = ["Fixed", "Learnable", "PACT", pytest.param("DSQ", marks=real), "Bounded"]
+
+
+class Chain(nn.Sequential):
+    """Layers with names of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 3))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Of the toolkit torchao."""
+    recipe = networks.recipe(8, "onnxruntime", calibration={"patches": 4, "size": 16, "batch": 2})
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return quantize(recipe, model=networks.network("edsr"), out=folder, device="cpu", toolkit="torchao")
+
+
+def kinds(quantizer: str) -> dict[str, Any]:
+    weights = "Fixed" if quantizer == "PACT" else quantizer  # which has one range, for activations
+    return {"w_fakequantize": f"{weights}FakeQuantize", "a_fakequantize": f"{quantizer}FakeQuantize"}
+
+
+def by_name(model: fx.GraphModule) -> dict[str, Placed]:
+    return {each.name: each for each in placed(Network(model))}
+
+
+def wanted(run: Run, each: Placed) -> Bounds:
+    bounds = run.table.qparams[IN_THE_RUN.get(each.name, each.name)].bounds
+    if grid_of(each.quantizer).axis is not None:
+        return bounds
+    return Bounds.of(bounds.lower.min(), bounds.upper.max())
+
+
+@pytest.mark.parametrize("backend", ["Academic", "SNPE"])
+@pytest.mark.parametrize("quantizer", KINDS)
+def test_scales_and_zero_points_are_those_of_the_runs_bounds(
+    quantizer: str, backend: str, run: Run, prepare: Prepare
+) -> None:
+    model = prepare("edsr", backend, **kinds(quantizer))
+    started = srptq_plugin.initialise(model, run.folder)
+    known = by_name(model)
+    assert set(started.sites) | set(started.left) == known.keys()
+    assert started.sites
+    for name in started.sites:
+        each: Any = known[name].quantizer
+        found = project(wanted(run, known[name]), grid_of(each))
+        torch.testing.assert_close(each.scale.detach().reshape(-1), found.scale.reshape(-1), rtol=0, atol=0)
+        assert each.zero_point.detach().reshape(-1).tolist() == found.zero_point.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+def test_one_range_or_one_for_each_channel_as_the_model_has_it(per: str, run: Run, prepare: Prepare) -> None:
+    scheme = {"bit": 4, "symmetry": True, "per_channel": per == "channel", "pot_scale": False}
+    model = prepare(w_qscheme=scheme)
+    srptq_plugin.initialise(model, run.folder)
+    head: Any = model.get_submodule("head.weight_fake_quant")
+    assert head.scale.numel() == (6 if per == "channel" else 1)
+    bounds = run.table.qparams["head.weight"].bounds
+    assert head.scale.max() == pytest.approx(float(bounds.upper.max()) / 7)
+
+
+@pytest.mark.parametrize("backend", ["Academic", "SNPE"])
+@pytest.mark.parametrize("quantizer", KINDS)
+def test_what_the_run_has_quantizes_and_what_is_left_observes(
+    quantizer: str, backend: str, run: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = prepare("edsr", backend, **kinds(quantizer))
+    started = srptq_plugin.initialise(model, run.folder)
+    known: dict[str, Any] = {name: each.quantizer for name, each in by_name(model).items()}
+    assert set(started.left) == LEFT
+    for name, each in known.items():
+        observes = name in started.left
+        assert (bool(each.observer_enabled[0]), bool(each.fake_quant_enabled[0])) == (observes, not observes)
+    assert all(name in caplog.text for name in started.left)
+
+
+def test_pact_starts_at_the_runs_bounds(run: Run, prepare: Prepare) -> None:
+    model = prepare(**kinds("PACT"))
+    srptq_plugin.initialise(model, run.folder)
+    pact: Any = model.get_submodule("head_post_act_fake_quantizer")
+    real_bounds = project(run.table.qparams["head/conv"].bounds, grid_of(pact)).bounds
+    assert float(pact.alpha) == pytest.approx(float(real_bounds.upper))
+    assert float(pact.n_alpha) == pytest.approx(float(real_bounds.lower))
+
+
+@pytest.mark.parametrize("quantizer", KINDS)
+def test_started_it_draws_nearly_what_the_float_network_draws(quantizer: str, run: Run, prepare: Prepare) -> None:
+    eight = {"bit": 8, "symmetry": True, "per_channel": True, "pot_scale": False}
+    schemes = {"w_qscheme": eight, "a_qscheme": eight | {"symmetry": False, "per_channel": False}}
+    model = prepare(**kinds(quantizer), **schemes)
+    srptq_plugin.initialise(model, run.folder)
+    exact = networks.network("edsr")(IMAGES)
+    with torch.no_grad():
+        model.train(quantizer == "DSQ")  # which observes in training only
+        model(IMAGES)
+        enable_quantization(model)
+        model.eval()
+        error = (model(IMAGES) - exact).abs()
+    assert 0 < error.mean() < 0.02 * (exact.max() - exact.min())
+
+
+def test_the_tables_file_will_do(run: Run, prepare: Prepare) -> None:
+    one, other = prepare(), prepare()
+    srptq_plugin.initialise(one, run.folder)
+    srptq_plugin.initialise(other, str(run.folder / TABLE))
+    assert all(map(torch.equal, scales(one), scales(other)))
+
+
+def scales(model: nn.Module) -> list[Tensor]:
+    found: list[Any] = [each for each in model.modules() if isinstance(each, QuantizeBase)]
+    return [each.scale.detach().clone() for each in found]
+
+
+def test_a_run_of_another_network_is_refused(run: Run, prepare: Prepare) -> None:
+    assert prepare
+    names = dict.fromkeys(("w_fakequantize", "a_fakequantize"), "FixedFakeQuantize")
+    names |= dict.fromkeys(("w_observer", "a_observer"), "MinMaxObserver")
+    scheme = {"bit": 8, "symmetry": False, "per_channel": False, "pot_scale": False}
+    config = {"extra_qconfig_dict": {**names, "w_qscheme": scheme, "a_qscheme": scheme}}
+    model = platform.prepare_by_platform(Chain(), platform.BackendType.Academic, config)
+    with pytest.raises(SrptqError, match="none of its sites is in this model; prepare the network that"):
+        srptq_plugin.initialise(model, run.folder)
+
+
+def test_a_run_of_a_network_with_other_channels_is_refused(
+    run: Run, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "FEATURES", 4)
+    with pytest.raises(SrptqError, match=r"site head\.weight: shape \(4, 3, 3, 3\), the run has \(6, 3, 3, 3\)"):
+        srptq_plugin.initialise(prepare(), run.folder)
+
+
+def test_a_weight_that_the_run_has_folded_a_scale_into_does_not_start_from_that(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = networks.network("edsr")
+    network.get_parameter("add_mean.weight").data *= 4
+    recipe = networks.recipe(8, "onnxruntime", calibration={"patches": 4, "size": 16, "batch": 2})
+    folder = quantize(recipe, model=network, out=tmp_path / "run", device="cpu").folder
+    monkeypatch.setattr(networks, "network", {"edsr": network}.__getitem__)
+    model = prepare()
+    started = srptq_plugin.initialise(model, folder)
+    tail: Any = model.get_submodule("tail.weight_fake_quant")
+    largest = network.get_parameter("tail.weight").abs().max().item()
+    assert "tail.weight" in started.left or tail.scale.max().item() * 7 == pytest.approx(largest, rel=0.01)
+
+
+@real
+@pytest.mark.parametrize("quantizer", ["Learnable", "PACT", "DSQ", "Bounded"])
+def test_three_steps_of_training_lower_the_loss(quantizer: str, run: Run, prepare: Prepare) -> None:
+    model = prepare(**kinds(quantizer)).train()
+    srptq_plugin.initialise(model, run.folder)
+    with torch.no_grad():
+        model(IMAGES)
+    enable_quantization(model)
+    start, target = scales(model), networks.network("edsr")(IMAGES).detach()
+    losses = train(model, target, steps=3)
+    assert losses[-1] < losses[0]
+    if quantizer in ("Learnable", "Bounded"):
+        assert not all(map(torch.equal, scales(model), start))
+
+
+def train(model: nn.Module, target: Tensor, steps: int) -> list[float]:
+    optimizer = torch.optim.Adam([each for each in model.parameters() if each.requires_grad], 1e-3)
+    losses: list[float] = []
+    for _ in range(steps + 1):
+        optimizer.zero_grad()
+        loss = (model(IMAGES) - target).abs().mean()
+        loss.backward()
+        losses.append(loss.item())
+        if len(losses) <= steps:
+            optimizer.step()
+    return losses
+
+
+def test_a_model_that_torchao_prepared_starts_from_it_too(run: Run) -> None:
+    module = torch.export.export(networks.folded("edsr"), (IMAGES,)).module()
+    model = prepare_pt2e(module, SRQuantizer.from_recipe(run.recipe))
+    started = srptq_plugin.initialise(model, run.folder)
+    assert not started.left
+    assert set(started.sites) == set(run.table.qparams)
+    for name, each in by_name(model).items():
+        quantizer: Any = each.quantizer
+        assert quantizer.mode is Mode.QUANTIZE
+        assert torch.equal(quantizer.qparams().scale, run.table.qparams[name].scale)
+        assert torch.equal(quantizer.qparams().zero_point, run.table.qparams[name].zero_point)
