@@ -15,7 +15,6 @@ def visible() -> set[str]:
 
 def test_inside_the_block_the_old_names_are_the_new_modules() -> None:
     gone = moved()
-    import_module(HOME)
     with old_names():
         for name in gone:
             leaf = name.rpartition(".")[2]
