@@ -1,6 +1,7 @@
 """`ptq_reconstruction` with one pattern more: PaC, on a model that MQBench prepared and calibrated."""
 
 import logging
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -74,7 +75,17 @@ def wrap(registry: Registry) -> Undo:
             tuned.meta[FLOAT] = known
         return tuned
 
+    for name in _imported_early(stock):
+        logger.warning("%s imported ptq_reconstruction before activate(), and will not find %s", name, ", ".join(ours))
     return swapped(advanced_ptq, "ptq_reconstruction", ptq_reconstruction)
+
+
+def _imported_early(stock: Any) -> list[str]:
+    """The modules that hold MQBench's function itself."""
+    holders = ((name, getattr(module, "__dict__", {})) for name, module in list(sys.modules.items()))
+    return [
+        name for name, held in holders if held.get("ptq_reconstruction") is stock and held is not vars(advanced_ptq)
+    ]
 
 
 def options_of(config: Any) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 import copy
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -303,3 +304,15 @@ def test_mqbenchs_own_patterns_run_with_our_observer(pattern: str, calibrated: P
     exact = networks.network("edsr")(IMAGES)
     tuned = tune(model, Easy(STOCK, pattern=pattern))
     assert 0 < (draw(tuned) - exact).abs().mean() < 0.5 * exact.std()
+
+
+def test_a_module_that_imported_the_function_early_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    early = ModuleType("early")
+    early.ptq_reconstruction = advanced_ptq.ptq_reconstruction  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "early", early)
+    srptq_plugin.activate("mqbench")
+    srptq_plugin.deactivate("mqbench")
+    assert "early imported ptq_reconstruction before activate(), and will not find pac" in caplog.text
+    assert "mqbench.advanced_ptq imported" not in caplog.text
