@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,13 +58,6 @@ SCHEMES = {
 }
 
 
-class Config(SimpleNamespace):
-    """What MQBench reads by attribute and by `in`."""
-
-    def __contains__(self, key: str) -> bool:
-        return hasattr(self, key)
-
-
 @dataclass(frozen=True)
 class Way:
     """A way to quantize: an observer, quantizers that learn rounding or not, and a reconstruction."""
@@ -73,7 +65,7 @@ class Way:
     name: str
     observer: str
     rounded: bool = False
-    reconstruction: Config | None = None
+    reconstruction: dict[str, Any] | None = None
 
 
 def ways() -> Iterator[Way]:
@@ -81,10 +73,10 @@ def ways() -> Iterator[Way]:
     for observer in ("MinMaxObserver", "EMAMinMaxObserver", "EMAQuantileObserver", "EMAMSEObserver", "dbdc"):
         yield Way(observer, observer)
     for epochs in (1, 3, 10):
-        yield Way(f"dbdc + PaC, {50 * epochs} steps", "dbdc", reconstruction=Config(pattern="pac", epochs=epochs))
+        yield Way(f"dbdc + PaC, {50 * epochs} steps", "dbdc", reconstruction={"pattern": "pac", "epochs": epochs})
     for steps in (500, 2000):
         for name, keep in (("BRECQ", 1.0), ("QDrop", 0.5)):
-            config = Config(**THEIRS, max_count=steps, prob=keep)
+            config = {**THEIRS, "max_count": steps, "prob": keep}
             yield Way(f"{name}, {steps} steps a block", "EMAMSEObserver", rounded=True, reconstruction=config)
 
 

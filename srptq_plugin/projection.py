@@ -63,8 +63,7 @@ class _Sums:
 
 def observed_bounds(prepared: PreparedGraph) -> dict[str, Bounds]:
     """What the observers found, before any grid; nothing for what was not observed."""
-    seen = {group: each.observer for group, each in prepared.quantizers.items()}
-    return {group: observer.bounds() for group, observer in seen.items() if observer is not None}
+    return {group: each.observed for group, each in prepared.quantizers.items() if each.observed is not None}
 
 
 def projections(prepared: PreparedGraph, observed: Mapping[str, Bounds], images: Tensor) -> dict[str, Projection]:

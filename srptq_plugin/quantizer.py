@@ -118,6 +118,7 @@ class BoundedFakeQuantize(nn.Module):
         self.gradient: Gradient = "full"
         self.mode = Mode.OBSERVE
         self.fixed = observer is None
+        self.observed: Bounds | None = None
         self._fresh = False
         self._held: Tensor | QParams | None = None
         self._hold: Literal["", "parameters", "output"] = ""
@@ -151,7 +152,8 @@ class BoundedFakeQuantize(nn.Module):
     def settle(self) -> None:
         """Take over what the observer found."""
         if self.observer is not None and self._fresh:
-            self.set_bounds(self.observer.bounds())
+            self.observed = self.observer.bounds()
+            self.set_bounds(self.observed)
 
     def qparams(self) -> QParams:
         """The projected parameters: what PaC tunes and every file holds."""

@@ -16,6 +16,7 @@ from torch import nn
 
 from srptq_adapters.mqbench.adopting import is_plain
 from srptq_plugin.contracts import Array
+from srptq_plugin.grid import IntGrid
 from srptq_plugin.placed import INSIDE
 
 DOMAIN = "org.openvinotoolkit"
@@ -58,7 +59,7 @@ class Encoded:
     @property
     def bits(self) -> int:
         """How many bits its integers have."""
-        return (self.high - self.low + 1 if self.low + self.high else 2 * self.high + 2).bit_length() - 1
+        return IntGrid.between(self.low, self.high).bits
 
 
 def snap_weights(model: nn.Module, **_: Any) -> None:

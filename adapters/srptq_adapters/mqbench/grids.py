@@ -1,15 +1,17 @@
 """MQBench's numbers for a grid, and ours: the same integers, both ways."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from srptq_plugin.grid import Bounds, IntGrid, QParams
 
 SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
 PER_CHANNEL = (torch.per_channel_symmetric, torch.per_channel_affine)
+RANGE = ("min_val", "max_val")
+"""The buffers in which MQBench's observers keep their bounds."""
 
 
 def grid_of(part: Any) -> IntGrid:
@@ -57,3 +59,11 @@ def bounds_of(scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Bounds:
     one = () if grid.axis is None else (-1,)
     whole = zero_point.detach().round().clamp(grid.qmin, grid.qmax)
     return QParams(scale.detach().abs().reshape(one), whole.float().reshape(one), grid).bounds
+
+
+def make_room(module: nn.Module, names: Sequence[str], state_dict: Mapping[str, Any], prefix: str) -> None:
+    """Give buffers the shapes that a state has: before they were calibrated they have one value."""
+    for name in names:
+        saved = state_dict.get(prefix + name)
+        if saved is not None:
+            setattr(module, name, torch.empty_like(saved))

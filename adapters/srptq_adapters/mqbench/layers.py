@@ -1,6 +1,6 @@
 """An exported graph with its planned convolutions as layers again: MQBench quantizes weights inside layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,10 +27,10 @@ def _is_layer(network: Network, site: Site) -> bool:
     return plain and conv.target is torch.ops.aten.conv2d.default and (bias is None or bias[0] == f"{path}.bias")
 
 
-def with_layers(module: fx.GraphModule, plan: Plan) -> fx.GraphModule:
+def with_layers(network: Network, sites: Mapping[str, Site]) -> fx.GraphModule:
     """Put layers in the place of those convolutions, in place."""
-    network = Network(module)
-    for path, site in layer_sites(network, plan).items():
+    module = network.module
+    for path, site in sites.items():
         _call_layer(module, path, network.nodes[site.consumers[0].consumer])
     for node in list(module.graph.nodes):
         if node.op == "call_module" and node.target == GUARDS:

@@ -9,7 +9,7 @@ import torch
 from mqbench.observer import ObserverBase  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from srptq_adapters.mqbench.grids import grid_of
+from srptq_adapters.mqbench.grids import RANGE, grid_of, make_room
 from srptq_plugin.contracts import Observer, ObserverFactory
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import Bounds, project
@@ -76,10 +76,7 @@ class SRObserver(ObserverBase):  # pyright: ignore[reportUntypedBaseClass]
         return found.scale.reshape(-1), found.integer_zero_point.reshape(-1)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name in ("min_val", "max_val"):
-            saved = state_dict.get(prefix + name)
-            if saved is not None:
-                setattr(self, name, torch.empty_like(saved))
+        make_room(self, RANGE, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

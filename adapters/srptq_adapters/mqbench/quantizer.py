@@ -8,7 +8,7 @@ from mqbench.observer import MinMaxObserver  # pyright: ignore[reportMissingImpo
 from mqbench.utils.utils import is_tracing_state, no_jit_trace  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from srptq_adapters.mqbench.grids import bounds_of, grid_of, observer_arguments
+from srptq_adapters.mqbench.grids import RANGE, bounds_of, grid_of, make_room, observer_arguments
 from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import Bounds, IntGrid
@@ -110,14 +110,8 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
         super()._save_to_state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        for name in ("scale", "zero_point"):
-            saved = state_dict.get(prefix + name)
-            if saved is not None:
-                setattr(self, name, torch.empty_like(saved))
-        for name in ("min_val", "max_val"):
-            saved = state_dict.get(f"{prefix}activation_post_process.{name}")
-            if saved is not None:
-                setattr(self.activation_post_process, name, torch.empty_like(saved))
+        make_room(self, ("scale", "zero_point"), state_dict, prefix)
+        make_room(self.activation_post_process, RANGE, state_dict, f"{prefix}activation_post_process.")
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

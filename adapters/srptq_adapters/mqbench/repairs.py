@@ -47,6 +47,15 @@ class Repair:
 
 def repairs() -> Iterator[Repair]:
     """Those of deploying in the order in which the files are made."""
+    yield from _of_functions()
+    yield from _around_the_export()
+    yield from _in_the_files()
+    yield Repair(
+        "PACT's start", "alpha from dbdc and the like", partial(_swap, PACTFakeQuantize, "forward", _calibrating_pact)
+    )
+
+
+def _of_functions() -> Iterator[Repair]:
     yield Repair(
         "TorchScript export",
         "torch.onnx.export with dynamo=False, inside convert_deploy only",
@@ -71,6 +80,9 @@ def repairs() -> Iterator[Repair]:
         "an input that is left out, such as those of Resize",
         partial(_swap, ONNXGraph, "prepare_initializer", _with_left_out),
     )
+
+
+def _around_the_export() -> Iterator[Repair]:
     yield Repair(
         "dynamic_axes, output_names",
         "convert_deploy hands them on to the export",
@@ -86,6 +98,9 @@ def repairs() -> Iterator[Repair]:
         "equal weights that the export made one, such as those of mean shifts",
         partial(_deploying, LINEAR, deploy.split_shared, behind=convert_deploy.convert_onnx),
     )
+
+
+def _in_the_files() -> Iterator[Repair]:
     yield from (
         Repair(name, summary, partial(_deploying, backends, function))
         for name, summary, backends, function in (
@@ -95,9 +110,6 @@ def repairs() -> Iterator[Repair]:
             ("OPENVINO 7 bits", "activations keep their 128 levels", ("OPENVINO",), deploy.keep_levels),
             ("OPENVINO FakeQuantize", "spelt out for other runtimes", ("OPENVINO",), deploy.define_fake_quantize),
         )
-    )
-    yield Repair(
-        "PACT's start", "alpha from dbdc and the like", partial(_swap, PACTFakeQuantize, "forward", _calibrating_pact)
     )
 
 

@@ -45,10 +45,11 @@ class MqbenchToolkit:
 
     def realise(self, program: ExportedProgram, plan: Plan) -> PreparedGraph:
         """The prepared graph of the exported network: planned convolutions as MQBench's quantized layers."""
-        module = graph_of(program)
-        layers = {path: site.group for path, site in layer_sites(Network(module), plan).items()}
+        network = Network(graph_of(program))
+        sites = layer_sites(network, plan)
+        layers = {path: site.group for path, site in sites.items()}
         with _quiet(), _model_quantizer(partial(PlanQuantizer, plan, layers)):
-            prepared = prepare_by_platform(with_layers(module, plan), BackendType.Academic, CONFIG, _AsItIs())
+            prepared = prepare_by_platform(with_layers(network, sites), BackendType.Academic, CONFIG, _AsItIs())
         return PreparedGraph(prepared, plan)
 
     def activate(self, registry: Registry) -> Sequence[Change]:
