@@ -36,6 +36,16 @@ def graph_of(program: ExportedProgram) -> fx.GraphModule:
     return drop_identities(program.module())
 
 
+def own_module(program: ExportedProgram) -> fx.GraphModule:
+    """The graph with parameters of its own: tuning those of `program.module()` would change the program's.
+
+    >>> program = export_network(nn.Conv2d(3, 3, 3))
+    >>> own_module(program).weight is program.module().weight
+    False
+    """
+    return copy.deepcopy(program.module())
+
+
 def _trace(module: nn.Module, size: Size | None) -> ExportedProgram:
     example = torch.zeros(size or EXAMPLE)
     dynamic = None if size else ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from srptq_plugin.contracts import Progress, quiet
@@ -97,9 +98,28 @@ class PreparedGraph:
         by_group = {name: quantizer.qparams().detach() for name, quantizer in self.quantizers.items()}
         return {site.name: by_group[site.group] for site in self.plan.sites}
 
-    def weight(self, site: Site) -> Tensor:
+    def parameter(self, site: Site) -> nn.Parameter:
         """The float parameter of a weight's site."""
-        return self.module.get_parameter(site.source).detach()
+        return self.module.get_parameter(site.source)
+
+    def float_weight(self, site: Site) -> Tensor:
+        """What it was in the float network."""
+        return self._float[self._name_of(self.parameter(site))]
+
+    def _name_of(self, parameter: nn.Parameter) -> str:
+        return next(name for name, each in self._capture.named_parameters() if each is parameter)
+
+    @cached_property
+    def biases(self) -> dict[str, nn.Parameter]:
+        """The biases of the planned convolutions, by operation key."""
+        network, own = Network(self.module), dict(self.module.named_parameters())
+        found = {conv: network.parameter(network.nodes[conv], 2) for conv in self.plan.convs}
+        return {conv: own[bias[0]] for conv, bias in found.items() if bias and bias[0] in own}
+
+    def learnt_biases(self) -> dict[str, Tensor]:
+        """Those biases that are no longer the float network's."""
+        was = {conv: self._float[self._name_of(bias)] for conv, bias in self.biases.items()}
+        return {conv: bias.detach().clone() for conv, bias in self.biases.items() if not torch.equal(bias, was[conv])}
 
 
 def build_quantizer(
@@ -127,7 +147,7 @@ def site_number(number: int, _source: fx.Node) -> str:
 
 
 def insert_quantizers(
-    module: fx.GraphModule, plan: Plan, by_group: Mapping[str, torch.nn.Module], naming: Naming = site_number
+    module: fx.GraphModule, plan: Plan, by_group: Mapping[str, nn.Module], naming: Naming = site_number
 ) -> fx.GraphModule:
     """A copy of an exported network with one quantizer call a site, its consumers rewired."""
     graph = fx.Graph()

@@ -6,22 +6,23 @@ activations take turns, weights first.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from srptq_plugin.choosing import choose_bounds
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.plan import Role
-from srptq_plugin.quantizer import BoundedFakeQuantize, Gradient, Mode
+from srptq_plugin.learning import BOTH, Learning, Rates, Turn, Weights, learnt_bounds
+from srptq_plugin.quantizer import Gradient, Mode
 from srptq_plugin.teacher import Teacher, normalised
 from srptq_plugin.together import average, gathered
 
-Turn = tuple[Role, ...]
+CHOSEN_ON = 16
 LEVELS = 255
 """Steps of an 8-bit image: the paper's networks, and so its weights of the losses, are in these."""
 
@@ -36,6 +37,9 @@ class Options:
     rates: Literal["relative", "absolute"] = "relative"
     weight_rate: float = 1e-3
     activation_rate: float = 1e-3
+    weights: Weights = "fixed"
+    value_rate: float = 0.02
+    start: Literal["observed", "image"] = "observed"
     feature_weight: float = 5.0
     output_weight: float = 1.0
     feature_loss: Literal["sum", "literal"] = "sum"
@@ -45,7 +49,7 @@ class Options:
     def turn(self, epoch: int) -> Turn:
         """Whose bounds learn in an epoch."""
         if self.schedule == "joint":
-            return ("weight", "activation")
+            return BOTH
         return ("weight",) if epoch % 2 == 0 else ("activation",)
 
 
@@ -71,83 +75,55 @@ class _Tuning:
         self.levels = LEVELS / max(max(high for _, high in ends) - min(low for low, _ in ends), 1e-30)
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)
-        self.optimizers = {role: self._optimizer(role) for role in ("weight", "activation")}
 
     def run(self) -> dict[str, float]:
-        quantizers = self.prepared.quantizers.values()
-        frozen = [p for p in self.prepared.module.parameters() if p.requires_grad and p.dtype != torch.float64]
         with Teacher(self.prepared, self.images, self.options.batch) as self.teacher:
-            try:
-                for parameter in frozen:
-                    parameter.requires_grad_(False)  # noqa: FBT003
-                for quantizer in quantizers:
-                    quantizer.gradient = self.options.gradient
-                return self._keep_the_better()
-            finally:
-                for quantizer in quantizers:
-                    quantizer.release()
-                for parameter in frozen:
-                    parameter.requires_grad_(True)  # noqa: FBT003
+            observed = self._mean_loss()
+            before = self._chosen(observed) if self.options.start == "image" else observed
+            after, ratio = self._tuned(before)
+        return {"loss_before": observed, "loss_after": after, "steps": self.steps, "gradient_ratio": ratio}
 
-    def _keep_the_better(self) -> dict[str, float]:
-        """Tune; go back to the start if the calibration images say that it was better."""
-        ratio = self._gradient_ratio()
-        start, before = self._snapshot(), self._mean_loss()
-        self._tune()
-        after = self._mean_loss()
-        if not after < before:
-            self._restore(start)
-        return {
-            "loss_before": before,
-            "loss_after": min(before, after),
-            "steps": self.steps,
-            "gradient_ratio": ratio,
-        }
+    def _chosen(self, before: float) -> float:
+        """Start where the image says that it is better than what was observed; the loss there."""
+        self.progress("choosing bounds", 0, 0)
+        return self._or_back(
+            before,
+            learnt_bounds(self.prepared),
+            lambda: choose_bounds(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed),
+        )
 
-    def _optimizer(self, role: Role) -> torch.optim.Adam:
-        """Adam over the bounds of one role, each at a rate relative to the range of its site."""
+    def _tuned(self, before: float) -> tuple[float, float]:
+        """Tune; the loss afterwards, and how strongly the feature loss pulled beside the output loss at the start."""
         options = self.options
-        rate = options.weight_rate if role == "weight" else options.activation_rate
-        groups = [
-            {"params": [q.lower, q.upper], "lr": rate * (_range(q) if options.rates == "relative" else 1.0)}
-            for q in self.prepared.of_role(role).values()
-            if not q.fixed
-        ]
-        return torch.optim.Adam(groups or [{"params": [torch.zeros(1, requires_grad=True)]}], lr=rate)
+        rates = Rates(options.weight_rate, options.activation_rate, options.rates, options.value_rate)
+        with Learning(self.prepared, rates, options.weights) as self.learning:
+            for quantizer in self.prepared.quantizers.values():
+                quantizer.gradient = options.gradient
+            ratio = self._gradient_ratio()
+            return self._or_back(before, self.learning.learnt, self._tune), ratio
+
+    def _or_back(self, before: float, learnt: Sequence[nn.Parameter], change: Callable[[], None]) -> float:
+        """The loss after a change, or before it where the calibration images say that it was better."""
+        start = [each.detach().clone() for each in learnt]
+        change()
+        after = self._mean_loss()
+        if after < before:
+            return after
+        for each, value in zip(learnt, start, strict=True):
+            each.data.copy_(value)
+        return before
 
     def _tune(self) -> None:
-        peaks = {role: [g["lr"] for g in each.param_groups] for role, each in self.optimizers.items()}
         step = 0
         generator = torch.Generator().manual_seed(self.options.seed)
         for epoch in range(self.options.epochs):
             turn = self.options.turn(epoch)
-            self._take_turns(turn)
+            self.learning.take_turns(turn)
             for chosen in torch.randperm(len(self.images), generator=generator).split(self.options.batch):
                 self.progress("tuning", step, self.steps)
-                fade = 0.5 * (1 + math.cos(math.pi * step / self.steps))
-                for role in turn:
-                    for group, peak in zip(self.optimizers[role].param_groups, peaks[role], strict=True):
-                        group["lr"] = peak * fade
-                self._step(chosen, turn)
+                self.learning.step(self._loss(chosen), turn, 0.5 * (1 + math.cos(math.pi * step / self.steps)))
                 step += 1
         self.progress("tuning", step, self.steps)
-
-    def _take_turns(self, turn: Turn) -> None:
-        for role in ("weight", "activation"):
-            for quantizer in self.prepared.of_role(role).values():
-                learns = role in turn and not quantizer.fixed
-                quantizer.release() if learns else quantizer.hold()
-                for end in (quantizer.lower, quantizer.upper):
-                    end.requires_grad_(learns)
-
-    def _step(self, chosen: Tensor, turn: Turn) -> None:
-        for role in turn:
-            self.optimizers[role].zero_grad(set_to_none=True)
-        self._loss(chosen).backward()
-        for role in turn:
-            ends = (end for group in self.optimizers[role].param_groups for end in group["params"])
-            average(end.grad for end in ends if end.grad is not None)
-            self.optimizers[role].step()
 
     def _loss(self, chosen: Tensor) -> Tensor:
         """Equation 9 on some samples."""
@@ -176,27 +152,11 @@ class _Tuning:
         return float(total) / len(self.images)
 
     def _gradient_ratio(self) -> float:
-        """How strongly the feature loss pulls, beside the output loss, at the start."""
-        self._take_turns(("weight", "activation"))
-        parameters = [p for q in self._learning() for p in (q.lower, q.upper)]
+        self.learning.take_turns(BOTH)
+        parameters = learnt_bounds(self.prepared)
         losses = self._losses(torch.arange(min(self.options.batch, len(self.images))))
         norms = [_norm(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)) for loss in losses]
         return self.options.feature_weight * norms[1] / max(norms[0], 1e-30)
-
-    def _learning(self) -> Iterator[BoundedFakeQuantize]:
-        return (q for q in self.prepared.quantizers.values() if not q.fixed)
-
-    def _snapshot(self) -> list[Tensor]:
-        return [end.detach().clone() for q in self._learning() for end in (q.lower, q.upper)]
-
-    def _restore(self, saved: list[Tensor]) -> None:
-        ends = [end for q in self._learning() for end in (q.lower, q.upper)]
-        for end, value in zip(ends, saved, strict=True):
-            end.data.copy_(value)
-
-
-def _range(quantizer: BoundedFakeQuantize) -> float:
-    return float((quantizer.upper - quantizer.lower).detach().abs().mean())
 
 
 def _norm(gradients: tuple[Tensor | None, ...]) -> float:

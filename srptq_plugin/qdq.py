@@ -65,9 +65,12 @@ class Placer:
         node = self._node(conv)
         values = self._constants.get(node.input[_BIAS_PLACE]) if len(node.input) > _BIAS_PLACE else None
         if values is not None:
+            name = f"{_plain(conv)}_bias"
             rounded = self.table.bias(conv, torch.from_numpy(numpy_helper.to_array(values).copy()))
             if rounded is not None:
-                node.input[_BIAS_PLACE] = self._stored(f"{_plain(conv)}_bias", *rounded)
+                node.input[_BIAS_PLACE] = self._stored(name, *rounded)
+            elif conv in self.table.biases:
+                node.input[_BIAS_PLACE] = self._constant(name, self.table.biases[conv].numpy())
 
     def _stored(self, name: str, integers: torch.Tensor, qparams: QParams) -> str:
         """Integers behind a DequantizeLinear."""

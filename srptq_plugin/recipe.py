@@ -64,6 +64,9 @@ class PacSettings(Settings):
     rates: Literal["relative", "absolute"] = "relative"
     weight_rate: Real | None = None
     activation_rate: Real | None = None
+    weights: Literal["fixed", "rounding", "free"] = "fixed"
+    value_rate: Real = 0.02
+    start: Literal["observed", "image"] = "observed"
     feature_weight: Real = 5.0
     output_weight: Real = 1.0
     feature_loss: Literal["sum", "literal"] = "sum"

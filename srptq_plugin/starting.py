@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from srptq_plugin.activation import installed_hosts
 from srptq_plugin.contracts import Host
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, quantize
+from srptq_plugin.grid import Bounds
 from srptq_plugin.network import Network
 from srptq_plugin.placed import Placed, placed
 from srptq_plugin.plan import Site
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.registry import Registry
 from srptq_plugin.run import TABLE
-from srptq_plugin.table import QuantTable
+from srptq_plugin.table import QuantTable, magnitudes
 
-MOSTLY = 0.9
-"""Of a weight's integers: the others may lie on a tie."""
+CLOSE = 1e-3
 logger = logging.getLogger(__name__)
 
 
@@ -73,8 +73,7 @@ def _is_same(table: QuantTable, site: Site, each: Placed, prepared: fx.GraphModu
     if weight.shape != integers.shape:
         shapes = f"shape {tuple(weight.shape)}, the run has {tuple(integers.shape)}"
         raise SrptqError(f"site {each.name}: {shapes}; it is of another network")
-    same = quantize(weight.cpu(), table.qparams[site.name]) == integers
-    return float(same.float().mean()) > MOSTLY
+    return torch.allclose(magnitudes(weight).cpu(), table.norms[site.name], rtol=CLOSE, atol=0)
 
 
 def _weight(each: Placed, prepared: fx.GraphModule) -> Tensor:

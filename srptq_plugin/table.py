@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph, insert_quantizers
 from srptq_plugin.grid import IntGrid, QParams, dequantize, quantize
-from srptq_plugin.network import Network
+from srptq_plugin.network import Network, tensor_arguments
 from srptq_plugin.plan import Edge, Plan, Site
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 
@@ -24,27 +24,39 @@ BIAS = IntGrid(32, signed=True, symmetric=True, axis=0)
 
 @dataclass(frozen=True)
 class QuantTable:
-    """Site to parameters, and the integers of the weights: with the float ONNX file, all that a target reads."""
+    """Site to parameters, and the integers of the weights: with the float ONNX file, all that a target reads.
+
+    `biases`: those of planned convolutions that are no longer the float network's. `norms`: the mean magnitude of each
+    channel of the float network's weights, by which they are known again where the integers are of tuned ones.
+    """
 
     plan: Plan
     qparams: Mapping[str, QParams]
     weights: Mapping[str, Tensor]
+    norms: Mapping[str, Tensor]
+    biases: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @classmethod
     def of(cls, prepared: PreparedGraph) -> "QuantTable":
         """What a prepared graph would export now."""
         qparams = prepared.qparams()
-        weights = {
-            site.name: quantize(prepared.weight(site), qparams[site.name])
-            for site in prepared.plan.sites
-            if site.role == "weight"
-        }
-        return cls(prepared.plan, qparams, weights)
+        sites = [site for site in prepared.plan.sites if site.role == "weight"]
+        weights = {site.name: quantize(prepared.parameter(site).detach(), qparams[site.name]) for site in sites}
+        norms = {site.name: magnitudes(prepared.float_weight(site)) for site in sites}
+        return cls(prepared.plan, qparams, weights, norms, prepared.learnt_biases())
+
+    def level(self, weight: str) -> Tensor:
+        """A weight at its levels, in float32."""
+        return dequantize(self.weights[weight], self.qparams[weight]).float()
 
     def bias(self, conv: str, values: Tensor) -> tuple[Tensor, QParams] | None:
-        """A convolution's bias as 32-bit integers at the scale of its products; none where it stays float."""
+        """A convolution's bias as 32-bit integers at the scale of its products; none where it stays float.
+
+        `values` are the float network's, which tuned ones take the place of.
+        """
         if not self.plan.integer_bias or conv not in self.plan.convs:
             return None
+        values = self.biases.get(conv, values)
         image, weight = (self.qparams[self._site_at(Edge(conv, place))] for place in (0, 1))
         qparams = QParams(image.scale * weight.scale, torch.zeros_like(weight.scale), BIAS)
         if bool((values.abs() / qparams.scale > BIAS.qmax).any()):
@@ -64,21 +76,28 @@ class QuantTable:
             quantizer.hold()
             quantizers[group] = quantizer
         simulated = insert_quantizers(network, self.plan, quantizers)
-        self._round_biases(simulated)
+        self._place_weights(simulated)
+        self._place_biases(simulated)
         return PreparedGraph(simulated, self.plan)
 
-    def _round_biases(self, module: fx.GraphModule) -> None:
-        """Give each convolution a bias of its own: the one that the file's integers stand for."""
+    def _place_weights(self, module: fx.GraphModule) -> None:
+        """Weights at their levels, which their quantizers leave as they are."""
         network = Network(module)
-        for number, conv in enumerate(self.plan.convs if self.plan.integer_bias else ()):
-            node, name = network.nodes[conv], f"srptq_bias_{number}"
-            found = network.parameter(node, 2)
-            rounded = self.bias(conv, found[1]) if found else None
-            if rounded:
-                real = nn.Parameter(dequantize(*rounded).float(), requires_grad=False)
-                module.register_parameter(name, real)
-                with module.graph.inserting_before(node):
-                    node.update_arg(2, module.graph.get_attr(name))
+        for number, site in enumerate(site for site in self.plan.sites if site.role == "weight"):
+            edge = site.consumers[0]
+            quantizer = tensor_arguments(network.nodes[edge.consumer])[edge.place]
+            _replace(module, quantizer, 0, f"srptq_weight_{number}", self.level(site.name))
+        module.recompile()
+
+    def _place_biases(self, module: fx.GraphModule) -> None:
+        """Give each convolution a bias of its own: tuned, or the one that the file's integers stand for."""
+        network = Network(module)
+        for number, conv in enumerate(self.plan.convs if self.plan.integer_bias else self.biases):
+            found = network.parameter(network.nodes[conv], 2)
+            if found:
+                rounded = self.bias(conv, found[1])
+                real = dequantize(*rounded).float() if rounded else self.biases.get(conv, found[1])
+                _replace(module, network.nodes[conv], 2, f"srptq_bias_{number}", real)
         module.recompile()
 
     def save(self, path: Path) -> None:
@@ -90,6 +109,9 @@ class QuantTable:
         for name, integers in self.weights.items():
             grid = self.qparams[name].grid
             tensors[f"{name}:integers"] = integers.to(_storage(grid)).contiguous()
+            tensors[f"{name}:norms"] = self.norms[name]
+        for conv, bias in self.biases.items():
+            tensors[f"{conv}:bias"] = bias.contiguous()
         header = json.dumps({"schema": SCHEMA, "plan": _plan_record(self.plan)}, sort_keys=True)
         path.write_bytes(save(tensors, metadata={"srptq": header}))
 
@@ -117,8 +139,27 @@ class QuantTable:
             site.name: QParams(tensors[f"{site.name}:scale"], tensors[f"{site.name}:zero_point"], site.grid)
             for site in plan.sites
         }
-        names = (site.name for site in plan.sites if site.role == "weight")
-        return cls(plan, qparams, {name: tensors[f"{name}:integers"].to(torch.int32) for name in names})
+        names = [site.name for site in plan.sites if site.role == "weight"]
+        weights = {name: tensors[f"{name}:integers"].to(torch.int32) for name in names}
+        norms = {name: tensors[f"{name}:norms"] for name in names}
+        biases = {conv: tensors[f"{conv}:bias"] for conv in plan.convs if f"{conv}:bias" in tensors}
+        return cls(plan, qparams, weights, norms, biases)
+
+
+def magnitudes(weight: Tensor) -> Tensor:
+    """The mean magnitude of each output channel.
+
+    >>> magnitudes(torch.tensor([[1.0, -3.0], [0.0, 1.0]])).tolist()
+    [2.0, 0.5]
+    """
+    return weight.detach().abs().flatten(1).mean(1).float()
+
+
+def _replace(module: fx.GraphModule, node: fx.Node, place: int, name: str, values: Tensor) -> None:
+    """Let a node read other values, without a change to modules that the float network shares."""
+    module.register_parameter(name, nn.Parameter(values, requires_grad=False))
+    with module.graph.inserting_before(node):
+        node.update_arg(place, module.graph.get_attr(name))
 
 
 def _storage(grid: IntGrid) -> torch.dtype:

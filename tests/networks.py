@@ -10,9 +10,9 @@ from torch.export import ExportedProgram
 from torch.nn import functional
 
 from srptq_plugin.contracts import Rules
-from srptq_plugin.export import export_network, fold, graph_of
+from srptq_plugin.export import export_network, fold, graph_of, own_module
 from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
-from srptq_plugin.network import Network
+from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.plan import Plan, make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
@@ -275,7 +275,7 @@ def plan(kind: str, chosen: Recipe, image: tuple[float, float] = UNIT, rules: Ru
 def realise(kind: str, made: Plan) -> PreparedGraph:
     """The prepared graph as the core alone makes it."""
     quantizers = {group: build_quantizer(made, group) for group in made.groups}
-    return PreparedGraph(insert_quantizers(graph(kind), made, quantizers), made)
+    return PreparedGraph(insert_quantizers(drop_identities(own_module(exported(kind))), made, quantizers), made)
 
 
 def calibrated(kind: str, bits: int = 8, target: str = "openvino", **keys: Any) -> PreparedGraph:

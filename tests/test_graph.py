@@ -220,7 +220,7 @@ def test_roles_and_weights() -> None:
     assert set(weights) == {"head.weight", "block.first.weight", "block.second.weight", "grow.weight"}
     assert set(weights) | set(prepared.of_role("activation")) == set(prepared.quantizers)
     site = next(site for site in prepared.plan.sites if site.name == "grow.weight")
-    assert torch.equal(prepared.weight(site), networks.network("shared").get_parameter("grow.weight"))
+    assert torch.equal(prepared.parameter(site).detach(), networks.network("shared").get_parameter("grow.weight"))
 
 
 def test_every_site_has_the_parameters_of_its_group() -> None:

@@ -94,7 +94,7 @@ def test_integers_stand_for_the_weights_of_the_forward(case: tuple[str, Prepared
         integers = table.weights[site.name]
         assert integers.min() >= found.grid.qmin
         assert integers.max() <= found.grid.qmax
-        assert torch.equal(dequantize(integers, found), fake_quantize(prepared.weight(site), found))
+        assert torch.equal(dequantize(integers, found), fake_quantize(prepared.parameter(site).detach(), found))
 
 
 @pytest.mark.parametrize(("kind", "target"), [("edsr", "openvino"), ("shared", "onnxruntime")])

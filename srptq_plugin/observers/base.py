@@ -156,6 +156,9 @@ class BatchObserver(ABC, Generic[S]):
 
     def bounds(self) -> Bounds:
         """The bounds by all batches so far, by channel if the grid has an axis, on the values' device."""
-        rows = self.row_bounds(self.so_far())
+        return self._shaped(self.row_bounds(self.so_far()))
+
+    def _shaped(self, rows: Bounds) -> Bounds:
+        """One range, or one for each channel, on the values' device."""
         lower, upper = (end.to(self.device) for end in (rows.lower, rows.upper))
         return Bounds.of(lower[0], upper[0]) if self.grid.axis is None else Bounds.of(lower, upper)

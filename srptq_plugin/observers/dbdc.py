@@ -72,6 +72,11 @@ class DBDCObserver(BatchObserver[Average]):
         """The place in `ratios` of the one chosen for each row: of equals, the one that clips least."""
         return self.errors.argmin(0)
 
+    def offers(self) -> list[Bounds]:
+        """The bounds of every ratio, for those who can tell better than from the tensor alone."""
+        lower, upper, _ = self.so_far().value
+        return [self._shaped(Bounds(*ends)) for ends in zip(lower, upper, strict=True)]
+
     def row_bounds(self, seen: Average) -> Bounds:
         """The bounds of the ratio that each row chose."""
         best = seen.value[2].argmin(0).expand(1, -1)

@@ -23,10 +23,10 @@ from srptq_adapters.mqbench.host import ACTIVATION
 from srptq_adapters.mqbench.layers import layer_sites, with_layers
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin.contracts import Change
-from srptq_plugin.export import graph_of
+from srptq_plugin.export import own_module
 from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.grid import Bounds
-from srptq_plugin.network import Network
+from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.placed import INSIDE
 from srptq_plugin.plan import Plan
 from srptq_plugin.recipe import Recipe
@@ -45,7 +45,7 @@ class MqbenchToolkit:
 
     def realise(self, program: ExportedProgram, plan: Plan) -> PreparedGraph:
         """The prepared graph of the exported network: planned convolutions as MQBench's quantized layers."""
-        network = Network(graph_of(program))
+        network = Network(drop_identities(own_module(program)))
         sites = layer_sites(network, plan)
         layers = {path: site.group for path, site in sites.items()}
         with _quiet(), _model_quantizer(partial(PlanQuantizer, plan, layers)):

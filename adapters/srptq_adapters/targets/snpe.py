@@ -52,7 +52,7 @@ class SnpeTarget:
         """The float file and the encodings."""
         model = onnx.load(network)
         found = _encodings(model, table)
-        _snap_weights(model, found.parameters)
+        _put_tuned(model, table)
         with moved_into(folder) as draft:
             onnx.save(model, draft / FILE)
             found.write(draft / ENCODINGS, encodings)
@@ -84,8 +84,19 @@ def _encodings(model: ModelProto, table: QuantTable) -> Encodings:
     return Encodings(activations, parameters)
 
 
+def _put_tuned(model: ModelProto, table: QuantTable) -> None:
+    """Each weight exactly at its level, so that whoever rounds it again finds the table's integer; and tuned biases."""
+    network = OnnxNetwork(model)
+    constants = {each.name: each for each in model.graph.initializer}
+    readers = {site.name: site.consumers[0].consumer for site in table.plan.sites if site.role == "weight"}
+    placed = [(conv, 1, table.level(name)) for name, conv in readers.items()]
+    for conv, place, values in [*placed, *((conv, 2, bias) for conv, bias in table.biases.items())]:
+        name = network.nodes[conv].input[place]
+        constants[name].CopyFrom(numpy_helper.from_array(values.numpy(), name))
+
+
 def _snap_weights(model: ModelProto, parameters: Mapping[str, QParams]) -> None:
-    """Each weight exactly at its level, so that whoever rounds it again finds the table's integer."""
+    """Each weight at the level of its encoding."""
     weights = {each.name: each for each in model.graph.initializer}
     for name, qparams in parameters.items():
         values = torch.from_numpy(numpy_helper.to_array(weights[name]).copy())

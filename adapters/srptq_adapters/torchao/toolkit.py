@@ -11,6 +11,7 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from srptq_adapters.torchao.quantizers import SRQuantizer
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.export import own_module
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.placed import plan_of
 from srptq_plugin.plan import Plan
@@ -24,7 +25,7 @@ class TorchaoToolkit:
 
     def realise(self, program: ExportedProgram, plan: Plan) -> PreparedGraph:
         """The prepared graph of the exported network."""
-        return PreparedGraph(prepare_pt2e(program.module(), SRQuantizer(lambda _: plan)), plan)
+        return PreparedGraph(prepare_pt2e(own_module(program), SRQuantizer(lambda _: plan)), plan)
 
 
 def reconstruct(

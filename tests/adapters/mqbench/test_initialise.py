@@ -186,6 +186,15 @@ def test_a_weight_that_the_run_has_folded_a_scale_into_does_not_start_from_that(
     assert "tail.weight" in started.left or tail.scale.max().item() * 7 == pytest.approx(largest, rel=0.01)
 
 
+def test_a_run_whose_weights_were_tuned_starts_the_same_sites(run: Run, prepare: Prepare, tmp_path: Path) -> None:
+    reconstruction = {"name": "pac", "epochs": 8, "schedule": "joint", "weights": "free"}
+    settings = {"calibration": {"patches": 4, "size": 16, "batch": 2}, "reconstruction": reconstruction}
+    recipe = networks.recipe(3, "onnxruntime", **settings)
+    tuned = quantize(recipe, model=networks.network("edsr"), out=tmp_path / "run", device="cpu")
+    assert tuned.table.biases
+    assert srptq_plugin.initialise(prepare(), tuned.folder) == srptq_plugin.initialise(prepare(), run.folder)
+
+
 @real
 @pytest.mark.parametrize("quantizer", ["Learnable", "PACT", "DSQ", "Bounded"])
 def test_three_steps_of_training_lower_the_loss(quantizer: str, run: Run, prepare: Prepare) -> None:

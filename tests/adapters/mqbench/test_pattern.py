@@ -145,6 +145,19 @@ def test_stock_quantizers_are_tuned_too_and_end_with_the_same_bits(
     assert not torch.equal(draw(tuned), before)
 
 
+@pytest.mark.parametrize("quantizer", ["BoundedFakeQuantize", "FixedFakeQuantize"])
+def test_weights_learn_in_the_tuned_model_alone(quantizer: str, calibrated: Prepare, seen: Seen) -> None:
+    model = calibrated("edsr", w_fakequantize=quantizer, w_observer="MinMaxObserver")
+    before = state(model)
+    tuned = tune(model, Easy(QUICK | STRONG | {"weights": "free", "value_rate": 0.05}))
+    assert seen.figures[0]["loss_after"] < seen.figures[0]["loss_before"]
+    learnt = dict(tuned.named_parameters())
+    changed = {name for name, value in learnt.items() if name in before and not torch.equal(value, before[name])}
+    assert {"head.weight", "head.bias", "body.0.second.weight"} <= changed
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(draw(tuned), seen.drawn[0])
+
+
 def test_the_original_model_is_left_as_it_was(calibrated: Prepare) -> None:
     model = calibrated()
     before, drawn, meta = state(model), draw(model), dict(model.meta)

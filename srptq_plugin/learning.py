@@ -1,0 +1,140 @@
+"""What learns while a graph is tuned: its bounds and, where asked, its weights and biases."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.grid import QParams
+from srptq_plugin.plan import Role
+from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.together import average
+
+Turn = tuple[Role, ...]
+BIAS_SHARE = 0.05
+BOTH: Turn = ("weight", "activation")
+Weights = Literal["fixed", "rounding", "free"]
+"""Whether weights learn: not at all; which of their two neighbouring levels to take; or freely, biases with them."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Adam's steps: `relative` ones are fractions of a site's range, `values` of the step of a weight's grid."""
+
+    weight: float
+    activation: float
+    kind: Literal["relative", "absolute"]
+    values: float
+
+    def of(self, role: Role, quantizer: BoundedFakeQuantize) -> float:
+        """The rate of a site's bounds."""
+        rate = self.weight if role == "weight" else self.activation
+        return rate * _range(quantizer) if self.kind == "relative" else rate
+
+
+@dataclass(frozen=True)
+class Value:
+    """A weight or a bias that learns, and the ends between which it may."""
+
+    parameter: nn.Parameter
+    rate: float
+    low: Tensor | None = None
+    high: Tensor | None = None
+
+    def clamp(self) -> None:
+        """Return to between the ends."""
+        if self.low is not None:
+            self.parameter.data.clamp_(self.low, self.high)
+
+
+class Learning:
+    """The parameters that learn, in turns; within `with` every other one is frozen."""
+
+    def __init__(self, prepared: PreparedGraph, rates: Rates, weights: Weights = "fixed") -> None:
+        self.prepared = prepared
+        self.values = [] if weights == "fixed" else list(_values(prepared, rates, free=weights == "free"))
+        self._optimizers = {role: self._optimizer(role, rates) for role in BOTH}
+        self._peaks = {role: [group["lr"] for group in each.param_groups] for role, each in self._optimizers.items()}
+        self._frozen = [p for p in prepared.module.parameters() if p.requires_grad and p.dtype != torch.float64]
+
+    def _optimizer(self, role: Role, rates: Rates) -> torch.optim.Adam:
+        quantizers = (q for q in self.prepared.of_role(role).values() if not q.fixed)
+        groups = [{"params": [q.lower, q.upper], "lr": rates.of(role, q)} for q in quantizers]
+        if role == "weight":
+            groups += [{"params": [value.parameter], "lr": value.rate} for value in self.values]
+        return torch.optim.Adam(groups or [{"params": [torch.zeros(1, requires_grad=True)]}])
+
+    def __enter__(self) -> Self:
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)  # noqa: FBT003
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for quantizer in self.prepared.quantizers.values():
+            quantizer.release()
+        for value in self.values:
+            value.parameter.requires_grad_(False)  # noqa: FBT003
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)  # noqa: FBT003
+
+    def take_turns(self, turn: Turn) -> None:
+        """Let the parameters of these roles learn; the others are held."""
+        for role in BOTH:
+            for quantizer in self.prepared.of_role(role).values():
+                learns = role in turn and not quantizer.fixed
+                quantizer.release() if learns else quantizer.hold()
+                for end in (quantizer.lower, quantizer.upper):
+                    end.requires_grad_(learns)
+        for value in self.values:
+            value.parameter.requires_grad_("weight" in turn)
+
+    def step(self, loss: Tensor, turn: Turn, share: float) -> None:
+        """One step of a turn, at a share of each rate."""
+        for role in turn:
+            self._optimizers[role].zero_grad(set_to_none=True)
+            for group, peak in zip(self._optimizers[role].param_groups, self._peaks[role], strict=True):
+                group["lr"] = peak * share
+        loss.backward()
+        for role in turn:
+            learnt = (each for group in self._optimizers[role].param_groups for each in group["params"])
+            average(each.grad for each in learnt if each.grad is not None)
+            self._optimizers[role].step()
+        for value in self.values:
+            value.clamp()
+
+    @property
+    def learnt(self) -> list[nn.Parameter]:
+        """All that learns."""
+        return [*learnt_bounds(self.prepared), *(value.parameter for value in self.values)]
+
+
+def learnt_bounds(prepared: PreparedGraph) -> list[nn.Parameter]:
+    """Every bound that is not fixed."""
+    return [end for q in prepared.quantizers.values() if not q.fixed for end in (q.lower, q.upper)]
+
+
+def _values(prepared: PreparedGraph, rates: Rates, *, free: bool) -> Iterator[Value]:
+    """The weights of all sites and, where free, the biases beside them."""
+    for site in prepared.plan.sites:
+        if site.role == "weight":
+            weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
+            ends = () if free else _neighbours(weight.detach(), qparams)
+            yield Value(weight, rates.values * float(qparams.scale.mean()), *ends)
+    if free:
+        for bias in {id(each): each for each in prepared.biases.values()}.values():
+            yield Value(bias, rates.values * BIAS_SHARE * float(bias.detach().abs().mean()))
+
+
+def _neighbours(weight: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
+    """The levels below and above each value."""
+    axis = qparams.grid.axis
+    step = qparams.scale if axis is None else qparams.scale.reshape([-1, *[1] * (weight.ndim - 1)])
+    below = (weight / step).floor() * step
+    return below, below + step
+
+
+def _range(quantizer: BoundedFakeQuantize) -> float:
+    return float((quantizer.upper - quantizer.lower).detach().abs().mean())

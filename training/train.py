@@ -1,0 +1,235 @@
+"""Train a reference network on high-resolution photographs, seeded and resumable.
+
+    python training/train.py edsr-mini-x4 --images BSDS399 --out training/runs
+    python training/train.py edsr-mini-x2 --images BSDS399 --out training/runs --start edsr_mini_x4.safetensors
+
+Writes OUT/NAME.pt (everything that resuming needs), OUT/NAME.jsonl (a line every 250 steps) and, at the end,
+OUT/NAME.safetensors (averaged weights, fp16). Started again it goes on where it stopped; on the same machine with the same
+number of threads the weights are those of an uninterrupted run. Validation is on the last photographs, which are not trained on.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.images import Image, downscale, load_images, to_pixels, to_tensor
+from srptq_plugin.metrics import psnr_y
+from srptq_plugin.models.checkpoint import load_state
+from srptq_plugin.models.edsr import EDSR
+from srptq_plugin.pairs import Pair
+
+HELD_OUT = 8
+EVERY = 250
+AVERAGED = 0.999
+WIDE = 16
+"""Convolutions with fewer channels at either end compute in float32 where --bf16 is given."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network and how it is trained."""
+
+    scale: int
+    features: int
+    blocks: int
+    steps: int
+    rate: float
+    patch: int = 32
+    batch: int = 16
+    seed: int = 0
+
+    def network(self) -> EDSR:
+        """An untrained network, the same for every call."""
+        torch.manual_seed(self.seed)
+        return EDSR(self.scale, self.features, self.blocks)
+
+    def rate_at(self, step: int) -> float:
+        """A short warm-up, then a cosine to nothing."""
+        warm = min(1.0, (step + 1) / 100)
+        return self.rate * warm * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
+
+
+JOBS = {
+    "edsr-mini-x4": Job(scale=4, features=32, blocks=16, steps=5_000, rate=2e-4),
+    "edsr-mini-x2": Job(scale=2, features=32, blocks=16, steps=8_000, rate=4e-4),
+    "edsr-baseline-x4": Job(scale=4, features=64, blocks=16, steps=200_000, rate=2e-4, patch=48),
+    "edsr-baseline-x2": Job(scale=2, features=64, blocks=16, steps=200_000, rate=2e-4, patch=48),
+}
+
+
+class Training:
+    """Weights, their running average, the optimizer and how far it is; saved and restored as one."""
+
+    def __init__(self, job: Job, start: Path | None, device: str, *, bf16: bool) -> None:
+        self.job, self.device = job, device
+        self.network = job.network()
+        if start is not None:
+            _start_from(self.network, load_state(start))
+        self.network = self.network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        learnt = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(learnt, job.rate)
+        self.done = 0
+        if bf16:
+            _wide_in_bf16(self.network, device)
+
+    def step(self, low: Tensor, high: Tensor) -> float:
+        """One step on a batch; the mean absolute difference before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.job.rate_at(self.done)
+        loss = (self.network(low.to(self.device)) - high.to(self.device)).abs().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.done += 1
+        share = min(AVERAGED, self.done / (self.done + 10))
+        for name, value in self.network.state_dict().items():
+            self.average[name].lerp_(value, 1 - share)
+        return float(loss.detach())
+
+    def averaged(self) -> EDSR:
+        """A network with the averaged weights, as they are saved."""
+        network = self.job.network()
+        network.load_state_dict(self.weights())
+        return network.eval()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights at the precision of the file."""
+        return {name: value.half().float().cpu().contiguous() for name, value in self.average.items()}
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, whole or not at all."""
+        state = {"done": self.done, "network": self.network.state_dict(), "average": self.average}
+        torch.save(state | {"optimizer": self.optimizer.state_dict()}, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        state: Mapping[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average, self.done = dict(state["average"]), state["done"]
+
+
+def main() -> None:
+    """Train one of the jobs to its end."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    job = JOBS[arguments.job]
+    pairs = load_photographs(arguments.images, job.scale)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    training = Training(job, arguments.start, arguments.device, bf16=arguments.bf16)
+    checkpoint = arguments.out / f"{arguments.job}.pt"
+    if checkpoint.is_file():
+        training.resume(checkpoint)
+    for record in train(training, pairs):
+        training.save(checkpoint)
+        with checkpoint.with_suffix(".jsonl").open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        print(" ".join(f"{key} {value}" for key, value in record.items()), flush=True)
+    halves = {name: value.half() for name, value in training.weights().items()}
+    save_file(halves, checkpoint.with_suffix(".safetensors"))
+
+
+def train(training: Training, pairs: Sequence[Pair]) -> Iterator[dict[str, float]]:
+    """Train to the end; a record every few steps."""
+    losses: list[float] = []
+    start = time.perf_counter()
+    while training.done < training.job.steps:
+        low, high = batch(pairs[:-HELD_OUT], training.job, training.done)
+        losses.append(training.step(low, high))
+        if training.done % EVERY == 0 or training.done == training.job.steps:
+            seconds = time.perf_counter() - start
+            score = validate(training.averaged(), pairs[-HELD_OUT:], training.job.scale)
+            yield {
+                "step": training.done,
+                "loss": round(float(np.mean(losses)), 4),
+                "held_out": round(score, 4),
+                "seconds": round(seconds, 1),
+            }
+            losses.clear()
+            start = time.perf_counter()
+
+
+def load_photographs(folder: Path, scale: int) -> list[Pair]:
+    """Photographs cropped to a multiple of the scale, and made smaller."""
+    pairs: list[Pair] = []
+    for image in load_images(folder):
+        height, width = (side - side % scale for side in image.pixels.shape[:2])
+        high = np.ascontiguousarray(image.pixels[:height, :width])
+        pairs.append(Pair(Image(image.name, downscale(high, scale)), Image(image.name, high)))
+    if len(pairs) <= HELD_OUT:
+        raise SrptqError(f"{folder}: {len(pairs)} photographs; {HELD_OUT} are held out, so give more")
+    return pairs
+
+
+def batch(pairs: Sequence[Pair], job: Job, step: int) -> tuple[Tensor, Tensor]:
+    """The patches of a step: they depend on its number and the seed only."""
+    rng = np.random.default_rng([job.seed, step])
+    cut = [_cut(pairs[rng.integers(len(pairs))], job, rng) for _ in range(job.batch)]
+    low, high = (to_tensor(np.stack(side), (0.0, 255.0)) for side in zip(*cut, strict=True))
+    return low.contiguous(memory_format=torch.channels_last), high.contiguous(memory_format=torch.channels_last)
+
+
+def _cut(pair: Pair, job: Job, rng: np.random.Generator) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    height, width = pair.low.pixels.shape[:2]
+    top, left = rng.integers(height - job.patch + 1), rng.integers(width - job.patch + 1)
+    turns, mirrored = rng.integers(4), rng.integers(2)
+    sides: list[np.ndarray[Any, Any]] = []
+    for pixels, factor in ((pair.low.pixels, 1), (pair.high.pixels, job.scale)):
+        y, x, size = top * factor, left * factor, job.patch * factor
+        patch = np.rot90(pixels[y : y + size, x : x + size], turns)
+        sides.append(patch[:, ::-1] if mirrored else patch)
+    return sides[0], sides[1]
+
+
+@torch.no_grad()
+def validate(network: nn.Module, pairs: Sequence[Pair], scale: int) -> float:
+    """Mean PSNR on Y."""
+    scores: list[float] = []
+    for pair in pairs:
+        out = network(to_tensor(pair.low.pixels[None], (0.0, 255.0)))
+        scores.append(psnr_y(to_pixels(out, (0.0, 255.0))[0], pair.high.pixels, scale))
+    return float(np.mean(scores))
+
+
+def _start_from(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Take over what fits; a network of another scale lends its body."""
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    fitting = {name: value for name, value in state.items() if shapes.get(name) == value.shape}
+    network.load_state_dict(fitting, strict=False)
+
+
+def _wide_in_bf16(network: nn.Module, device: str) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and min(module.in_channels, module.out_channels) >= WIDE:
+            module.forward = torch.autocast(device, torch.bfloat16)(module.forward)
+        elif isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=sorted(JOBS))
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="weights to start from; what fits is taken over")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="wide convolutions in bfloat16: twice as fast")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
