@@ -71,7 +71,7 @@ def _scores(recipe: str, overrides: Sequence[str], arguments: argparse.Namespace
             out=Path(folder) / "run",
             overrides=overrides,
         )
-        rows = evaluate(run, arguments.data)
+        rows = evaluate(run, arguments.data, strict=True).means
     return {row["output"]: row["psnr"] for row in rows}, sum(run.summary["seconds"].values())
 
 

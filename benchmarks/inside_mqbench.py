@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 import srptq_plugin
-from srptq_plugin.evaluate import load_pairs
 from srptq_plugin.images import load_images, random_patches, to_pixels, to_tensor
 from srptq_plugin.metrics import psnr_y
 from srptq_plugin.models import load_model
+from srptq_plugin.pairs import load_pairs
 
 srptq_plugin.activate("mqbench")
 
@@ -159,7 +159,7 @@ def _silence() -> Generator[None]:
 
 
 def _evaluation(data: Path, scale: int, input_range: tuple[float, float]) -> Callable[[torch.nn.Module], float]:
-    pairs = load_pairs(data, scale)
+    pairs = load_pairs(data, scale, strict=True).usable
 
     def evaluate(model: torch.nn.Module) -> float:
         scores: list[float] = []

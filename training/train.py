@@ -4,8 +4,9 @@
     python training/train.py edsr-mini-x2 --images BSDS399 --out training/runs --start edsr_mini_x4.safetensors
 
 Writes OUT/NAME.pt (everything that resuming needs), OUT/NAME.jsonl (a line every 250 steps) and, at the end,
-OUT/NAME.safetensors (averaged weights, fp16). Started again it goes on where it stopped; on the same machine with the same
-number of threads the weights are those of an uninterrupted run. Validation is on the last photographs, which are not trained on.
+OUT/NAME.safetensors (averaged weights, fp16). Started again it goes on where it stopped; on the same machine, with
+the same number of threads, the weights are those of an uninterrupted run. The last photographs are not trained on,
+but validated on.
 """
 
 import argparse
@@ -23,11 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.images import Image, downscale, load_images, to_pixels, to_tensor
+from srptq_plugin.images import to_pixels, to_tensor
 from srptq_plugin.metrics import psnr_y
 from srptq_plugin.models.checkpoint import load_state
 from srptq_plugin.models.edsr import EDSR
-from srptq_plugin.pairs import Pair
+from srptq_plugin.pairs import Pair, load_pairs
 
 HELD_OUT = 8
 EVERY = 250
@@ -127,7 +128,7 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     job = JOBS[arguments.job]
-    pairs = load_photographs(arguments.images, job.scale)
+    pairs = photographs(arguments.images, job.scale)
     arguments.out.mkdir(parents=True, exist_ok=True)
     training = Training(job, arguments.start, arguments.device, bf16=arguments.bf16)
     checkpoint = arguments.out / f"{arguments.job}.pt"
@@ -162,13 +163,9 @@ def train(training: Training, pairs: Sequence[Pair]) -> Iterator[dict[str, float
             start = time.perf_counter()
 
 
-def load_photographs(folder: Path, scale: int) -> list[Pair]:
-    """Photographs cropped to a multiple of the scale, and made smaller."""
-    pairs: list[Pair] = []
-    for image in load_images(folder):
-        height, width = (side - side % scale for side in image.pixels.shape[:2])
-        high = np.ascontiguousarray(image.pixels[:height, :width])
-        pairs.append(Pair(Image(image.name, downscale(high, scale)), Image(image.name, high)))
+def photographs(folder: Path, scale: int) -> Sequence[Pair]:
+    """Photographs, cropped to a multiple of the scale, and the same made smaller."""
+    pairs = load_pairs(folder, scale, strict=True).usable
     if len(pairs) <= HELD_OUT:
         raise SrptqError(f"{folder}: {len(pairs)} photographs; {HELD_OUT} are held out, so give more")
     return pairs
@@ -177,7 +174,7 @@ def load_photographs(folder: Path, scale: int) -> list[Pair]:
 def batch(pairs: Sequence[Pair], job: Job, step: int) -> tuple[Tensor, Tensor]:
     """The patches of a step: they depend on its number and the seed only."""
     rng = np.random.default_rng([job.seed, step])
-    cut = [_cut(pairs[rng.integers(len(pairs))], job, rng) for _ in range(job.batch)]
+    cut = [_cut(pairs[int(rng.integers(len(pairs)))], job, rng) for _ in range(job.batch)]
     low, high = (to_tensor(np.stack(side), (0.0, 255.0)) for side in zip(*cut, strict=True))
     return low.contiguous(memory_format=torch.channels_last), high.contiguous(memory_format=torch.channels_last)
 
@@ -185,7 +182,7 @@ def batch(pairs: Sequence[Pair], job: Job, step: int) -> tuple[Tensor, Tensor]:
 def _cut(pair: Pair, job: Job, rng: np.random.Generator) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     height, width = pair.low.pixels.shape[:2]
     top, left = rng.integers(height - job.patch + 1), rng.integers(width - job.patch + 1)
-    turns, mirrored = rng.integers(4), rng.integers(2)
+    turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
     sides: list[np.ndarray[Any, Any]] = []
     for pixels, factor in ((pair.low.pixels, 1), (pair.high.pixels, job.scale)):
         y, x, size = top * factor, left * factor, job.patch * factor

@@ -38,9 +38,16 @@ def evaluate(asked: Namespace, progress: Progress) -> Answer:
     """Score the outputs against high-resolution images."""
     from srptq_plugin import evaluate as evaluating  # noqa: PLC0415
     from srptq_plugin.run import Run  # noqa: PLC0415
+    from srptq_plugin.scores import check_file  # noqa: PLC0415
 
-    rows = evaluating.evaluate(Run.open(asked.run), asked.data, asked.scale, progress)
-    return Answer({"rows": rows}, evaluation_report(rows))
+    run = Run.open(asked.run)
+    if asked.csv:
+        check_file(asked.csv)
+    how = {"tile": asked.tile, "overlap": asked.overlap, "ensemble": asked.ensemble, "strict": asked.strict}
+    found = evaluating.evaluate(run, asked.data, asked.scale, progress, **how)
+    if asked.csv:
+        found.save(asked.csv)
+    return Answer(found.record(), evaluation_report(found.record()))
 
 
 def verify(asked: Namespace, progress: Progress) -> Answer:

@@ -120,8 +120,14 @@ def _quantize(parser: ArgumentParser) -> None:
 
 def _evaluate(parser: ArgumentParser) -> None:
     _run_folder(parser)
-    parser.add_argument("--data", type=values.path, required=True, metavar="DIR", help="high-resolution images")
-    parser.add_argument("--scale", type=values.scale, metavar="N", help="(default: the network's)")
+    add = parser.add_argument
+    add("--data", type=values.path, required=True, metavar="DIR", help="high-resolution images")
+    add("--scale", type=values.scale, metavar="N", help="(default: the network's)")
+    add("--tile", type=int, metavar="N", help="run in tiles of NxN low-resolution pixels (default: whole)")
+    add("--overlap", type=int, metavar="M", help="how far a tile sees beyond its part (default: 16, or a quarter)")
+    add("--ensemble", action="store_true", help="mean of the 8 turned and mirrored outputs; takes 8 times as long")
+    add("--csv", type=values.path, metavar="FILE", help="write the scores of each image")
+    add("--strict", action="store_true", help="stop where an image cannot be scored, instead of leaving it out")
 
 
 def _verify(parser: ArgumentParser) -> None:

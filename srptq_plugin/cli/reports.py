@@ -53,8 +53,13 @@ def lint_report(target: str, findings: Sequence[Finding]) -> list[Block]:
     ]
 
 
-def evaluation_report(rows: Sequence[Record]) -> list[Block]:
-    """PSNR and SSIM, and what each output loses against the float network."""
+def evaluation_report(found: Record) -> list[Block]:
+    """PSNR and SSIM, what each output loses against the float network, and how the networks were run."""
+    facts = list(_circumstances(found))
+    return [_means(found["rows"]), *([Facts(facts)] if facts else [])]
+
+
+def _means(rows: Sequence[Record]) -> Table:
     columns = ["data", "output", "PSNR", "vs float", "SSIM", "images"]
     plain = {row["data"]: row["psnr"] for row in rows if row["output"] == "float"}
     cells = [
@@ -68,7 +73,21 @@ def evaluation_report(rows: Sequence[Record]) -> list[Block]:
         ]
         for row in rows
     ]
-    return [Table(columns, cells, frozenset(columns[2:]))]
+    return Table(columns, cells, frozenset(columns[2:]))
+
+
+def _circumstances(found: Record) -> Iterator[tuple[str, Cell]]:
+    """What else the figures depend on."""
+    if found["skipped"]:
+        yield "left out", f"{len(found['skipped'])} that cannot be scored, named above"
+    if found["ensemble"]:
+        yield "ensemble", "mean of 8 turned and mirrored outputs; bicubic is as it was"
+    if tiles := found["tiles"]:
+        told = f"{tiles['height']} x {tiles['width']} pixels, overlap {tiles['overlap']}"
+        yield "tiles", f"{told}; {tiles['split']} images in several, {tiles['padded']} padded to fit"
+    if tiles and (seam := tiles["seam"]):
+        told = f"tiles differ from the whole image by at most {seam['levels']:.2f} levels of 255"
+        yield "seams", Mark(f"{told} ({seam['image']}, float)", good=not seam["visible"])
 
 
 def _change(row: Record, plain: float | None) -> str:

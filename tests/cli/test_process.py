@@ -1,19 +1,19 @@
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from command_line import Result, Srptq, captured, raising, refused, returning, shell
 
 from srptq_plugin import evaluate, pipeline
 from srptq_plugin.run import Run
+from srptq_plugin.scores import Evaluation, Score
 
 HEAVY = ("torch", "numpy", "pydantic", "rich", "yaml")
 
@@ -72,15 +72,17 @@ def test_a_reader_that_left(argv: list[str]) -> None:
 
 
 def test_json_has_stdout_to_itself_and_no_infinity(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
-    def talk(*_: object) -> list[dict[str, Any]]:
+    def talk(*_: object, **__: object) -> Evaluation:
         print("noise")  # noqa: T201 - a network of the user's may
         subprocess.run(["echo", "noise of a converter"], check=True)  # noqa: S607
-        return [{"data": "flat", "output": "float", "psnr": np.float64("inf"), "ssim": 1.0, "images": 1}]
+        return Evaluation("flat", [Score("a.png", "float", math.inf, 1.0)])
 
     monkeypatch.setattr(evaluate, "evaluate", talk)
     monkeypatch.setattr(Run, "open", returning(None))
     result = srptq("evaluate", "run", "--data", "flat", "--json")
-    assert json.loads(result.out)["rows"][0]["psnr"] is None
+    found = json.loads(result.out)
+    assert found["rows"][0]["psnr"] is None
+    assert found["images"][0]["psnr"] is None
     assert "noise\n" in result.err
     assert "noise of a converter" in result.err
 

@@ -1,11 +1,14 @@
+import csv
 import json
 import re
+import shutil
+import statistics
 import time
 from io import StringIO
 from pathlib import Path
 
 import pytest
-from command_line import Srptq, Terminal, Written, returning
+from command_line import Srptq, Terminal, Written, refused, returning
 
 from srptq_plugin import verify
 from srptq_plugin.cli.progress import Bars
@@ -47,6 +50,29 @@ def test_verify_and_evaluate(srptq: Srptq, written: Written, photographs: Path) 
     assert rows["float"]["psnr"] > rows["bicubic"]["psnr"]
 
 
+def test_evaluate_with_all_its_options(srptq: Srptq, written: Written, photographs: Path, tmp_path: Path) -> None:
+    shutil.copytree(photographs, tmp_path / "data")
+    (tmp_path / "data" / "c.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    options = ("--tile", "16", "--overlap", "0", "--ensemble", "--csv", tmp_path / "scores.csv")
+    result = srptq("evaluate", written.folder, "--data", tmp_path / "data", *options)
+    assert result.code == 0
+    assert "left out: 1 that cannot be scored, named above" in result.out
+    assert "ensemble: mean of 8" in result.out
+    assert "tiles: 16 x 16 pixels, overlap 0; 2 images in several, 0 padded to fit" in result.out
+    assert re.search(
+        r"seams: tiles differ from the whole image by at most \d+\.\d\d levels of 255 \(b\.png", result.out
+    )
+    assert result.err.count("warning: ") == 2
+    assert "c.png: not a readable image" in result.err
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["image"] for row in rows} == {"a.png", "b.png"}
+    mean = statistics.mean(float(row["psnr"]) for row in rows if row["output"] == "simulated")
+    assert re.search(rf"simulated +{mean:.2f} dB", result.out)
+    strict = srptq("evaluate", written.folder, "--data", tmp_path / "data", "--strict")
+    refused(strict, "1 of 3 images cannot be scored", "c.png: not a readable image")
+
+
 def test_a_failed_check_exits_with_1(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"runtime": "r 1", "passed": False, "problems": ["they differ"], "convs_planned": 2}
     found |= {"convs_int8": 1, "psnr": 20.0, "p99_9_levels": 9.0, "max_levels": 30.0}
@@ -72,7 +98,7 @@ def test_catalogues(srptq: Srptq) -> None:
 def test_a_terminal_of_80_columns(terminal: Terminal) -> None:
     row = {"data": "[red]Set5[/red]", "output": "float", "psnr": 30.0, "ssim": 0.9, "images": 5}
     rows = [row, {**row, "output": "simulated", "psnr": 29.5}]
-    show(evaluation_report(rows), terminal)
+    show(evaluation_report({"rows": rows, "skipped": [], "ensemble": False, "tiles": None}), terminal)
     lines = ANSI.sub("", terminal.getvalue()).splitlines()
     assert max(map(len, lines)) <= 80
     assert "-0.50 dB" in lines[-1]
