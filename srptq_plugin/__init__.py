@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srptq_plugin.activation import activate, deactivate
+    from srptq_plugin.equalise import equalised
     from srptq_plugin.errors import SrptqError
     from srptq_plugin.grid import Bounds, IntGrid, QParams, project
     from srptq_plugin.hookspecs import hookimpl
@@ -28,6 +29,7 @@ __all__ = [
     "SrptqError",
     "activate",
     "deactivate",
+    "equalised",
     "hookimpl",
     "initialise",
     "project",
@@ -45,6 +47,7 @@ _HOMES = {
     "SrptqError": "errors",
     "activate": "activation",
     "deactivate": "activation",
+    "equalised": "equalise",
     "hookimpl": "hookspecs",
     "initialise": "starting",
     "project": "grid",

@@ -27,8 +27,14 @@ def export_network(module: nn.Module, size: Size | None = None) -> ExportedProgr
     """
     module = copy.deepcopy(module).eval()
     program = _trace(module, size)
-    folded = fold(module, program)
-    return _trace(folded, size) if folded is not None else program
+    simpler = fold(module, program)
+    return _trace(simpler, size) if simpler is not None else program
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, as `export_network` traces it."""
+    module = copy.deepcopy(module).eval()
+    return fold(module, _trace(module, None)) or module
 
 
 def graph_of(program: ExportedProgram) -> fx.GraphModule:
@@ -94,14 +100,14 @@ def fold(module: nn.Module, program: ExportedProgram) -> nn.Module | None:
     pairs = list(_pairs(Network(program.module())))
     if not pairs:
         return None
-    folded = copy.deepcopy(module)
+    simpler = copy.deepcopy(module)
     for conv_path, after_path in pairs:
-        conv, after = folded.get_submodule(conv_path), folded.get_submodule(after_path)
+        conv, after = simpler.get_submodule(conv_path), simpler.get_submodule(after_path)
         if isinstance(conv, nn.Conv2d) and isinstance(after, nn.BatchNorm2d | nn.Conv2d):
             _into(conv, *(_shift_of(after) if isinstance(after, nn.Conv2d) else _norm_of(after)))
             parent, _, name = after_path.rpartition(".")
-            setattr(folded.get_submodule(parent), name, nn.Identity())
-    return folded
+            setattr(simpler.get_submodule(parent), name, nn.Identity())
+    return simpler
 
 
 def _pairs(network: Network) -> Iterator[tuple[str, str]]:

@@ -33,8 +33,8 @@ class PreparedGraph:
         if missing:
             raise SrptqError(f"prepared graph: no quantizer was placed for {', '.join(missing)}")
         self.quantizers = {group: found[group] for group in plan.groups}
-        self._capture = _with_features(module, plan.blocks)
-        self._float = {name: p.detach().clone() for name, p in _float_parameters(self._capture)}
+        self.capture = _with_features(module, plan.blocks)
+        self._float = {name: p.detach().clone() for name, p in _float_parameters(self.capture)}
         self._float |= {name: p for name, p in (float_parameters or {}).items() if name in self._float}
 
     @classmethod
@@ -44,23 +44,23 @@ class PreparedGraph:
 
     def __call__(self, images: Tensor) -> Tensor:
         """The output, in whatever mode the quantizers are."""
-        return self._capture(images)[0]
+        return self.capture(images)[0]
 
     def to(self, device: torch.device) -> "PreparedGraph":
         """Move everything to a device."""
         self.module.to(device)
-        self._capture.to(device)
+        self.capture.to(device)
         self._float = {name: p.to(device) for name, p in self._float.items()}
         return self
 
     def features(self, images: Tensor) -> Features:
         """The output and the outputs of the blocks."""
-        return self._capture(images)
+        return self.capture(images)
 
     def teach(self, images: Tensor) -> Features:
         """The same from the float network: quantizers off, on the parameters as they were at first."""
         with self.mode(Mode.OFF), torch.no_grad():
-            return functional_call(self._capture, self._float, (images,))
+            return functional_call(self.capture, self._float, (images,))
 
     def of_role(self, role: Role) -> dict[str, BoundedFakeQuantize]:
         """The quantizers of weights, or of activations."""
@@ -107,7 +107,7 @@ class PreparedGraph:
         return self._float[self._name_of(self.parameter(site))]
 
     def _name_of(self, parameter: nn.Parameter) -> str:
-        return next(name for name, each in self._capture.named_parameters() if each is parameter)
+        return next(name for name, each in self.capture.named_parameters() if each is parameter)
 
     @cached_property
     def biases(self) -> dict[str, nn.Parameter]:

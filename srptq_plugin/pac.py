@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from srptq_plugin.bias_correction import correct_biases
 from srptq_plugin.choosing import choose_bounds
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
@@ -22,7 +23,7 @@ from srptq_plugin.quantizer import Gradient, Mode
 from srptq_plugin.teacher import Teacher, normalised
 from srptq_plugin.together import average, gathered
 
-CHOSEN_ON = 16
+CHOSEN_ON, CORRECTED_ON = 16, 32
 LEVELS = 255
 """Steps of an 8-bit image: the paper's networks, and so its weights of the losses, are in these."""
 
@@ -40,6 +41,7 @@ class Options:
     weights: Weights = "fixed"
     value_rate: float = 0.02
     start: Literal["observed", "image"] = "observed"
+    bias_correction: bool = False
     feature_weight: float = 5.0
     output_weight: float = 1.0
     feature_loss: Literal["sum", "literal"] = "sum"
@@ -79,18 +81,24 @@ class _Tuning:
     def run(self) -> dict[str, float]:
         with Teacher(self.prepared, self.images, self.options.batch) as self.teacher:
             observed = self._mean_loss()
-            before = self._chosen(observed) if self.options.start == "image" else observed
-            after, ratio = self._tuned(before)
+            after, ratio = self._tuned(self._started(observed))
         return {"loss_before": observed, "loss_after": after, "steps": self.steps, "gradient_ratio": ratio}
 
-    def _chosen(self, before: float) -> float:
-        """Start where the image says that it is better than what was observed; the loss there."""
-        self.progress("choosing bounds", 0, 0)
-        return self._or_back(
-            before,
-            learnt_bounds(self.prepared),
-            lambda: choose_bounds(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed),
-        )
+    def _started(self, before: float) -> float:
+        """Improve the start by the means that need no gradient descent; the loss there."""
+        if self.options.start == "image":
+            self.progress("choosing bounds", 0, 0)
+            before = self._or_back(before, learnt_bounds(self.prepared), self._choose)
+        if self.options.bias_correction:
+            self.progress("correcting biases", 0, 0)
+            before = self._or_back(before, list(self.prepared.biases.values()), self._correct)
+        return before
+
+    def _choose(self) -> None:
+        choose_bounds(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed)
+
+    def _correct(self) -> None:
+        correct_biases(self.prepared, self.images[:CORRECTED_ON])
 
     def _tuned(self, before: float) -> tuple[float, float]:
         """Tune; the loss afterwards, and how strongly the feature loss pulled beside the output loss at the start."""
@@ -102,14 +110,14 @@ class _Tuning:
             ratio = self._gradient_ratio()
             return self._or_back(before, self.learning.learnt, self._tune), ratio
 
-    def _or_back(self, before: float, learnt: Sequence[nn.Parameter], change: Callable[[], None]) -> float:
+    def _or_back(self, before: float, changed: Sequence[nn.Parameter], change: Callable[[], None]) -> float:
         """The loss after a change, or before it where the calibration images say that it was better."""
-        start = [each.detach().clone() for each in learnt]
+        start = [each.detach().clone() for each in changed]
         change()
         after = self._mean_loss()
         if after < before:
             return after
-        for each, value in zip(learnt, start, strict=True):
+        for each, value in zip(changed, start, strict=True):
             each.data.copy_(value)
         return before
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from srptq_plugin.contracts import Progress, Rules, Size, quiet
+from srptq_plugin.equalise import equalise
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph
@@ -22,7 +23,7 @@ from srptq_plugin.models import Network as ModelNetwork
 from srptq_plugin.models.record import UNIT
 from srptq_plugin.network import Network
 from srptq_plugin.onnx_io import export_float
-from srptq_plugin.plan import make_plan
+from srptq_plugin.plan import Plan, make_plan
 from srptq_plugin.projection import Projection, observed_bounds, projections
 from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_files import Layer
@@ -35,8 +36,8 @@ from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
 
 DEFAULT_RECIPE = "openvino-w8a8"
-PROBED = 8
-"""Patches on which the cost of a target's grid is measured."""
+PROBED = 16
+"""Patches on which the cost of a target's grid and the noise of each channel are measured."""
 
 
 def quantize(
@@ -156,6 +157,7 @@ class _Job:
     device: torch.device
     progress: Progress
     clock: _Clock
+    equalised: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     projections: Mapping[str, Projection] = field(default_factory=dict[str, Projection])
 
@@ -177,6 +179,8 @@ class _Job:
         network = Network(graph_of(program))
         observers = observers_of(self.recipe, self.registry)
         plan = make_plan(network, self.rules, self.recipe, self.loaded.record.input_range, observers)
+        if self.recipe.equalise:
+            self._equalise(program, plan)
         toolkit = self.registry.toolkit(self.recipe.toolkit).load()
         prepared = toolkit.realise(program, plan).to(self.device)
         patches = self.patches.to(self.device)
@@ -191,6 +195,11 @@ class _Job:
         self.projections = projections(prepared, observed, patches[order[:PROBED]])
         return prepared
 
+    def _equalise(self, program: ExportedProgram, plan: Plan) -> None:
+        self.progress("equalising channels", 0, 0)
+        with self.clock("equalise"):
+            self.equalised = equalise(program, plan, self.patches[:PROBED], self.recipe.calibration.seed)
+
     def _reconstruct(self, prepared: PreparedGraph, patches: Tensor) -> Mapping[str, float]:
         settings = self.recipe.reconstruction
         tune = self.registry.reconstruction(settings.name).load()  # pyright: ignore[reportOptionalMemberAccess]
@@ -202,7 +211,7 @@ class _Job:
         (draft / RECIPE).write_text(self.recipe.to_yaml())
         table.save(draft / TABLE)
         torch.export.save(program, draft / PROGRAM)
-        deployed = export_network(self.loaded.module, self.input_size) if self.input_size else program
+        deployed = self._at_size(program, self.input_size) if self.input_size else program
         metadata = {
             "scale": record.scale,
             "input_range": record.input_range,
@@ -213,10 +222,18 @@ class _Job:
         target = self.registry.target(self.recipe.target).load()
         return [path.name for path in target.write(draft / NETWORK, table, draft, **self.recipe.export)]
 
+    def _at_size(self, program: ExportedProgram, size: Size) -> ExportedProgram:
+        """The network for one size, with the parameters that the program has by now."""
+        deployed = export_network(self.loaded.module, size)
+        for name, value in deployed.state_dict.items():
+            value.data.copy_(program.state_dict[name])
+        return deployed
+
     def _finish(self, draft: Path, table: QuantTable, artefacts: list[str]) -> None:
         """The summary is written before verifying, which reads it, and again after."""
         summary = summary_of(self.recipe, self.loaded.record, self.input_size, table, self.projections)
         summary["toolkit_version"] = self.registry.toolkit(self.recipe.toolkit).load().version
+        summary["equalised_db"] = None if self.equalised is None else round(self.equalised, 2)
         summary |= {"reconstruction": dict(self.figures), "artefacts": artefacts, "seconds": self.clock.seconds}
         _write_json(draft / SUMMARY, summary)
         with self.clock("verify"):

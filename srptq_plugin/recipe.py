@@ -67,6 +67,7 @@ class PacSettings(Settings):
     weights: Literal["fixed", "rounding", "free"] = "fixed"
     value_rate: Real = 0.02
     start: Literal["observed", "image"] = "observed"
+    bias_correction: Flag = False
     feature_weight: Real = 5.0
     output_weight: Real = 1.0
     feature_loss: Literal["sum", "literal"] = "sum"
@@ -134,6 +135,7 @@ class Recipe(Settings):
     toolkit: Word = "torchao"
     export: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
     placement: Literal["convs", "full"] | None = None
+    equalise: Flag = False
     weights: WeightSettings = WeightSettings()
     activations: TensorSettings = TensorSettings()
     stages: Annotated[Mapping[Stage, StageSettings], BeforeValidator(_default_stages)] = Field(

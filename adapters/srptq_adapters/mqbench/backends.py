@@ -113,6 +113,8 @@ def _placement(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
         yield f"stages {', '.join(own)}: bits of their own; MQBench's {backend.name} {kept}"
     if recipe.overrides:
         yield "overrides: MQBench has none"
+    if recipe.equalise:
+        yield "equalise: MQBench has none; give it `srptq_plugin.equalised(network, recipe, images)`"
     if backend.name == FORCED:
         yield "w_qscheme: MQBench's OPENVINO takes -64..63 for weights, whatever is asked"
 

@@ -1,0 +1,55 @@
+"""How the image answers to a change of any tensor that is quantized, all of them measured at once.
+
+What a small change e of one tensor does to the image is J e. For random signs v on the image's pixels, v J comes
+from one backward pass for every tensor, and the mean of (v J e)^2 over signs is |J e|^2.
+"""
+
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.quantizer import Mode
+
+Maps = Mapping[str, Sequence[Tensor]]
+"""By group, a tensor for each place that the group's quantizer is called at."""
+BATCH = 4
+
+
+def pulls(
+    prepared: PreparedGraph, groups: Iterable[str], images: Tensor, draws: int, seed: int
+) -> Iterator[tuple[Maps, Sequence[Maps]]]:
+    """For some images at a time, what passes the quantizers of the float network, and v J for several v."""
+    wanted = list(groups)
+    generator = torch.Generator().manual_seed(seed)
+    for batch in images.split(BATCH):
+        with prepared.mode(Mode.OFF), _tapped(prepared, wanted) as maps, torch.enable_grad():
+            output = prepared(batch.detach().requires_grad_())
+        signs = torch.randint(0, 2, (draws, *output.shape), generator=generator, dtype=output.dtype)
+        yield maps, [_pull(output, maps, 2 * each.to(output.device) - 1) for each in signs]
+
+
+@contextmanager
+def _tapped(prepared: PreparedGraph, groups: Iterable[str]) -> Generator[Maps]:
+    maps: dict[str, list[Tensor]] = defaultdict(list)
+    with ExitStack() as stack:
+        for group in groups:
+            handle = prepared.quantizers[group].register_forward_hook(partial(_tap, maps[group]))
+            stack.callback(handle.remove)
+        yield maps
+
+
+def _tap(maps: list[Tensor], _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+    """A view of its own for every place, so that each has its own gradient."""
+    maps.append(output.view_as(output))
+    return maps[-1]
+
+
+def _pull(output: Tensor, maps: Maps, signs: Tensor) -> Maps:
+    flat = [each for found in maps.values() for each in found]
+    gradients = iter(torch.autograd.grad(output, flat, signs, retain_graph=True))
+    return {group: [next(gradients) for _ in found] for group, found in maps.items()}
