@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from srptq_plugin.graph import PreparedGraph
-    from srptq_plugin.plan import Plan
     from srptq_plugin.recipe import Recipe
     from srptq_plugin.registry import Registry
+    from srptq_plugin.sites import Plan
     from srptq_plugin.table import QuantTable
 
 Array = np.ndarray[Any, np.dtype[np.float32]]

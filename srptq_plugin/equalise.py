@@ -23,11 +23,12 @@ from srptq_plugin.export import export_network, folded, graph_of
 from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import Network, tensor_arguments
-from srptq_plugin.plan import Plan, make_plan
+from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.sensitivity import pulls
 from srptq_plugin.settings import rules_of
+from srptq_plugin.sites import Plan
 
 DRAWS, STEPS, RATE, SHARPNESS = 4, 400, 0.02, 24
 LARGEST = 3.0

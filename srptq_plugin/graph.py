@@ -12,8 +12,8 @@ from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import Bounds, QParams
 from srptq_plugin.network import GUARDS, Network, tensor_arguments
-from srptq_plugin.plan import Plan, Role, Site
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.sites import Plan, Role, Site
 
 Features = tuple[Tensor, tuple[Tensor, ...]]
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import QParams
-from srptq_plugin.plan import Role
 from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.sites import Role
 from srptq_plugin.together import average
 
 Turn = tuple[Role, ...]

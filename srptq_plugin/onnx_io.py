@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.network import INPUT, OUTPUT, OpKey, canonical_op
-from srptq_plugin.plan import Site
+from srptq_plugin.sites import Site
 
 OPSET = 20
 METADATA = "srptq"

@@ -23,7 +23,7 @@ from srptq_plugin.models import Network as ModelNetwork
 from srptq_plugin.models.record import UNIT
 from srptq_plugin.network import Network
 from srptq_plugin.onnx_io import export_float
-from srptq_plugin.plan import Plan, make_plan
+from srptq_plugin.plan import make_plan
 from srptq_plugin.projection import Projection, observed_bounds, projections
 from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_files import Layer
@@ -31,6 +31,7 @@ from srptq_plugin.registry import Registry
 from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, Run
 from srptq_plugin.run_folder import RunFolder
 from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.sites import Plan
 from srptq_plugin.summary import summary_of
 from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
@@ -62,6 +63,7 @@ def quantize(
     Without a model the bundled EDSR; without images the photographs of scikit-image. `scale` says that the
     images are high-resolution photographs, to be made smaller by it.
     """
+    _check(input_size, input_range)
     registry = registry or Registry()
     chosen = _recipe(recipe, overrides, images, scale, toolkit)
     check_names(chosen, registry)
@@ -79,6 +81,13 @@ def quantize(
     with place.draft() as draft:
         job.into(draft)
     return Run.open(place.folder, registry)
+
+
+def _check(size: Size | None, ends: tuple[float, float] | None) -> None:
+    if size is not None and (len(size) != 4 or size[:2] != (1, 3) or min(size) < 1):  # noqa: PLR2004 - axes
+        raise SrptqError(f"input_size: {size}; give one image of three colours, such as (1, 3, 270, 480)")
+    if ends is not None and not ends[0] < ends[1]:
+        raise SrptqError(f"input_range: {ends}; give black and white, such as (0, 1) or (0, 255)")
 
 
 def _recipe(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from srptq_plugin.network import QUANTIZER, Network, tensor_arguments
-from srptq_plugin.plan import Edge, Plan, Role, Site
 from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.sites import Edge, Plan, Role, Site
 from srptq_plugin.stages import find_blocks
 
 INSIDE = "weight_fake_quant"

@@ -1,71 +1,20 @@
 """Where quantizers go: the network's graph, a target's rules and a recipe's wishes become sites."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import fx
 
-from srptq_plugin.contracts import Observer, Rules
+from srptq_plugin.contracts import Rules
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT, Network, tensor_arguments
 from srptq_plugin.recipe import Override, Recipe
+from srptq_plugin.sites import Edge, ObserverMaker, Plan, Role, Site
 from srptq_plugin.stages import Stage, Stages, find_blocks
-
-Role = Literal["weight", "activation"]
-ObserverMaker = Callable[[IntGrid, int], Observer]
-"""Makes an observer for a grid and a number of places."""
-
-
-@dataclass(frozen=True, order=True)
-class Edge:
-    """One consumer of a tensor: the operation that reads it, and at which place."""
-
-    consumer: str
-    place: int
-
-
-@dataclass(frozen=True)
-class Site:
-    """One tensor for one group of consumers, with bits and a grid of its own."""
-
-    name: str
-    role: Role
-    stage: Stage
-    grid: IntGrid
-    source: str
-    consumers: tuple[Edge, ...]
-    group: str = ""
-    bounds: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The sites of a network, the blocks that PaC looks at, and what stays float and why."""
-
-    sites: tuple[Site, ...]
-    blocks: tuple[str, ...]
-    convs: tuple[str, ...]
-    floats: Mapping[str, str]
-    integer_bias: bool = False
-    observers: Mapping[Role, ObserverMaker] = field(default_factory=dict[Role, ObserverMaker], repr=False)
-
-    @property
-    def groups(self) -> dict[str, tuple[Site, ...]]:
-        """The sites by the encoding that they share."""
-        groups: dict[str, list[Site]] = defaultdict(list)
-        for site in self.sites:
-            groups[site.group].append(site)
-        return {name: tuple(sites) for name, sites in groups.items()}
-
-    def is_moved(self, site: Site) -> bool:
-        """Whether a site only repeats the encoding of integers that were moved: what moved them reads that encoding."""
-        moved = site.source.rpartition("/")[2].partition(".")[0] in MOVEMENT
-        edges = (edge for other in self.groups[site.group] for edge in other.consumers)
-        return moved and any(edge.consumer == site.source for edge in edges)
 
 
 def make_plan(
@@ -173,11 +122,17 @@ class _Planner:
                 grid,
                 self.network.name(source),
                 tuple(sorted(edges)),
-                bounds=self.network.image_bounds(source, self.image),
+                bounds=self._exact(source, grid),
             )
             for (source, grid), edges in requests.items()
         }
         return self._share(sites)
+
+    def _exact(self, source: fx.Node, grid: IntGrid) -> tuple[float, float] | None:
+        """The range of what is the image, or becomes it: levels of the grid are then those of its pixels."""
+        found = self.network.image_bounds(source, self.image)
+        becomes = not grid.symmetric and self.network.becomes_output(source)
+        return self.image if found is None and becomes else found
 
     def _whole(self, requests: _Requests) -> _Requests:
         """One grid a tensor, that of most bits, for all who read it."""

@@ -14,7 +14,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid, QParams
 from srptq_plugin.network import OUTPUT
 from srptq_plugin.onnx_io import OnnxNetwork
-from srptq_plugin.plan import Site
+from srptq_plugin.sites import Site
 from srptq_plugin.table import QuantTable
 
 _WHOLE_TYPES = (8, 16)

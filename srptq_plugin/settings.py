@@ -7,9 +7,9 @@ from typing import Any
 from srptq_plugin.contracts import Observer, ObserverFactory, Rules
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.plan import ObserverMaker, Role
 from srptq_plugin.recipe import Recipe, TensorSettings
 from srptq_plugin.registry import Registry
+from srptq_plugin.sites import ObserverMaker, Role
 
 
 def rules_of(recipe: Recipe, registry: Registry) -> Rules:

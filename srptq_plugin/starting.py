@@ -15,10 +15,10 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import Bounds
 from srptq_plugin.network import Network
 from srptq_plugin.placed import Placed, placed
-from srptq_plugin.plan import Site
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.registry import Registry
 from srptq_plugin.run import TABLE
+from srptq_plugin.sites import Site
 from srptq_plugin.table import QuantTable, magnitudes
 
 CLOSE = 1e-3

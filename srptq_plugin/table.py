@@ -15,8 +15,8 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph, insert_quantizers
 from srptq_plugin.grid import IntGrid, QParams, dequantize, quantize
 from srptq_plugin.network import Network, tensor_arguments
-from srptq_plugin.plan import Edge, Plan, Site
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.sites import Edge, Plan, Site
 
 SCHEMA = 1
 BIAS = IntGrid(32, signed=True, symmetric=True, axis=0)

@@ -13,9 +13,9 @@ from srptq_plugin.contracts import Array, Linter, Progress, Rules, Runtime, quie
 from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.images import Image, load_images, sample_images, to_tensor
 from srptq_plugin.metrics import level_differences, psnr
-from srptq_plugin.plan import Plan
 from srptq_plugin.run import NETWORK, Run
 from srptq_plugin.settings import rules_of
+from srptq_plugin.sites import Plan
 
 SIZES = ((48, 48), (33, 57), (75, 63), (64, 71))
 """Heights and widths, odd ones too."""

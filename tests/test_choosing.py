@@ -52,11 +52,14 @@ def heavy(seed: int) -> Tensor:
 
 def moved(prepared: PreparedGraph, group: str, bounds: Bounds, images: Tensor) -> float:
     """How far the image moves when one site alone is rounded."""
+    qparams = project(bounds, prepared.quantizers[group].grid)
+
+    def round_it(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        return fake_quantize(output, qparams)
+
     with prepared.mode(Mode.OFF), torch.no_grad():
         exact = prepared(images)
-        hook = prepared.quantizers[group].register_forward_hook(
-            lambda _module, _inputs, output: fake_quantize(output, project(bounds, prepared.quantizers[group].grid))
-        )
+        hook = prepared.quantizers[group].register_forward_hook(round_it)
         rounded = prepared(images)
         hook.remove()
     return float((rounded - exact).double().square().sum())

@@ -18,11 +18,12 @@ from srptq_plugin.export import export_network, graph_of, own_module
 from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.plan import Plan, make_plan
+from srptq_plugin.plan import make_plan
 from srptq_plugin.quantizer import Mode
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.sites import Plan
 
 pytest.importorskip("onnxruntime")
 IMAGES = networks.images(8, 24, 26, seed=3)

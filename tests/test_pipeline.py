@@ -122,7 +122,7 @@ def test_a_shipped_recipe_makes_a_whole_run_folder(
     needs_toolkit(toolkit)
     overrides = ["calibration.patches=4", "calibration.size=24"]
     overrides += ["reconstruction.epochs=1"] if shipped.reconstruction else []
-    for function in bundled if name != DEFAULT_RECIPE else ():
+    for function in bundled if name != DEFAULT_RECIPE and not shipped.equalise else ():
         monkeypatch.setattr(pipeline, function, bundled[function])
     seen: list[str] = []
     run = quantize(
@@ -532,3 +532,19 @@ def test_the_users_network_is_left_as_it_was(photographs: Path, tmp_path: Path) 
     image = networks.images(1, 11, 13)
     with torch.no_grad():
         assert np.allclose(run.float()(image.numpy()), model(image).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"input_size": (2, 3, 16, 16)}, "input_size.*one image of three colours"),
+        ({"input_size": (1, 1, 16, 16)}, "input_size.*one image of three colours"),
+        ({"input_range": (1.0, 0.0)}, "input_range.*black and white"),
+    ],
+)
+def test_sizes_and_ranges_that_make_no_sense_are_refused_before_any_work(
+    asked: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SrptqError, match=said):
+        quantize(small("paper"), model=networks.network("edsr"), out=tmp_path / "run", **asked)
+    assert not list(tmp_path.iterdir())

@@ -13,8 +13,8 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import dequantize
 from srptq_plugin.network import Network
-from srptq_plugin.plan import Edge
 from srptq_plugin.quantizer import fake_quantize
+from srptq_plugin.sites import Edge
 from srptq_plugin.table import QuantTable
 
 CASES = [

@@ -18,7 +18,7 @@ def run_report(summary: Record, folder: Path) -> list[Block]:
     return [
         Facts([("network", _network(summary["model"])), ("recipe", _recipe(summary))]),
         _stages(summary["sites"]),
-        Facts([*_floats(summary["floats"]), *_projection(summary["sites"])]),
+        Facts([*_floats(summary["floats"]), *_equalised(summary), *_projection(summary["sites"])]),
         Facts([*_verdict(summary["verify"]), *_outcome(summary, folder)]),
         Lines(_next_steps(summary, shlex.quote(str(folder))), "next"),
     ]
@@ -106,7 +106,8 @@ def _recipe(summary: Record) -> str:
     recipe = summary["recipe"]
     tuned = recipe["reconstruction"]
     steps = [recipe["activations"]["observer"], *([tuned["name"]] if tuned else [])]
-    return f"{recipe['name']}, for {summary['target']}: {' and '.join(steps)}, in {summary['toolkit']}"
+    learnt = " (weights too)" if tuned and tuned.get("weights", "fixed") != "fixed" else ""
+    return f"{recipe['name']}, for {summary['target']}: {' and '.join(steps)}{learnt}, in {summary['toolkit']}"
 
 
 def _stages(sites: Sequence[Record]) -> Table:
@@ -130,6 +131,11 @@ def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
         groups[reason].append(name)
     for reason, names in groups.items():
         yield "stays float", f"{_some(names)}: {reason}"
+
+
+def _equalised(summary: Record) -> Iterator[tuple[str, Cell]]:
+    if summary.get("equalised_db") is not None:
+        yield "equalised", f"{summary['equalised_db']:.1f} dB less noise from rounding expected"
 
 
 def _projection(sites: Sequence[Record]) -> Iterator[tuple[str, Cell]]:

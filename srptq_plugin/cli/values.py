@@ -17,11 +17,11 @@ def input_size(text: str) -> Size:
     >>> input_size("1x3x270x480")
     (1, 3, 270, 480)
     """
-    found = re.fullmatch(r"([1-9]\d{0,3})x3x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    found = re.fullmatch(r"1x3x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if not found:
-        raise ArgumentTypeError(f"{text!r}; give batch x 3 x height x width, such as 1x3x270x480")
-    batch, height, width = map(int, found.groups())
-    return batch, 3, height, width
+        raise ArgumentTypeError(f"{text!r}; give 1 x 3 x height x width, such as 1x3x270x480")
+    height, width = map(int, found.groups())
+    return 1, 3, height, width
 
 
 def input_range(text: str) -> Range:

@@ -15,6 +15,7 @@ from srptq_plugin.models.edsr import MINI
         (["quantize", "--recip", "x"], "--recip"),
         (["quantize", "--input-size", "3x270x480"], "1x3x270x480"),
         (["quantize", "--input-size", "1x3x0x480"], "1x3x270x480"),
+        (["quantize", "--input-size", "2x3x270x480"], "1x3x270x480"),
         (["quantize", "--input-range", "1:0"], "0:1"),
         (["quantize", "--input-range", "0:inf"], "0:1"),
         (["quantize", "--model-args", "upscale"], "upscale=4"),

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from srptq_plugin.network import GUARDS, Network, tensor_arguments
-from srptq_plugin.plan import Plan, Site
+from srptq_plugin.sites import Plan, Site
 
 DEFAULTS: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 

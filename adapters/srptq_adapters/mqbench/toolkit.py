@@ -28,9 +28,9 @@ from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.grid import Bounds
 from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.placed import INSIDE
-from srptq_plugin.plan import Plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
+from srptq_plugin.sites import Plan
 
 _SCHEME = {"bit": 8, "symmetry": True, "per_channel": False, "pot_scale": False}
 _STOCK = {"observer": "MinMaxObserver", "fakequantize": "FixedFakeQuantize", "qscheme": _SCHEME}

@@ -16,10 +16,11 @@ from torchao.quantization.pt2e.quantizer import (
 from srptq_adapters.torchao.shell import SRFakeQuantize, constructor, grid_of, scheme_of
 from srptq_plugin.graph import build_quantizer
 from srptq_plugin.network import Network, drop_identities, tensor_arguments
-from srptq_plugin.plan import ObserverMaker, Plan, Site, make_plan
+from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.sites import ObserverMaker, Plan, Site
 
 ANNOTATION = "quantization_annotation"
 Place = tuple[fx.Node, fx.Node]

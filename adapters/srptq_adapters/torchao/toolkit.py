@@ -14,8 +14,8 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import own_module
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.placed import plan_of
-from srptq_plugin.plan import Plan
 from srptq_plugin.registry import Registry
+from srptq_plugin.sites import Plan
 
 
 class TorchaoToolkit:

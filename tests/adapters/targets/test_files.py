@@ -15,8 +15,8 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.onnx_io import OnnxNetwork, metadata_of
-from srptq_plugin.plan import Edge, Site
 from srptq_plugin.registry import Registry
+from srptq_plugin.sites import Edge, Site
 from srptq_plugin.table import QuantTable
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]

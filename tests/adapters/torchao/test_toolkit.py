@@ -17,8 +17,8 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.network import Network, tensor_arguments
 from srptq_plugin.onnx_io import OnnxNetwork, export_float
 from srptq_plugin.pac import reconstruct
-from srptq_plugin.plan import Plan, Site
 from srptq_plugin.qdq import Placer
+from srptq_plugin.sites import Plan, Site
 from srptq_plugin.table import QuantTable
 
 pytest.importorskip("torchao")

@@ -1,0 +1,63 @@
+"""The records of a plan: which tensors are quantized, for whom, and on which grid."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from srptq_plugin.contracts import Observer
+from srptq_plugin.grid import IntGrid
+from srptq_plugin.network import MOVEMENT
+from srptq_plugin.stages import Stage
+
+Role = Literal["weight", "activation"]
+ObserverMaker = Callable[[IntGrid, int], Observer]
+"""Makes an observer for a grid and a number of places."""
+
+
+@dataclass(frozen=True, order=True)
+class Edge:
+    """One consumer of a tensor: the operation that reads it, and at which place."""
+
+    consumer: str
+    place: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One tensor for one group of consumers, with bits and a grid of its own."""
+
+    name: str
+    role: Role
+    stage: Stage
+    grid: IntGrid
+    source: str
+    consumers: tuple[Edge, ...]
+    group: str = ""
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sites of a network, the blocks that PaC looks at, and what stays float and why."""
+
+    sites: tuple[Site, ...]
+    blocks: tuple[str, ...]
+    convs: tuple[str, ...]
+    floats: Mapping[str, str]
+    integer_bias: bool = False
+    observers: Mapping[Role, ObserverMaker] = field(default_factory=dict[Role, ObserverMaker], repr=False)
+
+    @property
+    def groups(self) -> dict[str, tuple[Site, ...]]:
+        """The sites by the encoding that they share."""
+        groups: dict[str, list[Site]] = defaultdict(list)
+        for site in self.sites:
+            groups[site.group].append(site)
+        return {name: tuple(sites) for name, sites in groups.items()}
+
+    def is_moved(self, site: Site) -> bool:
+        """Whether a site only repeats the encoding of integers that were moved: what moved them reads that encoding."""
+        moved = site.source.rpartition("/")[2].partition(".")[0] in MOVEMENT
+        edges = (edge for other in self.groups[site.group] for edge in other.consumers)
+        return moved and any(edge.consumer == site.source for edge in edges)
