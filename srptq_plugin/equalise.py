@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from srptq_plugin.channels import FIXED, Channels
+from srptq_plugin.channels import FIXED, IMAGE_AXES, Channels
 from srptq_plugin.export import export_network, folded, graph_of
 from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.grid import IntGrid
@@ -160,11 +160,17 @@ def _measure(prepared: PreparedGraph, images: Tensor, seed: int) -> dict[str, li
 
 
 def _of_map(values: Tensor, gradients: Sequence[Tensor]) -> _Measured:
-    rows = values.transpose(0, 1).flatten(1).double()
+    rows = _rows(values)
     beyond = max(1, round(rows.shape[1] * BEYOND))
     low, high = (-rows).topk(beyond).values[:, -1], rows.topk(beyond).values[:, -1]
-    gain = sum((each.double().square().sum((0, 2, 3)) for each in gradients), torch.zeros(()))
+    gain = sum((_rows(each).square().sum(1) for each in gradients), torch.zeros(()))
     return _Measured(low.clamp(min=0), high.clamp(min=0), gain)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """A row for each channel; one for what is no feature map."""
+    rows = values.transpose(0, 1).flatten(1) if values.ndim == IMAGE_AXES else values.reshape(1, -1)
+    return rows.double()
 
 
 def _of_weight(values: Tensor, gradients: Sequence[Tensor]) -> _Measured:

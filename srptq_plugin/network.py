@@ -209,14 +209,6 @@ class Network:
         values = self._evaluate(node, corners[:, :, None, None].expand(-1, -1, 8, 8).contiguous())
         return float(values.min()), float(values.max())
 
-    def becomes_output(self, node: fx.Node) -> bool:
-        """Whether a tensor goes to the output and nowhere else, moved at most."""
-        users = [user for user, _ in self.edges_out(node)]
-        moved = (
-            self.ops[user] == OUTPUT or (self.ops[user] in MOVEMENT and self.becomes_output(user)) for user in users
-        )
-        return bool(users) and all(moved)
-
     def _is_image(self, node: fx.Node) -> bool:
         if node is self.input or node not in self.varying:
             return True

@@ -122,17 +122,11 @@ class _Planner:
                 grid,
                 self.network.name(source),
                 tuple(sorted(edges)),
-                bounds=self._exact(source, grid),
+                bounds=self.network.image_bounds(source, self.image),
             )
             for (source, grid), edges in requests.items()
         }
         return self._share(sites)
-
-    def _exact(self, source: fx.Node, grid: IntGrid) -> tuple[float, float] | None:
-        """The range of what is the image, or becomes it: levels of the grid are then those of its pixels."""
-        found = self.network.image_bounds(source, self.image)
-        becomes = not grid.symmetric and self.network.becomes_output(source)
-        return self.image if found is None and becomes else found
 
     def _whole(self, requests: _Requests) -> _Requests:
         """One grid a tensor, that of most bits, for all who read it."""

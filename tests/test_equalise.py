@@ -108,6 +108,27 @@ def test_a_network_is_equalised_for_whatever_prepares_it(kind: str) -> None:
     assert errors[1] < 0.9 * errors[0]
 
 
+class Tokens(nn.Module):
+    """A sum of what are no feature maps, as transformers have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.mix, self.tail = networks.conv(3, 6), nn.Linear(6, 6), networks.conv(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.head(x)
+        tokens = shallow.flatten(2).transpose(1, 2)
+        mixed = tokens + self.mix(tokens)
+        return self.tail(mixed.transpose(1, 2).reshape(shallow.shape))
+
+
+def test_what_is_no_feature_map_is_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    network = Tokens().eval()
+    found = srptq_plugin.equalised(network, networks.recipe(4, "onnxruntime"), IMAGES)
+    assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     made, states = plan("imdn", 4), list[dict[str, Tensor]]()
     for _ in range(2):

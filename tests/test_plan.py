@@ -17,8 +17,6 @@ from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT, Network, tensor_arguments
 from srptq_plugin.onnx_io import OnnxNetwork, export_float
 from srptq_plugin.recipe import Recipe
-from srptq_plugin.registry import Registry
-from srptq_plugin.settings import rules_of
 from srptq_plugin.sites import Edge, Plan, Site
 
 KINDS = list(networks.NETWORKS)
@@ -275,23 +273,3 @@ def test_the_onnx_file_has_the_same_keys_and_weights(kind: str, tmp_path: Path) 
         assert parameter is not None
         weight = constants[file.nodes[network.name(conv)].input[1]]
         assert torch.equal(torch.tensor(weight), parameter[1])
-
-
-def test_what_becomes_the_image_has_exactly_its_range() -> None:
-    made = networks.plan("imdn", networks.recipe(8, "snpe"), image=(0.0, 255.0))
-    exact = {each.name: each.bounds for each in made.sites if each.bounds}
-    assert exact == {"/input": (0.0, 255.0), "upsampler.0/conv": (0.0, 255.0)}
-
-
-def test_a_symmetric_grid_keeps_what_is_observed_at_the_output() -> None:
-    rules = replace(
-        rules_of(networks.recipe(8, "snpe"), Registry()), activations=IntGrid(8, signed=True, symmetric=True)
-    )
-    made = networks.plan("imdn", networks.recipe(8, "snpe"), rules=rules)
-    assert {each.name for each in made.sites if each.bounds} == {"/input"}
-
-
-@pytest.mark.parametrize("kind", ["bicubic", "mixed"])
-def test_what_something_is_still_added_to_is_no_image_yet(kind: str) -> None:
-    made = networks.plan(kind, networks.recipe(8, "onnxruntime"))
-    assert all("tail" not in each.name for each in made.sites if each.bounds and each.role == "activation")
