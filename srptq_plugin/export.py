@@ -49,7 +49,9 @@ def own_module(program: ExportedProgram) -> fx.GraphModule:
     >>> own_module(program).weight is program.module().weight
     False
     """
-    return copy.deepcopy(program.module())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about what it copies
+        return copy.deepcopy(program.module())
 
 
 def _trace(module: nn.Module, size: Size | None) -> ExportedProgram:
