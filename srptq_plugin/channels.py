@@ -9,12 +9,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx
 
-from srptq_plugin.network import Network
+from srptq_plugin.network import IMAGE_AXES, Network, is_pooled
 
 Ids = NDArray[np.intp]
 Alike = list[tuple[Ids, Ids]]
 FIXED = 0
-IMAGE_AXES = 4
 
 
 class Channels:
@@ -86,8 +85,8 @@ def _product(node: fx.Node, own: Ids, sources: Sequence[fx.Node], read: Sequence
     if len(read) == 1:
         factor = node.args[1]
         return [(own, read[0])] if isinstance(factor, (int, float)) and factor > 0 else None
-    gates = [each for each, source in zip(read, sources, strict=True) if _is_pooled(source)]
-    maps = [each for each, source in zip(read, sources, strict=True) if not _is_pooled(source)]
+    gates = [each for each, source in zip(read, sources, strict=True) if is_pooled(source)]
+    maps = [each for each, source in zip(read, sources, strict=True) if not is_pooled(source)]
     return [(own, maps[0]), *_fixed(gates[0])] if len(gates) == len(maps) == 1 else None
 
 
@@ -110,13 +109,8 @@ def _shuffle(node: fx.Node, own: Ids, _sources: Sequence[fx.Node], read: Sequenc
     return [(own, read[0][place :: factor**2]) for place in range(factor**2)]
 
 
-def _is_pooled(node: fx.Node) -> bool:
-    shape = getattr(node.meta.get("val"), "shape", ())
-    return len(shape) == IMAGE_AXES and all(isinstance(size, int) and size == 1 for size in shape[2:])
-
-
 Rule = Callable[[fx.Node, Ids, Sequence[fx.Node], Sequence[Ids]], Alike | None]
-HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "identity", "nearest", "interpolate", "max_pool", "mean")
+HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "nearest", "interpolate", "max_pool", "mean")
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(HOMOGENEOUS, _through),
     "add": _sum,

@@ -23,8 +23,8 @@ def choose_bounds(prepared: PreparedGraph, images: Tensor, draws: int = 4, seed:
     errors = {group: torch.zeros(len(offers), dtype=torch.float64) for group, offers in offered.items()}
     for maps, drawn in pulls(prepared, offered, images, draws, seed):
         for group, offers in offered.items():
+            pulled = [pull[group] for pull in drawn]
             for n, bounds in enumerate(offers):
-                pulled = [pull[group] for pull in drawn]
                 errors[group][n] += _moved(prepared.quantizers[group], bounds, maps[group], pulled)
     for group, offers in offered.items():
         prepared.quantizers[group].set_bounds(offers[int(errors[group].argmin())])

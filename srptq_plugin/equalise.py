@@ -16,13 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
 
-from srptq_plugin.channels import FIXED, IMAGE_AXES, Channels
+from srptq_plugin.channels import FIXED, Channels
 from srptq_plugin.export import export_network, folded, graph_of
-from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.network import Network, tensor_arguments
+from srptq_plugin.network import IMAGE_AXES, Network, tensor_arguments
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
@@ -74,18 +73,13 @@ class Weight:
         return ((2 * largest / self.grid.steps) ** 2 / 12 * (self.gain / factor**2).sum(1)).sum()
 
 
-def equalise(program: ExportedProgram, plan: Plan, images: Tensor, seed: int = 0) -> float:
-    """Scale the parameters of an exported network in place; by how much its rounding noise is expected to fall, in dB.
+def equalise(network: Network, plan: Plan, images: Tensor, seed: int = 0) -> float:
+    """Scale the parameters of a network in place; by how much its rounding noise is expected to fall, in dB.
 
     The network computes what it did before, to float32's rounding.
     """
-    module = graph_of(program)
-    network = Network(module)
     channels = Channels(network)
-    quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
-    parts = measured_parts(
-        PreparedGraph(insert_quantizers(module, plan, quantizers), plan), network, channels, images, seed
-    )
+    parts = measured_parts(PreparedGraph.placed(network.module, plan), network, channels, images, seed)
     logs = _least(parts, channels.count)
     before, after = (float(sum(part.noise(each) for part in parts)) for each in (torch.zeros_like(logs), logs))
     _scale(network, channels, logs.exp())
@@ -112,8 +106,8 @@ def equalised(
     rules = rules_of(chosen, registry or Registry())
     copied = folded(module)
     program = export_network(copied)
-    plan = make_plan(Network(graph_of(program)), rules, chosen, input_range)
-    equalise(program, plan, images, chosen.calibration.seed)
+    network = Network(graph_of(program))
+    equalise(network, make_plan(network, rules, chosen, input_range), images, chosen.calibration.seed)
     copied.load_state_dict(program.state_dict, strict=False)
     return copied
 

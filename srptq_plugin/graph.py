@@ -42,6 +42,12 @@ class PreparedGraph:
         """The float network in the same form, without a site."""
         return cls(module, Plan((), (), (), {}))
 
+    @classmethod
+    def placed(cls, module: fx.GraphModule, plan: Plan) -> "PreparedGraph":
+        """A plan realised without a toolkit; the parameters stay those of the module."""
+        quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
+        return cls(insert_quantizers(module, plan, quantizers), plan)
+
     def __call__(self, images: Tensor) -> Tensor:
         """The output, in whatever mode the quantizers are."""
         return self.capture(images)[0]
@@ -104,10 +110,11 @@ class PreparedGraph:
 
     def float_weight(self, site: Site) -> Tensor:
         """What it was in the float network."""
-        return self._float[self._name_of(self.parameter(site))]
+        return self._float[self._names[self.parameter(site)]]
 
-    def _name_of(self, parameter: nn.Parameter) -> str:
-        return next(name for name, each in self.capture.named_parameters() if each is parameter)
+    @cached_property
+    def _names(self) -> dict[nn.Parameter, str]:
+        return {parameter: name for name, parameter in self.capture.named_parameters()}
 
     @cached_property
     def biases(self) -> dict[str, nn.Parameter]:
@@ -118,7 +125,7 @@ class PreparedGraph:
 
     def learnt_biases(self) -> dict[str, Tensor]:
         """Those biases that are no longer the float network's."""
-        was = {conv: self._float[self._name_of(bias)] for conv, bias in self.biases.items()}
+        was = {conv: self._float[self._names[bias]] for conv, bias in self.biases.items()}
         return {conv: bias.detach().clone() for conv, bias in self.biases.items() if not torch.equal(bias, was[conv])}
 
 

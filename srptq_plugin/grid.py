@@ -200,6 +200,17 @@ def dequantize(integers: Tensor, qparams: QParams) -> Tensor:
     return (integers - zero_point) * scale
 
 
+def neighbours(values: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
+    """The levels below and above each value, for grids with a level at zero.
+
+    >>> neighbours(torch.tensor([0.3]), project(Bounds.of(-1.0, 1.0), IntGrid(2)))
+    (tensor([0.]), tensor([0.6667]))
+    """
+    step, _ = _broadcast(qparams, values)
+    below = (values / step).floor() * step
+    return below, below + step
+
+
 def _broadcast(qparams: QParams, values: Tensor) -> tuple[Tensor, Tensor]:
     if qparams.scale.ndim == 0 or qparams.grid.axis is None:
         return qparams.scale, qparams.zero_point

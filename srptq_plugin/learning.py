@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import QParams
+from srptq_plugin.grid import neighbours
 from srptq_plugin.quantizer import BoundedFakeQuantize
 from srptq_plugin.sites import Role
 from srptq_plugin.together import average
@@ -118,22 +118,13 @@ def learnt_bounds(prepared: PreparedGraph) -> list[nn.Parameter]:
 
 def _values(prepared: PreparedGraph, rates: Rates, *, free: bool) -> Iterator[Value]:
     """The weights of all sites and, where free, the biases beside them."""
-    for site in prepared.plan.sites:
-        if site.role == "weight":
-            weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
-            ends = () if free else _neighbours(weight.detach(), qparams)
-            yield Value(weight, rates.values * float(qparams.scale.mean()), *ends)
+    for site in prepared.plan.weights:
+        weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
+        ends = () if free else neighbours(weight.detach(), qparams)
+        yield Value(weight, rates.values * float(qparams.scale.mean()), *ends)
     if free:
         for bias in {id(each): each for each in prepared.biases.values()}.values():
             yield Value(bias, rates.values * BIAS_SHARE * float(bias.detach().abs().mean()))
-
-
-def _neighbours(weight: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
-    """The levels below and above each value."""
-    axis = qparams.grid.axis
-    step = qparams.scale if axis is None else qparams.scale.reshape([-1, *[1] * (weight.ndim - 1)])
-    below = (weight / step).floor() * step
-    return below, below + step
 
 
 def _range(quantizer: BoundedFakeQuantize) -> float:

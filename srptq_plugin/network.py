@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
+IMAGE_AXES = 4
 GUARDS = "_guards_fn"
 """The module that torch.export adds to check sizes."""
 MOVEMENT = frozenset(
@@ -109,6 +110,12 @@ def tensor_arguments(node: fx.Node) -> list[fx.Node]:
         items = argument if isinstance(argument, (list, tuple)) else [argument]
         flat += [item for item in items if isinstance(item, fx.Node)]
     return flat
+
+
+def is_pooled(node: fx.Node) -> bool:
+    """Whether a feature map is 1 x 1 whatever the image."""
+    shape = getattr(node.meta.get("val"), "shape", ())
+    return len(shape) == IMAGE_AXES and all(isinstance(size, int) and size == 1 for size in shape[2:])
 
 
 class Network:

@@ -20,7 +20,7 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.images import Image, load_images, random_patches, sample_images, to_tensor
 from srptq_plugin.models import LoadedModel, describe, load_model
 from srptq_plugin.models import Network as ModelNetwork
-from srptq_plugin.models.record import UNIT
+from srptq_plugin.models.record import UNIT, check_range
 from srptq_plugin.network import Network
 from srptq_plugin.onnx_io import export_float
 from srptq_plugin.plan import make_plan
@@ -63,7 +63,9 @@ def quantize(
     Without a model the bundled EDSR; without images the photographs of scikit-image. `scale` says that the
     images are high-resolution photographs, to be made smaller by it.
     """
-    _check(input_size, input_range)
+    _check_size(input_size)
+    if input_range is not None:
+        check_range(input_range)
     registry = registry or Registry()
     chosen = _recipe(recipe, overrides, images, scale, toolkit)
     check_names(chosen, registry)
@@ -83,11 +85,9 @@ def quantize(
     return Run.open(place.folder, registry)
 
 
-def _check(size: Size | None, ends: tuple[float, float] | None) -> None:
+def _check_size(size: Size | None) -> None:
     if size is not None and (len(size) != 4 or size[:2] != (1, 3) or min(size) < 1):  # noqa: PLR2004 - axes
         raise SrptqError(f"input_size: {size}; give one image of three colours, such as (1, 3, 270, 480)")
-    if ends is not None and not ends[0] < ends[1]:
-        raise SrptqError(f"input_range: {ends}; give black and white, such as (0, 1) or (0, 255)")
 
 
 def _recipe(
@@ -189,7 +189,7 @@ class _Job:
         observers = observers_of(self.recipe, self.registry)
         plan = make_plan(network, self.rules, self.recipe, self.loaded.record.input_range, observers)
         if self.recipe.equalise:
-            self._equalise(program, plan)
+            self._equalise(network, plan)
         toolkit = self.registry.toolkit(self.recipe.toolkit).load()
         prepared = toolkit.realise(program, plan).to(self.device)
         patches = self.patches.to(self.device)
@@ -204,10 +204,10 @@ class _Job:
         self.projections = projections(prepared, observed, patches[order[:PROBED]])
         return prepared
 
-    def _equalise(self, program: ExportedProgram, plan: Plan) -> None:
+    def _equalise(self, network: Network, plan: Plan) -> None:
         self.progress("equalising channels", 0, 0)
         with self.clock("equalise"):
-            self.equalised = equalise(program, plan, self.patches[:PROBED], self.recipe.calibration.seed)
+            self.equalised = equalise(network, plan, self.patches[:PROBED], self.recipe.calibration.seed)
 
     def _reconstruct(self, prepared: PreparedGraph, patches: Tensor) -> Mapping[str, float]:
         settings = self.recipe.reconstruction

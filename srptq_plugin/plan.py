@@ -11,7 +11,7 @@ from torch import fx
 from srptq_plugin.contracts import Rules
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.network import MOVEMENT, Network, tensor_arguments
+from srptq_plugin.network import MOVEMENT, Network, is_pooled, tensor_arguments
 from srptq_plugin.recipe import Override, Recipe
 from srptq_plugin.sites import Edge, ObserverMaker, Plan, Role, Site
 from srptq_plugin.stages import Stage, Stages, find_blocks
@@ -58,7 +58,7 @@ class _Planner:
         return not reason
 
     def _why_float(self, conv: fx.Node) -> str:
-        if _is_pooled(conv):
+        if is_pooled(conv):
             return "works on pooled 1 x 1 maps: too little arithmetic to gain from integers"
         if self.network.parameter(conv, 1) is None:
             return "its weight is computed, not a parameter"
@@ -143,7 +143,7 @@ class _Planner:
         """The edges that carry integers: consumer, place, source; each once."""
         seen: set[tuple[fx.Node, int]] = set()
         for consumer, place, source in (*self._input_edges(), *self._output_edges()):
-            if (consumer, place) not in seen and not _is_pooled(source):
+            if (consumer, place) not in seen and not is_pooled(source):
                 seen.add((consumer, place))
                 yield consumer, place, source
 
@@ -186,7 +186,7 @@ class _Planner:
         if self.network.ops[node] in MOVEMENT:
             return all(user in self.planned for user, _ in self.network.edges_out(node))
         sources = self.network.edges_in(node)
-        whole = not any(_is_pooled(source) for _, source in sources)
+        whole = not any(is_pooled(source) for _, source in sources)
         several = len(sources) > 1 or self.network.ops[node] not in ("add", "mul")
         return whole and several and self.stages.of(node) != "tail" and node in self.network.varying
 
@@ -249,9 +249,3 @@ class _Planner:
         if op in self.rules.inputs:
             return "placement convs" if not self.full else "on pooled maps, after the last convolution or by recipe"
         return "no integer kernel on this target"
-
-
-def _is_pooled(node: fx.Node) -> bool:
-    value = node.meta.get("val")
-    shape = getattr(value, "shape", ())
-    return len(shape) == 4 and all(isinstance(size, int) and size == 1 for size in shape[2:])  # noqa: PLR2004

@@ -56,6 +56,11 @@ class Plan:
             groups[site.group].append(site)
         return {name: tuple(sites) for name, sites in groups.items()}
 
+    @property
+    def weights(self) -> tuple[Site, ...]:
+        """The sites of weights."""
+        return tuple(site for site in self.sites if site.role == "weight")
+
     def is_moved(self, site: Site) -> bool:
         """Whether a site only repeats the encoding of integers that were moved: what moved them reads that encoding."""
         moved = site.source.rpartition("/")[2].partition(".")[0] in MOVEMENT

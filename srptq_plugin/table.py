@@ -40,7 +40,7 @@ class QuantTable:
     def of(cls, prepared: PreparedGraph) -> "QuantTable":
         """What a prepared graph would export now."""
         qparams = prepared.qparams()
-        sites = [site for site in prepared.plan.sites if site.role == "weight"]
+        sites = prepared.plan.weights
         weights = {site.name: quantize(prepared.parameter(site).detach(), qparams[site.name]) for site in sites}
         norms = {site.name: magnitudes(prepared.float_weight(site)) for site in sites}
         return cls(prepared.plan, qparams, weights, norms, prepared.learnt_biases())
@@ -76,29 +76,27 @@ class QuantTable:
             quantizer.hold()
             quantizers[group] = quantizer
         simulated = insert_quantizers(network, self.plan, quantizers)
-        self._place_weights(simulated)
-        self._place_biases(simulated)
+        read = Network(simulated)
+        self._place_weights(read)
+        self._place_biases(read)
+        simulated.recompile()
         return PreparedGraph(simulated, self.plan)
 
-    def _place_weights(self, module: fx.GraphModule) -> None:
+    def _place_weights(self, network: Network) -> None:
         """Weights at their levels, which their quantizers leave as they are."""
-        network = Network(module)
-        for number, site in enumerate(site for site in self.plan.sites if site.role == "weight"):
+        for number, site in enumerate(self.plan.weights):
             edge = site.consumers[0]
             quantizer = tensor_arguments(network.nodes[edge.consumer])[edge.place]
-            _replace(module, quantizer, 0, f"srptq_weight_{number}", self.level(site.name))
-        module.recompile()
+            _replace(network.module, quantizer, 0, f"srptq_weight_{number}", self.level(site.name))
 
-    def _place_biases(self, module: fx.GraphModule) -> None:
+    def _place_biases(self, network: Network) -> None:
         """Give each convolution a bias of its own: tuned, or the one that the file's integers stand for."""
-        network = Network(module)
         for number, conv in enumerate(self.plan.convs if self.plan.integer_bias else self.biases):
             found = network.parameter(network.nodes[conv], 2)
             if found:
                 rounded = self.bias(conv, found[1])
                 real = dequantize(*rounded).float() if rounded else self.biases.get(conv, found[1])
-                _replace(module, network.nodes[conv], 2, f"srptq_bias_{number}", real)
-        module.recompile()
+                _replace(network.module, network.nodes[conv], 2, f"srptq_bias_{number}", real)
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; the plan travels in its header."""
@@ -139,7 +137,7 @@ class QuantTable:
             site.name: QParams(tensors[f"{site.name}:scale"], tensors[f"{site.name}:zero_point"], site.grid)
             for site in plan.sites
         }
-        names = [site.name for site in plan.sites if site.role == "weight"]
+        names = [site.name for site in plan.weights]
         weights = {name: tensors[f"{name}:integers"].to(torch.int32) for name in names}
         norms = {name: tensors[f"{name}:norms"] for name in names}
         biases = {conv: tensors[f"{conv}:bias"] for conv in plan.convs if f"{conv}:bias" in tensors}

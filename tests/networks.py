@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from srptq_plugin.contracts import Rules
 from srptq_plugin.export import export_network, fold, graph_of, own_module
-from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
@@ -275,8 +275,7 @@ def plan(kind: str, chosen: Recipe, image: tuple[float, float] = UNIT, rules: Ru
 
 def realise(kind: str, made: Plan) -> PreparedGraph:
     """The prepared graph as the core alone makes it."""
-    quantizers = {group: build_quantizer(made, group) for group in made.groups}
-    return PreparedGraph(insert_quantizers(drop_identities(own_module(exported(kind))), made, quantizers), made)
+    return PreparedGraph.placed(drop_identities(own_module(exported(kind))), made)
 
 
 def calibrated(kind: str, bits: int = 8, target: str = "openvino", **keys: Any) -> PreparedGraph:

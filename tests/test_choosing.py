@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from srptq_plugin.choosing import choose_bounds
 from srptq_plugin.export import export_network, graph_of
-from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import Bounds, project
 from srptq_plugin.network import Network
 from srptq_plugin.pac import reconstruct
@@ -30,8 +30,7 @@ def linear() -> PreparedGraph:
     registry = Registry()
     network = Network(module)
     plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), observers_of(recipe, registry))
-    quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
-    prepared = PreparedGraph(insert_quantizers(module, plan, quantizers), plan)
+    prepared = PreparedGraph.placed(module, plan)
     prepared.observe([heavy(seed) for seed in (1, 2)])
     return prepared
 

@@ -19,6 +19,7 @@ from srptq_plugin.models.record import (
     Network,
     Range,
     Request,
+    check_range,
 )
 from srptq_plugin.models.srgan import SRGAN_FAMILY
 from srptq_plugin.models.srresnet import SRRESNET_FAMILY
@@ -43,8 +44,8 @@ def load_model(
 parameters=380955)
     """
     name = name or MINI_FAMILY.name
-    if input_range is not None and not input_range[0] < input_range[1]:
-        raise SrptqError(f"model {name}: input range {input_range}; give black and white, such as 0:1 or 0:255")
+    if input_range is not None:
+        check_range(input_range)
     request = Request(None if weights is None else load_state(weights), args or {}, input_range)
     return describe(name, _built(name, request, families))
 

@@ -5,10 +5,18 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from srptq_plugin.errors import SrptqError
+
 State = Mapping[str, Tensor]
 Arguments = Mapping[str, str | int | float]
 Range = tuple[float, float]
 UNIT: Range = (0.0, 1.0)
+
+
+def check_range(ends: Range) -> None:
+    """Refuse a range whose ends are not black and then white."""
+    if not ends[0] < ends[1]:
+        raise SrptqError(f"input_range: {ends} is no input range; give black and white, such as 0:1 or 0:255")
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ class SnpeTarget:
     ) -> Sequence[Path]:
         """The float file and the encodings."""
         model = onnx.load(network)
-        found = _encodings(model, table)
-        _put_tuned(model, table)
+        read = OnnxNetwork(model)
+        found = _encodings(read, table)
+        _put_tuned(model, read, table)
         with moved_into(folder) as draft:
             onnx.save(model, draft / FILE)
             found.write(draft / ENCODINGS, encodings)
@@ -72,8 +73,7 @@ class SnpeTarget:
         )
 
 
-def _encodings(model: ModelProto, table: QuantTable) -> Encodings:
-    network = OnnxNetwork(model)
+def _encodings(network: OnnxNetwork, table: QuantTable) -> Encodings:
     activations: dict[str, QParams] = {}
     parameters: dict[str, QParams] = {}
     for site in table.plan.sites:
@@ -84,11 +84,10 @@ def _encodings(model: ModelProto, table: QuantTable) -> Encodings:
     return Encodings(activations, parameters)
 
 
-def _put_tuned(model: ModelProto, table: QuantTable) -> None:
+def _put_tuned(model: ModelProto, network: OnnxNetwork, table: QuantTable) -> None:
     """Each weight exactly at its level, so that whoever rounds it again finds the table's integer; and tuned biases."""
-    network = OnnxNetwork(model)
     constants = {each.name: each for each in model.graph.initializer}
-    readers = {site.name: site.consumers[0].consumer for site in table.plan.sites if site.role == "weight"}
+    readers = {site.name: site.consumers[0].consumer for site in table.plan.weights}
     placed = [(conv, 1, table.level(name)) for name, conv in readers.items()]
     for conv, place, values in [*placed, *((conv, 2, bias) for conv, bias in table.biases.items())]:
         name = network.nodes[conv].input[place]
