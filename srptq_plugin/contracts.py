@@ -104,7 +104,8 @@ class Rules:
 
     `placements` names the placements it runs, its default first. `inputs` and `outputs` are the
     operations whose inputs or outputs are quantized under `full`; `fused` are those that a runtime
-    computes inside the operation before them, so that the quantizer comes after them. With `joins_in_conv`
+    computes inside the operation before them, so that the quantizer comes after them; `fused_in_conv` only
+    where that is a convolution. With `joins_in_conv`
     a runtime adds the skip while it computes the convolution: the branch that comes straight from one has
     no quantizer of its own. With `integer_bias` biases are 32-bit integers at the scale of the products. With
     `one_encoding` all readers of a tensor read the same integers. Without `per_channel` weights have one scale.
@@ -119,6 +120,7 @@ class Rules:
     inputs: frozenset[str] = frozenset({"conv", "add", "cat"})
     outputs: frozenset[str] = frozenset({"conv", "add", "cat"})
     fused: frozenset[str] = frozenset({"relu"})
+    fused_in_conv: frozenset[str] = frozenset()
     shared_concat: bool = False
     joins_in_conv: bool = False
     integer_bias: bool = False

@@ -26,7 +26,10 @@ def make_plan(
 ) -> Plan:
     """Decide every site once, for every toolkit."""
     planner = _Planner(network, rules, recipe, image)
-    sites = [*planner.weights(), *planner.activations()]
+    sites = [
+        *(planner.weights() if recipe.weights.quantize else ()),
+        *(planner.activations() if recipe.activations.quantize else ()),
+    ]
     if not sites:
         raise SrptqError("plan: nothing to quantize: the network has no convolution that the recipe quantizes")
     return Plan(
@@ -153,7 +156,7 @@ class _Planner:
         for node in self._others(self.rules.inputs):
             branch = self._branch(node)
             for place, source in self.network.edges_in(node):
-                if source is not branch:
+                if source is not branch and self._after_fused(source) is source:
                     yield node, place, source
 
     def _branch(self, node: fx.Node) -> fx.Node | None:
@@ -193,9 +196,13 @@ class _Planner:
     def _after_fused(self, node: fx.Node) -> fx.Node:
         """The tensor that leaves an operation and those that a runtime computes with it."""
         users = [user for user, _ in self.network.edges_out(node)]
-        if len(users) == 1 and self.network.ops[users[0]] in self.rules.fused:
+        if len(users) == 1 and self._is_fused(users[0], node):
             return self._after_fused(users[0])
         return node
+
+    def _is_fused(self, node: fx.Node, before: fx.Node) -> bool:
+        in_conv = before in self.planned and self.network.ops[node] in self.rules.fused_in_conv
+        return in_conv or self.network.ops[node] in self.rules.fused
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
         quantized = consumer in self.planned or self.network.ops[consumer] in self.rules.inputs

@@ -12,22 +12,34 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-CLIENT = Path(__file__).parent / "clients" / "aimet_encodings.py"
+CLIENTS = Path(__file__).parent / "clients"
 
 
 def simulated(network: Path, encodings: Path, image: NDArray[Any], wanted: NDArray[Any]) -> Mapping[str, Any]:
     """How AIMET's simulation of two files differs from what is wanted of an image; skips where there is no AIMET."""
-    python = os.environ.get("SRPTQ_AIMET")
-    if not python:
-        pytest.skip("SRPTQ_AIMET names no Python that has aimet-onnx")
     folder = encodings.parent
     arrays = {"input": image, "output": wanted}
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
-    paths = [network, encodings, *(folder / f"{name}.npy" for name in arrays)]
+    return _said("aimet_encodings", network, encodings, *(folder / f"{name}.npy" for name in arrays))
+
+
+def quantized(network: Path, hardware: str) -> set[str]:
+    """The tensors that AIMET quantizes by one of Qualcomm's own settings; skips where there is no AIMET."""
+    return set(_said("aimet_placement", network, hardware))
+
+
+def _said(client: str, *arguments: Path | str) -> Any:
+    python = os.environ.get("SRPTQ_AIMET")
+    if not python:
+        pytest.skip("SRPTQ_AIMET names no Python that has aimet-onnx")
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(  # noqa: S603 - whom the tester names
-        [python, str(CLIENT), *map(str, paths)], env=kept, capture_output=True, text=True, check=False
+        [python, str(CLIENTS / f"{client}.py"), *map(str, arguments)],
+        env=kept,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

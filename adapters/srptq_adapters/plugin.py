@@ -119,7 +119,7 @@ def srptq_quantizers() -> Iterable[QuantizerEntry]:
 def srptq_models() -> Iterable[ModelEntry]:
     """The reference networks."""
     return [
-        ModelEntry("edsr-mini", "the small EDSR x4 that comes with the package", _family("edsr-mini")),
+        ModelEntry("edsr-mini", "the small EDSR that comes with the package, for x2 and x4", _family("edsr-mini")),
         ModelEntry("edsr", "EDSR, baseline and large", _family("edsr")),
         ModelEntry("srresnet", "SRResNet", _family("srresnet")),
         ModelEntry("srgan", "the generator of SRGAN", _family("srgan")),

@@ -30,17 +30,23 @@ DEFAULT = Rules(
     placements=("full",),
     inputs=OPS,
     outputs=OPS,
+    fused_in_conv=frozenset({"leaky_relu", "prelu"}),
     shared_concat=True,
     one_encoding=True,
     integer_bits=frozenset({4, 8, 16}),
 )
-LEGACY = replace(DEFAULT, weights=IntGrid(8), weight_bits=frozenset({8}), per_channel=False)
+DSP = replace(DEFAULT, fused_in_conv=frozenset())
+LEGACY = replace(DSP, weights=IntGrid(8), weight_bits=frozenset({8}), per_channel=False)
 
 
 class SnpeTarget:
-    """Asymmetric activations of 8 or 16 bits; `legacy` is for SNPE before 2, with one asymmetric scale a weight."""
+    """Asymmetric activations of 8 or 16 bits.
 
-    presets: Mapping[str, Rules] = {"default": DEFAULT, "legacy": LEGACY}
+    By default for HTP v73 (Snapdragon 8 Gen 2) and newer, which compute a leaky ReLU or PReLU inside the convolution;
+    `dsp` is for DSPs, which round before it as well; `legacy` is for SNPE before 2, with one asymmetric scale a weight.
+    """
+
+    presets: Mapping[str, Rules] = MappingProxyType({"default": DEFAULT, "dsp": DSP, "legacy": LEGACY})
     exports: Mapping[str, Sequence[Version]] = MappingProxyType({"encodings": VERSIONS})
 
     def require(self) -> None:

@@ -1,21 +1,23 @@
-"""AIMET reads what the target snpe writes, in every version, and computes what our reader computes."""
+"""AIMET reads what the target snpe writes, computes what our reader computes, and rounds where we round."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import aimet
 import networks
+import onnx
 import pytest
 
 from srptq_plugin.table import QuantTable
 
 pytest.importorskip("onnxruntime")
 
-from srptq_adapters.targets.encodings import VERSIONS, Version
+from srptq_adapters.targets.encodings import VERSIONS, Version, read
 from srptq_adapters.targets.snpe import TARGET
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
 IMAGES = networks.images(2, seed=5)
+HARDWARE = {"default": "htp_quantsim_config_v73", "dsp": "dsp_quantsim_config"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -27,3 +29,17 @@ def test_aimet_draws_what_our_reader_draws(kind: str, version: Version, deploy: 
     found = aimet.simulated(network, encodings, IMAGES.numpy(), wanted)
     assert found["version"] == version
     assert aimet.decibels(found) > 100
+
+
+@pytest.mark.parametrize("preset", HARDWARE)
+@pytest.mark.parametrize("kind", ["edsr", "imdn"])
+def test_convolutions_are_rounded_where_qualcomms_settings_say(
+    kind: str, preset: str, deploy: Deploy, tmp_path: Path
+) -> None:
+    table, files = deploy(kind, "snpe", 8, preset=preset)
+    network, encodings = TARGET.write(files[0], table, tmp_path)
+    graph = onnx.load(network).graph
+    ours = read(encodings, [each.name for each in graph.initializer])
+    convs = {node.output[0] for node in graph.node if node.op_type == "Conv" and node.input[1] in ours.parameters}
+    after = {node.output[0] for node in graph.node if node.input and node.input[0] in convs}
+    assert set(ours.activations) & (convs | after) == aimet.quantized(network, HARDWARE[preset]) & (convs | after)

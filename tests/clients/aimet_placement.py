@@ -1,0 +1,25 @@
+"""The tensors that AIMET quantizes by Qualcomm's own settings for a kind of hardware.
+
+python aimet_placement.py network.onnx htp_quantsim_config_v73
+"""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import aimet_onnx.common.quantsim_config as settings  # pyright: ignore[reportMissingImports]
+import onnx
+from aimet_onnx.quantsim import QuantizationSimModel  # pyright: ignore[reportMissingImports]
+
+
+def main(network: str, hardware: str) -> None:
+    """Print their names."""
+    path = Path(next(iter(settings.__path__))) / f"{hardware}.json"
+    with contextlib.redirect_stdout(sys.stderr):
+        simulation = QuantizationSimModel(onnx.load(network), config_file=str(path))
+    print(json.dumps([name for name, each in simulation.qc_quantize_op_dict.items() if each.enabled]))  # noqa: T201 - it is what the caller reads
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
