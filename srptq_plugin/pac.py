@@ -20,6 +20,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.learning import BOTH, Learning, Rates, Turn, Weights, learnt_bounds
 from srptq_plugin.quantizer import Gradient, Mode
+from srptq_plugin.sensitivity import block_shares
 from srptq_plugin.teacher import Teacher, normalised
 from srptq_plugin.together import average, gathered
 
@@ -43,16 +44,15 @@ class Options:
     start: Literal["observed", "image"] = "observed"
     bias_correction: bool = False
     feature_weight: float = 5.0
+    blocks: Literal["equal", "sensitivity"] = "equal"
     output_weight: float = 1.0
     feature_loss: Literal["sum", "literal"] = "sum"
     gradient: Gradient = "full"
     seed: int = 0
 
-    def turn(self, epoch: int) -> Turn:
-        """Whose bounds learn in an epoch."""
-        if self.schedule == "joint":
-            return BOTH
-        return ("weight",) if epoch % 2 == 0 else ("activation",)
+    def turn(self, epoch: int, roles: Turn = BOTH) -> Turn:
+        """Whose bounds learn in an epoch, of the roles that are quantized."""
+        return roles if self.schedule == "joint" else (roles[epoch % len(roles)],)
 
 
 def reconstruct(
@@ -80,6 +80,7 @@ class _Tuning:
 
     def run(self) -> dict[str, float]:
         with Teacher(self.prepared, self.images, self.options.batch) as self.teacher:
+            self.shares = self._shares()
             observed = self._mean_loss()
             after, ratio = self._tuned(self._started(observed))
         return {"loss_before": observed, "loss_after": after, "steps": self.steps, "gradient_ratio": ratio}
@@ -93,6 +94,14 @@ class _Tuning:
             self.progress("correcting biases", 0, 0)
             before = self._or_back(before, list(self.prepared.biases.values()), self._correct)
         return before
+
+    def _shares(self) -> Tensor:
+        """How much each block counts in the feature loss."""
+        if self.options.blocks == "equal":
+            return torch.ones((), device=self.images.device)
+        shares = block_shares(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed)
+        average([shares])
+        return shares
 
     def _choose(self) -> None:
         choose_bounds(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed)
@@ -123,9 +132,10 @@ class _Tuning:
 
     def _tune(self) -> None:
         step = 0
+        roles: Turn = tuple(role for role in BOTH if self.prepared.of_role(role))
         generator = torch.Generator().manual_seed(self.options.seed)
         for epoch in range(self.options.epochs):
-            turn = self.options.turn(epoch)
+            turn = self.options.turn(epoch, roles)
             self.learning.take_turns(turn)
             for chosen in torch.randperm(len(self.images), generator=generator).split(self.options.batch):
                 self.progress("tuning", step, self.steps)
@@ -143,7 +153,7 @@ class _Tuning:
         output, maps = self.prepared.features(self.images[chosen])
         wanted, targets = self.teacher(chosen)
         distances = [self._distance(each, target) for each, target in zip(maps, targets, strict=True)]
-        return self.levels * (output - wanted).abs().mean(), torch.stack(distances).mean()
+        return self.levels * (output - wanted).abs().mean(), (self.shares * torch.stack(distances)).mean()
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:
         """The squared distance of two maps on the unit sphere: 2 - 2 cos."""

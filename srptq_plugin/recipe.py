@@ -24,11 +24,12 @@ class Settings(BaseModel):
 
 
 class TensorSettings(Settings):
-    """Bits and observer of the activations."""
+    """Bits and observer of the activations; or not quantized at all, in simulation."""
 
     bits: Bits = 8
     observer: Word = "dbdc"
     options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
+    quantize: Flag = True
 
 
 class WeightSettings(TensorSettings):
@@ -69,6 +70,7 @@ class PacSettings(Settings):
     start: Literal["observed", "image"] = "observed"
     bias_correction: Flag = False
     feature_weight: Real = 5.0
+    blocks: Literal["equal", "sensitivity"] = "equal"
     output_weight: Real = 1.0
     feature_loss: Literal["sum", "literal"] = "sum"
     gradient: Literal["full", "pact"] = "full"

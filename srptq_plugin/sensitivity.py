@@ -29,8 +29,32 @@ def pulls(
     for batch in images.split(BATCH):
         with prepared.mode(Mode.OFF), _tapped(prepared, wanted) as maps, torch.enable_grad():
             output = prepared(batch.detach().requires_grad_())
-        signs = torch.randint(0, 2, (draws, *output.shape), generator=generator, dtype=output.dtype)
-        yield maps, [_pull(output, maps, 2 * each.to(output.device) - 1) for each in signs]
+        yield maps, [_pull(output, maps, signs) for signs in _signs(output, draws, generator)]
+
+
+def block_shares(prepared: PreparedGraph, images: Tensor, draws: int = 4, seed: int = 0) -> Tensor:
+    """How far, squared, the image moves when a block's map is off by a share of its norm; one on average."""
+    generator = torch.Generator().manual_seed(seed)
+    moves: list[Tensor] = []
+    for batch in images.split(BATCH):
+        with prepared.mode(Mode.OFF), torch.enable_grad():
+            output, maps = prepared.features(batch.detach().requires_grad_())
+        for signs in _signs(output, draws, generator):
+            gradients = torch.autograd.grad(output, maps, signs, retain_graph=True)
+            moves.append(torch.stack([_moved(*each) for each in zip(maps, gradients, strict=True)]))
+    total = torch.stack(moves).sum(0)
+    return total / total.mean()
+
+
+def _moved(features: Tensor, gradient: Tensor) -> Tensor:
+    """An error's energy spreads evenly over a map's values: |J e|^2 = |e|^2 |J|^2 / n."""
+    energies = features.detach().flatten(1).square().sum(1) * gradient.flatten(1).square().sum(1)
+    return energies.mean() / features[0].numel()
+
+
+def _signs(output: Tensor, draws: int, generator: torch.Generator) -> Iterator[Tensor]:
+    for signs in torch.randint(0, 2, (draws, *output.shape), generator=generator, dtype=output.dtype):
+        yield 2 * signs.to(output.device) - 1
 
 
 @contextmanager

@@ -32,6 +32,9 @@ def _problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
         yield f"placement: {recipe.target} does not run {recipe.placement!r}; choices: {', '.join(rules.placements)}"
     if recipe.weights.per_channel and not rules.per_channel:
         yield f"weights.per_channel: true, but {recipe.target} has one scale a weight with this preset; set it to false"
+    for role in ("weights", "activations"):
+        if rules.integer_bits and not getattr(recipe, role).quantize:
+            yield f"{role}.quantize: false, but {recipe.target} needs integers; a paper-... recipe simulates it"
     for path, bits, allowed in _all_bits(recipe, rules):
         if bits is not None and bits not in allowed:
             nearest = min(allowed, key=partial(_distance, bits))

@@ -9,7 +9,7 @@ from typing import Any
 import networks
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
@@ -20,6 +20,7 @@ from srptq_plugin.pac import Options, reconstruct
 from srptq_plugin.plan import make_plan
 from srptq_plugin.quantizer import Mode, fake_quantize
 from srptq_plugin.registry import Registry
+from srptq_plugin.sensitivity import block_shares
 from srptq_plugin.settings import observers_of, rules_of
 from srptq_plugin.teacher import Teacher, normalised
 
@@ -301,6 +302,65 @@ def test_turns_begin_with_weights() -> None:
     alternating, joint = Options(), Options(schedule="joint")
     assert [alternating.turn(epoch) for epoch in range(3)] == [("weight",), ("activation",), ("weight",)]
     assert joint.turn(0) == ("weight", "activation")
+
+
+def test_with_one_role_quantized_it_is_always_its_turn() -> None:
+    assert [Options().turn(epoch, ("activation",)) for epoch in range(2)] == [("activation",), ("activation",)]
+    for off in ("weights", "activations"):
+        prepared = networks.calibrated("edsr", 4, "paper", **{off: {"bits": 4, "quantize": False}})
+        start = bits(prepared)
+        found = tuned(prepared, epochs=6, weight_rate=5e-3, activation_rate=5e-3)
+        assert found["loss_after"] < found["loss_before"]
+        assert len(moved(start, bits(prepared))) > 1
+
+
+def test_a_block_that_the_image_hangs_on_counts_for_more() -> None:
+    prepared = networks.calibrated("imdn", 4, "onnxruntime")
+    shares = block_shares(prepared, IMAGES)
+    assert shares.mean() == pytest.approx(1)
+    with prepared.mode(Mode.OFF), torch.no_grad():
+        exact = prepared(IMAGES)
+        errors = [image_moved_by(prepared, block, exact) for block in prepared.plan.blocks]
+    ratios = shares / torch.tensor(errors)
+    assert ratios.max() / ratios.min() < 1.5
+    assert max(errors) / min(errors) > 1.1
+
+
+def image_moved_by(prepared: PreparedGraph, block: str, exact: Tensor) -> float:
+    """The squared change of the image by small random errors of one block, a share of its norm."""
+    network = Network(prepared.module)
+    node = network.nodes[block]
+    total = 0.0
+    for seed in range(16):
+        disturbed = Disturbed(prepared.module, node, seed).run(IMAGES)[0]
+        total += float((disturbed - exact).square().sum())
+    return total
+
+
+class Disturbed(fx.Interpreter):
+    """Adds noise of a thousandth of each sample's norm to one map."""
+
+    def __init__(self, module: fx.GraphModule, node: fx.Node, seed: int) -> None:
+        super().__init__(module)
+        self.node, self.generator = node, torch.Generator().manual_seed(seed)
+
+    def run_node(self, n: fx.Node) -> Any:
+        output = super().run_node(n)
+        if n is not self.node:
+            return output
+        noise = torch.randn(output.shape, generator=self.generator)
+        sizes = [each.flatten(1).norm(dim=1)[:, None, None, None] for each in (output, noise)]
+        return output + 1e-3 * noise * sizes[0] / sizes[1]
+
+
+def test_the_feature_loss_weighs_blocks_where_asked(prepared: PreparedGraph) -> None:
+    _, transfer = loss(prepared, IMAGES)
+    plain = tuned(prepared, epochs=1, output_weight=0.0)["loss_before"]
+    prepared = networks.calibrated("edsr", 4, "onnxruntime")
+    weighed = tuned(prepared, epochs=4, output_weight=0.0, blocks="sensitivity", activation_rate=5e-3)
+    assert plain == pytest.approx(5 * transfer, rel=5e-3)
+    assert weighed["loss_before"] != pytest.approx(plain, rel=1e-3)
+    assert weighed["loss_after"] < weighed["loss_before"]
 
 
 @pytest.fixture

@@ -10,13 +10,18 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import nn
 
 from srptq_plugin.contracts import Rules
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT, Network, tensor_arguments
 from srptq_plugin.onnx_io import OnnxNetwork, export_float
+from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
+from srptq_plugin.registry import Registry
+from srptq_plugin.settings import rules_of
 from srptq_plugin.sites import Edge, Plan, Site
 
 KINDS = list(networks.NETWORKS)
@@ -125,6 +130,33 @@ def test_a_relu_comes_before_the_quantizer_and_leaky_relu_where_the_target_fuses
     assert "block1.first/conv" in planned("imdn", target="onnxruntime")
     fused = replace(RULES, fused=frozenset({"relu", "leaky_relu"}))
     assert "block1.first/conv" not in sites(networks.plan("imdn", networks.recipe(), rules=fused))
+
+
+def test_a_leaky_relu_may_be_fused_with_a_convolution_and_with_nothing_else() -> None:
+    fusing, not_fusing = (networks.recipe(8, "snpe", preset=preset) for preset in ("default", "dsp"))
+    behind = {
+        "block1/leaky_relu",
+        "block1/leaky_relu.1",
+        "block2/leaky_relu",
+        "block2/leaky_relu.1",
+        "gather.1/leaky_relu",
+    }
+    before = {"block1.first/conv", "block1.second/conv", "block2.first/conv", "block2.second/conv", "gather.0/conv"}
+    assert before | behind <= sites(networks.plan("imdn", not_fusing)).keys()
+    found = sites(networks.plan("imdn", fusing)).keys()
+    assert behind <= found
+    assert not before & found
+    after_an_add = nn.Sequential(networks.conv(3, 6), networks.Residual(), nn.LeakyReLU(0.1), networks.conv(6, 3))
+    network = Network(graph_of(export_network(after_an_add.eval())))
+    plan = make_plan(network, rules_of(fusing, Registry()), fusing, networks.UNIT)
+    assert {"1/add", "2/leaky_relu"} <= sites(plan).keys()
+
+
+@pytest.mark.parametrize(("off", "left"), [("weights", "activation"), ("activations", "weight")])
+def test_weights_or_activations_may_stay_float(off: str, left: str) -> None:
+    whole = planned("edsr", target="paper")
+    found = sites(networks.plan("edsr", networks.recipe(8, "paper", **{off: {"bits": 8, "quantize": False}})))
+    assert found == {name: site for name, site in whole.items() if site.role == left}
 
 
 def test_an_override_by_path_reaches_weights_and_inputs() -> None:

@@ -25,6 +25,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"preset": "performence"}, r"preset: unknown preset of openvino 'performence'; did you mean 'performance'\?"),
     ({"target": "onnxruntime", "placement": "convs"}, "placement: onnxruntime does not run 'convs'; choices: full"),
+    ({"weights": {"quantize": False}}, r"weights\.quantize: false, but openvino needs integers; a paper-\.\.\. recipe"),
+    ({"activations": {"quantize": False}}, r"activations\.quantize: false, but openvino needs integers"),
     ({"target": "paper", "preset": "mixed"}, "preset: unknown preset of paper 'mixed'; choices: paper"),
 ]
 WRONG: list[tuple[dict[str, Any], str]] = [

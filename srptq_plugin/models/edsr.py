@@ -15,7 +15,7 @@ from srptq_plugin.models.checkpoint import load_into, load_state
 from srptq_plugin.models.layers import conv3x3, shuffle_factors
 from srptq_plugin.models.record import UNIT, Arguments, ModelFamily, Network, Range, Request, State
 
-MINI = Path(__file__).parent / "weights" / "edsr_mini_x4.safetensors"
+MINI = {scale: Path(__file__).parent / "weights" / f"edsr_mini_x{scale}.safetensors" for scale in ("2", "4")}
 LEVELS: Range = (0.0, 255.0)
 Mean = tuple[float, float, float]
 Renames = tuple[tuple[str, str], ...]
@@ -90,8 +90,13 @@ def build(request: Request) -> Network:
 
 
 def build_mini(request: Request) -> Network:
-    """Build the network that comes with this package."""
-    return build(request if request.state is not None else replace(request, state=load_state(MINI)))
+    """Build one of the networks that come with this package, for x4 where nothing else is asked."""
+    if request.state is not None:
+        return build(request)
+    upscale = str(request.arguments.get("upscale", 4))
+    if upscale not in MINI:
+        raise SrptqError(f"edsr-mini: upscale={upscale}; it comes for {' and '.join(MINI)}; for others give weights")
+    return build(replace(request, state=load_state(MINI[upscale])))
 
 
 def _sized(state: State, given: Arguments) -> EDSR:
@@ -165,4 +170,4 @@ def _upsampler(upscale: int, features: int) -> Iterator[nn.Module]:
 
 
 EDSR_FAMILY = ModelFamily("edsr", "EDSR (Lim et al. 2017); weights of EDSR-PyTorch or BasicSR", build)
-MINI_FAMILY = ModelFamily("edsr-mini", "EDSR x4 of 16 blocks and 32 features, with its weights", build_mini)
+MINI_FAMILY = ModelFamily("edsr-mini", "EDSR of 16 blocks and 32 features, with its weights for x2 and x4", build_mini)

@@ -65,7 +65,7 @@ def test_evaluating_what_does_not_fit(srptq: Srptq, written: Written, tmp_path: 
 
 
 def test_a_checkpoint_that_does_not_fit(srptq: Srptq, tmp_path: Path) -> None:
-    state = load_file(MINI)
+    state = load_file(MINI["4"])
     del state["body.3.body.2.bias"]
     save_file(state, tmp_path / "short.safetensors")
     result = srptq("quantize", "--weights", tmp_path / "short.safetensors", "--out", tmp_path / "run")
@@ -73,7 +73,7 @@ def test_a_checkpoint_that_does_not_fit(srptq: Srptq, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_holds_nan(srptq: Srptq, tmp_path: Path) -> None:
-    state = load_file(MINI)
+    state = load_file(MINI["4"])
     state["head.0.weight"][0, 0, 0, 0] = torch.nan
     save_file(state, tmp_path / "nan.safetensors")
     result = srptq("quantize", "--weights", tmp_path / "nan.safetensors", "--out", tmp_path / "run")

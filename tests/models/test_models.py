@@ -195,7 +195,7 @@ def test_mean_shifts_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"upscale": 2}, "upscale=2 was given, but the weights have 4"),
+        ({"upscale": 3}, "upscale=3; it comes for 2 and 4"),
         ({"blocks": "many"}, "give blocks as a positive int"),
         ({"features": 0.5}, "give features as a positive int"),
         ({"residual_scale": -1}, "give residual_scale as a positive float"),

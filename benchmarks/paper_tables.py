@@ -1,0 +1,278 @@
+"""The paper's tables in kind, on networks that are at hand: every method, bits, test set and scale.
+
+    PYTHONPATH=examples python benchmarks/paper_tables.py --data DATA --images BSDS399 --weights WEIGHTS \
+        --rows rows.jsonl
+
+DATA holds Set5, Set14 and B100; WEIGHTS the files IMDN_x4.safetensors and the like, see NETWORKS. Prints Markdown. Each
+measurement is added to the file of rows, and one that is there is not taken again: started again, it goes on. `--only`
+picks networks, so several processes can share the work; with `--no-measuring` it prints what the file has.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+from scoring import Scores, scorer  # pyright: ignore[reportMissingImports]
+
+from srptq_plugin import quantize
+from srptq_plugin.images import load_images
+from srptq_plugin.models import load_model
+
+ALL, SOME = ("Set5", "Set14", "B100"), ("Set5", "Set14")
+UNTUNED = ("reconstruction=null",)
+PAPER_RATIO = ("activations.options.ratio=paper",)
+TEN_EPOCHS = ("reconstruction.name=pac", "reconstruction.epochs=10")
+BODY_ONLY = tuple(f"stages.{stage}.quantize=false" for stage in ("head", "upsample", "tail"))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, where its weights are, and the sets that it is scored on."""
+
+    name: str
+    model: str
+    scale: int
+    sets: Sequence[str]
+    weights: str | None = None
+
+    @property
+    def label(self) -> str:
+        """As the tables and `--only` call it."""
+        return f"{self.name} x{self.scale}"
+
+
+NETWORKS = (
+    Subject("EDSR-mini", "edsr-mini", 4, ALL),
+    Subject("EDSR-mini", "edsr-mini", 2, SOME),
+    Subject("IMDN", "imdn:imdn", 4, ALL, "IMDN_x4.safetensors"),
+    Subject("IMDN", "imdn:imdn", 2, SOME, "IMDN_x2.safetensors"),
+    Subject("SRGAN", "srgan", 4, SOME, "SRGAN_netG_x4.safetensors"),
+    Subject("SRGAN", "srgan", 2, SOME, "SRGAN_netG_x2.safetensors"),
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe, changed; `None` is the float network."""
+
+    name: str
+    bits: str
+    recipe: str | None = None
+    overrides: Sequence[str] = ()
+
+
+def _wide(bits: int) -> tuple[str, str]:
+    return f"weights.bits={bits}", f"activations.bits={bits}"
+
+
+def _baseline(name: str, bits: int, *overrides: str) -> Method:
+    return Method(name, str(bits), f"paper-w4a4-{name.lower()}", (*_wide(bits), *overrides))
+
+
+def _ours(name: str, bits: int, *overrides: str) -> Method:
+    return Method(name, str(bits), f"paper-w{bits}a{bits}", overrides)
+
+
+FLOAT = Method("float", "32")
+
+
+def methods(bits: int) -> Iterator[Method]:
+    """The rows of tables 3 and 4 for a number of bits."""
+    if bits == 8:  # noqa: PLR2004 - what the targets' own quantizers make
+        for target in ("OpenVINO", "TensorRT", "SNPE", "ONNX Runtime"):
+            yield Method(f"{target}'s own", "8", f"{target.lower().replace(' ', '')}-w8a8-stock")
+    for name in ("MinMax", "Percentile", "MSE", "Entropy"):
+        yield _baseline(name, bits)
+    yield _ours("DBDC", bits, *PAPER_RATIO, *UNTUNED)
+    yield _ours("DBDC + PaC", bits, *PAPER_RATIO, *TEN_EPOCHS)
+    yield _ours("DBDC auto + PaC", bits, *TEN_EPOCHS)
+    if bits < 8:  # noqa: PLR2004
+        yield Method("best", str(bits), "paper-w4a4-best", _wide(bits))
+
+
+def activations_hurt() -> Iterator[Method]:
+    """Table 2: min-max on weights, on activations, on both."""
+    for bits in (6, 4):
+        for name, off in ((f"{bits}/32", "activations"), (f"32/{bits}", "weights"), (f"{bits}/{bits}", "")):
+            base = _baseline("MinMax", bits, *([f"{off}.quantize=false"] if off else []))
+            yield Method("MinMax", name, base.recipe, base.overrides)
+
+
+def body_only() -> Iterator[Method]:
+    """Table 5's rows of post-training quantization."""
+    yield _ours("body only", 4, *PAPER_RATIO, *TEN_EPOCHS, *BODY_ONLY)
+    yield _ours("all layers", 4, *PAPER_RATIO, *TEN_EPOCHS)
+
+
+def ablation() -> Iterator[Method]:
+    """Table 6; the paper's row without either is Percentile's."""
+    yield _baseline("Percentile", 4)
+    yield _ours("DBDC", 4, *PAPER_RATIO, *UNTUNED)
+    yield Method("PaC (from Percentile)", "4", "paper-w4a4-percentile", (*_wide(4), *TEN_EPOCHS))
+    yield _ours("DBDC + PaC", 4, *PAPER_RATIO, *TEN_EPOCHS)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, its rows, and the networks that it is made for."""
+
+    title: str
+    rows: Callable[[], Iterable[Method]]
+    wanted: Callable[[Subject], bool] = lambda _: True
+
+
+def _every_width() -> Iterator[Method]:
+    yield FLOAT
+    for bits in (8, 6, 4):
+        yield from methods(bits)
+
+
+def _x4(subject: Subject) -> bool:
+    return subject.scale == 4  # noqa: PLR2004
+
+
+TABLES = (
+    Table("Table 2: weights only, activations only, both", lambda: (FLOAT, *activations_hurt()), _x4),
+    Table("Tables 3 and 4: methods", _every_width),
+    Table("Table 5: body only", lambda: (FLOAT, *body_only()), lambda subject: subject.name == "EDSR-mini"),
+    Table("Table 6: ablation", lambda: (FLOAT, *ablation()), _x4),
+)
+
+
+class Bench:
+    """Measures a subject, whose float network and images are read once."""
+
+    def __init__(self, subject: Subject, data: Path, images: Path, weights: Path) -> None:
+        self.subject, self.images = subject, images
+        self.weights = weights / subject.weights if subject.weights else None
+        self.args = {"upscale": str(subject.scale)} if subject.model != "srgan" else {}
+        self.loaded = load_model(subject.model, self.weights, self.args)
+        ends = self.loaded.record.input_range
+        self.scorers = {name: scorer(data / name, subject.scale, ends) for name in subject.sets}
+
+    def measure(self, method: Method) -> dict[str, Any]:
+        """The scores of a method on every set, and the seconds that quantizing took."""
+        start = time.perf_counter()
+        network, seconds = self._network(method)
+        scores = {name: score(network) for name, score in self.scorers.items()}
+        print(f"{self.subject.label} {method.name} {method.bits}: {scores}", file=sys.stderr, flush=True)
+        return {"scores": scores, "seconds": seconds, "total": round(time.perf_counter() - start)}
+
+    def _network(self, method: Method) -> tuple[Callable[[torch.Tensor], torch.Tensor], float]:
+        if method.recipe is None:
+            return self.loaded.module, 0.0
+        with tempfile.TemporaryDirectory() as folder:
+            run = quantize(
+                method.recipe,
+                model=self.subject.model,
+                weights=self.weights,
+                model_args=self.args,
+                images=self.images,
+                out=Path(folder) / "run",
+                overrides=method.overrides,
+            )
+            simulation = run.simulation()
+        spent = run.summary["seconds"]
+        seconds = sum(spent.get(phase, 0.0) for phase in ("equalise", "observe", "reconstruct"))
+        return lambda image: torch.from_numpy(simulation(image.numpy())), seconds
+
+
+class Rows:
+    """What was measured, in a file that several processes may add to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path.is_file() else []
+        self.known = {tuple(row.pop("key")): row for row in map(json.loads, lines)}
+
+    @staticmethod
+    def key(subject: Subject, method: Method) -> tuple[str, ...]:
+        """What makes two measurements the same."""
+        return (subject.label, method.recipe or "float", *sorted(method.overrides))
+
+    def of(self, subject: Subject, method: Method) -> Mapping[str, Any] | None:
+        """A measurement, if it was made."""
+        return self.known.get(self.key(subject, method))
+
+    def add(self, subject: Subject, method: Method, row: Mapping[str, Any]) -> None:
+        """Keep a measurement, here and in the file."""
+        self.known[self.key(subject, method)] = row
+        with self.path.open("a") as file:
+            file.write(json.dumps({"key": self.key(subject, method), **row}) + "\n")
+
+
+def main() -> None:
+    """Measure what is missing, then print."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    subjects = [each for each in NETWORKS if not arguments.only or each.label in arguments.only]
+    rows = Rows(arguments.rows)
+    if not arguments.no_measuring:
+        with tempfile.TemporaryDirectory() as folder:
+            for subject in subjects:
+                _measure(subject, rows, arguments, Path(folder))
+    for table in TABLES:
+        _print(table, subjects, rows)
+
+
+def _measure(subject: Subject, rows: Rows, arguments: argparse.Namespace, folder: Path) -> None:
+    wanted = [method for table in TABLES if table.wanted(subject) for method in table.rows()]
+    missing = [method for method in wanted if rows.of(subject, method) is None]
+    if not missing:
+        return
+    bench = Bench(subject, arguments.data, _smaller(arguments, subject, folder), arguments.weights)
+    for method in missing:
+        if rows.of(subject, method) is None:
+            rows.add(subject, method, bench.measure(method))
+
+
+def _smaller(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Path:
+    """The photographs, made smaller once."""
+    place = folder / f"x{subject.scale}"
+    if not place.is_dir():
+        place.mkdir()
+        for image in load_images(arguments.images, scale=subject.scale):
+            PIL.Image.fromarray(image.pixels).save(place / f"{Path(image.name).stem}.png")
+    return place
+
+
+def _print(table: Table, subjects: Sequence[Subject], rows: Rows) -> None:
+    print(f"### {table.title}\n")
+    for subject in filter(table.wanted, subjects):
+        print(f"| {subject.label} | bits | {' | '.join(subject.sets)} | seconds |")
+        print("| --- | --- |" + " --- |" * len(subject.sets) + " --- |")
+        found = [(method, row) for method in table.rows() if (row := rows.of(subject, method)) is not None]
+        for method, row in found:
+            rivals = [other["scores"] for each, other in found if each.bits == method.bits]
+            cells = [_cell(row["scores"][name], [rival[name] for rival in rivals]) for name in subject.sets]
+            seconds = f"{row['seconds']:.0f}" if method.recipe else ""
+            print(f"| {method.name} | {method.bits} | {' | '.join(cells)} | {seconds} |")
+        print()
+
+
+def _cell(scores: Scores, rivals: Sequence[Scores]) -> str:
+    """PSNR and SSIM; the highest PSNR of several is bold."""
+    text = f"{scores[0]:.2f} / {scores[1]:.4f}"
+    return f"**{text}**" if len(rivals) > 1 and scores[0] == max(psnr for psnr, _ in rivals) else text
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "images", "weights", "rows"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--only", action="append", default=[], choices=[each.label for each in NETWORKS])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-measuring", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
