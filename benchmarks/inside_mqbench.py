@@ -43,6 +43,7 @@ from mqbench.utils.state import enable_calibration, enable_quantization  # noqa:
 
 PLAIN = {"observer": "MinMaxObserver", "fakequantize": "FixedFakeQuantize"}
 ROUNDED = {"w_observer": "MSEObserver", "w_fakequantize": "AdaRoundFakeQuantize", "a_fakequantize": "QDropFakeQuantize"}
+PAPERS_PAC = {"pattern": "pac", "schedule": "alternating", "output_loss": "l1"}
 THEIRS = {
     "pattern": "block",
     "scale_lr": 4e-5,
@@ -73,7 +74,7 @@ def ways() -> Iterator[Way]:
     for observer in ("MinMaxObserver", "EMAMinMaxObserver", "EMAQuantileObserver", "EMAMSEObserver", "dbdc"):
         yield Way(observer, observer)
     for epochs in (1, 3, 10):
-        yield Way(f"dbdc + PaC, {50 * epochs} steps", "dbdc", reconstruction={"pattern": "pac", "epochs": epochs})
+        yield Way(f"dbdc + PaC, {50 * epochs} steps", "dbdc", reconstruction={**PAPERS_PAC, "epochs": epochs})
     for steps in (500, 2000):
         for name, keep in (("BRECQ", 1.0), ("QDrop", 0.5)):
             config = {**THEIRS, "max_count": steps, "prob": keep}

@@ -1,8 +1,7 @@
 """PaC, pixel-aware calibration: tune the bounds until the quantized network draws what the float one draws.
 
-Paper: Tu et al., CVPR 2023, section 3.3. Loss (eq. 9): L1 of the outputs, in 8-bit image levels whatever the
-network's range, + 5 x the pixel transfer loss of the block outputs. Only bounds learn; those of weights and of
-activations take turns, weights first.
+Paper: Tu et al., CVPR 2023, section 3.3. Loss (eq. 9): how far the outputs are off, in 8-bit image levels whatever
+the network's range, + 5 x the pixel transfer loss of the block outputs. Only bounds learn unless asked otherwise.
 """
 
 import math
@@ -25,17 +24,21 @@ from srptq_plugin.teacher import Teacher, normalised
 from srptq_plugin.together import average, gathered
 
 CHOSEN_ON, CORRECTED_ON = 16, 32
+TINY = 1e-20
 LEVELS = 255
 """Steps of an 8-bit image: the paper's networks, and so its weights of the losses, are in these."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What can be asked of PaC; the defaults are ours, `schedule`, `rates` and `feature_loss` have the paper's."""
+    """What can be asked of PaC; the defaults are ours.
+
+    The paper's own: `schedule` alternating, weights first; `output_loss` l1; `rates` absolute; `gradient` pact.
+    """
 
     epochs: int = 10
     batch: int = 2
-    schedule: Literal["alternating", "joint"] = "alternating"
+    schedule: Literal["alternating", "joint"] = "joint"
     rates: Literal["relative", "absolute"] = "relative"
     weight_rate: float = 1e-3
     activation_rate: float = 1e-3
@@ -46,6 +49,7 @@ class Options:
     feature_weight: float = 5.0
     blocks: Literal["equal", "sensitivity"] = "equal"
     output_weight: float = 1.0
+    output_loss: Literal["l1", "rms"] = "rms"
     feature_loss: Literal["sum", "literal"] = "sum"
     gradient: Gradient = "full"
     seed: int = 0
@@ -153,7 +157,13 @@ class _Tuning:
         output, maps = self.prepared.features(self.images[chosen])
         wanted, targets = self.teacher(chosen)
         distances = [self._distance(each, target) for each, target in zip(maps, targets, strict=True)]
-        return self.levels * (output - wanted).abs().mean(), (self.shares * torch.stack(distances)).mean()
+        return self._off(output - wanted), (self.shares * torch.stack(distances)).mean()
+
+    def _off(self, error: Tensor) -> Tensor:
+        """How far the image is off in levels: on average, or in the root mean square of a sample, which PSNR sees."""
+        if self.options.output_loss == "l1":
+            return self.levels * error.abs().mean()
+        return self.levels * error.square().flatten(1).mean(1).add(TINY).sqrt().mean()
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:
         """The squared distance of two maps on the unit sphere: 2 - 2 cos."""

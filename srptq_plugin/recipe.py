@@ -61,7 +61,7 @@ class PacSettings(Settings):
     name: Literal["pac"] = "pac"
     epochs: Count = 10
     batch: Count = 2
-    schedule: Literal["alternating", "joint"] = "alternating"
+    schedule: Literal["alternating", "joint"] = "joint"
     rates: Literal["relative", "absolute"] = "relative"
     weight_rate: Real | None = None
     activation_rate: Real | None = None
@@ -72,6 +72,7 @@ class PacSettings(Settings):
     feature_weight: Real = 5.0
     blocks: Literal["equal", "sensitivity"] = "equal"
     output_weight: Real = 1.0
+    output_loss: Literal["l1", "rms"] = "rms"
     feature_loss: Literal["sum", "literal"] = "sum"
     gradient: Literal["full", "pact"] = "full"
 

@@ -104,7 +104,7 @@ def test_alternating_lets_weights_learn_in_their_turn_only() -> None:
         if what == "tuning" and done % 3 == 0:
             seen.append(values(prepared))
 
-    reconstruct(prepared, IMAGES, progress=look, weights="free", epochs=2)
+    reconstruct(prepared, IMAGES, progress=look, weights="free", epochs=2, schedule="alternating")
     first, second, third = seen
     assert not any(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(second[name], third[name]) for name in second)

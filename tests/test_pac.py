@@ -15,6 +15,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.grid import Bounds, QParams
+from srptq_plugin.metrics import psnr
 from srptq_plugin.network import Network
 from srptq_plugin.pac import Options, reconstruct
 from srptq_plugin.plan import make_plan
@@ -75,16 +76,24 @@ def loss(prepared: PreparedGraph, images: Tensor) -> tuple[float, float]:
 def test_the_loss_is_that_of_the_paper(prepared: PreparedGraph) -> None:
     assert (IMAGES.min(), IMAGES.max()) == (0, 1)
     pixel, transfer = loss(prepared, IMAGES)
-    found = reconstruct(prepared, IMAGES, epochs=1)
+    found = reconstruct(prepared, IMAGES, epochs=1, output_loss="l1")
     assert found["loss_before"] == pytest.approx(pixel + 5 * transfer, rel=5e-3)
     assert found["loss_after"] == pytest.approx(
         sum(w * t for w, t in zip((1, 5), loss(prepared, IMAGES), strict=True)), rel=5e-3
     )
 
 
+def test_the_root_mean_square_of_each_sample_is_what_its_psnr_sees(prepared: PreparedGraph) -> None:
+    with torch.no_grad():
+        pairs = list(zip(prepared(IMAGES), prepared.teach(IMAGES)[0], strict=True))
+    wanted = [255 * 10 ** (-psnr(one.numpy(), other.numpy(), 1.0) / 20) for one, other in pairs]
+    found = reconstruct(prepared, IMAGES, epochs=1, feature_weight=0.0)
+    assert found["loss_before"] == pytest.approx(math.fsum(wanted) / len(wanted), rel=1e-5)
+
+
 def test_levels_are_counted_by_the_range_of_the_images(prepared: PreparedGraph) -> None:
     pixel, transfer = loss(prepared, 0.5 * IMAGES)
-    found = reconstruct(prepared, 0.5 * IMAGES, epochs=1)
+    found = reconstruct(prepared, 0.5 * IMAGES, epochs=1, output_loss="l1")
     assert found["loss_before"] == pytest.approx(2 * pixel + 5 * transfer, rel=5e-3)
 
 
@@ -133,7 +142,7 @@ def test_absolute_rates_also_lower_the_loss(prepared: PreparedGraph) -> None:
 
 
 def test_bounds_take_turns_weights_first(prepared: PreparedGraph) -> None:
-    seen, found = track(prepared, epochs=4, batch=2)
+    seen, found = track(prepared, epochs=4, batch=2, schedule="alternating")
     weights, activations = (set(prepared.of_role(role)) for role in ("weight", "activation"))
     assert found["steps"] == 12
     assert len(seen) == 13
@@ -160,7 +169,7 @@ def test_weights_that_do_not_learn_are_quantized_once_an_epoch(
             marks.append(len(calls))
 
     monkeypatch.setattr("srptq_plugin.quantizer.fake_quantize", counting)
-    reconstruct(prepared, IMAGES, progress=mark, epochs=2, batch=2)
+    reconstruct(prepared, IMAGES, progress=mark, epochs=2, batch=2, schedule="alternating")
     weights = len(prepared.of_role("weight"))
     assert [after - before for before, after in pairwise(marks)] == [weights] * 4 + [0, 0]
 
@@ -299,13 +308,16 @@ def test_an_unknown_option_lists_the_choices(prepared: PreparedGraph) -> None:
 
 
 def test_turns_begin_with_weights() -> None:
-    alternating, joint = Options(), Options(schedule="joint")
+    alternating, joint = Options(schedule="alternating"), Options(schedule="joint")
     assert [alternating.turn(epoch) for epoch in range(3)] == [("weight",), ("activation",), ("weight",)]
     assert joint.turn(0) == ("weight", "activation")
 
 
 def test_with_one_role_quantized_it_is_always_its_turn() -> None:
-    assert [Options().turn(epoch, ("activation",)) for epoch in range(2)] == [("activation",), ("activation",)]
+    assert [Options(schedule="alternating").turn(epoch, ("activation",)) for epoch in range(2)] == [
+        ("activation",),
+        ("activation",),
+    ]
     for off in ("weights", "activations"):
         prepared = networks.calibrated("edsr", 4, "paper", **{off: {"bits": 4, "quantize": False}})
         start = bits(prepared)
