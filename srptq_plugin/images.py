@@ -22,6 +22,7 @@ __all__ = [
     "downscale",
     "list_images",
     "load_images",
+    "most_detailed",
     "random_patches",
     "read_image",
     "sample_images",
@@ -109,6 +110,19 @@ def random_patches(
     order = rng.permutation(len(images))
     patches = [_patch(images[order[turn % len(images)]].pixels, size, rng) for turn in range(count)]
     return np.stack(patches)
+
+
+def most_detailed(patches: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
+    """Keep the patches whose neighbouring pixels differ the most, in their order.
+
+    >>> patches = np.zeros((3, 4, 4, 3), np.uint8)
+    >>> patches[1, ::2], patches[2, 1, 1] = 200, 9
+    >>> most_detailed(patches, 2).max((1, 2, 3)).tolist()
+    [200, 9]
+    """
+    gray = patches.mean(-1)
+    detail = sum(np.abs(np.diff(gray, axis=axis)).mean((1, 2)) for axis in (1, 2))
+    return patches[np.sort(np.argsort(-np.asarray(detail), kind="stable")[:count])]
 
 
 def to_tensor(pixels: Pixels, input_range: tuple[float, float]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from srptq_plugin.equalise import equalise
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.images import Image, load_images, random_patches, sample_images, to_tensor
+from srptq_plugin.images import Image, load_images, most_detailed, random_patches, sample_images, to_tensor
 from srptq_plugin.models import LoadedModel, describe, load_model
 from srptq_plugin.models import Network as ModelNetwork
 from srptq_plugin.models.record import UNIT, check_range
@@ -37,6 +37,8 @@ from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
 
 DEFAULT_RECIPE = "openvino-w8a8"
+DRAWN = 4
+"""Patches drawn for each that is kept, where those of most detail are."""
 PROBED = 16
 """Patches on which the cost of a target's grid and the noise of each channel are measured."""
 
@@ -118,7 +120,10 @@ def _model(
 
 def _patches(recipe: Recipe, loaded: LoadedModel) -> Tensor:
     settings = recipe.calibration
-    pixels = random_patches(_images(recipe, loaded.record.scale), settings.patches, settings.size, settings.seed)
+    drawn = settings.patches * (DRAWN if settings.choose == "detail" else 1)
+    pixels = random_patches(_images(recipe, loaded.record.scale), drawn, settings.size, settings.seed)
+    if settings.choose == "detail":
+        pixels = most_detailed(pixels, settings.patches)
     return to_tensor(pixels, loaded.record.input_range)
 
 

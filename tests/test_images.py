@@ -18,6 +18,7 @@ from srptq_plugin.images import (
     downscale,
     list_images,
     load_images,
+    most_detailed,
     random_patches,
     read_image,
     sample_images,
@@ -213,6 +214,18 @@ def test_patches_come_evenly_from_all_images(count: int, seed: int) -> None:
     drawn = np.bincount(patches[:, 0, 0, 0], minlength=7)
     assert patches.shape == (count, 16, 16, 3)
     assert drawn.max() - drawn.min() <= 1
+
+
+@given(st.integers(1, 12), st.integers(0, 100))
+def test_the_patches_of_most_detail_stay_in_their_order(count: int, seed: int) -> None:
+    patches = np.random.default_rng(seed).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    patches = (patches * (np.arange(12)[:, None, None, None] % 4) / 4).astype(np.uint8)
+    kept = most_detailed(patches, count)
+    places = [next(n for n, each in enumerate(patches) if np.array_equal(each, one)) for one in kept]
+    assert len(kept) == count
+    assert places == sorted(places) or count > 9  # from the tenth on, flat ones that are all alike
+    rough = [n for n in range(12) if n % 4 == 3]
+    assert set(places) <= set(rough) if count <= 3 else set(rough) <= set(places)
 
 
 def test_patches_are_cut_by_seed() -> None:
