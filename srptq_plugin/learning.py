@@ -1,8 +1,8 @@
 """What learns while a graph is tuned: its bounds and, where asked, its weights and biases."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -91,19 +91,32 @@ class Learning:
         for value in self.values:
             value.parameter.requires_grad_("weight" in turn)
 
-    def step(self, loss: Tensor, turn: Turn, share: float) -> None:
-        """One step of a turn, at a share of each rate."""
+    def step(
+        self, loss: Tensor, turn: Turn, share: float, shorten: Callable[[list[Tensor]], None] | None = None
+    ) -> None:
+        """One step of a turn, at a share of each rate; `shorten` may change the gradients of what learns."""
         for role in turn:
             self._optimizers[role].zero_grad(set_to_none=True)
             for group, peak in zip(self._optimizers[role].param_groups, self._peaks[role], strict=True):
                 group["lr"] = peak * share
         loss.backward()
+        moving = [each for role in turn for group in self._optimizers[role].param_groups for each in group["params"]]
+        average(each.grad for each in moving if each.grad is not None)
+        if shorten is not None:
+            shorten(moving)
         for role in turn:
-            learnt = (each for group in self._optimizers[role].param_groups for each in group["params"])
-            average(each.grad for each in learnt if each.grad is not None)
             self._optimizers[role].step()
         for value in self.values:
             value.clamp()
+
+    def state(self) -> dict[str, Any]:
+        """What the optimizers remember."""
+        return {role: optimizer.state_dict() for role, optimizer in self._optimizers.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Let them remember it again."""
+        for role, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(state[role])
 
     @property
     def learnt(self) -> list[nn.Parameter]:

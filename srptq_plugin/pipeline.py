@@ -1,9 +1,6 @@
 """quantize(): plan, realise, observe, reconstruct, write, verify; everything in one run folder."""
 
-import json
-import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,13 +25,12 @@ from srptq_plugin.projection import Projection, observed_bounds, projections
 from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_files import Layer
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, Run
+from srptq_plugin.run import NETWORK, PROGRAM, Run
 from srptq_plugin.run_folder import RunFolder
 from srptq_plugin.settings import observers_of, rules_of
 from srptq_plugin.sites import Plan
-from srptq_plugin.summary import summary_of
 from srptq_plugin.table import QuantTable
-from srptq_plugin.verify import verify
+from srptq_plugin.writing import Clock, RunWriter
 
 DEFAULT_RECIPE = "openvino-w8a8"
 DRAWN = 4
@@ -75,7 +71,7 @@ def quantize(
     observers_of(chosen, registry)
     registry.target(chosen.target).load().require()
     place = RunFolder(Path(out))
-    clock = _Clock()
+    clock = Clock()
     progress("loading network and images", 0, 0)
     with clock("load"):
         families = {entry.name: entry.load() for entry in registry.entries("model")}
@@ -148,19 +144,6 @@ def _device(name: str) -> torch.device:
 
 
 @dataclass
-class _Clock:
-    """Seconds by phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
-
-    @contextmanager
-    def __call__(self, phase: str) -> Generator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = round(time.perf_counter() - start, 3)
-
-
-@dataclass
 class _Job:
     recipe: Recipe
     rules: Rules
@@ -170,7 +153,7 @@ class _Job:
     input_size: Size | None
     device: torch.device
     progress: Progress
-    clock: _Clock
+    clock: Clock
     equalised: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     projections: Mapping[str, Projection] = field(default_factory=dict[str, Projection])
@@ -187,7 +170,9 @@ class _Job:
         self.progress("writing files", 0, 0)
         with self.clock("export"):
             artefacts = self._write(program, table, draft)
-        self._finish(draft, table, artefacts)
+        equalised = None if self.equalised is None else round(self.equalised, 2)
+        figures = {"equalised_db": equalised, "reconstruction": dict(self.figures)}
+        self._writer().finish(draft, table, artefacts, figures, self.projections)
 
     def _calibrated(self, program: ExportedProgram) -> PreparedGraph:
         network = Network(graph_of(program))
@@ -222,8 +207,6 @@ class _Job:
 
     def _write(self, program: ExportedProgram, table: QuantTable, draft: Path) -> list[str]:
         record = self.loaded.record
-        (draft / RECIPE).write_text(self.recipe.to_yaml())
-        table.save(draft / TABLE)
         torch.export.save(program, draft / PROGRAM)
         deployed = self._at_size(program, self.input_size) if self.input_size else program
         metadata = {
@@ -233,8 +216,7 @@ class _Job:
             "name": record.name,
         }
         export_float(deployed, draft / NETWORK, metadata)
-        target = self.registry.target(self.recipe.target).load()
-        return [path.name for path in target.write(draft / NETWORK, table, draft, **self.recipe.export)]
+        return self._writer().write(draft, table)
 
     def _at_size(self, program: ExportedProgram, size: Size) -> ExportedProgram:
         """The network for one size, with the parameters that the program has by now."""
@@ -243,20 +225,5 @@ class _Job:
             value.data.copy_(program.state_dict[name])
         return deployed
 
-    def _finish(self, draft: Path, table: QuantTable, artefacts: list[str]) -> None:
-        """The summary is written before verifying, which reads it, and again after."""
-        summary = summary_of(self.recipe, self.loaded.record, self.input_size, table, self.projections)
-        summary["toolkit_version"] = self.registry.toolkit(self.recipe.toolkit).load().version
-        summary["equalised_db"] = None if self.equalised is None else round(self.equalised, 2)
-        summary |= {"reconstruction": dict(self.figures), "artefacts": artefacts, "seconds": self.clock.seconds}
-        _write_json(draft / SUMMARY, summary)
-        with self.clock("verify"):
-            summary["verify"] = verify(Run.open(draft, self.registry), progress=self.progress)
-        target = self.registry.target(self.recipe.target).load()
-        summary["command"] = target.command(draft / artefacts[0], self.input_size) if artefacts else ""
-        summary["seconds"] = self.clock.seconds
-        _write_json(draft / SUMMARY, summary)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    def _writer(self) -> RunWriter:
+        return RunWriter(self.recipe, self.loaded.record, self.registry, self.input_size, self.clock, self.progress)

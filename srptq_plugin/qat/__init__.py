@@ -1,0 +1,1 @@
+"""Training with quantizers in place, from bounds that were calibrated."""

@@ -1,0 +1,136 @@
+"""Training a prepared graph: weights, biases and bounds learn together, from where calibration left them.
+
+Without labels the float network is the teacher. What is kept is a running average of all that learns.
+"""
+
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.learning import BOTH, Learning, Rates
+from srptq_plugin.qat.batches import Batch
+from srptq_plugin.quantizer import Mode
+
+LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train. Rates are shares: of a site's range for bounds, of a weight's step for weights.
+
+    `clip`: gradients longer than so many times their running mean are shortened to that. `every`: steps between two
+    validations, each of which writes a checkpoint.
+    """
+
+    steps: int = 1000
+    bound_rate: float = 3e-4
+    value_rate: float = 0.01
+    loss: Literal["l1", "rms"] = "l1"
+    average: float = 0.999
+    clip: float = 3.0
+    every: int = 100
+
+    def share(self, step: int) -> float:
+        """A short warm-up, then a cosine to nothing."""
+        warm = min(1.0, (step + 1) / (1 + self.steps // 50))
+        return warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+class Training:
+    """All that changes while a graph is trained; saved and restored as one."""
+
+    def __init__(self, prepared: PreparedGraph, options: Options, peak: float) -> None:
+        self.prepared, self.options, self.levels = prepared, options, LEVELS / peak
+        rates = Rates(options.bound_rate, options.bound_rate, "relative", options.value_rate)
+        prepared.set_mode(Mode.QUANTIZE)
+        self.learning = Learning(prepared, rates, "free")
+        self.learnt: list[nn.Parameter] = self.learning.learnt
+        self.average = [each.detach().clone() for each in self.learnt]
+        self.done, self.usual = 0, 0.0
+
+    def step(self, batch: Batch) -> float:
+        """One step; how far the image was off before it, in levels."""
+        low, high = batch
+        wanted = self.prepared.teach(low)[0] if high is None else high
+        error = self.levels * (self.prepared(low) - wanted)
+        loss = error.abs().mean() if self.options.loss == "l1" else error.square().mean().sqrt()
+        self.learning.step(loss, BOTH, self.options.share(self.done), self._shorten)
+        self.done += 1
+        kept = min(self.options.average, self.done / (self.done + 10))
+        for average, each in zip(self.average, self.learnt, strict=True):
+            average.lerp_(each.detach(), 1 - kept)
+        return float(loss.detach())
+
+    def _shorten(self, learnt: list[Tensor]) -> None:
+        """Shorten gradients that are unusually long."""
+        longest = self.options.clip * self.usual if self.done else math.inf
+        norm = float(nn.utils.clip_grad_norm_(learnt, longest))
+        seen = min(self.done, 50)
+        self.usual = (seen * self.usual + min(norm, longest)) / (seen + 1)
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """The graph with the running averages in place, for a while."""
+        now = [each.detach().clone() for each in self.learnt]
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(now)
+
+    def finish(self) -> None:
+        """Leave the running averages in place."""
+        self._put(self.average)
+
+    def _put(self, values: list[Tensor]) -> None:
+        for each, value in zip(self.learnt, values, strict=True):
+            each.data.copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that resuming needs."""
+        learnt = [each.detach().clone() for each in self.learnt]
+        state = {"done": self.done, "usual": self.usual, "learnt": learnt, "average": self.average}
+        return {**state, "optimizers": self.learning.state(), "options": vars(self.options)}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        shapes = [each.shape for each in self.learnt]
+        if state["options"] != vars(self.options) or [each.shape for each in state["learnt"]] != shapes:
+            raise SrptqError(
+                "the checkpoint is of another training; resume with the same recipe and run, or start anew"
+            )
+        self._put(state["learnt"])
+        self.average = [each.clone() for each in state["average"]]
+        self.learning.restore(state["optimizers"])
+        self.done, self.usual = int(state["done"]), float(state["usual"])
+
+
+def train(
+    training: Training,
+    batches: Callable[[int], Batch],
+    validate: Callable[[PreparedGraph], float],
+    progress: Progress = quiet,
+) -> Iterator[dict[str, float]]:
+    """Train to the end; a record of each validation, after which the caller may save `training.state()`."""
+    losses: list[float] = []
+    with training.learning:
+        training.learning.take_turns(BOTH)
+        while training.done < training.options.steps:
+            progress("training", training.done, training.options.steps)
+            with torch.enable_grad():
+                losses.append(training.step(batches(training.done)))
+            if training.done % training.options.every == 0 or training.done == training.options.steps:
+                with training.averaged(), torch.no_grad():
+                    score = validate(training.prepared)
+                yield {"step": training.done, "loss": sum(losses) / len(losses), "psnr": score}
+                losses.clear()
+        progress("training", training.done, training.options.steps)
+        training.finish()
