@@ -95,8 +95,7 @@ def methods(bits: int) -> Iterator[Method]:
     yield _ours("DBDC + PaC", bits, *PAPER_RATIO, *TEN_EPOCHS)
     if bits != 6:  # noqa: PLR2004
         yield _ours("DBDC auto + PaC", bits, *TEN_EPOCHS)
-    if bits < 8:  # noqa: PLR2004
-        yield Method("best", str(bits), "paper-w4a4-best", _wide(bits))
+    yield Method("best", str(bits), f"paper-w{bits}a{bits}-best")
 
 
 def activations_hurt() -> Iterator[Method]:
@@ -165,7 +164,7 @@ TABLES = (
     Table("Tables 3 and 4: methods", _every_width),
     Table("Table 5: body only", lambda: (FLOAT, *body_only()), lambda subject: subject.name == "EDSR-mini"),
     Table("Table 6: ablation", lambda: (FLOAT, *ablation()), _x4),
-    Table("Options", lambda: (FLOAT, *options()), lambda subject: subject.label in ("EDSR-mini x4", "IMDN x4")),
+    Table("Options", lambda: (FLOAT, *options()), lambda subject: subject.label == "EDSR-mini x4"),
 )
 
 

@@ -77,7 +77,7 @@ def quantize(
         families = {entry.name: entry.load() for entry in registry.entries("model")}
         loaded = _model(model, weights, model_args, input_range, families)
         patches = _patches(chosen, loaded)
-    job = _Job(chosen, rules, loaded, patches, registry, input_size, _device(device), progress, clock)
+    job = _Job(chosen, rules, loaded, patches, registry, input_size, device_of(device), progress, clock)
     with place.draft() as draft:
         job.into(draft)
     return Run.open(place.folder, registry)
@@ -130,7 +130,8 @@ def _images(recipe: Recipe, scale: int) -> list[Image]:
     return load_images(Path(settings.images), scale=settings.scale)
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a name; `auto` is a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

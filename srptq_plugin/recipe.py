@@ -109,6 +109,25 @@ class Calibration(Settings):
     seed: Annotated[int, whole(0, 2**32 - 1)] = 0
 
 
+class TrainingSettings(Settings):
+    """Training from calibrated bounds; what the rates are shares of is in `qat.training.Options`."""
+
+    steps: Count = 1000
+    batch: Count = 8
+    patch: Count = 48
+    seed: Annotated[int, whole(0, 2**32 - 1)] = 0
+    bound_rate: Real = 3e-4
+    value_rate: Real = 0.01
+    loss: Literal["l1", "rms"] = "l1"
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    clip: Real = 3.0
+    every: Count = 100
+
+    def options(self) -> dict[str, Any]:
+        """What training itself takes; the rest is about its images."""
+        return self.model_dump(exclude={"batch", "patch", "seed"})
+
+
 def _default_stages(value: object) -> object:
     """The first and last layer keep 8 bits unless a recipe says otherwise."""
     if not isinstance(value, Mapping):
@@ -151,6 +170,7 @@ class Recipe(Settings):
     overrides: tuple[Override, ...] = ()
     reconstruction: Annotated[PacSettings | OtherSettings | None, BeforeValidator(_reconstruction)] = None
     calibration: Calibration = Calibration()
+    training: TrainingSettings = TrainingSettings()
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
@@ -192,6 +212,7 @@ MODELS: Mapping[str | int, type[Settings]] = {
     "overrides": Override,
     "reconstruction": PacSettings,
     "calibration": Calibration,
+    "training": TrainingSettings,
 }
 
 

@@ -26,6 +26,7 @@ RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
     "quant_table.safetensors",
     "summary.json",
 )
+TRAINED = "training.jsonl"
 SCHEMA = 1
 Forward = Callable[[Array], Array]
 

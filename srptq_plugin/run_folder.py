@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SCHEMA, SUMMARY, TABLE
+from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SCHEMA, SUMMARY, TABLE, TRAINED
 
 
 class RunFolder:
@@ -58,5 +58,5 @@ class RunFolder:
             artefacts = [str(name) for name in summary["artefacts"]] if summary["schema"] == SCHEMA else []
         except (OSError, ValueError, KeyError, TypeError):
             return []
-        names = [SUMMARY, RECIPE, NETWORK, PROGRAM, TABLE, *artefacts]
+        names = [SUMMARY, RECIPE, NETWORK, PROGRAM, TABLE, TRAINED, *artefacts]
         return [self.folder / Path(name).name for name in names]

@@ -205,7 +205,7 @@ def test_the_bundled_network_on_set5(data: Path, tmp_path: Path, monkeypatch: py
     overrides = ["calibration.patches=20", "calibration.size=32"]
     found = quantize("openvino-w8a8-fast", overrides=overrides, out=tmp_path / "run")
     rows = {row["output"]: row for row in evaluate(found, data / "Set5", scale=4).means}
-    assert rows["float"]["psnr"] == pytest.approx(31.38, abs=0.01)
+    assert rows["float"]["psnr"] == pytest.approx(31.419, abs=0.01)
     assert rows["bicubic"]["psnr"] == pytest.approx(28.432, abs=0.01)
     assert rows["simulated"]["psnr"] > 31.2
     assert rows["runtime"]["psnr"] == pytest.approx(rows["simulated"]["psnr"], abs=0.02)

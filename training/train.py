@@ -63,7 +63,7 @@ class Job:
 
 JOBS = {
     "edsr-mini-x4": Job(scale=4, features=32, blocks=16, steps=5_000, rate=2e-4),
-    "edsr-mini-x2": Job(scale=2, features=32, blocks=16, steps=8_000, rate=4e-4),
+    "edsr-mini-x2": Job(scale=2, features=32, blocks=16, steps=4_000, rate=4e-4),
     "edsr-baseline-x4": Job(scale=4, features=64, blocks=16, steps=200_000, rate=2e-4, patch=48),
     "edsr-baseline-x2": Job(scale=2, features=64, blocks=16, steps=200_000, rate=2e-4, patch=48),
 }

@@ -34,6 +34,26 @@ def quantize(asked: Namespace, progress: Progress) -> Answer:
     return Answer(run.summary, run_report(run.summary, asked.out), _verdict(run.summary["verify"]))
 
 
+def train(asked: Namespace, progress: Progress) -> Answer:
+    """Train from a calibrated run and write another."""
+    from srptq_plugin.qat.run import train_run  # noqa: PLC0415
+
+    run = train_run(
+        asked.recipe,
+        asked.run,
+        images=asked.images,
+        scale=asked.scale,
+        data=asked.data,
+        out=asked.out,
+        overrides=asked.set,
+        toolkit=asked.toolkit,
+        resume=asked.resume,
+        device=asked.device,
+        progress=progress,
+    )
+    return Answer(run.summary, run_report(run.summary, asked.out), _verdict(run.summary["verify"]))
+
+
 def evaluate(asked: Namespace, progress: Progress) -> Answer:
     """Score the outputs against high-resolution images."""
     from srptq_plugin import evaluate as evaluating  # noqa: PLC0415
@@ -78,6 +98,7 @@ def _verdict(verified: Mapping[str, object]) -> int:
 
 COMMANDS: Mapping[str, Command] = {
     "quantize": quantize,
+    "train": train,
     "evaluate": evaluate,
     "verify": verify,
     "lint": lint,

@@ -118,6 +118,36 @@ def _quantize(parser: ArgumentParser) -> None:
     add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
 
 
+def _train(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("recipe", metavar="RECIPE", help="name or .yaml file; its `training` says how")
+    add("--run", type=values.path, required=True, metavar="RUN", help="a folder that `srptq quantize` wrote")
+    add(
+        "--images",
+        type=values.path,
+        required=True,
+        metavar="DIR",
+        help="low-resolution images, or HR and LR_x4 folders",
+    )
+    add(
+        "--scale",
+        type=values.scale,
+        metavar="N",
+        help="the images are photographs: make them smaller by N, and learn them",
+    )
+    add(
+        "--data",
+        type=values.path,
+        metavar="DIR",
+        help="high-resolution images to validate on (default: some are held out)",
+    )
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
+    add("--out", type=values.path, default="trained", metavar="DIR", help="the run folder (default: %(default)s)")
+    add("--resume", action="store_true", help="go on with an interrupted training of the same folder")
+    add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
+    add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
+
+
 def _evaluate(parser: ArgumentParser) -> None:
     _run_folder(parser)
     add = parser.add_argument
@@ -154,6 +184,7 @@ def _nothing(_parser: ArgumentParser) -> None:
 
 COMMANDS = (
     ("quantize", "quantize a network and write a run folder", _quantize),
+    ("train", "train from a calibrated run, with or without labels, and write another run", _train),
     ("evaluate", "PSNR and SSIM: bicubic, float, simulated, and in the runtime", _evaluate),
     ("verify", "hold the simulation against the real runtime; exit code 1 where they differ", _verify),
     ("lint", "check any ONNX file against a target's rules; exit code 1 where it breaks one", _lint),

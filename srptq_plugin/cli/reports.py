@@ -18,7 +18,7 @@ def run_report(summary: Record, folder: Path) -> list[Block]:
     return [
         Facts([("network", _network(summary["model"])), ("recipe", _recipe(summary))]),
         _stages(summary["sites"]),
-        Facts([*_floats(summary["floats"]), *_equalised(summary), *_projection(summary["sites"])]),
+        Facts([*_floats(summary["floats"]), *_equalised(summary), *_trained(summary), *_projection(summary["sites"])]),
         Facts([*_verdict(summary["verify"]), *_outcome(summary, folder)]),
         Lines(_next_steps(summary, shlex.quote(str(folder))), "next"),
     ]
@@ -136,6 +136,13 @@ def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
 def _equalised(summary: Record) -> Iterator[tuple[str, Cell]]:
     if summary.get("equalised_db") is not None:
         yield "equalised", f"{summary['equalised_db']:.1f} dB less noise from rounding expected"
+
+
+def _trained(summary: Record) -> Iterator[tuple[str, Cell]]:
+    found = summary.get("training")
+    if found:
+        kept = f"step {found['best_step']} of {found['steps']}"
+        yield "trained", f"{found['psnr_before']:.2f} -> {found['psnr']:.2f} dB where it is validated; kept {kept}"
 
 
 def _projection(sites: Sequence[Record]) -> Iterator[tuple[str, Cell]]:

@@ -1,6 +1,7 @@
 """Training a prepared graph: weights, biases and bounds learn together, from where calibration left them.
 
-Without labels the float network is the teacher. What is kept is a running average of all that learns.
+Without labels the float network is the teacher. What is kept is that running average of all that learns which
+validated best, the start among them.
 """
 
 import math
@@ -44,6 +45,15 @@ class Options:
         return warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
+@dataclass(frozen=True)
+class Validation:
+    """How good the running averages are after a step, and the mean loss of the steps before it."""
+
+    step: int
+    psnr: float
+    loss: float | None
+
+
 class Training:
     """All that changes while a graph is trained; saved and restored as one."""
 
@@ -54,6 +64,7 @@ class Training:
         self.learning = Learning(prepared, rates, "free")
         self.learnt: list[nn.Parameter] = self.learning.learnt
         self.average = [each.detach().clone() for each in self.learnt]
+        self.best, self.score = self.average, -math.inf
         self.done, self.usual = 0, 0.0
 
     def step(self, batch: Batch) -> float:
@@ -86,9 +97,14 @@ class Training:
         finally:
             self._put(now)
 
+    def validated(self, score: float) -> None:
+        """Remember the running averages if they are the best so far."""
+        if score > self.score:
+            self.best, self.score = [each.clone() for each in self.average], score
+
     def finish(self) -> None:
-        """Leave the running averages in place."""
-        self._put(self.average)
+        """Leave the best of the running averages in place."""
+        self._put(self.best)
 
     def _put(self, values: list[Tensor]) -> None:
         for each, value in zip(self.learnt, values, strict=True):
@@ -97,8 +113,9 @@ class Training:
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs."""
         learnt = [each.detach().clone() for each in self.learnt]
-        state = {"done": self.done, "usual": self.usual, "learnt": learnt, "average": self.average}
-        return {**state, "optimizers": self.learning.state(), "options": vars(self.options)}
+        state = {"learnt": learnt, "average": self.average, "best": self.best}
+        numbers = {"done": self.done, "usual": self.usual, "score": self.score, "options": vars(self.options)}
+        return {**state, **numbers, "optimizers": self.learning.state()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
@@ -108,9 +125,9 @@ class Training:
                 "the checkpoint is of another training; resume with the same recipe and run, or start anew"
             )
         self._put(state["learnt"])
-        self.average = [each.clone() for each in state["average"]]
+        self.average, self.best = ([each.clone() for each in state[key]] for key in ("average", "best"))
         self.learning.restore(state["optimizers"])
-        self.done, self.usual = int(state["done"]), float(state["usual"])
+        self.done, self.usual, self.score = int(state["done"]), float(state["usual"]), float(state["score"])
 
 
 def train(
@@ -118,19 +135,28 @@ def train(
     batches: Callable[[int], Batch],
     validate: Callable[[PreparedGraph], float],
     progress: Progress = quiet,
-) -> Iterator[dict[str, float]]:
+) -> Iterator[Validation]:
     """Train to the end; a record of each validation, after which the caller may save `training.state()`."""
     losses: list[float] = []
+    total = training.options.steps
     with training.learning:
         training.learning.take_turns(BOTH)
-        while training.done < training.options.steps:
-            progress("training", training.done, training.options.steps)
+        if training.done == 0:
+            yield _validated(training, validate, losses)
+        while training.done < total:
+            progress("training", training.done, total)
             with torch.enable_grad():
                 losses.append(training.step(batches(training.done)))
-            if training.done % training.options.every == 0 or training.done == training.options.steps:
-                with training.averaged(), torch.no_grad():
-                    score = validate(training.prepared)
-                yield {"step": training.done, "loss": sum(losses) / len(losses), "psnr": score}
-                losses.clear()
-        progress("training", training.done, training.options.steps)
+            if training.done % training.options.every == 0 or training.done == total:
+                yield _validated(training, validate, losses)
+        progress("training", total, total)
         training.finish()
+
+
+def _validated(training: Training, validate: Callable[[PreparedGraph], float], losses: list[float]) -> Validation:
+    with training.averaged(), torch.no_grad():
+        score = validate(training.prepared)
+    training.validated(score)
+    loss = sum(losses) / len(losses) if losses else None
+    losses.clear()
+    return Validation(training.done, score, loss)

@@ -1,0 +1,242 @@
+"""train(): from a calibrated run to a trained one, in a run folder of its own."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.export import graph_of
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.grid import quantize
+from srptq_plugin.images import Image, load_images, to_pixels, to_tensor
+from srptq_plugin.metrics import psnr_y
+from srptq_plugin.models.record import ModelRecord
+from srptq_plugin.network import Network
+from srptq_plugin.pairs import load_pairs
+from srptq_plugin.pipeline import device_of
+from srptq_plugin.plan import make_plan
+from srptq_plugin.qat.batches import Patches
+from srptq_plugin.qat.training import Options, Training, Validation, train
+from srptq_plugin.recipe import Recipe, TrainingSettings, check_names
+from srptq_plugin.registry import Registry
+from srptq_plugin.run import NETWORK, PROGRAM, TRAINED, Run
+from srptq_plugin.run_folder import RunFolder
+from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.starting import initialise
+from srptq_plugin.table import QuantTable
+from srptq_plugin.writing import Clock, RunWriter
+
+logger = logging.getLogger(__name__)
+HELD_OUT = 20
+"""One image of so many is validated on, not trained on, where no other images are given for it."""
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Low-resolution images and, where they are known, what these were made from."""
+
+    lows: Sequence[Image]
+    highs: Sequence[Image] | None
+
+    def split(self) -> tuple["Images", "Images"]:
+        """Those to train on, and those held out."""
+        out = max(1, len(self.lows) // HELD_OUT)
+        if out >= len(self.lows):
+            raise SrptqError("--images: one image; give more, as some are held out to validate on, or give --data")
+        return self[:-out], self[-out:]
+
+    def __getitem__(self, part: slice) -> "Images":
+        return Images(self.lows[part], None if self.highs is None else self.highs[part])
+
+
+def train_run(
+    recipe: str | Path | Recipe,
+    run: Path | str,
+    *,
+    images: Path,
+    scale: int | None = None,
+    data: Path | None = None,
+    out: Path | str = "trained",
+    overrides: Sequence[str] = (),
+    toolkit: str | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    registry: Registry | None = None,
+    progress: Progress = quiet,
+) -> Run:
+    """Train the network of a run from its bounds, and write a run folder.
+
+    `images` are low-resolution images, for which the float network is the teacher; or pairs (`HR` and `LR_x4`) or, with
+    `scale`, photographs to be made smaller, which are what is learnt then. `data`: pairs to validate on.
+    """
+    registry = registry or Registry()
+    start = Run.open(run, registry)
+    chosen = _recipe(recipe, overrides, toolkit)
+    check_names(chosen, registry)
+    rules_of(chosen, registry)
+    registry.target(chosen.target).load().require()
+    place, clock = RunFolder(Path(out)), Clock()
+    with clock("load"):
+        given = _images(images, scale, start)
+        if data is None:
+            given, judged = given.split()
+        else:
+            judged = _pairs(data, start.scale)
+    prepared = _prepared(chosen, start, registry).to(device_of(device))
+    beside = place.folder.with_name(f"{place.folder.name}.training")
+    job = _Job(chosen.training, start, prepared, given, judged, beside, progress)
+    with clock("train"):
+        log = job.train(resume=resume)
+    prepared.to(torch.device("cpu"))
+    with place.draft() as draft:
+        _write(
+            draft,
+            QuantTable.of(prepared),
+            RunWriter(chosen, _record(start), registry, _size(start), clock, progress),
+            start,
+            log,
+        )
+    shutil.rmtree(beside)
+    return Run.open(place.folder, registry)
+
+
+def _recipe(recipe: str | Path | Recipe, overrides: Sequence[str], toolkit: str | None) -> Recipe:
+    loaded = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, overrides)
+    return loaded if toolkit is None else loaded.model_copy(update={"toolkit": toolkit})
+
+
+def _images(folder: Path, scale: int | None, run: Run) -> Images:
+    if scale is not None and scale != run.scale:
+        raise SrptqError(f"--scale {scale}: the network of {run.folder} upscales by {run.scale}")
+    paired = any((folder / name).is_dir() for name in ("HR", f"LR_x{run.scale}"))
+    return _pairs(folder, run.scale) if paired or scale is not None else Images(load_images(folder), None)
+
+
+def _pairs(folder: Path, scale: int) -> Images:
+    pairs = load_pairs(folder, scale).usable
+    return Images([pair.low for pair in pairs], [pair.high for pair in pairs])
+
+
+def _prepared(recipe: Recipe, run: Run, registry: Registry) -> PreparedGraph:
+    """The run's network as the recipe quantizes it, with the run's bounds, weights and biases."""
+    program = torch.export.load(run.folder / PROGRAM)
+    network = Network(graph_of(program))
+    plan = make_plan(network, rules_of(recipe, registry), recipe, run.input_range, observers_of(recipe, registry))
+    prepared = registry.toolkit(recipe.toolkit).load().realise(program, plan)
+    left = list(initialise(prepared.module, run.folder, registry=registry).left)
+    if left:
+        raise SrptqError(
+            f"{run.folder}: has no bounds for {', '.join(left[:3])}{' and others' if len(left) > 3 else ''}, "  # noqa: PLR2004
+            "which the recipe quantizes; quantize with this recipe first, or train with that of the run"
+        )
+    _take_over(prepared, run.table)
+    return prepared
+
+
+def _take_over(prepared: PreparedGraph, table: QuantTable) -> None:
+    """Start from the weights and biases that were tuned."""
+    for site in prepared.plan.weights:
+        if site.name in table.weights:
+            weight = prepared.parameter(site)
+            if not torch.equal(quantize(weight.detach(), table.qparams[site.name]), table.weights[site.name]):
+                weight.data.copy_(table.level(site.name))
+    for conv, bias in prepared.biases.items():
+        if conv in table.biases:
+            bias.data.copy_(table.biases[conv])
+
+
+@dataclass(frozen=True)
+class _Job:
+    settings: TrainingSettings
+    run: Run
+    prepared: PreparedGraph
+    images: Images
+    judged: Images
+    beside: Path
+    progress: Progress
+
+    def train(self, *, resume: bool) -> list[Validation]:
+        """Train to the end; the records of the validations."""
+        low, high = self.run.input_range
+        options = Options(**self.settings.options())
+        training = Training(self.prepared, options, high - low)
+        log = self._resumed(training) if resume else []
+        self.beside.mkdir(parents=True, exist_ok=True)
+        for record in train(training, self._batches(), self._score, self.progress):
+            log.append(record)
+            logger.info("step %d: PSNR %.3f dB", record.step, record.psnr)
+            self._save(training, log)
+        return log
+
+    def _batches(self) -> Callable[[int], Any]:
+        settings, device = self.settings, next(self.prepared.module.parameters()).device
+        patches = Patches(
+            self.images.lows,
+            self.images.highs,
+            self.run.scale,
+            settings.patch,
+            settings.batch,
+            self.run.input_range,
+            settings.seed,
+        )
+        return lambda step: tuple(None if each is None else each.to(device) for each in patches(step))
+
+    def _score(self, network: Callable[[Tensor], Tensor]) -> float:
+        """Mean PSNR on Y: against the photographs or, without them, against what the float network draws."""
+        device = next(self.prepared.module.parameters()).device
+        scores: list[float] = []
+        for n, low in enumerate(self.judged.lows):
+            image = to_tensor(low.pixels[None], self.run.input_range).to(device)
+            wanted = self.judged.highs[n].pixels if self.judged.highs else self._drawn(self.prepared.teach(image)[0])
+            scores.append(psnr_y(self._drawn(network(image)), wanted, self.run.scale))
+        return float(np.mean(scores))
+
+    def _drawn(self, output: Tensor) -> Any:
+        return to_pixels(output[0], self.run.input_range)
+
+    def _save(self, training: Training, log: list[Validation]) -> None:
+        part = self.beside / f"{CHECKPOINT}.part"
+        torch.save({**training.state(), "log": [asdict(record) for record in log]}, part)
+        part.replace(self.beside / CHECKPOINT)
+
+    def _resumed(self, training: Training) -> list[Validation]:
+        path = self.beside / CHECKPOINT
+        if not path.is_file():
+            raise SrptqError(f"--resume: no {path}; train without it first")
+        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        training.resume(state)
+        return [Validation(**record) for record in state["log"]]
+
+
+def _write(draft: Path, table: QuantTable, writer: RunWriter, start: Run, log: list[Validation]) -> None:
+    """The float network stays the run's."""
+    for name in (NETWORK, PROGRAM):
+        shutil.copyfile(start.folder / name, draft / name)
+    (draft / TRAINED).write_text("".join(json.dumps(asdict(record)) + "\n" for record in log))
+    with writer.clock("export"):
+        artefacts = writer.write(draft, table)
+    best = max(log, key=lambda record: record.psnr)
+    training = {"from": str(start.folder), "steps": log[-1].step, "psnr_before": log[0].psnr}
+    figures = {"training": {**training, "psnr": best.psnr, "best_step": best.step}, "reconstruction": {}}
+    writer.finish(draft, table, artefacts, figures)
+
+
+def _record(run: Run) -> ModelRecord:
+    found = run.summary["model"]
+    mean = tuple(found["mean"]) if found.get("mean") else None
+    return ModelRecord(found["name"], run.scale, run.input_range, mean, found["parameters"])  # pyright: ignore[reportArgumentType]
+
+
+def _size(run: Run) -> Any:
+    found = run.summary["model"].get("input_size")
+    return tuple(found) if found else None

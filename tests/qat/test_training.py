@@ -1,0 +1,117 @@
+"""Training a prepared graph: what it moves, what it keeps, and that it resumes to the bit."""
+
+from pathlib import Path
+from typing import Any
+
+import networks
+import pytest
+import torch
+from photographs import pixels
+from torch import Tensor
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.images import Image
+from srptq_plugin.qat.batches import Patches
+from srptq_plugin.qat.training import Options, Training, Validation, train
+
+IMAGES = networks.images(3, 24, 24, seed=7)
+BATCHES = Patches([Image(str(n), pixels(24, 30, n)) for n in range(3)], None, 2, 16, 2, networks.UNIT)
+STRONG = {"value_rate": 0.05, "bound_rate": 2e-3}
+
+
+def started(**options: Any) -> Training:
+    prepared = networks.calibrated("edsr", 3, "onnxruntime")
+    chosen: dict[str, Any] = {"steps": 6, "every": 2, **options}
+    return Training(prepared, Options(**chosen), peak=1.0)
+
+
+def closeness(prepared: PreparedGraph) -> float:
+    """PSNR against the float network."""
+    error = prepared(IMAGES) - prepared.teach(IMAGES)[0]
+    return -10 * float(error.square().mean().log10())
+
+
+def run(training: Training) -> list[Validation]:
+    return list(train(training, BATCHES, closeness))
+
+
+def learnt(training: Training) -> list[Tensor]:
+    return [each.detach().clone() for each in training.learnt]
+
+
+def test_without_labels_it_comes_closer_to_the_float_network() -> None:
+    training = started(steps=60, every=20, average=0.9, loss="rms", **STRONG)
+    records = run(training)
+    assert [record.step for record in records] == [0, 20, 40, 60]
+    assert records[0].loss is None
+    scores = [record.psnr for record in records]
+    assert max(scores[1:]) > scores[0] + 1
+    with torch.no_grad():
+        assert closeness(training.prepared) == pytest.approx(max(scores), abs=1e-6)
+
+
+def test_labels_are_learnt_where_there_are_some() -> None:
+    training = started()
+    low, _ = BATCHES(0)
+    wanted = training.prepared.teach(low)[0] + 0.1
+    with training.learning:
+        training.learning.take_turns(("weight", "activation"))
+        assert training.step((low, wanted)) > 255 * 0.08
+
+
+def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = started(**STRONG)
+    run(whole)
+    first = started(**STRONG)
+    records = train(first, BATCHES, closeness)
+    assert [next(records).step for _ in range(2)] == [0, 2]
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = started(**STRONG)
+    second.resume(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert [record.step for record in run(second)] == [4, 6]
+    assert all(map(torch.equal, learnt(whole), learnt(second)))
+    assert whole.score == second.score
+
+
+def test_it_never_ends_below_its_start_where_it_is_validated() -> None:
+    training = started(value_rate=5.0, bound_rate=0.5)
+    before = learnt(training)
+    records = run(training)
+    assert max(records, key=lambda record: record.psnr).step == 0
+    assert all(map(torch.equal, before, learnt(training)))
+
+
+def test_long_gradients_are_shortened() -> None:
+    training = started(clip=2.0)
+    with training.learning:
+        training.learning.take_turns(("weight", "activation"))
+        low, _ = BATCHES(0)
+        for _ in range(4):
+            training.step((low, None))
+        usual = training.usual
+        training.step((low, training.prepared.teach(low)[0] + 1e4))
+        norms = torch.stack([each.grad.norm().float() for each in training.learnt if each.grad is not None])
+        assert float(norms.norm()) <= 2.02 * usual
+
+
+def test_only_what_is_quantized_learns_and_all_of_it() -> None:
+    training = started(**STRONG)
+    names = dict(training.prepared.module.named_parameters())
+    before = {name: each.detach().clone() for name, each in names.items()}
+    with training.learning:
+        training.learning.take_turns(("weight", "activation"))
+        for step in range(3):
+            training.step(BATCHES(step))
+    moved = {name for name, each in names.items() if not torch.equal(before[name], each)}
+    assert {"head.weight", "head.bias", "tail.weight", "body.0.first.weight"} <= moved
+    assert not {"sub_mean.weight", "add_mean.bias"} & moved
+    fixed = training.prepared.quantizers["sub_mean/conv"]
+    assert fixed.fixed
+    assert len(moved) > len(training.prepared.quantizers)
+
+
+def test_a_checkpoint_of_another_training_is_refused() -> None:
+    state = started().state()
+    with pytest.raises(SrptqError, match="of another training"):
+        started(steps=8).resume(state)
