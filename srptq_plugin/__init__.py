@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from srptq_plugin.grid import Bounds, IntGrid, QParams, project
     from srptq_plugin.hookspecs import hookimpl
     from srptq_plugin.pipeline import Run, quantize
+    from srptq_plugin.qat.prepared import train
     from srptq_plugin.quantizer import BoundedFakeQuantize
     from srptq_plugin.recipe import Recipe
     from srptq_plugin.registry import Registry
@@ -34,6 +35,7 @@ __all__ = [
     "initialise",
     "project",
     "quantize",
+    "train",
 ]
 _HOMES = {
     "BoundedFakeQuantize": "quantizer",
@@ -52,6 +54,7 @@ _HOMES = {
     "initialise": "starting",
     "project": "grid",
     "quantize": "pipeline",
+    "train": "qat.prepared",
 }
 
 

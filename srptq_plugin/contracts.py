@@ -1,6 +1,7 @@
 """The records and protocols that plugins hand in: what the pipeline knows about a toolkit, a target or an observer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+    from torch.fx import GraphModule
 
     from srptq_plugin.graph import PreparedGraph
     from srptq_plugin.recipe import Recipe
@@ -91,6 +93,10 @@ class Host(Protocol):
 
     def adopt(self, quantizer: "nn.Module", bounds: Bounds) -> bool:
         """Start a fake-quantizer of this toolkit from bounds, ready to quantize; whether it is one."""
+        ...
+
+    def bounded(self, model: "GraphModule") -> AbstractContextManager[object]:
+        """Within `with`, ours in the place of every quantizer; afterwards a model's own have the bounds of ours."""
         ...
 
     def settings(self, recipe: "Recipe") -> Any:

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from srptq_adapters.mqbench.adopting import adopt
 from srptq_adapters.mqbench.backends import Settings, settings_of
 from srptq_adapters.mqbench.host import ACTIVATION
 from srptq_adapters.mqbench.layers import layer_sites, with_layers
+from srptq_adapters.mqbench.pattern import bounded
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin.contracts import Change
 from srptq_plugin.export import own_module
@@ -67,6 +68,10 @@ class MqbenchToolkit:
     def adopt(self, quantizer: nn.Module, bounds: Bounds) -> bool:
         """Start one of MQBench's fake-quantizers from bounds."""
         return adopt(quantizer, bounds)
+
+    def bounded(self, model: fx.GraphModule) -> AbstractContextManager[object]:
+        """Our quantizers in the place of MQBench's, for a while."""
+        return bounded(model)
 
     def settings(self, recipe: Recipe) -> Settings:
         """A recipe as the config of a plain MQBench script."""

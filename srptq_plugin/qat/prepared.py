@@ -1,0 +1,95 @@
+"""train(): what a toolkit prepared with our quantizers, trained in place; its own ending comes after."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from srptq_plugin.activation import installed_hosts
+from srptq_plugin.contracts import Host, Progress, quiet
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.placed import plan_of
+from srptq_plugin.qat.batches import Batch
+from srptq_plugin.qat.training import Options, Training, Validation
+from srptq_plugin.qat.training import train as run_to_the_end
+from srptq_plugin.registry import Registry
+
+HELD_OUT = 20
+Draw = Callable[[int, int], Tensor]
+
+
+def train(
+    prepared: fx.GraphModule,
+    low: Tensor,
+    high: Tensor | None = None,
+    *,
+    batch: int = 8,
+    seed: int = 0,
+    progress: Progress = quiet,
+    **options: Any,
+) -> list[Validation]:
+    """Train a prepared model, in place, from the bounds that it has.
+
+    `low`: patches [N, 3, H, W]; `high`: what they were made from, without which the float network is the teacher. One
+    patch of twenty is held out, and that state is kept which draws these best. `options`: those of `Options`.
+    """
+    if len(low) < 2 or (high is not None and len(high) != len(low)):  # noqa: PLR2004 - one is held out
+        found = f"{len(low)} low and {'no' if high is None else len(high)} high ones"
+        raise SrptqError(f"train: {found}; give two patches or more, and as many high ones, or none")
+    try:
+        chosen = Options(**options)
+    except TypeError as error:
+        raise SrptqError(f"train: {error}; choices: {', '.join(asdict(Options()))}") from error
+    with ExitStack() as stack:
+        for host in _hosts(prepared):
+            stack.enter_context(host.bounded(prepared))
+        return _trained(prepared, (low, high), chosen, _drawn(batch, seed), progress)
+
+
+def _hosts(prepared: fx.GraphModule) -> Iterator[Host]:
+    """The toolkit whose own quantizers a model has."""
+    if not plan_of(prepared).sites:
+        yield from (host for _, host in installed_hosts(Registry()))
+
+
+def _trained(
+    prepared: fx.GraphModule, patches: Batch, options: Options, draw: Draw, progress: Progress
+) -> list[Validation]:
+    low, high = patches
+    plan = plan_of(prepared)
+    if not plan.sites:
+        raise SrptqError("train: no fake-quantizer in the graph; prepare it by MQBench, or with SRQuantizer by torchao")
+    out = max(1, len(low) // HELD_OUT)
+    peak = float(low.max() - low.min()) or 1.0
+    training = Training(PreparedGraph(prepared, plan), options, peak)
+    judge = _closeness(low[-out:], None if high is None else high[-out:], peak)
+
+    def batches(step: int) -> Batch:
+        chosen = draw(step, len(low) - out)
+        return low[chosen], None if high is None else high[chosen]
+
+    return list(run_to_the_end(training, batches, judge, progress))
+
+
+def _drawn(batch: int, seed: int) -> Draw:
+    """The patches of a step, by its number."""
+
+    def draw(step: int, count: int) -> Tensor:
+        return torch.randint(count, (batch,), generator=torch.Generator().manual_seed(1_000_003 * seed + step))
+
+    return draw
+
+
+def _closeness(low: Tensor, high: Tensor | None, peak: float) -> Callable[[PreparedGraph], float]:
+    """PSNR in dB."""
+
+    def judge(graph: PreparedGraph) -> float:
+        wanted = graph.teach(low)[0] if high is None else high
+        error = (graph(low) - wanted).square().mean()
+        return float(10 * torch.log10(peak**2 / error.clamp_min(1e-30)))
+
+    return judge

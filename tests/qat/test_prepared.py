@@ -1,0 +1,73 @@
+"""Training in a toolkit's own flow, between its prepare and its convert."""
+
+from typing import Any
+
+import networks
+import pytest
+import torch
+from torch import Tensor, fx
+
+import srptq_plugin
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.registry import Registry
+
+pytest.importorskip("torchao")
+
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+from srptq_adapters.torchao import SRQuantizer
+
+LOW = networks.images(20, 12, 12, seed=5)
+STRONG: dict[str, Any] = {"value_rate": 0.05, "bound_rate": 2e-3}
+TOOLKITS = ["torchao", "mqbench"]
+
+
+def calibrated(toolkit: str = "torchao") -> fx.GraphModule:
+    if toolkit == "mqbench":
+        pytest.importorskip("mqbench")
+    plan = networks.plan("edsr", networks.recipe(3, "onnxruntime"))
+    prepared = Registry().toolkit(toolkit).load().realise(networks.exported("edsr"), plan)
+    prepared.observe([LOW[:10], LOW[10:]])
+    return prepared.module
+
+
+def high() -> Tensor:
+    with torch.no_grad():
+        return networks.network("edsr")(LOW) + 0.05
+
+
+@pytest.mark.parametrize("toolkit", TOOLKITS)
+@pytest.mark.parametrize("labelled", [False, True])
+def test_it_comes_closer_to_the_float_network_or_to_the_labels(toolkit: str, *, labelled: bool) -> None:
+    log = srptq_plugin.train(
+        calibrated(toolkit), LOW, high() if labelled else None, steps=40, every=20, average=0.9, **STRONG
+    )
+    assert [each.step for each in log] == [0, 20, 40]
+    assert max(each.psnr for each in log) > log[0].psnr + 0.5
+
+
+def test_torchao_converts_what_was_trained() -> None:
+    module = torch.export.export(networks.folded("edsr"), (LOW[:2],)).module()
+    prepared = prepare_pt2e(module, SRQuantizer.from_recipe(networks.recipe(4, "onnxruntime")))
+    prepared(LOW[:2])
+    srptq_plugin.train(prepared, LOW[:2].repeat(2, 1, 1, 1), steps=4, every=2, batch=2)
+    with torch.no_grad():
+        trained = prepared(LOW[:2])
+        assert torch.allclose(convert_pt2e(prepared)(LOW[:2]), trained, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    one, other = calibrated(), calibrated()
+    for module in (one, other):
+        srptq_plugin.train(module, LOW, steps=4, every=4, seed=3)
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    assert all(torch.equal(first, second) for first, second in pairs)
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(SrptqError, match="no fake-quantizer in the graph"):
+        srptq_plugin.train(networks.graph("edsr"), LOW)
+    with pytest.raises(SrptqError, match=r"20 low and 3 high ones; give"):
+        srptq_plugin.train(calibrated(), LOW, high()[:3])
+    with pytest.raises(SrptqError, match=r"'stesp'; choices: steps"):
+        srptq_plugin.train(calibrated(), LOW, stesp=3)
