@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import fx
 
-from srptq_plugin.contracts import Array, Target
+from srptq_plugin.contracts import Array, Size, Target
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import graph_of
 from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.table import QuantTable
@@ -58,6 +59,7 @@ class Run:
         absent = [key for key in ("model", "artefacts") if key not in run.summary]
         if absent:
             raise SrptqError(f"{folder / SUMMARY}: no {' and no '.join(absent)} in it; run `srptq quantize` again")
+        run.record  # noqa: B018 - refused here, where it is damaged
         return run
 
     @cached_property
@@ -89,22 +91,40 @@ class Run:
         """The target's files, the one to run first."""
         return [self.folder / name for name in self.summary["artefacts"]]
 
+    @cached_property
+    def record(self) -> ModelRecord:
+        """What is known of the network."""
+        found = self.summary["model"]
+        try:
+            low, high = found["input_range"]
+            mean = tuple(map(float, found["mean"])) if found.get("mean") else None
+            sizes = int(found["scale"]), (float(low), float(high)), mean, int(found["parameters"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SrptqError(
+                f"{self.folder / SUMMARY}: what it says of the model is damaged ({error!r}); run `srptq quantize` again"
+            ) from error
+        return ModelRecord(str(found["name"]), *sizes)  # pyright: ignore[reportArgumentType] - three colours
+
     @property
     def input_range(self) -> tuple[float, float]:
         """What black and white are at the network's input and output."""
-        low, high = self.summary["model"]["input_range"]
-        return low, high
+        return self.record.input_range
 
     @property
     def scale(self) -> int:
         """The network's upscaling factor."""
-        return int(self.summary["model"]["scale"])
+        return self.record.scale
+
+    @property
+    def input_size(self) -> Size | None:
+        """The only input that the exported file takes; none when it takes any height and width."""
+        found = self.summary["model"].get("input_size")
+        return tuple(found) if found else None
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """The only height and width that the exported file takes; none when it takes any."""
-        found = self.summary["model"].get("input_size")
-        return (found[2], found[3]) if found else None
+        """Its height and width."""
+        return self.input_size[2:] if self.input_size else None
 
     @cached_property
     def network(self) -> fx.GraphModule:

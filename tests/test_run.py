@@ -193,6 +193,9 @@ def test_a_missing_artefact_is_named(folder: Path) -> None:
         ({"schema": None}, "schema None, this version reads 1"),
         ({"artefacts": ...}, "no artefacts in it"),
         ({"model": ..., "artefacts": ...}, "no model and no artefacts in it"),
+        ({"model": {"name": "edsr"}}, r"what it says of the model is damaged \(KeyError\('input_range'\)\)"),
+        ({"model": 3}, "what it says of the model is damaged"),
+        ({"model": {"name": "edsr", "input_range": [0], "scale": 2, "parameters": 1}}, "what it says of the model is"),
     ],
 )
 def test_a_summary_of_another_kind_is_refused(change: dict[str, Any], message: str, folder: Path) -> None:

@@ -19,7 +19,6 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import quantize
 from srptq_plugin.images import Image, load_images, to_pixels, to_tensor
 from srptq_plugin.metrics import psnr_y
-from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.network import Network
 from srptq_plugin.pairs import load_pairs
 from srptq_plugin.pipeline import device_of
@@ -102,7 +101,7 @@ def train_run(
         _write(
             draft,
             QuantTable.of(prepared),
-            RunWriter(chosen, _record(start), registry, _size(start), clock, progress),
+            RunWriter(chosen, start.record, registry, start.input_size, clock, progress),
             start,
             log,
         )
@@ -229,14 +228,3 @@ def _write(draft: Path, table: QuantTable, writer: RunWriter, start: Run, log: l
     training = {"from": str(start.folder), "steps": log[-1].step, "psnr_before": log[0].psnr}
     figures = {"training": {**training, "psnr": best.psnr, "best_step": best.step}, "reconstruction": {}}
     writer.finish(draft, table, artefacts, figures)
-
-
-def _record(run: Run) -> ModelRecord:
-    found = run.summary["model"]
-    mean = tuple(found["mean"]) if found.get("mean") else None
-    return ModelRecord(found["name"], run.scale, run.input_range, mean, found["parameters"])  # pyright: ignore[reportArgumentType]
-
-
-def _size(run: Run) -> Any:
-    found = run.summary["model"].get("input_size")
-    return tuple(found) if found else None
