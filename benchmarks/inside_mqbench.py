@@ -17,7 +17,7 @@ import functools
 import io
 import pkgutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 import srptq_plugin
-from srptq_plugin.images import load_images, random_patches, to_pixels, to_tensor
-from srptq_plugin.metrics import psnr_y
+from srptq_plugin.images import load_images, random_patches, to_tensor
 from srptq_plugin.models import load_model
 from srptq_plugin.pairs import load_pairs
+from srptq_plugin.scoring import mean_scores
 
 srptq_plugin.activate("mqbench")
 
@@ -88,7 +88,11 @@ def main() -> None:
     loaded = load_model(arguments.model, arguments.weights, {}, None)
     images = load_images(arguments.images, scale=arguments.scale)
     patches = to_tensor(random_patches(images, 100, 48, 0), loaded.record.input_range)
-    evaluate = _evaluation(arguments.data, arguments.scale, loaded.record.input_range)
+    pairs = load_pairs(arguments.data, arguments.scale, strict=True).usable
+
+    def evaluate(model: torch.nn.Module) -> float:
+        return mean_scores(model, pairs, arguments.scale, loaded.record.input_range)[0]
+
     print(f"{arguments.model}, {arguments.data.name}, Academic W4A4, {arguments.threads} thread(s), seed 0")
     print(f"float: {evaluate(loaded.module):.2f} dB\n")
     print("| | PSNR | seconds | of which calibration |\n| --- | --- | --- | --- |")
@@ -157,20 +161,6 @@ def _silence() -> Generator[None]:
     logger.setLevel("WARNING")
     with contextlib.redirect_stdout(io.StringIO()):
         yield
-
-
-def _evaluation(data: Path, scale: int, input_range: tuple[float, float]) -> Callable[[torch.nn.Module], float]:
-    pairs = load_pairs(data, scale, strict=True).usable
-
-    def evaluate(model: torch.nn.Module) -> float:
-        scores: list[float] = []
-        with torch.no_grad():
-            for pair in pairs:
-                output = model(to_tensor(pair.low.pixels[None], input_range))[0]
-                scores.append(psnr_y(to_pixels(output, input_range), pair.high.pixels, scale))
-        return sum(scores) / len(scores)
-
-    return evaluate
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ from typing import Any
 
 import PIL.Image
 import torch
-from scoring import Scores, scorer  # pyright: ignore[reportMissingImports]
 
 from srptq_plugin import quantize
 from srptq_plugin.images import load_images
 from srptq_plugin.models import load_model
+from srptq_plugin.pairs import load_pairs
+from srptq_plugin.scoring import mean_scores
 
 ALL, SOME = ("Set5", "Set14", "B100"), ("Set5", "Set14")
 UNTUNED = ("reconstruction=null",)
@@ -176,14 +177,14 @@ class Bench:
         self.weights = weights / subject.weights if subject.weights else None
         self.args = {"upscale": str(subject.scale)} if subject.model != "srgan" else {}
         self.loaded = load_model(subject.model, self.weights, self.args)
-        ends = self.loaded.record.input_range
-        self.scorers = {name: scorer(data / name, subject.scale, ends) for name in subject.sets}
+        self.pairs = {name: load_pairs(data / name, subject.scale, strict=True).usable for name in subject.sets}
 
     def measure(self, method: Method) -> dict[str, Any]:
         """The scores of a method on every set, and the seconds that quantizing took."""
         start = time.perf_counter()
         network, seconds = self._network(method)
-        scores = {name: score(network) for name, score in self.scorers.items()}
+        how = self.subject.scale, self.loaded.record.input_range
+        scores = {name: mean_scores(network, pairs, *how) for name, pairs in self.pairs.items()}
         print(f"{self.subject.label} {method.name} {method.bits}: {scores}", file=sys.stderr, flush=True)
         return {"scores": scores, "seconds": seconds, "total": round(time.perf_counter() - start)}
 
@@ -279,7 +280,7 @@ def _print(table: Table, subjects: Sequence[Subject], rows: Rows) -> None:
         print()
 
 
-def _cell(scores: Scores, rivals: Sequence[Scores]) -> str:
+def _cell(scores: Sequence[float], rivals: Sequence[Sequence[float]]) -> str:
     """PSNR and SSIM; the highest PSNR of several is bold."""
     text = f"{scores[0]:.2f} / {scores[1]:.4f}"
     return f"**{text}**" if len(rivals) > 1 and scores[0] == max(psnr for psnr, _ in rivals) else text

@@ -5,10 +5,10 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,17 +18,18 @@ from srptq_plugin.export import graph_of
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import quantize
 from srptq_plugin.images import Image, load_images, to_pixels, to_tensor
-from srptq_plugin.metrics import psnr_y
 from srptq_plugin.network import Network
-from srptq_plugin.pairs import load_pairs
+from srptq_plugin.pairs import Pair, load_pairs
 from srptq_plugin.pipeline import device_of
 from srptq_plugin.plan import make_plan
 from srptq_plugin.qat.batches import Patches
 from srptq_plugin.qat.training import Options, Training, Validation, train
 from srptq_plugin.recipe import Recipe, TrainingSettings, check_names
 from srptq_plugin.registry import Registry
+from srptq_plugin.resize import Pixels
 from srptq_plugin.run import NETWORK, PROGRAM, TRAINED, Run
 from srptq_plugin.run_folder import RunFolder
+from srptq_plugin.scoring import mean_scores
 from srptq_plugin.settings import observers_of, rules_of
 from srptq_plugin.starting import initialise
 from srptq_plugin.table import QuantTable
@@ -178,7 +179,7 @@ class _Job:
         return log
 
     def _batches(self) -> Callable[[int], Any]:
-        settings, device = self.settings, next(self.prepared.module.parameters()).device
+        settings, device = self.settings, self._device
         patches = Patches(
             self.images.lows,
             self.images.highs,
@@ -191,17 +192,25 @@ class _Job:
         return lambda step: tuple(None if each is None else each.to(device) for each in patches(step))
 
     def _score(self, network: Callable[[Tensor], Tensor]) -> float:
-        """Mean PSNR on Y: against the photographs or, without them, against what the float network draws."""
-        device = next(self.prepared.module.parameters()).device
-        scores: list[float] = []
-        for n, low in enumerate(self.judged.lows):
-            image = to_tensor(low.pixels[None], self.run.input_range).to(device)
-            wanted = self.judged.highs[n].pixels if self.judged.highs else self._drawn(self.prepared.teach(image)[0])
-            scores.append(psnr_y(self._drawn(network(image)), wanted, self.run.scale))
-        return float(np.mean(scores))
+        """Mean PSNR on Y."""
+        psnr, _ = mean_scores(
+            lambda image: network(image.to(self._device)), self._judged_pairs, self.run.scale, self.run.input_range
+        )
+        return psnr
 
-    def _drawn(self, output: Tensor) -> Any:
-        return to_pixels(output[0], self.run.input_range)
+    @cached_property
+    def _judged_pairs(self) -> list[Pair]:
+        """What is validated on: photographs or, without them, what the float network draws."""
+        highs = self.judged.highs or [Image(low.name, self._drawn(low)) for low in self.judged.lows]
+        return [Pair(low, high) for low, high in zip(self.judged.lows, highs, strict=True)]
+
+    def _drawn(self, low: Image) -> Pixels:
+        image = to_tensor(low.pixels[None], self.run.input_range).to(self._device)
+        return to_pixels(self.prepared.teach(image)[0][0], self.run.input_range)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.prepared.module.parameters()).device
 
     def _save(self, training: Training, log: list[Validation]) -> None:
         part = self.beside / f"{CHECKPOINT}.part"

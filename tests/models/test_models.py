@@ -52,6 +52,7 @@ def set5(data: Path, model: LoadedModel) -> float:
     ("name", "file", "scale", "expected"),
     [
         (None, None, 4, 31.419),
+        ("edsr-mini", None, 2, 37.475),
         ("edsr", "EDSR_mini_x4", 4, 31.38),
         ("srgan", "SRGAN_netG_x4", 4, 30.657),
         ("srgan", "SRGAN_netG_x2", 2, 35.477),
@@ -64,7 +65,7 @@ def test_published_weights_reach_their_psnr(
     data: Path, name: str | None, file: str | None, scale: int, expected: float
 ) -> None:
     weights = data / "weights" / f"{file}.safetensors" if file else None
-    model = load_model(name, weights, {"upscale": scale} if name == IMDN else None)
+    model = load_model(name, weights, {"upscale": scale} if name in (IMDN, "edsr-mini") else None)
     assert model.record.scale == scale
     assert set5(data, model) == pytest.approx(expected, abs=0.005)
 

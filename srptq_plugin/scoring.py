@@ -1,0 +1,26 @@
+"""PSNR and SSIM on Y of any network, as means over pairs of images."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from srptq_plugin.images import to_pixels, to_tensor
+from srptq_plugin.metrics import psnr_y, ssim_y
+from srptq_plugin.pairs import Pair
+
+Upscale = Callable[[Tensor], Tensor]
+
+
+def mean_scores(
+    network: Upscale, pairs: Sequence[Pair], scale: int, input_range: tuple[float, float]
+) -> tuple[float, float]:
+    """Of a network from [1, 3, H, W] to [1, 3, scale H, scale W]."""
+    found: list[tuple[float, float]] = []
+    with torch.no_grad():
+        for pair in pairs:
+            drawn = to_pixels(network(to_tensor(pair.low.pixels[None], input_range))[0], input_range)
+            found.append((psnr_y(drawn, pair.high.pixels, scale), ssim_y(drawn, pair.high.pixels, scale)))
+    psnr, ssim = np.mean(found, axis=0)
+    return float(psnr), float(ssim)
