@@ -86,6 +86,9 @@ def train_run(
     rules_of(chosen, registry)
     registry.target(chosen.target).load().require()
     place, clock = RunFolder(Path(out)), Clock()
+    beside = place.folder.with_name(f"{place.folder.name}.training")
+    if (beside / CHECKPOINT).is_file() != resume:
+        raise SrptqError(_about_resuming(beside, resume=resume))
     with clock("load"):
         given = _images(images, scale, start)
         if data is None:
@@ -93,7 +96,6 @@ def train_run(
         else:
             judged = _pairs(data, start.scale)
     prepared = _prepared(chosen, start, registry).to(device_of(device))
-    beside = place.folder.with_name(f"{place.folder.name}.training")
     job = _Job(chosen.training, start, prepared, given, judged, beside, progress)
     with clock("train"):
         log = job.train(resume=resume)
@@ -108,6 +110,12 @@ def train_run(
         )
     shutil.rmtree(beside)
     return Run.open(place.folder, registry)
+
+
+def _about_resuming(beside: Path, *, resume: bool) -> str:
+    if resume:
+        return f"--resume: no {beside / CHECKPOINT}; train without it first"
+    return f"{beside}: holds an interrupted training; go on with --resume, or remove it to start anew"
 
 
 def _recipe(recipe: str | Path | Recipe, overrides: Sequence[str], toolkit: str | None) -> Recipe:
@@ -171,8 +179,9 @@ class _Job:
         options = Options(**self.settings.options())
         training = Training(self.prepared, options, high - low)
         log = self._resumed(training) if resume else []
+        batches = self._batches()
         self.beside.mkdir(parents=True, exist_ok=True)
-        for record in train(training, self._batches(), self._score, self.progress):
+        for record in train(training, batches, self._score, self.progress):
             log.append(record)
             logger.info("step %d: PSNR %.3f dB", record.step, record.psnr)
             self._save(training, log)
@@ -218,10 +227,7 @@ class _Job:
         part.replace(self.beside / CHECKPOINT)
 
     def _resumed(self, training: Training) -> list[Validation]:
-        path = self.beside / CHECKPOINT
-        if not path.is_file():
-            raise SrptqError(f"--resume: no {path}; train without it first")
-        state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: Mapping[str, Any] = torch.load(self.beside / CHECKPOINT, map_location="cpu", weights_only=True)
         training.resume(state)
         return [Validation(**record) for record in state["log"]]
 

@@ -91,6 +91,8 @@ def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path) -> 
 
     with pytest.raises(KeyboardInterrupt):
         trained(run, images / "low", "parts", progress=interrupt)
+    with pytest.raises(SrptqError, match="holds an interrupted training; go on with --resume"):
+        trained(run, images / "low", "parts")
     parts = trained(run, images / "low", "parts", resume=True)
     table = "quant_table.safetensors"
     assert (parts.folder / table).read_bytes() == (whole.folder / table).read_bytes()
