@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,17 +179,16 @@ class Bench:
         self.pairs = {name: load_pairs(data / name, subject.scale, strict=True).usable for name in subject.sets}
 
     def measure(self, method: Method) -> dict[str, Any]:
-        """The scores of a method on every set, and the seconds that quantizing took."""
-        start = time.perf_counter()
-        network, seconds = self._network(method)
+        """The scores of a method on every set."""
+        network = self._network(method)
         how = self.subject.scale, self.loaded.record.input_range
         scores = {name: mean_scores(network, pairs, *how) for name, pairs in self.pairs.items()}
         print(f"{self.subject.label} {method.name} {method.bits}: {scores}", file=sys.stderr, flush=True)
-        return {"scores": scores, "seconds": seconds, "total": round(time.perf_counter() - start)}
+        return {"scores": scores}
 
-    def _network(self, method: Method) -> tuple[Callable[[torch.Tensor], torch.Tensor], float]:
+    def _network(self, method: Method) -> Callable[[torch.Tensor], torch.Tensor]:
         if method.recipe is None:
-            return self.loaded.module, 0.0
+            return self.loaded.module
         with tempfile.TemporaryDirectory() as folder:
             run = quantize(
                 method.recipe,
@@ -202,9 +200,7 @@ class Bench:
                 overrides=method.overrides,
             )
             simulation = run.simulation()
-        spent = run.summary["seconds"]
-        seconds = sum(spent.get(phase, 0.0) for phase in ("equalise", "observe", "reconstruct"))
-        return lambda image: torch.from_numpy(simulation(image.numpy())), seconds
+        return lambda image: torch.from_numpy(simulation(image.numpy()))
 
 
 class Rows:
@@ -267,16 +263,17 @@ def _smaller(arguments: argparse.Namespace, subject: Subject, folder: Path) -> P
 
 
 def _print(table: Table, subjects: Sequence[Subject], rows: Rows) -> None:
-    print(f"### {table.title}\n")
-    for subject in filter(table.wanted, subjects):
-        print(f"| {subject.label} | bits | {' | '.join(subject.sets)} | seconds |")
-        print("| --- | --- |" + " --- |" * len(subject.sets) + " --- |")
+    wanted = list(filter(table.wanted, subjects))
+    if wanted:
+        print(f"### {table.title}\n")
+    for subject in wanted:
+        print(f"| {subject.label} | bits | {' | '.join(subject.sets)} |")
+        print("| --- | --- |" + " --- |" * len(subject.sets))
         found = [(method, row) for method in table.rows() if (row := rows.of(subject, method)) is not None]
         for method, row in found:
             rivals = [other["scores"] for each, other in found if each.bits == method.bits]
             cells = [_cell(row["scores"][name], [rival[name] for rival in rivals]) for name in subject.sets]
-            seconds = f"{row['seconds']:.0f}" if method.recipe else ""
-            print(f"| {method.name} | {method.bits} | {' | '.join(cells)} | {seconds} |")
+            print(f"| {method.name} | {method.bits} | {' | '.join(cells)} |")
         print()
 
 
