@@ -129,19 +129,27 @@ class PreparedGraph:
         return {conv: bias.detach().clone() for conv, bias in self.biases.items() if not torch.equal(bias, was[conv])}
 
 
-def build_quantizer(
-    plan: Plan, group: str, kind: type[BoundedFakeQuantize] = BoundedFakeQuantize
-) -> BoundedFakeQuantize:
+Shell = Callable[[type[BoundedFakeQuantize]], type[BoundedFakeQuantize]]
+"""Gives a quantizer's class the shape that a toolkit accepts."""
+
+
+def as_it_is(kind: type[BoundedFakeQuantize]) -> type[BoundedFakeQuantize]:
+    """The shell of those who need none."""
+    return kind
+
+
+def build_quantizer(plan: Plan, group: str, shell: Shell = as_it_is) -> BoundedFakeQuantize:
     """The quantizer that a group of sites shares."""
     sites = plan.groups[group]
     first = sites[0]
     ends = [site.bounds for site in sites if site.bounds is not None]
     if len(ends) == len(sites):
         image = Bounds.of(min(lower for lower, _ in ends), max(upper for _, upper in ends))
-        return kind(group, first.grid, bounds=image)
-    maker = plan.observers.get(first.role)
-    observer = maker(first.grid, len(sites)) if maker else None
-    return kind(group, first.grid, observer, constant=first.role == "weight")
+        return shell(BoundedFakeQuantize)(group, first.grid, bounds=image)
+    maker = plan.makers.get(first.role)
+    observer = maker.observer(first.grid, len(sites)) if maker else None
+    kind = maker.quantizer if maker else BoundedFakeQuantize
+    return shell(kind)(group, first.grid, observer, constant=first.role == "weight")
 
 
 Naming = Callable[[int, fx.Node], str]

@@ -27,7 +27,7 @@ from srptq_plugin.recipe_files import Layer
 from srptq_plugin.registry import Registry
 from srptq_plugin.run import NETWORK, PROGRAM, Run
 from srptq_plugin.run_folder import RunFolder
-from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.sites import Plan
 from srptq_plugin.table import QuantTable
 from srptq_plugin.writing import Clock, RunWriter
@@ -68,7 +68,7 @@ def quantize(
     chosen = _recipe(recipe, overrides, images, scale, toolkit)
     check_names(chosen, registry)
     rules = rules_of(chosen, registry)
-    observers_of(chosen, registry)
+    makers_of(chosen, registry)
     registry.target(chosen.target).load().require()
     place = RunFolder(Path(out))
     clock = Clock()
@@ -177,8 +177,8 @@ class _Job:
 
     def _calibrated(self, program: ExportedProgram) -> PreparedGraph:
         network = Network(graph_of(program))
-        observers = observers_of(self.recipe, self.registry)
-        plan = make_plan(network, self.rules, self.recipe, self.loaded.record.input_range, observers)
+        makers = makers_of(self.recipe, self.registry)
+        plan = make_plan(network, self.rules, self.recipe, self.loaded.record.input_range, makers)
         if self.recipe.equalise:
             self._equalise(network, plan)
         toolkit = self.registry.toolkit(self.recipe.toolkit).load()

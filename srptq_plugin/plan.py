@@ -13,7 +13,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT, Network, is_pooled, tensor_arguments
 from srptq_plugin.recipe import Override, Recipe
-from srptq_plugin.sites import Edge, ObserverMaker, Plan, Role, Site
+from srptq_plugin.sites import Edge, Maker, Plan, Role, Site
 from srptq_plugin.stages import Stage, Stages, find_blocks
 
 
@@ -22,7 +22,7 @@ def make_plan(
     rules: Rules,
     recipe: Recipe,
     image: tuple[float, float],
-    observers: Mapping[Role, ObserverMaker] | None = None,
+    makers: Mapping[Role, Maker] | None = None,
 ) -> Plan:
     """Decide every site once, for every toolkit."""
     planner = _Planner(network, rules, recipe, image)
@@ -38,7 +38,7 @@ def make_plan(
         convs=tuple(network.name(conv) for conv in planner.planned),
         floats=planner.floats(),
         integer_bias=rules.integer_bias,
-        observers=observers or {},
+        makers=makers or {},
     )
 
 

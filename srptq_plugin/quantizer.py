@@ -203,7 +203,8 @@ class BoundedFakeQuantize(nn.Module):
                 self._held = self.qparams().detach()
             return fake_quantize(values, self._held)
         if self.gradient == "pact":
-            return _ClippedOnly.apply(values, self.lower, self.upper, self.qparams().detach())  # pyright: ignore[reportReturnType]
+            bounds = self.bounds
+            return _ClippedOnly.apply(values, bounds.lower, bounds.upper, self.qparams().detach())  # pyright: ignore[reportReturnType]
         return fake_quantize(values, self.qparams())
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -24,11 +24,12 @@ class Settings(BaseModel):
 
 
 class TensorSettings(Settings):
-    """Bits and observer of the activations; or not quantized at all, in simulation."""
+    """Bits, observer and quantizer of the activations; or not quantized at all, in simulation."""
 
     bits: Bits = 8
     observer: Word = "dbdc"
     options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
+    quantizer: Word = "bounded"
     quantize: Flag = True
 
 
@@ -119,6 +120,7 @@ class TrainingSettings(Settings):
     bound_rate: Real = 3e-4
     value_rate: Real = 0.01
     loss: Literal["l1", "rms"] = "l1"
+    transfer: Real = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
     clip: Real = 3.0
     every: Count = 100
@@ -230,6 +232,8 @@ def check_names(recipe: Recipe, registry: "Registry") -> None:
         ("toolkit", registry.toolkit, recipe.toolkit),
         ("weights.observer", registry.observer, recipe.weights.observer),
         ("activations.observer", registry.observer, recipe.activations.observer),
+        ("weights.quantizer", registry.quantizer, recipe.weights.quantizer),
+        ("activations.quantizer", registry.quantizer, recipe.activations.quantizer),
     ]
     if recipe.reconstruction:
         look_ups.append(("reconstruction.name", registry.reconstruction, recipe.reconstruction.name))

@@ -9,7 +9,7 @@ from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.recipe import Recipe, TensorSettings
 from srptq_plugin.registry import Registry
-from srptq_plugin.sites import ObserverMaker, Role
+from srptq_plugin.sites import Maker, ObserverMaker, Role
 
 
 def rules_of(recipe: Recipe, registry: Registry) -> Rules:
@@ -64,11 +64,15 @@ def _all_bits(recipe: Recipe, rules: Rules) -> Iterator[tuple[str, int | None, f
         yield f"overrides.{n}.bits", override.bits, rules.weight_bits & rules.activation_bits
 
 
-def observers_of(recipe: Recipe, registry: Registry) -> Mapping[Role, ObserverMaker]:
-    """The observers that the recipe names, ready to be made for any grid."""
+def makers_of(recipe: Recipe, registry: Registry) -> Mapping[Role, Maker]:
+    """The observers and quantizers that the recipe names, ready to be made for any grid."""
     return {
-        "weight": _maker("weights", recipe.weights, registry),
-        "activation": _maker("activations", recipe.activations, registry),
+        "weight": Maker(
+            _maker("weights", recipe.weights, registry), registry.quantizer(recipe.weights.quantizer).load()
+        ),
+        "activation": Maker(
+            _maker("activations", recipe.activations, registry), registry.quantizer(recipe.activations.quantizer).load()
+        ),
     }
 
 

@@ -8,11 +8,20 @@ from typing import Literal
 from srptq_plugin.contracts import Observer
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT
+from srptq_plugin.quantizer import BoundedFakeQuantize
 from srptq_plugin.stages import Stage
 
 Role = Literal["weight", "activation"]
 ObserverMaker = Callable[[IntGrid, int], Observer]
 """Makes an observer for a grid and a number of places."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What the sites of a role are observed and quantized by."""
+
+    observer: ObserverMaker
+    quantizer: type[BoundedFakeQuantize] = BoundedFakeQuantize
 
 
 @dataclass(frozen=True, order=True)
@@ -46,7 +55,7 @@ class Plan:
     convs: tuple[str, ...]
     floats: Mapping[str, str]
     integer_bias: bool = False
-    observers: Mapping[Role, ObserverMaker] = field(default_factory=dict[Role, ObserverMaker], repr=False)
+    makers: Mapping[Role, Maker] = field(default_factory=dict[Role, Maker], repr=False)
 
     @property
     def groups(self) -> dict[str, tuple[Site, ...]]:

@@ -16,7 +16,7 @@ from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.sites import Plan
 
 UNIT = (0.0, 1.0)
@@ -270,7 +270,7 @@ def plan(kind: str, chosen: Recipe, image: tuple[float, float] = UNIT, rules: Ru
     """The plan of an exported network."""
     known = Registry()
     wanted = rules or rules_of(chosen, known)
-    return make_plan(Network(graph(kind)), wanted, chosen, image, observers_of(chosen, known))
+    return make_plan(Network(graph(kind)), wanted, chosen, image, makers_of(chosen, known))
 
 
 def realise(kind: str, made: Plan) -> PreparedGraph:

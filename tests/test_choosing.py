@@ -16,7 +16,7 @@ from srptq_plugin.pac import reconstruct
 from srptq_plugin.plan import make_plan
 from srptq_plugin.quantizer import Mode, fake_quantize
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of
 
 DBDC = {"activations": {"observer": "dbdc"}}
 
@@ -29,7 +29,7 @@ def linear() -> PreparedGraph:
     recipe = networks.recipe(3, "paper", **DBDC)
     registry = Registry()
     network = Network(module)
-    plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), observers_of(recipe, registry))
+    plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), makers_of(recipe, registry))
     prepared = PreparedGraph.placed(module, plan)
     prepared.observe([heavy(seed) for seed in (1, 2)])
     return prepared

@@ -22,7 +22,7 @@ from srptq_plugin.plan import make_plan
 from srptq_plugin.quantizer import Mode
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.sites import Plan
 
 pytest.importorskip("onnxruntime")
@@ -36,8 +36,8 @@ def exported(kind: str) -> ExportedProgram:
 
 def plan_of(program: ExportedProgram, recipe: Recipe) -> Plan:
     registry = Registry()
-    observers = observers_of(recipe, registry)
-    return make_plan(Network(graph_of(program)), rules_of(recipe, registry), recipe, (0.0, 1.0), observers)
+    makers = makers_of(recipe, registry)
+    return make_plan(Network(graph_of(program)), rules_of(recipe, registry), recipe, (0.0, 1.0), makers)
 
 
 def plan(kind: str, bits: int, target: str = "onnxruntime") -> Plan:

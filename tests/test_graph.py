@@ -243,7 +243,7 @@ def test_another_class_of_quantizer_can_be_built() -> None:
         pass
 
     plan = networks.plan("edsr", networks.recipe())
-    built = {group: build_quantizer(plan, group, Other) for group in plan.groups}
+    built = {group: build_quantizer(plan, group, lambda _: Other) for group in plan.groups}
     assert all(isinstance(each, Other) for each in built.values())
     assert built["head.weight"].constant
     assert not built["head/conv"].constant

@@ -22,7 +22,7 @@ from srptq_plugin.plan import make_plan
 from srptq_plugin.quantizer import Mode, fake_quantize
 from srptq_plugin.registry import Registry
 from srptq_plugin.sensitivity import block_shares
-from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.teacher import Teacher, normalised
 
 Bits = dict[str, tuple[Tensor, Tensor]]
@@ -452,7 +452,7 @@ def test_a_constant_map_under_a_deviation_stops_no_bound_from_learning() -> None
     program = export_network(Deviating())
     recipe = networks.recipe(2, "openvino", placement="full")
     rules = rules_of(recipe, Registry())
-    made = make_plan(Network(graph_of(program)), rules, recipe, networks.UNIT, observers_of(recipe, Registry()))
+    made = make_plan(Network(graph_of(program)), rules, recipe, networks.UNIT, makers_of(recipe, Registry()))
     quantizers = {group: build_quantizer(made, group) for group in made.groups}
     prepared = PreparedGraph(insert_quantizers(graph_of(program), made, quantizers), made)
     images = networks.images(4)

@@ -43,7 +43,7 @@ def test_the_shipped_recipes_are_those_that_are_documented() -> None:
     usual = [f"{target}-w8a8" for target in targets]
     others = ["openvino-w4a4", "openvino-w6a6", "snpe-w8a16", "snpe-w4a16"]
     observers = ["minmax", "percentile", "mse", "entropy"]
-    paper = ["paper-w4a4", "paper-w6a6", "paper-w8a8", "paper-w4a4-best"]
+    paper = [f"paper-w{bits}a{bits}{kind}" for bits in (4, 6, 8) for kind in ("", "-best")]
     baselines = [*(f"{target}-w8a8-stock" for target in targets), *(f"paper-w4a4-{each}" for each in observers)]
     assert Recipe.names() == sorted([*usual, *fast, *others, "openvino-w4a4-best", *paper, *baselines])
     assert all(Recipe.load(name).reconstruction is None for name in (*fast, *baselines))

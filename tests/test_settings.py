@@ -12,7 +12,7 @@ from srptq_plugin.grid import IntGrid
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"weights": {"bits": 16}}, r"weights\.bits: openvino has no 16 bits here; choices: 2, .*, 8; the nearest is 8"),
@@ -93,15 +93,15 @@ def test_the_first_preset_is_the_default() -> None:
 def test_shipped_recipes_run_on_their_targets(name: str) -> None:
     recipe, registry = Recipe.load(name), Registry()
     assert recipe.weights.bits in rules_of(recipe, registry).weight_bits
-    makers = observers_of(recipe, registry)
-    assert makers["activation"](IntGrid(4), 2) is not makers["activation"](IntGrid(4), 2)
+    makers = makers_of(recipe, registry)
+    assert makers["activation"].observer(IntGrid(4), 2) is not makers["activation"].observer(IntGrid(4), 2)
 
 
 @pytest.mark.parametrize("role", ["weights", "activations"])
 @pytest.mark.parametrize(("given", "message"), WRONG)
 def test_wrong_options_of_an_observer_name_their_key(role: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises(SrptqError, match=rf"^{role}\.options: {message}"):
-        observers_of(with_keys({role: given}), Registry())
+        makers_of(with_keys({role: given}), Registry())
 
 
 def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path) -> None:

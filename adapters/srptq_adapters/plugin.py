@@ -112,7 +112,11 @@ def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
 def srptq_quantizers() -> Iterable[QuantizerEntry]:
     """What has learnable bounds."""
     load = lazy("srptq_plugin.quantizer:BoundedFakeQuantize")
-    return [QuantizerEntry("bounded", "both bounds learnable, on the target's grid", load)]
+    pams = lazy("srptq_plugin.qat.pams:PamsFakeQuantize")
+    return [
+        QuantizerEntry("bounded", "both bounds learnable, on the target's grid", load),
+        QuantizerEntry("pams", "one learnable maximum, on both sides alike (Li et al. 2020)", pams),
+    ]
 
 
 @hookimpl

@@ -30,7 +30,7 @@ from srptq_plugin.resize import Pixels
 from srptq_plugin.run import NETWORK, PROGRAM, TRAINED, Run
 from srptq_plugin.run_folder import RunFolder
 from srptq_plugin.scoring import mean_scores
-from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.starting import initialise
 from srptq_plugin.table import QuantTable
 from srptq_plugin.writing import Clock, RunWriter
@@ -139,7 +139,7 @@ def _prepared(recipe: Recipe, run: Run, registry: Registry) -> PreparedGraph:
     """The run's network as the recipe quantizes it, with the run's bounds, weights and biases."""
     program = torch.export.load(run.folder / PROGRAM)
     network = Network(graph_of(program))
-    plan = make_plan(network, rules_of(recipe, registry), recipe, run.input_range, observers_of(recipe, registry))
+    plan = make_plan(network, rules_of(recipe, registry), recipe, run.input_range, makers_of(recipe, registry))
     prepared = registry.toolkit(recipe.toolkit).load().realise(program, plan)
     left = list(initialise(prepared.module, run.folder, registry=registry).left)
     if left:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.graph import Features, PreparedGraph
 from srptq_plugin.learning import BOTH, Learning, Rates
 from srptq_plugin.qat.batches import Batch
+from srptq_plugin.qat.pams import transfer_loss
 from srptq_plugin.quantizer import Mode
 
 LEVELS = 255
@@ -27,14 +28,16 @@ LEVELS = 255
 class Options:
     """How to train. Rates are shares: of a site's range for bounds, of a weight's step for weights.
 
-    `clip`: gradients longer than so many times their running mean are shortened to that. `every`: steps between two
-    validations, each of which writes a checkpoint.
+    `transfer`: the weight of PAMS's structured knowledge transfer, on the output of the last block (the paper has 1000,
+    for a loss of images in 0 to 1). `clip`: gradients longer than so many times their running mean are shortened to
+    that. `every`: steps between two validations, each of which writes a checkpoint.
     """
 
     steps: int = 1000
     bound_rate: float = 3e-4
     value_rate: float = 0.01
     loss: Literal["l1", "rms"] = "l1"
+    transfer: float = 0.0
     average: float = 0.999
     clip: float = 3.0
     every: int = 100
@@ -69,16 +72,23 @@ class Training:
 
     def step(self, batch: Batch) -> float:
         """One step; how far the image was off before it, in levels."""
-        low, high = batch
-        wanted = self.prepared.teach(low)[0] if high is None else high
-        error = self.levels * (self.prepared(low) - wanted)
-        loss = error.abs().mean() if self.options.loss == "l1" else error.square().mean().sqrt()
+        loss = self._loss(batch)
         self.learning.step(loss, BOTH, self.options.share(self.done), self._shorten)
         self.done += 1
         kept = min(self.options.average, self.done / (self.done + 10))
         for average, each in zip(self.average, self.learnt, strict=True):
             average.lerp_(each.detach(), 1 - kept)
         return float(loss.detach())
+
+    def _loss(self, batch: Batch) -> Tensor:
+        low, high = batch
+        output, maps = self.prepared.features(low)
+        taught: Features = self.prepared.teach(low) if high is None or self.options.transfer else (output, maps)
+        error = self.levels * (output - (taught[0] if high is None else high))
+        loss = error.abs().mean() if self.options.loss == "l1" else error.square().mean().sqrt()
+        if self.options.transfer:
+            loss = loss + self.options.transfer * transfer_loss(maps[-1], taught[1][-1])
+        return loss
 
     def _shorten(self, learnt: list[Tensor]) -> None:
         """Shorten gradients that are unusually long."""

@@ -13,13 +13,13 @@ from torchao.quantization.pt2e.quantizer import (
     SharedQuantizationSpec,
 )
 
-from srptq_adapters.torchao.shell import SRFakeQuantize, constructor, grid_of, scheme_of
+from srptq_adapters.torchao.shell import SRFakeQuantize, constructor, grid_of, scheme_of, shell_of
 from srptq_plugin.graph import build_quantizer
 from srptq_plugin.network import Network, drop_identities, tensor_arguments
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.sites import ObserverMaker, Plan, Site
 
 ANNOTATION = "quantization_annotation"
@@ -45,8 +45,8 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         """A quantizer that follows a recipe, shipped or of your own; `input_range` is that of the images."""
         chosen = Recipe.load(recipe) if isinstance(recipe, str) else recipe
         known = registry or Registry()
-        rules, observers = rules_of(chosen, known), observers_of(chosen, known)
-        return cls(partial(make_plan, rules=rules, recipe=chosen, image=input_range, observers=observers))
+        rules, makers = rules_of(chosen, known), makers_of(chosen, known)
+        return cls(partial(make_plan, rules=rules, recipe=chosen, image=input_range, makers=makers))
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
         """Without operations that change nothing, as exporters leave them out."""
@@ -65,7 +65,7 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
                 _annotate(where, SharedQuantizationSpec(first[site.group]))
             else:
                 first[site.group] = where
-                _annotate(where, _spec(site, constructor(partial(build_quantizer, plan, site.group, SRFakeQuantize))))
+                _annotate(where, _spec(site, constructor(partial(build_quantizer, plan, site.group, shell_of))))
         return model
 
     def validate(self, model: fx.GraphModule) -> None:

@@ -1,6 +1,7 @@
 """The core's fake-quantizer in the shape that torchao accepts: a subclass of torchao's own base."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,6 +57,12 @@ class SRFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ignore[
     def _switch(self) -> None:
         quantize = Mode.QUANTIZE if self.fake_quant_enabled[0] else Mode.OFF
         self.set_mode(Mode.OBSERVE if self.observer_enabled[0] else quantize)
+
+
+@cache
+def shell_of(kind: type[BoundedFakeQuantize]) -> type[BoundedFakeQuantize]:
+    """Torchao's shape for one of the core's fake-quantizers, or of a plugin's."""
+    return SRFakeQuantize if kind is BoundedFakeQuantize else type(kind.__name__, (SRFakeQuantize, kind), {})
 
 
 def scheme_of(grid: IntGrid) -> torch.qscheme:

@@ -21,7 +21,7 @@ from srptq_plugin.network import Network
 from srptq_plugin.onnx_io import OnnxNetwork, export_float
 from srptq_plugin.plan import make_plan
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import observers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.table import QuantTable
 
 pytest.importorskip("openvino")
@@ -89,7 +89,7 @@ def test_what_adds_read_from_a_convolution_has_no_quantizer(preset: str, tmp_pat
     recipe, registry = networks.recipe(8, "openvino", preset=preset), Registry()
     program = export_network(Skips())
     network = Network(graph_of(program))
-    plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), observers_of(recipe, registry))
+    plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), makers_of(recipe, registry))
     sources = {site.source for site in plan.sites if site.role == "activation"}
     assert not sources & {"first/conv", "second/conv", "third/conv", "/mul", "/mul.1"}
     quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
