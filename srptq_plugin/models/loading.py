@@ -40,7 +40,7 @@ def load_model(
     """Load a network by the name of its family or `package.module:factory`; without a name the bundled one.
 
     >>> load_model().record
-    ModelRecord(name='edsr-mini', scale=4, input_range=(0.0, 255.0), mean=(114.444, 111.4605, 103.02), \
+    ModelRecord(name='edsr-mini', scale=4, input_range=(0.0, 255.0), mean=(114.4375, 111.4375, 103.0), \
 parameters=380955)
     """
     name = name or MINI_FAMILY.name
