@@ -16,9 +16,10 @@ from srptq_plugin.placed import plan_of
 from srptq_plugin.qat.batches import Batch
 from srptq_plugin.qat.training import Options, Training, Validation
 from srptq_plugin.qat.training import train as run_to_the_end
+from srptq_plugin.quantizer import Mode
 from srptq_plugin.registry import Registry
 
-HELD_OUT = 20
+HELD_OUT, OBSERVED = 20, 16
 Draw = Callable[[int, int], Tensor]
 
 
@@ -32,7 +33,7 @@ def train(
     progress: Progress = quiet,
     **options: Any,
 ) -> list[Validation]:
-    """Train a prepared model, in place, from the bounds that it has.
+    """Train a prepared model, in place, from the bounds that it has; sites without any observe the patches first.
 
     `low`: patches [N, 3, H, W]; `high`: what they were made from, without which the float network is the teacher. One
     patch of twenty is held out, and that state is kept which draws these best. `options`: those of `Options`.
@@ -65,7 +66,9 @@ def _trained(
         raise SrptqError("train: no fake-quantizer in the graph; prepare it by MQBench, or with SRQuantizer by torchao")
     out = max(1, len(low) // HELD_OUT)
     peak = float(low.max() - low.min()) or 1.0
-    training = Training(PreparedGraph(prepared, plan), options, peak)
+    graph = PreparedGraph(prepared, plan)
+    _observe_the_rest(graph, low[:OBSERVED])
+    training = Training(graph, options, peak)
     judge = _closeness(low[-out:], None if high is None else high[-out:], peak)
 
     def batches(step: int) -> Batch:
@@ -73,6 +76,15 @@ def _trained(
         return low[chosen], None if high is None else high[chosen]
 
     return list(run_to_the_end(training, batches, judge, progress))
+
+
+def _observe_the_rest(graph: PreparedGraph, low: Tensor) -> None:
+    rest = [each for each in graph.quantizers.values() if not each.has_bounds]
+    for each in rest:
+        each.set_mode(Mode.OBSERVE)
+    if rest:
+        with torch.no_grad():
+            graph(low)
 
 
 def _drawn(batch: int, seed: int) -> Draw:

@@ -56,6 +56,14 @@ def test_torchao_converts_what_was_trained() -> None:
         assert torch.allclose(convert_pt2e(prepared)(LOW[:2]), trained, atol=1e-5)
 
 
+def test_sites_without_bounds_observe_first() -> None:
+    recipe = networks.recipe(8, "onnxruntime")
+    prepared = Registry().toolkit("torchao").load().realise(networks.exported("edsr"), networks.plan("edsr", recipe))
+    log = srptq_plugin.train(prepared.module, LOW, steps=2, every=2)
+    assert log[0].psnr > 25
+    assert all(each.has_bounds for each in prepared.quantizers.values())
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     one, other = calibrated(), calibrated()
     for module in (one, other):
