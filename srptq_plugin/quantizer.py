@@ -103,6 +103,7 @@ class BoundedFakeQuantize(nn.Module):
 
     lower: nn.Parameter
     upper: nn.Parameter
+    gradient: Gradient = "full"
 
     def __init__(
         self,
@@ -115,7 +116,6 @@ class BoundedFakeQuantize(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.grid, self.observer, self.constant = name, grid, observer, constant
-        self.gradient: Gradient = "full"
         self.mode = Mode.OBSERVE
         self.fixed = observer is None
         self.observed: Bounds | None = None

@@ -13,6 +13,15 @@ from srptq_plugin.resize import Pixels
 Batch = tuple[Tensor, Tensor | None]
 
 
+def held_out(count: int) -> int:
+    """How many of the images are validated on, not trained on, where no others are given for it: one of twenty.
+
+    >>> held_out(4), held_out(399)
+    (1, 19)
+    """
+    return max(1, count // 20)
+
+
 @dataclass(frozen=True)
 class Patches:
     """Patches of low-resolution images, turned and mirrored, and of what these were made from where that is known.

@@ -3,31 +3,23 @@
 import torch
 from torch import Tensor
 
-from srptq_plugin.contracts import Observer
-from srptq_plugin.grid import Bounds, IntGrid
+from srptq_plugin.grid import Bounds
 from srptq_plugin.quantizer import BoundedFakeQuantize
+
+TINY = 1e-14
 
 
 class PamsFakeQuantize(BoundedFakeQuantize):
     """Clips to [-alpha, alpha]; alpha is `upper`, learns from clipped values, and starts from max(|l|, |u|).
 
+    >>> from srptq_plugin.grid import IntGrid
     >>> quantizer = PamsFakeQuantize("input", IntGrid(8, signed=True, symmetric=True, narrow=True))
     >>> quantizer.set_bounds(Bounds.of(-0.5, 2.0))
     >>> quantizer.bounds
     Bounds(-2, 2)
     """
 
-    def __init__(
-        self,
-        name: str,
-        grid: IntGrid,
-        observer: Observer | None = None,
-        bounds: Bounds | None = None,
-        *,
-        constant: bool = False,
-    ) -> None:
-        super().__init__(name, grid, observer, bounds, constant=constant)
-        self.gradient = "pact"
+    gradient = "pact"
 
     @property
     def bounds(self) -> Bounds:
@@ -49,9 +41,6 @@ def transfer_loss(features: Tensor, target: Tensor) -> Tensor:
     """
     one, other = (_energy(each) for each in (features, target))
     return (one - other).square().sum(1).add(TINY).sqrt().mean() - TINY**0.5
-
-
-TINY = 1e-14
 
 
 def _energy(features: Tensor) -> Tensor:

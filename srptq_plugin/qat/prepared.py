@@ -13,13 +13,13 @@ from srptq_plugin.contracts import Host, Progress, quiet
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.placed import plan_of
-from srptq_plugin.qat.batches import Batch
+from srptq_plugin.qat.batches import Batch, held_out
 from srptq_plugin.qat.training import Options, Training, Validation
 from srptq_plugin.qat.training import train as run_to_the_end
 from srptq_plugin.quantizer import Mode
 from srptq_plugin.registry import Registry
 
-HELD_OUT, OBSERVED = 20, 16
+OBSERVED = 16
 Draw = Callable[[int, int], Tensor]
 
 
@@ -64,7 +64,7 @@ def _trained(
     plan = plan_of(prepared)
     if not plan.sites:
         raise SrptqError("train: no fake-quantizer in the graph; prepare it by MQBench, or with SRQuantizer by torchao")
-    out = max(1, len(low) // HELD_OUT)
+    out = held_out(len(low))
     peak = float(low.max() - low.min()) or 1.0
     graph = PreparedGraph(prepared, plan)
     _observe_the_rest(graph, low[:OBSERVED])

@@ -22,7 +22,7 @@ from srptq_plugin.network import Network
 from srptq_plugin.pairs import Pair, load_pairs
 from srptq_plugin.pipeline import device_of
 from srptq_plugin.plan import make_plan
-from srptq_plugin.qat.batches import Patches
+from srptq_plugin.qat.batches import Patches, held_out
 from srptq_plugin.qat.training import Options, Training, Validation, train
 from srptq_plugin.recipe import Recipe, TrainingSettings, check_names
 from srptq_plugin.registry import Registry
@@ -36,8 +36,6 @@ from srptq_plugin.table import QuantTable
 from srptq_plugin.writing import Clock, RunWriter
 
 logger = logging.getLogger(__name__)
-HELD_OUT = 20
-"""One image of so many is validated on, not trained on, where no other images are given for it."""
 CHECKPOINT = "checkpoint.pt"
 
 
@@ -50,7 +48,7 @@ class Images:
 
     def split(self) -> tuple["Images", "Images"]:
         """Those to train on, and those held out."""
-        out = max(1, len(self.lows) // HELD_OUT)
+        out = held_out(len(self.lows))
         if out >= len(self.lows):
             raise SrptqError("--images: one image; give more, as some are held out to validate on, or give --data")
         return self[:-out], self[-out:]
@@ -91,23 +89,15 @@ def train_run(
         raise SrptqError(_about_resuming(beside, resume=resume))
     with clock("load"):
         given = _images(images, scale, start)
-        if data is None:
-            given, judged = given.split()
-        else:
-            judged = _pairs(data, start.scale)
+        given, judged = given.split() if data is None else (given, _pairs(data, start.scale))
     prepared = _prepared(chosen, start, registry).to(device_of(device))
     job = _Job(chosen.training, start, prepared, given, judged, beside, progress)
     with clock("train"):
         log = job.train(resume=resume)
     prepared.to(torch.device("cpu"))
+    writer = RunWriter(chosen, start.record, registry, start.input_size, clock, progress)
     with place.draft() as draft:
-        _write(
-            draft,
-            QuantTable.of(prepared),
-            RunWriter(chosen, start.record, registry, start.input_size, clock, progress),
-            start,
-            log,
-        )
+        _write(draft, QuantTable.of(prepared), writer, start, log)
     shutil.rmtree(beside)
     return Run.open(place.folder, registry)
 
