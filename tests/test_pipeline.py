@@ -122,6 +122,8 @@ def test_a_shipped_recipe_makes_a_whole_run_folder(
     needs_toolkit(toolkit)
     overrides = ["calibration.patches=4", "calibration.size=24"]
     overrides += ["reconstruction.epochs=1"] if shipped.reconstruction else []
+    # four such small patches clip long tails so much that a symmetric grid, which is wider, gains several dB at a site
+    overrides += ["calibration.patches=16", "calibration.size=48"] if shipped.target == "tensorrt" else []
     for function in bundled if name != DEFAULT_RECIPE and not shipped.equalise else ():
         monkeypatch.setattr(pipeline, function, bundled[function])
     seen: list[str] = []
@@ -174,7 +176,7 @@ def assert_sites(sites: Sequence[Mapping[str, Any]], recipe: Recipe) -> None:
         own = getattr(recipe.stages[site["stage"]], kind)
         assert site["bits"] == (own or getattr(recipe, kind).bits)
         found = site["projection"]
-        assert found is None or (found["cost_db"] > -6 and found["tuned_db"] > 0)
+        assert found is None or (found["cost_db"] > -3 and found["tuned_db"] > 0)
         assert len(site["scale"]) == len(site["zero_point"]) == len(site["lower"]) == len(site["upper"]) >= 1
         assert all(scale > 0 for scale in site["scale"])
         assert all(low <= high for low, high in zip(site["lower"], site["upper"], strict=True))
