@@ -58,11 +58,13 @@ class Learning:
         self.values = [] if weights == "fixed" else list(_values(prepared, rates, free=weights == "free"))
         self._optimizers = {role: self._optimizer(role, rates) for role in BOTH}
         self._peaks = {role: [group["lr"] for group in each.param_groups] for role, each in self._optimizers.items()}
-        self._frozen = [p for p in prepared.module.parameters() if p.requires_grad and p.dtype != torch.float64]
+        own = {id(each) for quantizer in prepared.quantizers.values() for each in quantizer.parameters()}
+        self._frozen = [p for p in prepared.module.parameters() if p.requires_grad and id(p) not in own]
 
     def _optimizer(self, role: Role, rates: Rates) -> torch.optim.Adam:
-        quantizers = (q for q in self.prepared.of_role(role).values() if not q.fixed)
+        quantizers = [q for q in self.prepared.of_role(role).values() if not q.fixed]
         groups = [{"params": [q.lower, q.upper], "lr": rates.of(role, q)} for q in quantizers]
+        groups += [{"params": [each], "lr": rate} for q in quantizers for each, rate in q.own()]
         if role == "weight":
             groups += [{"params": [value.parameter], "lr": value.rate} for value in self.values]
         return torch.optim.Adam(groups or [{"params": [torch.zeros(1, requires_grad=True)]}])
@@ -86,8 +88,8 @@ class Learning:
             for quantizer in self.prepared.of_role(role).values():
                 learns = role in turn and not quantizer.fixed
                 quantizer.release() if learns else quantizer.hold()
-                for end in (quantizer.lower, quantizer.upper):
-                    end.requires_grad_(learns)
+                for each in learnt_of(quantizer):
+                    each.requires_grad_(learns)
         for value in self.values:
             value.parameter.requires_grad_("weight" in turn)
 
@@ -121,12 +123,17 @@ class Learning:
     @property
     def learnt(self) -> list[nn.Parameter]:
         """All that learns."""
-        return [*learnt_bounds(self.prepared), *(value.parameter for value in self.values)]
+        return [*learnt_by(self.prepared), *(value.parameter for value in self.values)]
 
 
-def learnt_bounds(prepared: PreparedGraph) -> list[nn.Parameter]:
-    """Every bound that is not fixed."""
-    return [end for q in prepared.quantizers.values() if not q.fixed for end in (q.lower, q.upper)]
+def learnt_by(prepared: PreparedGraph) -> list[nn.Parameter]:
+    """All that learns in the quantizers that are not fixed."""
+    return [each for q in prepared.quantizers.values() if not q.fixed for each in learnt_of(q)]
+
+
+def learnt_of(quantizer: BoundedFakeQuantize) -> list[nn.Parameter]:
+    """The bounds of a quantizer, and what else it has that learns."""
+    return [quantizer.lower, quantizer.upper, *(each for each, _ in quantizer.own())]
 
 
 def _values(prepared: PreparedGraph, rates: Rates, *, free: bool) -> Iterator[Value]:

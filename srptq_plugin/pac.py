@@ -17,7 +17,7 @@ from srptq_plugin.choosing import choose_bounds
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.learning import BOTH, Learning, Rates, Turn, Weights, learnt_bounds
+from srptq_plugin.learning import BOTH, Learning, Rates, Turn, Weights, learnt_by
 from srptq_plugin.quantizer import Gradient, Mode
 from srptq_plugin.sensitivity import block_shares
 from srptq_plugin.teacher import Teacher, normalised
@@ -93,7 +93,7 @@ class _Tuning:
         """Improve the start by the means that need no gradient descent; the loss there."""
         if self.options.start == "image":
             self.progress("choosing bounds", 0, 0)
-            before = self._or_back(before, learnt_bounds(self.prepared), self._choose)
+            before = self._or_back(before, learnt_by(self.prepared), self._choose)
         if self.options.bias_correction:
             self.progress("correcting biases", 0, 0)
             before = self._or_back(before, list(self.prepared.biases.values()), self._correct)
@@ -181,7 +181,7 @@ class _Tuning:
 
     def _gradient_ratio(self) -> float:
         self.learning.take_turns(BOTH)
-        parameters = learnt_bounds(self.prepared)
+        parameters = learnt_by(self.prepared)
         losses = self._losses(torch.arange(min(self.options.batch, len(self.images))))
         norms = [_norm(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)) for loss in losses]
         return self.options.feature_weight * norms[1] / max(norms[0], 1e-30)

@@ -1,8 +1,8 @@
 """The bounded fake-quantizer: two learnable bounds, projected on the target's grid at every step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,8 @@ class BoundedFakeQuantize(nn.Module):
     lower: nn.Parameter
     upper: nn.Parameter
     gradient: Gradient = "full"
+    dynamic: ClassVar[bool] = False
+    """Whether it quantizes each image by that image, which no integer target does."""
 
     def __init__(
         self,
@@ -158,6 +160,16 @@ class BoundedFakeQuantize(nn.Module):
     def qparams(self) -> QParams:
         """The projected parameters: what PaC tunes and every file holds."""
         return project(self.bounds, self.grid)
+
+    def own(self) -> Iterator[tuple[nn.Parameter, float]]:
+        """What learns beside the bounds, with Adam's step for it."""
+        yield from ()
+
+    def reached(self, share: float) -> None:
+        """Training has come so far."""
+
+    def pull(self) -> Tensor | None:
+        """What the last forward adds to the loss of a training."""
 
     def set_mode(self, mode: Mode) -> None:
         """Switch; what was observed is taken over first."""

@@ -5,7 +5,7 @@ validated best, the start among them.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,11 +67,15 @@ class Training:
         self.learning = Learning(prepared, rates, "free")
         self.learnt: list[nn.Parameter] = self.learning.learnt
         self.average = [each.detach().clone() for each in self.learnt]
-        self.best, self.score = self.average, -math.inf
+        self.counted = [each for q in prepared.quantizers.values() for each in q.buffers()]
+        self.best, self.score = [*self.average, *self.counted], -math.inf
         self.done, self.usual = 0, 0.0
 
     def step(self, batch: Batch) -> float:
         """One step; how far the image was off before it, in levels."""
+        for quantizer in self.prepared.quantizers.values():
+            quantizer.train()
+            quantizer.reached(self.done / self.options.steps)
         loss = self._loss(batch)
         self.learning.step(loss, BOTH, self.options.share(self.done), self._shorten)
         self.done += 1
@@ -86,6 +90,7 @@ class Training:
         taught: Features = self.prepared.teach(low) if high is None or self.options.transfer else (output, maps)
         error = self.levels * (output - (taught[0] if high is None else high))
         loss = error.abs().mean() if self.options.loss == "l1" else error.square().mean().sqrt()
+        loss = sum((pull for each in self.prepared.quantizers.values() if (pull := each.pull()) is not None), loss)
         if self.options.transfer:
             loss = loss + self.options.transfer * transfer_loss(maps[-1], taught[1][-1])
         return loss
@@ -101,6 +106,8 @@ class Training:
     def averaged(self) -> Generator[None]:
         """The graph with the running averages in place, for a while."""
         now = [each.detach().clone() for each in self.learnt]
+        for quantizer in self.prepared.quantizers.values():
+            quantizer.eval()
         self._put(self.average)
         try:
             yield
@@ -110,26 +117,27 @@ class Training:
     def validated(self, score: float) -> None:
         """Remember the running averages if they are the best so far."""
         if score > self.score:
-            self.best, self.score = [each.clone() for each in self.average], score
+            self.best, self.score = [each.clone() for each in (*self.average, *self.counted)], score
 
     def finish(self) -> None:
         """Leave the best of the running averages in place."""
         self._put(self.best)
 
-    def _put(self, values: list[Tensor]) -> None:
-        for each, value in zip(self.learnt, values, strict=True):
+    def _put(self, values: Sequence[Tensor]) -> None:
+        """Set what learns and, where their values are given as well, what is counted on the way."""
+        for each, value in zip((*self.learnt, *self.counted), values, strict=False):
             each.data.copy_(value)
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs."""
         learnt = [each.detach().clone() for each in self.learnt]
-        state = {"learnt": learnt, "average": self.average, "best": self.best}
+        state = {"learnt": [*learnt, *self.counted], "average": self.average, "best": self.best}
         numbers = {"done": self.done, "usual": self.usual, "score": self.score, "options": vars(self.options)}
         return {**state, **numbers, "optimizers": self.learning.state()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        shapes = [each.shape for each in self.learnt]
+        shapes = [each.shape for each in (*self.learnt, *self.counted)]
         if state["options"] != vars(self.options) or [each.shape for each in state["learnt"]] != shapes:
             raise SrptqError(
                 "the checkpoint is of another training; resume with the same recipe and run, or start anew"
