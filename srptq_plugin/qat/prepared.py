@@ -47,6 +47,8 @@ def train(
         raise SrptqError(f"train: {error}; choices: {', '.join(asdict(Options()))}") from error
     with ExitStack() as stack:
         for host in _hosts(prepared):
+            with torch.no_grad():
+                prepared(low[:OBSERVED])  # for those of its quantizers that observe
             stack.enter_context(host.bounded(prepared))
         return _trained(prepared, (low, high), chosen, _drawn(batch, seed), progress)
 

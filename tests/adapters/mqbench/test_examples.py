@@ -10,7 +10,14 @@ from pathlib import Path
 import onnx
 import pytest
 
+import srptq_plugin
+
 FOLDER = Path(__file__).resolve().parents[3] / "examples" / "mqbench"
+TRAINING = FOLDER.parent / "qat" / "mqbench_snpe.py"
+SHORTER = {
+    "(record.scale), 64, 32": "(record.scale), 4, 16",
+    "steps=40, every=20, batch=4": "steps=2, every=1, batch=2",
+}
 ACTIVATION = ("import srptq_plugin", "", 'srptq_plugin.activate("mqbench")  # before MQBench is imported')
 CONFIG = 'CONFIG = {{"extra_qconfig_dict": {{"w_observer": "MinMaxObserver", "a_observer": "{}"}}}}'
 
@@ -26,12 +33,17 @@ def folder(tmp_path: Path) -> Path:
     return copied
 
 
-def run(script: Path, folder: Path) -> str:
+def run(script: Path, folder: Path, *arguments: str) -> str:
     """Run a script with this folder as the working directory; what it printed."""
     folder.mkdir()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(  # noqa: S603 - our own example
-        [sys.executable, str(script)], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, str(script), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
@@ -66,3 +78,18 @@ def test_run_leaves_a_file_and_says_that_nothing_was_lost(folder: Path, tmp_path
     calibrated, reconstructed = (line.split() for line in told.splitlines() if " dB" in line)
     assert float(reconstructed[1]) >= float(calibrated[1])
     assert written(tmp_path / "out") == {"edsr_w4a4.onnx"}
+
+
+@pytest.mark.usefixtures("real")
+def test_training_ends_no_worse_than_it_began_and_leaves_the_files(tmp_path: Path) -> None:
+    overrides = ["calibration.patches=2", "calibration.size=24"]
+    start = srptq_plugin.quantize("snpe-w8a8-fast", out=tmp_path / "run", overrides=overrides).folder
+    text = TRAINING.read_text(encoding="utf-8")
+    for long, short in SHORTER.items():
+        assert text.count(long) == 1
+        text = text.replace(long, short)
+    script = tmp_path / "training.py"
+    script.write_text(text, encoding="utf-8")
+    words = run(script, tmp_path / "out", str(start)).splitlines()[-1].split()
+    assert float(words[7]) >= float(words[4]) > 30
+    assert {"edsr_qat_deploy_model.onnx", "edsr_qat_clip_ranges.json"} <= written(tmp_path / "out")
