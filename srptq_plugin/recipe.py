@@ -128,6 +128,7 @@ class TrainingSettings(Settings):
     value_rate: Real = 0.01
     loss: Literal["l1", "rms"] = "l1"
     transfer: Real = 0.0
+    calibration: Real = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
     clip: Real = 3.0
     every: Count = 100
