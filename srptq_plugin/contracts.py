@@ -115,7 +115,8 @@ class Rules:
     a runtime adds the skip while it computes the convolution: the branch that comes straight from one has
     no quantizer of its own. With `integer_bias` biases are 32-bit integers at the scale of the products. With
     `one_encoding` all readers of a tensor read the same integers. Without `per_channel` weights have one scale.
-    `head_weight_bits` is the most that weights of the first convolutions may have.
+    `head_weight_bits` is the most that weights of the first convolutions may have. With `sign_bit` a recipe's bits are
+    those of the magnitude, and a signed grid has one more.
     """
 
     weights: IntGrid
@@ -134,7 +135,17 @@ class Rules:
     per_channel: bool = True
     head_weight_bits: int | None = None
     unsigned_if_nonnegative: bool = False
+    sign_bit: bool = False
     integer_bits: frozenset[int] = frozenset({8})
+
+    def sized(self, grid: IntGrid, bits: int) -> IntGrid:
+        """A grid with a recipe's number of bits.
+
+        >>> signed = IntGrid(8, signed=True, symmetric=True, narrow=True)
+        >>> Rules(signed, signed, frozenset({4}), frozenset({4}), sign_bit=True).sized(signed, 4).qmax
+        15
+        """
+        return grid.at(bits + (self.sign_bit and grid.signed))
 
 
 class Runtime(Protocol):

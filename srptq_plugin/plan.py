@@ -53,6 +53,8 @@ class _Planner:
         self.full = (recipe.placement or rules.placements[0]) == "full"
         self.refused: dict[fx.Node, str] = {}
         self.planned = [conv for conv in network.convs if self._plans(conv)]
+        joined = (node for node, op in network.ops.items() if op == "add" and self._joins(node))
+        self.sums = {self._after_fused(add): add for add in joined}
 
     def _plans(self, conv: fx.Node) -> bool:
         reason = self._why_float(conv)
@@ -71,6 +73,7 @@ class _Planner:
 
     def _wanted(self, node: fx.Node) -> bool:
         wanted = self.recipe.stages[self.stages.of(node)].quantize
+        wanted = wanted and (self.recipe.skips.quantize or self.network.ops[node] != "add")
         for override in self._overrides(self._names(node)):
             wanted = wanted if override.quantize is None else override.quantize
         return wanted
@@ -93,16 +96,19 @@ class _Planner:
                 readers[found[0]].append(conv)
         for name, convs in readers.items():
             stage = self.stages.of(convs[0])
-            bits = self._bits("weights", stage, [name, *self._names(convs[0])])
+            bits = self._overridden(self._bits("weights", stage), [name, *self._names(convs[0])])
             if stage == "head":
                 bits = min(bits, self.rules.head_weight_bits or bits)
-            grid = replace(self.rules.weights.at(bits), axis=0 if self.recipe.weights.per_channel else None)
+            axis = 0 if self.recipe.weights.per_channel else None
+            grid = replace(self.rules.sized(self.rules.weights, bits), axis=axis)
             edges = tuple(Edge(self.network.name(conv), 1) for conv in convs)
             yield Site(name, "weight", stage, grid, name, edges, group=name)
 
-    def _bits(self, kind: Literal["weights", "activations"], stage: Stage, names: list[str]) -> int:
+    def _bits(self, kind: Literal["weights", "activations"], stage: Stage) -> int:
         settings = self.recipe.stages[stage]
-        bits = getattr(settings, kind) or getattr(self.recipe, kind).bits
+        return getattr(settings, kind) or getattr(self.recipe, kind).bits
+
+    def _overridden(self, bits: int, names: list[str]) -> int:
         for override in self._overrides(names):
             bits = override.bits or bits
         return bits
@@ -146,7 +152,8 @@ class _Planner:
         """The edges that carry integers: consumer, place, source; each once."""
         seen: set[tuple[fx.Node, int]] = set()
         for consumer, place, source in (*self._input_edges(), *self._output_edges()):
-            if (consumer, place) not in seen and not is_pooled(source):
+            known = (consumer, place) in seen or is_pooled(source)
+            if not known and not self._is_float_skip(consumer, source):
                 seen.add((consumer, place))
                 yield consumer, place, source
 
@@ -158,6 +165,16 @@ class _Planner:
             for place, source in self.network.edges_in(node):
                 if source is not branch and self._after_fused(source) is source:
                     yield node, place, source
+
+    def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
+        """The add that gives or reads a tensor, unless a convolution reads it."""
+        if consumer in self.planned:
+            return None
+        return consumer if consumer in self.sums.values() else self.sums.get(source)
+
+    def _is_float_skip(self, consumer: fx.Node, source: fx.Node) -> bool:
+        add = self._skip(consumer, source)
+        return add is not None and not self.recipe.skips.quantize and not self._wanted(add)
 
     def _branch(self, node: fx.Node) -> fx.Node | None:
         """What an add reads from the convolution that it is computed with."""
@@ -209,11 +226,14 @@ class _Planner:
         return self.stages.of(consumer if quantized else source)
 
     def _grid(self, consumer: fx.Node, source: fx.Node, stage: Stage) -> IntGrid:
-        bits = self._bits("activations", stage, [*self._names(consumer), self.network.name(source)])
-        grid = self.rules.activations.at(bits)
+        bits = self._bits("activations", stage)
+        if self._skip(consumer, source) is not None:
+            bits = self.recipe.skips.bits or bits
+        bits = self._overridden(bits, [*self._names(consumer), self.network.name(source)])
+        grid = self.rules.activations
         if self.rules.unsigned_if_nonnegative and self.network.is_nonnegative(source):
-            return replace(grid, signed=False)
-        return grid
+            grid = replace(grid, signed=False, narrow=False)
+        return self.rules.sized(grid, bits)
 
     def _site_name(self, source: fx.Node, grid: IntGrid, requests: _Requests) -> str:
         alone = sum(other is source for other, _ in requests) == 1

@@ -48,6 +48,13 @@ class StageSettings(Settings):
     quantize: Flag = True
 
 
+class SkipSettings(Settings):
+    """Bits of what adds read and give where no convolution reads it, if not the activations'; or left float."""
+
+    bits: Bits | None = None
+    quantize: Flag = True
+
+
 class Override(Settings):
     """Bits of the sites, or of the operations, whose name the glob matches."""
 
@@ -121,6 +128,7 @@ class TrainingSettings(Settings):
     value_rate: Real = 0.01
     loss: Literal["l1", "rms"] = "l1"
     transfer: Real = 0.0
+    calibration: Real = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
     clip: Real = 3.0
     every: Count = 100
@@ -169,6 +177,7 @@ class Recipe(Settings):
     stages: Annotated[Mapping[Stage, StageSettings], BeforeValidator(_default_stages)] = Field(
         default_factory=dict[Stage, StageSettings], validate_default=True
     )
+    skips: SkipSettings = SkipSettings()
     overrides: tuple[Override, ...] = ()
     reconstruction: Annotated[PacSettings | OtherSettings | None, BeforeValidator(_reconstruction)] = None
     calibration: Calibration = Calibration()
@@ -211,6 +220,7 @@ MODELS: Mapping[str | int, type[Settings]] = {
     "weights": WeightSettings,
     "activations": TensorSettings,
     "stages": StageSettings,
+    "skips": SkipSettings,
     "overrides": Override,
     "reconstruction": PacSettings,
     "calibration": Calibration,

@@ -35,11 +35,20 @@ def _problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
     for role in ("weights", "activations"):
         if rules.integer_bits and not getattr(recipe, role).quantize:
             yield f"{role}.quantize: false, but {recipe.target} needs integers; a paper-... recipe simulates it"
+    yield from _skip_problems(recipe, rules)
     for path, bits, allowed in _all_bits(recipe, rules):
         if bits is not None and bits not in allowed:
             nearest = min(allowed, key=partial(_distance, bits))
             choices = ", ".join(map(str, sorted(allowed)))
             yield f"{path}: {recipe.target} has no {bits} bits here; choices: {choices}; the nearest is {nearest}"
+
+
+def _skip_problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
+    placement = recipe.placement or rules.placements[0]
+    if recipe.skips.bits is not None and placement == "convs":
+        yield "skips.bits: placement convs leaves skips float; set placement to full, or skips.bits to null"
+    if rules.integer_bits and not recipe.skips.quantize:
+        yield f"skips.quantize: false, but {recipe.target} needs integers; a paper-... recipe simulates it"
 
 
 def _export_problems(recipe: Recipe, exports: Mapping[str, Sequence[Any]]) -> Iterator[str]:
@@ -60,6 +69,7 @@ def _all_bits(recipe: Recipe, rules: Rules) -> Iterator[tuple[str, int | None, f
     for stage, settings in recipe.stages.items():
         yield f"stages.{stage}.weights", settings.weights, rules.weight_bits
         yield f"stages.{stage}.activations", settings.activations, rules.activation_bits
+    yield "skips.bits", recipe.skips.bits, rules.activation_bits
     for n, override in enumerate(recipe.overrides):
         yield f"overrides.{n}.bits", override.bits, rules.weight_bits & rules.activation_bits
 

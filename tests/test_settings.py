@@ -27,7 +27,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"target": "onnxruntime", "placement": "convs"}, "placement: onnxruntime does not run 'convs'; choices: full"),
     ({"weights": {"quantize": False}}, r"weights\.quantize: false, but openvino needs integers; a paper-\.\.\. recipe"),
     ({"activations": {"quantize": False}}, r"activations\.quantize: false, but openvino needs integers"),
-    ({"target": "paper", "preset": "mixed"}, "preset: unknown preset of paper 'mixed'; choices: paper"),
+    ({"target": "paper", "preset": "mixed"}, "preset: unknown preset of paper 'mixed'; choices: fqsr, paper"),
+    ({"skips": {"bits": 16}}, r"skips\.bits: openvino has no 16 bits here; choices: 2, .*, 8; the nearest is 8"),
+    ({"skips": {"quantize": False}}, r"skips\.quantize: false, but openvino needs integers; a paper-\.\.\. recipe"),
+    ({"placement": "convs", "skips": {"bits": 8}}, r"skips\.bits: placement convs leaves skips float; set placement"),
 ]
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"observer": "dbdc", "options": {"ratoi": 0.1}}, "observer dbdc: .*ratoi"),

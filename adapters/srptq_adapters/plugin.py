@@ -113,9 +113,11 @@ def srptq_quantizers() -> Iterable[QuantizerEntry]:
     """What has learnable bounds."""
     load = lazy("srptq_plugin.quantizer:BoundedFakeQuantize")
     pams = lazy("srptq_plugin.qat.pams:PamsFakeQuantize")
+    fqsr = lazy("srptq_plugin.qat.fqsr:FqsrFakeQuantize")
     return [
         QuantizerEntry("bounded", "both bounds learnable, on the target's grid", load),
         QuantizerEntry("pams", "one learnable maximum, on both sides alike (Li et al. 2020)", pams),
+        QuantizerEntry("fqsr", "one learnable interval, signed or not (Wang et al. 2020)", fqsr),
     ]
 
 

@@ -18,6 +18,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import Features, PreparedGraph
 from srptq_plugin.learning import BOTH, Learning, Rates
 from srptq_plugin.qat.batches import Batch
+from srptq_plugin.qat.calibration import moved
 from srptq_plugin.qat.pams import transfer_loss
 from srptq_plugin.quantizer import Mode
 
@@ -29,8 +30,9 @@ class Options:
     """How to train. Rates are shares: of a site's range for bounds, of a weight's step for weights.
 
     `transfer`: the weight of PAMS's structured knowledge transfer, on the output of the last block (the paper has 1000,
-    for a loss of images in 0 to 1). `clip`: gradients longer than so many times their running mean are shortened to
-    that. `every`: steps between two validations, each of which writes a checkpoint.
+    for a loss of images in 0 to 1). `calibration`: the weight of FQSR's calibration loss, summed over quantizers, in
+    the network's own units (the paper has 0.3). `clip`: gradients longer than so many times their running mean are
+    shortened to that. `every`: steps between two validations, each of which writes a checkpoint.
     """
 
     steps: int = 1000
@@ -38,6 +40,7 @@ class Options:
     value_rate: float = 0.01
     loss: Literal["l1", "rms"] = "l1"
     transfer: float = 0.0
+    calibration: float = 0.0
     average: float = 0.999
     clip: float = 3.0
     every: int = 100
@@ -86,14 +89,23 @@ class Training:
 
     def _loss(self, batch: Batch) -> Tensor:
         low, high = batch
-        output, maps = self.prepared.features(low)
+        output, maps, moves = self._forward(low)
         taught: Features = self.prepared.teach(low) if high is None or self.options.transfer else (output, maps)
         error = self.levels * (output - (taught[0] if high is None else high))
         loss = error.abs().mean() if self.options.loss == "l1" else error.square().mean().sqrt()
+        loss = loss + self.options.calibration * self.levels * moves
         loss = sum((pull for each in self.prepared.quantizers.values() if (pull := each.pull()) is not None), loss)
         if self.options.transfer:
             loss = loss + self.options.transfer * transfer_loss(maps[-1], taught[1][-1])
         return loss
+
+    def _forward(self, low: Tensor) -> tuple[*Features, Tensor | float]:
+        """The output, the blocks' outputs and, where it is asked for, how far quantizers move what they round."""
+        if not self.options.calibration:
+            return *self.prepared.features(low), 0.0
+        with moved(self.prepared.quantizers.values()) as terms:
+            found = self.prepared.features(low)
+        return *found, torch.stack(terms).sum()
 
     def _shorten(self, learnt: list[Tensor]) -> None:
         """Shorten gradients that are unusually long."""

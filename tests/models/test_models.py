@@ -159,6 +159,14 @@ def test_srresnet_loads_basicsr(tmp_path: Path, upscale: int) -> None:
     torch.testing.assert_close(run(model.module, IMAGE), x)
 
 
+def test_srresnet_of_ten_blocks_is_fqsrs_lite(tmp_path: Path) -> None:
+    weights = save(tmp_path / "a.safetensors", SRResNet(2, features=4, blocks=10).state_dict())
+    lite = load_model("srresnet", weights, {"blocks": "10"})
+    assert len(lite.module.get_submodule("body")._modules) == 10  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(SrptqError, match="blocks=16 was given, but the weights have 10"):
+        load_model("srresnet", weights, {"blocks": "16"})
+
+
 @pytest.mark.parametrize("fed", [(0.0, 1.0), (-1.0, 1.0)])
 def test_the_range_is_folded_into_the_mean_shifts(fed: tuple[float, float]) -> None:
     low, high = fed

@@ -12,7 +12,7 @@ from srptq_adapters.mqbench.pattern import Config
 from srptq_plugin.contracts import Rules
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.recipe import Recipe, StageSettings
+from srptq_plugin.recipe import Recipe, SkipSettings, StageSettings
 from srptq_plugin.registry import Registry
 from srptq_plugin.settings import rules_of
 
@@ -60,12 +60,12 @@ def settings_of(recipe: Recipe, registry: Registry) -> Settings:
     """A recipe as the config of a plain MQBench script."""
     rules = rules_of(recipe, registry)
     backend = backend_of(registry.target(recipe.target).name)
-    grids = {"w": _weights(recipe, rules), "a": rules.activations.at(recipe.activations.bits)}
+    grids = {"w": _weights(recipe, rules), "a": rules.sized(rules.activations, recipe.activations.bits)}
     sides = {"w": recipe.weights, "a": recipe.activations}
     qconfig: dict[str, Any] = {}
     for side, settings in sides.items():
         qconfig[f"{side}_observer"] = _observer_name(settings.observer, registry)
-        qconfig[f"{side}_fakequantize"] = "BoundedFakeQuantize"
+        qconfig[f"{side}_fakequantize"] = _quantizer_name(settings.quantizer, registry)
         qconfig[f"{side}_qscheme"] = dict(scheme_of(grids[side]))
         if settings.options:
             qconfig[f"{side}_observer_extra_args"] = dict(settings.options)
@@ -75,12 +75,18 @@ def settings_of(recipe: Recipe, registry: Registry) -> Settings:
 
 
 def _weights(recipe: Recipe, rules: Rules) -> IntGrid:
-    return replace(rules.weights.at(recipe.weights.bits), axis=0 if recipe.weights.per_channel else None)
+    axis = 0 if recipe.weights.per_channel else None
+    return replace(rules.sized(rules.weights, recipe.weights.bits), axis=axis)
 
 
 def _observer_name(name: str, registry: Registry) -> str:
     found = registry.observer(name).name
     return found if found == "dbdc" else f"srptq.{found}"
+
+
+def _quantizer_name(name: str, registry: Registry) -> str:
+    found = registry.quantizer(name).name
+    return "BoundedFakeQuantize" if found == "bounded" else f"srptq.{found}"
 
 
 def differences(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
@@ -111,6 +117,8 @@ def _placement(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
     if own:
         kept = "looks only at the layers next to the input and the output" if backend.name == "Academic" else "has none"
         yield f"stages {', '.join(own)}: bits of their own; MQBench's {backend.name} {kept}"
+    if recipe.skips != SkipSettings():
+        yield "skips: MQBench has no bits of their own for them"
     if recipe.overrides:
         yield "overrides: MQBench has none"
     if recipe.equalise:

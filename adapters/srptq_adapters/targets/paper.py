@@ -1,4 +1,8 @@
-"""The paper's quantizer, for simulation: a real offset, which no integer runtime has, so nothing is exported."""
+"""Quantizers as papers have them, for simulation: nothing is exported.
+
+`paper`: a real offset, which no integer runtime has. `fqsr`: FQSR's equation (3), M bits of magnitude and a sign, which
+what is never negative has not; what convolutions, adds and concats read is rounded, the image that comes out is not.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +14,7 @@ from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
 BITS = frozenset(range(2, 17))
+SIGN_AND_MAGNITUDE = IntGrid(8, signed=True, symmetric=True, narrow=True)
 WHY = "paper: a real offset is no integer zero point, no runtime has it; use a recipe of a real target"
 
 
@@ -24,7 +29,18 @@ class PaperTarget:
             activation_bits=BITS,
             placements=("convs", "full"),
             integer_bits=frozenset(),
-        )
+        ),
+        "fqsr": Rules(
+            weights=SIGN_AND_MAGNITUDE,
+            activations=SIGN_AND_MAGNITUDE,
+            weight_bits=BITS - {16},
+            activation_bits=BITS - {16},
+            placements=("full", "convs"),
+            outputs=frozenset({"add", "cat"}),
+            unsigned_if_nonnegative=True,
+            sign_bit=True,
+            integer_bits=frozenset(),
+        ),
     }
 
     exports: Mapping[str, Sequence[object]] = MappingProxyType({})

@@ -15,6 +15,8 @@ from srptq_adapters.mqbench.grids import grid_of
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin import Recipe
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import IntGrid
+from srptq_plugin.qat.fqsr import FqsrFakeQuantize
 from srptq_plugin.registry import Registry
 from srptq_plugin.settings import rules_of
 
@@ -135,6 +137,23 @@ def test_a_placement_that_mqbench_does_not_have_is_named(name: str) -> None:
 def test_overrides_which_mqbench_has_none_of_are_named() -> None:
     recipe = networks.recipe(8, "onnxruntime", overrides=[{"sites": "head*", "bits": 4}])
     assert told(recipe.mqbench().differences, "overrides") == "overrides: MQBench has none"
+
+
+def test_skips_which_mqbench_has_no_bits_for_are_named() -> None:
+    recipe = networks.recipe(8, "onnxruntime", skips={"bits": 4})
+    assert told(recipe.mqbench().differences, "skips") == "skips: MQBench has no bits of their own for them"
+
+
+@pytest.mark.usefixtures("active")
+def test_a_recipes_quantizer_and_its_levels_are_in_the_config() -> None:
+    settings = Recipe.load("paper-w8a8-fqsr-s8").mqbench()
+    model = platform.prepare_by_platform(
+        networks.network("edsr"), settings.backend, settings.prepare_custom_config_dict
+    )
+    quantizers = [each for each in model.modules() if isinstance(each, SRFakeQuantize)]
+    assert quantizers
+    assert {type(each.core) for each in quantizers} == {FqsrFakeQuantize}
+    assert IntGrid(9, signed=True, symmetric=True, narrow=True) in {each.core.grid for each in quantizers}
 
 
 def test_where_nothing_differs_but_the_placement_that_alone_is_named(plainest: Settings) -> None:

@@ -1,0 +1,30 @@
+"""FQSR's self-supervised calibration: how far quantizers move what they round, as a loss of training."""
+
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+from torch import Tensor, nn
+
+
+@contextmanager
+def moved(quantizers: Iterable[nn.Module]) -> Generator[list[Tensor]]:
+    """Within `with`, a term for each forward of each quantizer: |Q(v) - v|, the mean over the tensor, equation (8).
+
+    >>> import torch
+    >>> rounding = nn.Hardtanh()
+    >>> with moved([rounding]) as terms:
+    ...     _ = rounding(torch.tensor([0.5, 3.0]))
+    >>> terms
+    [tensor(1.)]
+    """
+    terms: list[Tensor] = []
+    with ExitStack() as stack:
+        for quantizer in quantizers:
+            handle = quantizer.register_forward_hook(partial(_listen, terms))
+            stack.callback(handle.remove)
+        yield terms
+
+
+def _listen(terms: list[Tensor], _module: nn.Module, inputs: tuple[Tensor, ...], rounded: Tensor) -> None:
+    terms.append((rounded - inputs[0]).abs().mean())

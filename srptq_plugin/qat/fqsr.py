@@ -1,0 +1,40 @@
+"""FQSR, fully quantized super-resolution (Wang et al. 2020): one learnable interval a quantizer."""
+
+import torch
+
+from srptq_plugin.grid import Bounds
+from srptq_plugin.quantizer import BoundedFakeQuantize
+
+
+class FqsrFakeQuantize(BoundedFakeQuantize):
+    """Clips to [-I, I] or, what is never negative, to [0, I]; I is `upper`, starts from max(|l|, |u|), learns from all.
+
+    Equation (3): Q(v) = round(clip(v / I) * n) * I / n, n = 2^M - 1. Rounding is straight through and all else is
+    differentiated, so a value within has the derivative (round(v n / I) - v n / I) / n in I, a clipped one 1 or -1. The
+    preset `fqsr` of the target `paper` has these 2^(M + 1) - 1 signed or 2^M unsigned levels; on any other grid the
+    interval has the levels of that grid, as what is trained is what is exported.
+
+    >>> from srptq_plugin.grid import IntGrid
+    >>> quantizer = FqsrFakeQuantize("input", IntGrid(5, signed=True, symmetric=True, narrow=True))
+    >>> quantizer.set_bounds(Bounds.of(-0.5, 2.0))
+    >>> quantizer.bounds
+    Bounds(-2, 2)
+    >>> quantizer = FqsrFakeQuantize("relu", IntGrid(4))
+    >>> quantizer.set_bounds(Bounds.of(0.1, 2.0))
+    >>> quantizer.bounds
+    Bounds(0, 2)
+    """
+
+    @property
+    def bounds(self) -> Bounds:
+        """Both at the learnt interval, or the lower one at zero."""
+        return _interval(super().bounds.upper, self.lower.detach() < 0)
+
+    def set_bounds(self, bounds: Bounds) -> None:
+        """Start from the bound that is farther out."""
+        far = torch.maximum(bounds.lower.abs(), bounds.upper.abs())
+        super().set_bounds(_interval(far, bounds.lower < 0))
+
+
+def _interval(end: torch.Tensor, signed: torch.Tensor) -> Bounds:
+    return Bounds(torch.where(signed, -end, 0.0), end)
