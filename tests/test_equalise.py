@@ -31,7 +31,7 @@ IMAGES = networks.images(8, 24, 26, seed=3)
 
 def exported(kind: str) -> ExportedProgram:
     """A program of its own."""
-    return export_network(networks.network(kind))
+    return copy.deepcopy(networks.exported(kind))
 
 
 def plan_of(program: ExportedProgram, recipe: Recipe) -> Plan:
