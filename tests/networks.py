@@ -1,5 +1,7 @@
 """Small networks for tests, each with what broke somebody's quantizer before."""
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -12,6 +14,7 @@ from torch.nn import functional
 from srptq_plugin.contracts import Rules
 from srptq_plugin.export import export_network, fold, graph_of, own_module
 from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.models import RDN
 from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
@@ -218,12 +221,14 @@ class Normed(nn.Module):
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     kind.__name__.lower(): kind for kind in (Edsr, Mixed, Imdn, Esrgan, Shared, Scaled, Bicubic)
 }
+OTHERS: Mapping[str, Callable[[], nn.Module]] = {"normed": Normed, "rdn": lambda: RDN(2, FEATURES, 4, 2, 2)}
+"""Not for every test that goes over networks."""
 
 
 def network(kind: str) -> nn.Module:
     """A network with weights that spread over the channels, always the same."""
     torch.manual_seed(7)
-    module = Normed() if kind == "normed" else NETWORKS[kind]()
+    module = {**NETWORKS, **OTHERS}[kind]()
     generator = torch.Generator().manual_seed(11)
     for each in module.modules():
         if isinstance(each, nn.BatchNorm2d):
@@ -236,8 +241,15 @@ def network(kind: str) -> nn.Module:
 
 @cache
 def exported(kind: str) -> ExportedProgram:
-    """A network of `NETWORKS`, exported once."""
+    """A network, exported once."""
     return export_network(network(kind))
+
+
+def own(program: ExportedProgram) -> ExportedProgram:
+    """A copy whose parameters can be changed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about what it copies
+        return copy.deepcopy(program)
 
 
 def folded(kind: str) -> nn.Module:

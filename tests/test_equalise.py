@@ -31,7 +31,7 @@ IMAGES = networks.images(8, 24, 26, seed=3)
 
 def exported(kind: str) -> ExportedProgram:
     """A program of its own."""
-    return copy.deepcopy(networks.exported(kind))
+    return networks.own(networks.exported(kind))
 
 
 def plan_of(program: ExportedProgram, recipe: Recipe) -> Plan:
@@ -74,6 +74,7 @@ def test_the_float_network_stays_what_it_was(kind: str, bits: int) -> None:
 @pytest.mark.parametrize(("kind", "bits", "target"), [
     ("edsr", 4, "onnxruntime"), ("edsr", 8, "tensorrt"), ("imdn", 4, "onnxruntime"), ("imdn", 8, "snpe"),
     ("esrgan", 6, "openvino"), ("bicubic", 8, "onnxruntime"), ("mixed", 6, "openvino"),
+    ("rdn", 8, "tensorrt"),
 ])  # fmt: skip
 def test_quantization_hurts_less(kind: str, bits: int, target: str) -> None:
     made = plan(kind, bits, target)

@@ -1,6 +1,5 @@
 """From a recipe to a whole run folder: every shipped recipe, every toy network, and what plugins add."""
 
-import copy
 import importlib
 import json
 import shutil
@@ -74,7 +73,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         shutil.copy(folder / NETWORK, path)
 
     def answer(_: nn.Module) -> ExportedProgram:
-        return copy.deepcopy(program)
+        return networks.own(program)
 
     return {"export_network": answer, "export_float": write}
 
@@ -226,8 +225,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(target: str, pho
 
 
 TOYS = [
-    *((kind, "openvino", {}) for kind in (*networks.NETWORKS, "normed")),
-    *((kind, "onnxruntime", {}) for kind in ("edsr", "mixed", "imdn", "shared")),
+    *((kind, "openvino", {}) for kind in (*networks.NETWORKS, *networks.OTHERS)),
+    *((kind, "onnxruntime", {}) for kind in ("edsr", "mixed", "imdn", "shared", "rdn")),
     ("mixed", "openvino", {"preset": "performance"}),
     ("imdn", "openvino", {"preset": "performance", "placement": "convs"}),
 ]

@@ -24,7 +24,7 @@ from srptq_plugin.registry import Registry
 from srptq_plugin.settings import rules_of
 from srptq_plugin.sites import Edge, Plan, Site
 
-KINDS = list(networks.NETWORKS)
+KINDS = [*networks.NETWORKS, "rdn"]
 TARGETS = ["openvino", "onnxruntime"]
 WEIGHT = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0)
 RULES = Rules(WEIGHT, IntGrid(8), frozenset(range(2, 9)), frozenset(range(2, 9)))
@@ -238,6 +238,16 @@ def test_a_concat_shares_its_encoding_where_the_target_says_so() -> None:
     assert len({shared[name].group for name in parts}) == 1
     inner = ["block1/cat", "block1/getitem", "block1/getitem.2", "block1.third/conv"]
     assert len({shared[name].group for name in inner}) == 1
+
+
+def test_a_dense_block_shares_one_encoding_with_all_that_the_concat_of_blocks_joins() -> None:
+    """What the first block reads is no block's output, so that it has an encoding of its own."""
+    shared: dict[str, set[str]] = {}
+    for name, site in planned("rdn", target="tensorrt").items():
+        shared.setdefault(site.group, set()).add(name)
+    cats = [{f"RDBs.{block}.convs.{layer}/cat" for layer in (0, 1)} for block in (0, 1)]
+    several = [group for group in shared.values() if len(group) > 1]
+    assert several == [{"SFENet2/conv", *cats[0]}, {"RDBs.0/add", *cats[1], "/cat"}]
 
 
 def test_nonnegative_tensors_are_unsigned_where_the_target_says_so() -> None:
