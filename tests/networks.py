@@ -4,9 +4,13 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn import functional
@@ -16,6 +20,7 @@ from srptq_plugin.export import export_network, fold, graph_of, own_module
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.models import RDN
 from srptq_plugin.network import Network, drop_identities
+from srptq_plugin.onnx_io import export_float
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
@@ -24,6 +29,7 @@ from srptq_plugin.sites import Plan
 
 UNIT = (0.0, 1.0)
 FEATURES = 6
+METADATA = {"scale": 2, "input_range": [0.0, 1.0], "mean": None, "name": "toy"}
 
 
 def conv(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
@@ -243,6 +249,15 @@ def network(kind: str) -> nn.Module:
 def exported(kind: str) -> ExportedProgram:
     """A network, exported once."""
     return export_network(network(kind))
+
+
+@cache
+def float_model(kind: str) -> ModelProto:
+    """Its float ONNX file, written once."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "float.onnx"
+        export_float(exported(kind), path, METADATA)
+        return onnx.load(path)
 
 
 def own(program: ExportedProgram) -> ExportedProgram:
