@@ -1,12 +1,7 @@
 """Equalise channels: scale each so that rounding, of weights and activations together, moves the image least.
 
 What makes a channel is divided by a factor and what reads it multiplied, which leaves the float network as it is. One
-scale a tensor then fits its channels better. The factors minimise, to first order, the noise in the image:
-
-    sum over activations  step^2 / 12 x sum over channels  s_c^2 G_c      step from the widest  range_c / s_c
-    sum over weights      step^2 / 12 x sum over inputs    H_c / s_c^2    step from the largest |w_c| s_c
-
-G and H being the squared gradients of the image's pixels, as `sensitivity.py` measures them.
+scale a tensor then fits its channels better. The factors minimise, to first order, the noise in the image.
 """
 
 import math
@@ -17,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from srptq_plugin.channels import FIXED, Channels
-from srptq_plugin.export import export_network, folded, graph_of
+from srptq_plugin.channels import Channels
+from srptq_plugin.export import folded, graph_of
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import IMAGE_AXES, Network, tensor_arguments
+from srptq_plugin.noise import Activation, Part, Weight, least_noise
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
@@ -29,48 +24,10 @@ from srptq_plugin.sensitivity import pulls
 from srptq_plugin.settings import rules_of
 from srptq_plugin.sites import Plan
 
-DRAWS, STEPS, RATE, SHARPNESS = 4, 400, 0.02, 24
-LARGEST = 3.0
-"""Of the logarithm of a factor."""
+DRAWS = 4
 BEYOND = 5e-4
 """The share of values that the ends of a channel leave out."""
-
-
-@dataclass(frozen=True)
-class Activation:
-    """One encoding: the ends and the gradients of all channels that it is for, and their classes."""
-
-    grid: IntGrid
-    low: Tensor
-    high: Tensor
-    gain: Tensor
-    classes: Tensor
-
-    def noise(self, logs: Tensor) -> Tensor:
-        """What its rounding does to the image, the channels being scaled by exp(logs)."""
-        factor = logs[self.classes].exp()
-        high, low = _largest(self.high / factor), _largest(self.low / factor)
-        width = 2 * torch.maximum(high, low) if self.grid.symmetric else high + low
-        return (width / self.grid.steps) ** 2 / 12 * (self.gain * factor**2).sum()
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A weight: magnitudes and gradients by output and input channel, and the classes of both."""
-
-    grid: IntGrid
-    size: Tensor
-    gain: Tensor
-    outputs: Tensor
-    inputs: Tensor
-
-    def noise(self, logs: Tensor) -> Tensor:
-        """What its rounding does to the image."""
-        factor = (logs[self.inputs] - logs[self.outputs][:, None]).exp()
-        largest = _largest(self.size * factor, dim=1)
-        if self.grid.axis is None:
-            largest = _largest(largest).expand(len(largest))
-        return ((2 * largest / self.grid.steps) ** 2 / 12 * (self.gain / factor**2).sum(1)).sum()
+TINY = 1e-30
 
 
 def equalise(network: Network, plan: Plan, images: Tensor, seed: int = 0) -> float:
@@ -80,10 +37,9 @@ def equalise(network: Network, plan: Plan, images: Tensor, seed: int = 0) -> flo
     """
     channels = Channels(network)
     parts = measured_parts(PreparedGraph.placed(network.module, plan), network, channels, images, seed)
-    logs = _least(parts, channels.count)
-    before, after = (float(sum(part.noise(each) for part in parts)) for each in (torch.zeros_like(logs), logs))
+    logs, falls = least_noise(parts, channels.count)
     _scale(network, channels, logs.exp())
-    return 10 * math.log10(before / after)
+    return 10 * math.log10(falls)
 
 
 def equalised(
@@ -104,8 +60,7 @@ def equalised(
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     rules = rules_of(chosen, registry or Registry())
-    copied = folded(module)
-    program = export_network(copied)
+    copied, program = folded(module)
     network = Network(graph_of(program))
     equalise(network, make_plan(network, rules, chosen, input_range), images, chosen.calibration.seed)
     copied.load_state_dict(program.state_dict, strict=False)
@@ -114,22 +69,28 @@ def equalised(
 
 def measured_parts(
     prepared: PreparedGraph, network: Network, channels: Channels, images: Tensor, seed: int
-) -> list[Activation | Weight]:
+) -> list[Part]:
     """Every encoding's part of the noise; the gradients are summed over `DRAWS` draws."""
     measured = _measure(prepared, images, seed)
     order = {node: number for number, node in enumerate(network.ops)}
-    parts: list[Activation | Weight] = []
+    parts: list[Part] = []
     for group, sites in prepared.plan.groups.items():
         grid, maps = sites[0].grid, measured[group]
         if sites[0].role == "weight":
             conv = network.nodes[sites[0].consumers[0].consumer]
-            parts.append(Weight(grid, maps[0].high, maps[0].gain, *weight_classes(network, channels, conv)))
+            outputs, inputs = weight_classes(network, channels, conv)
+            shape = (*outputs.shape, inputs.shape[1])
+            parts.append(Weight(grid, _logs(maps[0].high).view(shape), maps[0].gain.view(shape), outputs, inputs))
         else:
             sources = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
             classes = torch.from_numpy(np.concatenate([channels.of(source) for source in sources]))
             low, high, gain = (torch.cat([getattr(each, name) for each in maps]) for name in ("low", "high", "gain"))
-            parts.append(Activation(grid, low, high, gain, classes))
+            parts.append(Activation(grid, _logs(low), _logs(high), gain, classes))
     return parts
+
+
+def _logs(magnitudes: Tensor) -> Tensor:
+    return magnitudes.clamp(min=TINY).log()
 
 
 @dataclass
@@ -179,36 +140,12 @@ def _join(one: _Measured, other: _Measured) -> _Measured:
 
 
 def weight_classes(network: Network, channels: Channels, conv: fx.Node) -> tuple[Tensor, Tensor]:
-    """The class of each output of a convolution, and of each input of each output."""
+    """The classes of the outputs and of the inputs of a convolution, a row for each of its groups."""
     made, read = (torch.from_numpy(channels.of(node)) for node in (conv, tensor_arguments(conv)[0]))
     found = network.parameter(conv, 1)
-    outputs, inputs = found[1].shape[:2] if found else (0, 0)
-    groups = len(read) // inputs
-    return made, read.reshape(groups, 1, inputs).expand(groups, outputs // groups, inputs).reshape(outputs, inputs)
-
-
-def _least(parts: Sequence[Activation | Weight], count: int) -> Tensor:
-    """The logarithms of the factors with the least noise; that of class FIXED stays 0."""
-    logs = torch.zeros(count, dtype=torch.float64, requires_grad=True)
-    free = torch.ones(count, dtype=torch.float64)
-    free[FIXED] = 0
-    optimizer = torch.optim.Adam([logs], lr=RATE)
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-        optimizer.zero_grad()
-        _noise(parts, logs * free).log().backward()
-        optimizer.step()
-    return (logs.detach() * free).clamp(-LARGEST, LARGEST)
-
-
-def _noise(parts: Sequence[Activation | Weight], logs: Tensor) -> Tensor:
-    return torch.stack([part.noise(logs) for part in parts]).sum()
-
-
-def _largest(values: Tensor, dim: int = 0) -> Tensor:
-    """A smooth maximum: the norm of a high order."""
-    top = values.detach().amax(dim, keepdim=True).clamp(min=1e-30)
-    return ((values / top).pow(SHARPNESS).sum(dim) + 1e-30).pow(1 / SHARPNESS) * top.squeeze(dim)
+    inputs = found[1].shape[1] if found else len(read)
+    read = read.view(-1, inputs)
+    return made.view(len(read), -1), read
 
 
 def _scale(network: Network, channels: Channels, factors: Tensor) -> None:
@@ -218,7 +155,8 @@ def _scale(network: Network, channels: Channels, factors: Tensor) -> None:
         weight, bias = network.parameter(conv, 1), network.parameter(conv, 2)
         if weight is not None and weight[0] not in done:
             outputs, inputs = weight_classes(network, channels, conv)
-            weight[1].mul_((factors[inputs] / factors[outputs][:, None])[..., None, None])
+            factor = factors[inputs][:, None] / factors[outputs][..., None]
+            weight[1].mul_(factor.flatten(0, 1)[..., None, None])
             if bias is not None:
-                bias[1].div_(factors[outputs])
+                bias[1].div_(factors[outputs].flatten())
             done.add(weight[0])

@@ -25,16 +25,15 @@ def export_network(module: nn.Module, size: Size | None = None) -> ExportedProgr
     >>> program.module()(torch.zeros(1, 3, 9, 11)).shape
     torch.Size([1, 3, 9, 11])
     """
+    return folded(module, size)[1]
+
+
+def folded(module: nn.Module, size: Size | None = None) -> tuple[nn.Module, ExportedProgram]:
+    """A copy in evaluation mode, as it is exported, and its program."""
     module = copy.deepcopy(module).eval()
     program = _trace(module, size)
     simpler = fold(module, program)
-    return _trace(simpler, size) if simpler is not None else program
-
-
-def folded(module: nn.Module) -> nn.Module:
-    """A copy in evaluation mode, as `export_network` traces it."""
-    module = copy.deepcopy(module).eval()
-    return fold(module, _trace(module, None)) or module
+    return (module, program) if simpler is None else (simpler, _trace(simpler, size))
 
 
 def graph_of(program: ExportedProgram) -> fx.GraphModule:

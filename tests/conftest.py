@@ -1,4 +1,6 @@
+import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("srptq", deadline=None)
 settings.load_profile("srptq")
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_timing() -> Iterator[None]:
+    """Speed, which no test looks at, is measured once and on a small image."""
+    module = importlib.import_module("srptq_plugin.verify")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "TIMED_SIZE", (24, 24))
+        patch.setattr(module, "TIMED_RUNS", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,16 @@
 """Small networks for tests, each with what broke somebody's quantizer before."""
 
+import copy
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn import functional
@@ -12,7 +18,9 @@ from torch.nn import functional
 from srptq_plugin.contracts import Rules
 from srptq_plugin.export import export_network, fold, graph_of, own_module
 from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.models import RDN
 from srptq_plugin.network import Network, drop_identities
+from srptq_plugin.onnx_io import export_float
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
@@ -21,6 +29,7 @@ from srptq_plugin.sites import Plan
 
 UNIT = (0.0, 1.0)
 FEATURES = 6
+METADATA = {"scale": 2, "input_range": [0.0, 1.0], "mean": None, "name": "toy"}
 
 
 def conv(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
@@ -218,12 +227,14 @@ class Normed(nn.Module):
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     kind.__name__.lower(): kind for kind in (Edsr, Mixed, Imdn, Esrgan, Shared, Scaled, Bicubic)
 }
+OTHERS: Mapping[str, Callable[[], nn.Module]] = {"normed": Normed, "rdn": lambda: RDN(2, FEATURES, 4, 2, 2)}
+"""Not for every test that goes over networks."""
 
 
 def network(kind: str) -> nn.Module:
     """A network with weights that spread over the channels, always the same."""
     torch.manual_seed(7)
-    module = Normed() if kind == "normed" else NETWORKS[kind]()
+    module = {**NETWORKS, **OTHERS}[kind]()
     generator = torch.Generator().manual_seed(11)
     for each in module.modules():
         if isinstance(each, nn.BatchNorm2d):
@@ -236,8 +247,24 @@ def network(kind: str) -> nn.Module:
 
 @cache
 def exported(kind: str) -> ExportedProgram:
-    """A network of `NETWORKS`, exported once."""
+    """A network, exported once."""
     return export_network(network(kind))
+
+
+@cache
+def float_model(kind: str) -> ModelProto:
+    """Its float ONNX file, written once."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "float.onnx"
+        export_float(exported(kind), path, METADATA)
+        return onnx.load(path)
+
+
+def own(program: ExportedProgram) -> ExportedProgram:
+    """A copy whose parameters can be changed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about what it copies
+        return copy.deepcopy(program)
 
 
 def folded(kind: str) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import srptq_plugin
+from srptq_plugin import noise
 from srptq_plugin.channels import Channels
 from srptq_plugin.equalise import equalise, measured_parts
 from srptq_plugin.export import export_network, graph_of, own_module
@@ -29,9 +30,15 @@ pytest.importorskip("onnxruntime")
 IMAGES = networks.images(8, 24, 26, seed=3)
 
 
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is so wherever the search for the best scales ends."""
+    monkeypatch.setattr(noise, "STEPS", 100)
+
+
 def exported(kind: str) -> ExportedProgram:
     """A program of its own."""
-    return export_network(networks.network(kind))
+    return networks.own(networks.exported(kind))
 
 
 def plan_of(program: ExportedProgram, recipe: Recipe) -> Plan:
@@ -59,6 +66,7 @@ def error(program: ExportedProgram, made: Plan) -> float:
             return float((quantized - prepared(IMAGES)).double().square().sum())
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("kind", [*networks.NETWORKS, "normed"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_float_network_stays_what_it_was(kind: str, bits: int) -> None:
@@ -74,6 +82,7 @@ def test_the_float_network_stays_what_it_was(kind: str, bits: int) -> None:
 @pytest.mark.parametrize(("kind", "bits", "target"), [
     ("edsr", 4, "onnxruntime"), ("edsr", 8, "tensorrt"), ("imdn", 4, "onnxruntime"), ("imdn", 8, "snpe"),
     ("esrgan", 6, "openvino"), ("bicubic", 8, "onnxruntime"), ("mixed", 6, "openvino"),
+    ("rdn", 8, "tensorrt"),
 ])  # fmt: skip
 def test_quantization_hurts_less(kind: str, bits: int, target: str) -> None:
     made = plan(kind, bits, target)
@@ -121,6 +130,7 @@ class Tokens(nn.Module):
         return self.tail(mixed.transpose(1, 2).reshape(shallow.shape))
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_what_is_no_feature_map_is_left_as_it_is() -> None:
     torch.manual_seed(0)
     network = Tokens().eval()
@@ -128,6 +138,7 @@ def test_what_is_no_feature_map_is_left_as_it_is() -> None:
     assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_the_same_seed_gives_the_same_bits() -> None:
     made, states = plan("imdn", 4), list[dict[str, Tensor]]()
     for _ in range(2):
@@ -137,6 +148,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
 @pytest.mark.parametrize("size", [None, (1, 3, 16, 20)])
 def test_a_recipe_asks_for_it(toolkit: str, size: tuple[int, int, int, int] | None, tmp_path: Path) -> None:

@@ -39,12 +39,20 @@ STAGES = {
     "shared": {"head": "head", "body": "block.first block.second", "upsample": "", "tail": "grow"},
     "bicubic": {"head": "head", "body": "block.first block.second", "upsample": "grow", "tail": "tail"},
 }
+STAGES["rdn"] = {
+    "head": "SFENet1",
+    "body": "SFENet2 RDBs.0.convs.0.conv.0 RDBs.0.convs.1.conv.0 RDBs.0.LFF "
+    "RDBs.1.convs.0.conv.0 RDBs.1.convs.1.conv.0 RDBs.1.LFF GFF.0 GFF.1",
+    "upsample": "UPNet.0",
+    "tail": "UPNet.2",
+}
 STAGES["scaled"] = STAGES["edsr"]
 BLOCKS = {
     "edsr": "body.0/add body.1/add",
     "scaled": "body.0/add body.1/add",
     "imdn": "block1/add block2/add",
     "esrgan": "body.0/add body.1/add",
+    "rdn": "RDBs.0/add RDBs.1/add",
     "shared": "head/conv block.first/conv block.second/conv block.first/conv.1 block.second/conv.1 grow/conv",
     "bicubic": "head/conv block.first/conv block.second/conv grow/conv tail/conv",
     "mixed": "head/conv left/conv right/conv fuse/conv attention.squeeze/conv attention.excite/conv "
@@ -56,7 +64,7 @@ def network_of(module: nn.Module) -> Network:
     return Network(graph_of(export_network(module)))
 
 
-@pytest.fixture(params=list(networks.NETWORKS))
+@pytest.fixture(params=[*networks.NETWORKS, "rdn"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

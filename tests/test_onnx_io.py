@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import cached_property
 from typing import Any
 
 import networks
@@ -18,7 +16,7 @@ from torch import Tensor
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import Bounds
-from srptq_plugin.onnx_io import OPSET, OnnxNetwork, export_float, metadata_of
+from srptq_plugin.onnx_io import OPSET, OnnxNetwork, metadata_of
 from srptq_plugin.qdq import Placer
 from srptq_plugin.table import QuantTable
 
@@ -30,15 +28,6 @@ CASES = [
     ("esrgan", 8, "onnxruntime"),
 ]
 SIZES = [(1, 12, 14), (2, 9, 23)]
-
-
-@cache
-def float_model(kind: str) -> ModelProto:
-    """Exported once."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "float.onnx"
-        export_float(networks.exported(kind), path, {"scale": 2, "input_range": [0.0, 1.0]})
-        return onnx.load(path)
 
 
 def run(model: ModelProto, image: Tensor) -> Tensor:
@@ -64,7 +53,7 @@ class Placed:
 
     @cached_property
     def model(self) -> ModelProto:
-        return Placer(float_model(self.kind), self.table).place()
+        return Placer(networks.float_model(self.kind), self.table).place()
 
     @cached_property
     def simulated(self) -> PreparedGraph:
@@ -169,7 +158,7 @@ def test_the_file_is_valid_and_keeps_its_names(case: Placed) -> None:
 def test_what_no_site_reads_stays_as_it_was(case: Placed) -> None:
     """Every operation of the float file is still there, once."""
     added = ("QuantizeLinear", "DequantizeLinear")
-    before = sorted(node.op_type for node in float_model(case.kind).graph.node)
+    before = sorted(node.op_type for node in networks.float_model(case.kind).graph.node)
     clips = sum(node.name.endswith("_clip") for node in case.nodes("Clip"))
     after = [node.op_type for node in case.model.graph.node if node.op_type not in added]
     for _ in range(clips):
@@ -178,22 +167,22 @@ def test_what_no_site_reads_stays_as_it_was(case: Placed) -> None:
 
 
 def test_placing_leaves_the_float_file_alone() -> None:
-    before = float_model("edsr").SerializeToString()
+    before = networks.float_model("edsr").SerializeToString()
     assert placed("edsr", 4, "onnxruntime").model.SerializeToString() != before
-    assert float_model("edsr").SerializeToString() == before
+    assert networks.float_model("edsr").SerializeToString() == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_float_file_is_the_network(kind: str) -> None:
-    model = float_model(kind)
+    model = networks.float_model(kind)
     for size in SIZES:
         image = networks.images(*size)
         torch.testing.assert_close(run(model, image), networks.network(kind)(image), rtol=1e-4, atol=1e-5)
 
 
 def test_the_float_file_says_what_it_is() -> None:
-    model = float_model("edsr")
-    assert metadata_of(model) == {"scale": 2, "input_range": [0.0, 1.0]}
+    model = networks.float_model("edsr")
+    assert metadata_of(model) == networks.METADATA
     assert metadata_of(ModelProto()) == {}
     assert model.opset_import[0].version == OPSET
     names = [each.dim_param or each.dim_value for each in model.graph.input[0].type.tensor_type.shape.dim]
@@ -250,7 +239,7 @@ def test_integer_biases_are_at_the_scale_of_the_products() -> None:
 def test_a_file_without_the_exporters_names_is_refused() -> None:
     prepared = networks.calibrated("edsr")
     foreign = ModelProto()
-    foreign.CopyFrom(float_model("edsr"))
+    foreign.CopyFrom(networks.float_model("edsr"))
     for node in foreign.graph.node:
         del node.metadata_props[:]
     with pytest.raises(SrptqError, match="export the network again"):

@@ -105,7 +105,7 @@ def test_the_literal_loss_divides_by_the_size_of_the_maps(prepared: PreparedGrap
     assert pixel > 0
 
 
-@pytest.mark.parametrize("kind", ["edsr", "mixed", "imdn", "esrgan"])
+@pytest.mark.parametrize("kind", ["edsr", "mixed", "imdn", "esrgan", "rdn"])
 def test_the_feature_loss_alone_lowers_itself(kind: str) -> None:
     """Which it cannot where the features are detached."""
     prepared = networks.calibrated(kind, 4)

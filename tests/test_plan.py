@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import networks
-import onnx
 import pytest
 import torch
 from onnx import numpy_helper
@@ -17,14 +15,14 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT, Network, tensor_arguments
-from srptq_plugin.onnx_io import OnnxNetwork, export_float
+from srptq_plugin.onnx_io import OnnxNetwork
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.settings import rules_of
 from srptq_plugin.sites import Edge, Plan, Site
 
-KINDS = list(networks.NETWORKS)
+KINDS = [*networks.NETWORKS, "rdn"]
 TARGETS = ["openvino", "onnxruntime"]
 WEIGHT = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0)
 RULES = Rules(WEIGHT, IntGrid(8), frozenset(range(2, 9)), frozenset(range(2, 9)))
@@ -240,6 +238,16 @@ def test_a_concat_shares_its_encoding_where_the_target_says_so() -> None:
     assert len({shared[name].group for name in inner}) == 1
 
 
+def test_a_dense_block_shares_one_encoding_with_all_that_the_concat_of_blocks_joins() -> None:
+    """What the first block reads is no block's output, so that it has an encoding of its own."""
+    shared: dict[str, set[str]] = {}
+    for name, site in planned("rdn", target="tensorrt").items():
+        shared.setdefault(site.group, set()).add(name)
+    cats = [{f"RDBs.{block}.convs.{layer}/cat" for layer in (0, 1)} for block in (0, 1)]
+    several = [group for group in shared.values() if len(group) > 1]
+    assert several == [{"SFENet2/conv", *cats[0]}, {"RDBs.0/add", *cats[1], "/cat"}]
+
+
 def test_nonnegative_tensors_are_unsigned_where_the_target_says_so() -> None:
     found = planned("edsr", preset="performance")
     assert found["body.0/relu"].grid == IntGrid(8, symmetric=True)
@@ -291,11 +299,9 @@ OPS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_onnx_file_has_the_same_keys_and_weights(kind: str, tmp_path: Path) -> None:
+def test_the_onnx_file_has_the_same_keys_and_weights(kind: str) -> None:
     """By weights, as names alone could agree on the wrong nodes."""
-    path = tmp_path / "float.onnx"
-    export_float(networks.exported(kind), path, {})
-    file = OnnxNetwork(onnx.load(path))
+    file = OnnxNetwork(networks.float_model(kind))
     network = Network(networks.graph(kind))
     wanted = {name for name, node in network.nodes.items() if network.ops[node] in OPS}
     assert set(file.nodes) == wanted

@@ -129,4 +129,5 @@ def srptq_models() -> Iterable[ModelEntry]:
         ModelEntry("edsr", "EDSR, baseline and large", _family("edsr")),
         ModelEntry("srresnet", "SRResNet", _family("srresnet")),
         ModelEntry("srgan", "the generator of SRGAN", _family("srgan")),
+        ModelEntry("rdn", "RDN, the residual dense network", _family("rdn")),
     ]

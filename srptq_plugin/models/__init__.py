@@ -3,6 +3,7 @@
 from srptq_plugin.models.checkpoint import load_into, load_state
 from srptq_plugin.models.edsr import EDSR
 from srptq_plugin.models.loading import ENTRIES, FAMILIES, describe, load_model
+from srptq_plugin.models.rdn import RDN
 from srptq_plugin.models.record import LoadedModel, ModelFamily, ModelRecord, Network, Request
 from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.models.srresnet import SRResNet
@@ -11,6 +12,7 @@ __all__ = [
     "EDSR",
     "ENTRIES",
     "FAMILIES",
+    "RDN",
     "LoadedModel",
     "ModelFamily",
     "ModelRecord",

@@ -11,6 +11,7 @@ from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.models.checkpoint import load_state
 from srptq_plugin.models.edsr import EDSR_FAMILY, MINI_FAMILY
 from srptq_plugin.models.factory import build_from
+from srptq_plugin.models.rdn import RDN_FAMILY
 from srptq_plugin.models.record import (
     Arguments,
     LoadedModel,
@@ -24,7 +25,7 @@ from srptq_plugin.models.record import (
 from srptq_plugin.models.srgan import SRGAN_FAMILY
 from srptq_plugin.models.srresnet import SRRESNET_FAMILY
 
-ENTRIES = (MINI_FAMILY, EDSR_FAMILY, SRRESNET_FAMILY, SRGAN_FAMILY)
+ENTRIES = (MINI_FAMILY, EDSR_FAMILY, SRRESNET_FAMILY, SRGAN_FAMILY, RDN_FAMILY)
 FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({family.name: family for family in ENTRIES})
 PROBES = (16, 64)
 

@@ -15,6 +15,7 @@ from srptq_plugin.metrics import psnr_y
 from srptq_plugin.models import (
     EDSR,
     FAMILIES,
+    RDN,
     LoadedModel,
     Network,
     Request,
@@ -78,6 +79,7 @@ def test_published_weights_reach_their_psnr(
         SRResNet(features=8, blocks=2),
         SRResNet(upscale=2, features=8, blocks=2),
         SRGANGenerator(features=8, blocks=2),
+        RDN(upscale=4, features=8, growth=4, blocks=2, layers=2),
     ],
     ids=lambda module: type(module).__name__,
 )
@@ -216,7 +218,7 @@ def test_wrong_arguments_are_refused(args: dict[str, str | int | float], message
         load_model("edsr-mini", args=args)
 
 
-@pytest.mark.parametrize("name", ["edsr", "srresnet", "srgan"])
+@pytest.mark.parametrize("name", ["edsr", "srresnet", "srgan", "rdn"])
 def test_networks_without_fitting_weights_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SrptqError, match=f"{name}: no weights"):
         load_model(name)
@@ -229,6 +231,8 @@ def test_networks_that_cannot_be_are_refused() -> None:
         SRResNet(upscale=8)
     with pytest.raises(SrptqError, match="give 2, 4 or 8"):
         SRGANGenerator(upscale=3)
+    with pytest.raises(SrptqError, match="give 2, 3 or 4"):
+        RDN(upscale=8)
 
 
 def test_wrong_ranges_are_refused(tmp_path: Path) -> None:

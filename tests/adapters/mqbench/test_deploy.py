@@ -189,14 +189,14 @@ def test_the_qdq_file_draws_what_torch_draws(backend: str, bits: int, per: str, 
     assert decibels(in_onnxruntime(found.qdq)(IMAGES), found.drawn) > 120
 
 
-@pytest.mark.parametrize("kind", ["imdn", "esrgan", "mixed"])
+@pytest.mark.parametrize("kind", ["imdn", "esrgan", "mixed", "rdn"])
 @pytest.mark.parametrize("backend", ["Academic", "Tensorrt", "SNPE", "QDQ", "PPLCUDA"])
 def test_so_do_those_of_other_networks(kind: str, backend: str, deploy: Deploy) -> None:
     found = deploy(backend, 4, kind=kind)
     assert decibels(in_onnxruntime(found.qdq)(IMAGES), found.drawn) > 120
 
 
-@pytest.mark.parametrize("kind", ["imdn", "esrgan", "mixed"])
+@pytest.mark.parametrize("kind", ["imdn", "esrgan", "mixed", "rdn"])
 def test_networks_that_split_or_interpolate_deploy_to_openvino(kind: str, deploy: Deploy) -> None:
     found = deploy("OPENVINO", 4, kind=kind)
     assert decibels(in_onnxruntime(found.qdq)(IMAGES), found.drawn) > 120

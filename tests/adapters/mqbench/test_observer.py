@@ -29,6 +29,8 @@ KINDS = {
     "asymmetric power of two": IntGrid(8, power_of_two=True),
 }
 GRID = IntGrid(4, axis=0)
+SHORT = {name: {"steps": 20} for name in ("mse", "entropy")}
+"""Searches, which take long."""
 
 
 def batches(count: int = 3) -> list[Tensor]:
@@ -56,10 +58,11 @@ def same(one: Any, other: Any) -> bool:
 def test_it_has_the_cores_bounds_and_the_projections_parameters(name: str, kind: str) -> None:
     for bits, axis in zip(range(2, 9), cycle((None, 0, 1)), strict=False):
         grid = replace(KINDS[kind], bits=bits, axis=axis)
-        core = ENTRIES[name].load()(grid)
+        options = SHORT.get(name, {})
+        core = ENTRIES[name].load()(grid, **options)
         for batch in batches():
             core.update(batch)
-        ours = seen(made(name, grid), batches())
+        ours = seen(made(name, grid, **options), batches())
         assert ours.grid == grid_of(ours) == grid
         bounds = core.bounds()
         assert same((ours.min_val, ours.max_val), (bounds.lower, bounds.upper)), bits

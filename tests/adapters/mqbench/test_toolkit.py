@@ -31,6 +31,7 @@ CASES = [
     ("shared", 8, "openvino"),
     ("scaled", 4, "onnxruntime"),
     ("bicubic", 8, "onnxruntime"),
+    ("rdn", 8, "tensorrt"),
 ]
 BATCHES = [networks.images(seed=seed) for seed in (1, 2)]
 

@@ -5,29 +5,28 @@ from typing import Any
 
 import networks
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from srptq_plugin.contracts import Runtime
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.onnx_io import export_float
 from srptq_plugin.registry import Registry
 from srptq_plugin.table import QuantTable
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
-METADATA = {"scale": 2, "input_range": [0.0, 1.0], "mean": None, "name": "toy"}
 SIZES = ((1, 12, 14), (2, 9, 23), (1, 33, 31))
 
 
 @pytest.fixture(scope="session")
 def float_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The float ONNX file of a toy network, exported once."""
+    """The float ONNX file of a toy network, written once."""
     folder = tmp_path_factory.mktemp("floats")
 
     @cache
     def export(kind: str) -> Path:
         path = folder / f"{kind}.onnx"
-        export_float(networks.exported(kind), path, METADATA)
+        onnx.save(networks.float_model(kind), path)
         return path
 
     return export

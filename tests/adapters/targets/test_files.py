@@ -165,7 +165,7 @@ def test_biases_are_integers_where_the_target_computes_them_so(written: Written)
 
 
 def test_metadata_travels_with_the_file(written: Written) -> None:
-    assert metadata_of(written.model) == {"scale": 2, "input_range": [0.0, 1.0], "mean": None, "name": "toy"}
+    assert metadata_of(written.model) == networks.METADATA
 
 
 def test_sizes_stay_dynamic(written: Written) -> None:

@@ -22,7 +22,7 @@ MOST = 0.05
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, "normed"])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, *networks.OTHERS])
 def test_every_convolution_runs_in_integers_as_simulated(
     kind: str, bits: int, deploy: Deploy, error_share: ErrorShare
 ) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import networks
@@ -15,7 +14,7 @@ from torch import Tensor, fx
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.network import Network, tensor_arguments
-from srptq_plugin.onnx_io import OnnxNetwork, export_float
+from srptq_plugin.onnx_io import OnnxNetwork
 from srptq_plugin.pac import reconstruct
 from srptq_plugin.qdq import Placer
 from srptq_plugin.sites import Plan, Site
@@ -37,6 +36,7 @@ CASES = [
     ("shared", 8, "openvino"),
     ("scaled", 4, "onnxruntime"),
     ("bicubic", 8, "onnxruntime"),
+    ("rdn", 8, "tensorrt"),
 ]
 BATCHES = [networks.images(seed=seed) for seed in (1, 2)]
 Parameters = tuple[Tensor, Tensor]
@@ -128,11 +128,10 @@ def test_the_converted_graph_draws_the_same_bits(both: Both, output: Run) -> Non
         assert (output(module, image) - both.torchao(image)).abs().max() == 0
 
 
-def test_parameters_are_the_same_prepared_converted_and_in_the_file(both: Both, tmp_path: Path) -> None:
+def test_parameters_are_the_same_prepared_converted_and_in_the_file(both: Both) -> None:
     table = QuantTable.of(both.torchao)
     module = converted(both)
-    export_float(networks.exported(both.kind), tmp_path / "float.onnx", {})
-    model = Placer(onnx.load(tmp_path / "float.onnx"), table).place()
+    model = Placer(networks.float_model(both.kind), table).place()
     for site in both.plan.sites:
         wanted = table.qparams[site.name]
         for scale, zero_point in (*of_converted(module, site), *of_file(model, site)):

@@ -1,0 +1,98 @@
+"""RDN (Zhang et al., CVPR 2018) with the keys of EDSR-PyTorch."""
+
+import math
+import re
+
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.models.arguments import settle
+from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.layers import conv3x3, shuffle_factors
+from srptq_plugin.models.record import UNIT, ModelFamily, Network, Request, State
+
+UPSCALES = (2, 3, 4)
+NEEDED = frozenset({"SFENet1.weight", "RDBs.0.convs.0.conv.0.weight", "UPNet.0.weight"})
+
+
+class DenseLayer(nn.Module):
+    """A convolution whose output joins what it reads."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(conv3x3(inputs, growth), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, self.conv(x)), dim=1)
+
+
+class ResidualDenseBlock(nn.Module):
+    """Dense layers, fused by a 1 x 1 convolution, and the block's input added."""
+
+    def __init__(self, features: int, growth: int, layers: int) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(*(DenseLayer(features + n * growth, growth) for n in range(layers)))
+        self.LFF = nn.Conv2d(features + layers * growth, features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.LFF(self.convs(x)) + x
+
+
+class RDN(nn.Module):
+    """The paper's D, C, G and G0 are `blocks`, `layers`, `growth` and `features`; upscales by 2, 3 or 4.
+
+    >>> RDN(upscale=3, features=8, growth=4, blocks=2, layers=2)(torch.zeros(1, 3, 5, 6)).shape
+    torch.Size([1, 3, 15, 18])
+    """
+
+    def __init__(
+        self, upscale: int = 4, features: int = 64, growth: int = 64, blocks: int = 16, layers: int = 8
+    ) -> None:
+        super().__init__()
+        if upscale not in UPSCALES:
+            raise SrptqError(f"rdn: upscale={upscale}; give 2, 3 or 4")
+        self.SFENet1 = conv3x3(3, features)
+        self.SFENet2 = conv3x3(features, features)
+        self.RDBs = nn.ModuleList(ResidualDenseBlock(features, growth, layers) for _ in range(blocks))
+        self.GFF = nn.Sequential(nn.Conv2d(blocks * features, features, 1), conv3x3(features, features))
+        self.UPNet = _upsampler(upscale, features, growth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.SFENet1(x)
+        deep, each = self.SFENet2(shallow), list[Tensor]()
+        for block in self.RDBs:
+            deep = block(deep)
+            each.append(deep)
+        return self.UPNet(self.GFF(torch.cat(each, dim=1)) + shallow)
+
+
+def _upsampler(upscale: int, features: int, growth: int) -> nn.Sequential:
+    grown: list[nn.Module] = []
+    for factor in shuffle_factors(upscale):
+        grown += [conv3x3(growth if grown else features, factor**2 * growth), nn.PixelShuffle(factor)]
+    return nn.Sequential(*grown, conv3x3(growth, 3))
+
+
+def build(request: Request) -> Network:
+    """Build an RDN whose size is read from its weights; it is fed in the range that it was trained on, or 0 to 1."""
+    state = request.state
+    if state is None or not state.keys() >= NEEDED:
+        found = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
+        raise SrptqError(f"rdn: {found}; give a checkpoint of EDSR-PyTorch's RDN")
+    seen = _sizes(state)
+    settle("rdn", seen, seen, request.arguments)
+    module = RDN(**seen)
+    load_into(module, state)
+    return Network(module, request.input_range or UNIT)
+
+
+def _sizes(state: State) -> dict[str, int]:
+    growth, features = state["RDBs.0.convs.0.conv.0.weight"].shape[:2]
+    blocks = sum(re.fullmatch(r"RDBs\.\d+\.LFF\.weight", key) is not None for key in state)
+    layers = sum(re.fullmatch(r"RDBs\.0\.convs\.\d+\.conv\.0\.weight", key) is not None for key in state)
+    upscale = 4 if "UPNet.4.weight" in state else math.isqrt(state["UPNet.0.weight"].shape[0] // growth)
+    return {"upscale": upscale, "features": features, "growth": growth, "blocks": blocks, "layers": layers}
+
+
+RDN_FAMILY = ModelFamily("rdn", "RDN (Zhang et al. 2018); weights of EDSR-PyTorch", build)
