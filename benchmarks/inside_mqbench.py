@@ -43,7 +43,13 @@ from mqbench.utils.state import enable_calibration, enable_quantization  # noqa:
 
 PLAIN = {"observer": "MinMaxObserver", "fakequantize": "FixedFakeQuantize"}
 ROUNDED = {"w_observer": "MSEObserver", "w_fakequantize": "AdaRoundFakeQuantize", "a_fakequantize": "QDropFakeQuantize"}
-PAPERS_PAC = {"pattern": "pac", "schedule": "alternating", "output_loss": "l1"}
+PAPERS_PAC = {
+    "pattern": "pac",
+    "schedule": "alternating",
+    "output_loss": "l1",
+    "region_weight": 0.0,
+    "recolour": False,
+}
 THEIRS = {
     "pattern": "block",
     "scale_lr": 4e-5,

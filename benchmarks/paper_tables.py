@@ -126,6 +126,8 @@ def options() -> Iterator[Method]:
     yield _ours("DBDC auto + PaC, 5 epochs", 4, *start)
     for changed in (
         ("reconstruction.output_loss=l1",),
+        ("reconstruction.region_weight=0",),
+        ("reconstruction.recolour=false",),
         ("reconstruction.schedule=alternating",),
         ("reconstruction.start=image",),
         ("reconstruction.blocks=sensitivity",),

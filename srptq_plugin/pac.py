@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from srptq_plugin.bias_correction import correct_biases
 from srptq_plugin.choosing import choose_bounds
@@ -19,12 +20,14 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.learning import BOTH, Learning, Rates, Turn, Weights, learnt_by
 from srptq_plugin.quantizer import Gradient, Mode
+from srptq_plugin.recolouring import recoloured
 from srptq_plugin.sensitivity import block_shares
 from srptq_plugin.teacher import Teacher, normalised
 from srptq_plugin.together import average, gathered
 
 CHOSEN_ON, CORRECTED_ON = 16, 32
 TINY = 1e-20
+REGION = 16
 LEVELS = 255
 """Steps of an 8-bit image: the paper's networks, and so its weights of the losses, are in these."""
 
@@ -33,7 +36,9 @@ LEVELS = 255
 class Options:
     """What can be asked of PaC; the defaults are ours.
 
-    The paper's own: `schedule` alternating, weights first; `output_loss` l1; `rates` absolute; `gradient` pact.
+    The paper's own: `schedule` alternating, weights first; `output_loss` l1; `rates` absolute; `gradient` pact; neither
+    `recolour`, which gives every second image other colours, nor `region_weight`, that of the squared error of the
+    means over regions of 16 x 16 pixels.
     """
 
     epochs: int = 10
@@ -50,6 +55,8 @@ class Options:
     blocks: Literal["equal", "sensitivity"] = "equal"
     output_weight: float = 1.0
     output_loss: Literal["l1", "rms"] = "rms"
+    region_weight: float = 0.3
+    recolour: bool = True
     feature_loss: Literal["sum", "literal"] = "sum"
     gradient: Gradient = "full"
     seed: int = 0
@@ -76,9 +83,11 @@ def reconstruct(
 
 class _Tuning:
     def __init__(self, prepared: PreparedGraph, images: Tensor, options: Options, progress: Progress) -> None:
-        self.prepared, self.images, self.options, self.progress = prepared, images, options, progress
+        self.prepared, self.options, self.progress = prepared, options, progress
         ends = gathered((float(images.min()), float(images.max())))
-        self.levels = LEVELS / max(max(high for _, high in ends) - min(low for low, _ in ends), 1e-30)
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        self.images = recoloured(images, low, high, options.seed) if options.recolour else images
+        self.levels = LEVELS / max(high - low, 1e-30)
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)
 
@@ -160,10 +169,16 @@ class _Tuning:
         return self._off(output - wanted), (self.shares * torch.stack(distances)).mean()
 
     def _off(self, error: Tensor) -> Tensor:
-        """How far the image is off in levels: on average, or in the root mean square of a sample, which PSNR sees."""
+        """How far the image is off in levels: on average, or in the root mean square of a sample, which PSNR sees.
+
+        Regions count on top: what a few of them are off by hardly shows in the mean, but is seen in every even area.
+        """
+        regions = (self.levels * avg_pool2d(error, min(REGION, *error.shape[2:]))).square().mean()
         if self.options.output_loss == "l1":
-            return self.levels * error.abs().mean()
-        return self.levels * error.square().flatten(1).mean(1).add(TINY).sqrt().mean()
+            off = error.abs().mean()
+        else:
+            off = error.square().flatten(1).mean(1).add(TINY).sqrt().mean()
+        return self.levels * off + self.options.region_weight * regions
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:
         """The squared distance of two maps on the unit sphere: 2 - 2 cos."""

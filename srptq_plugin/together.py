@@ -18,6 +18,16 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def places(count: int) -> range:
+    """Where this process's items are among those of all, which are dealt out in turn.
+
+    >>> places(3)
+    range(0, 3)
+    """
+    first = dist.get_rank() if processes() > 1 else 0
+    return range(first, first + count * processes(), processes())
+
+
 def gathered(own: T) -> list[T]:
     """What every process holds, in the order of their ranks.
 

@@ -1,5 +1,6 @@
 """Pixel-aware calibration: what it tunes, what it leaves alone, and that it helps."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
@@ -20,6 +21,7 @@ from srptq_plugin.network import Network
 from srptq_plugin.pac import Options, reconstruct
 from srptq_plugin.plan import make_plan
 from srptq_plugin.quantizer import Mode, fake_quantize
+from srptq_plugin.recolouring import recoloured
 from srptq_plugin.registry import Registry
 from srptq_plugin.sensitivity import block_shares
 from srptq_plugin.settings import makers_of, rules_of
@@ -27,6 +29,8 @@ from srptq_plugin.teacher import Teacher, normalised
 
 Bits = dict[str, tuple[Tensor, Tensor]]
 IMAGES = networks.images(6, seed=3)
+PLAIN: dict[str, Any] = {"region_weight": 0.0, "recolour": False}
+"""Without what is not the paper's."""
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def loss(prepared: PreparedGraph, images: Tensor) -> tuple[float, float]:
 def test_the_loss_is_that_of_the_paper(prepared: PreparedGraph) -> None:
     assert (IMAGES.min(), IMAGES.max()) == (0, 1)
     pixel, transfer = loss(prepared, IMAGES)
-    found = reconstruct(prepared, IMAGES, epochs=1, output_loss="l1")
+    found = reconstruct(prepared, IMAGES, epochs=1, output_loss="l1", **PLAIN)
     assert found["loss_before"] == pytest.approx(pixel + 5 * transfer, rel=5e-3)
     assert found["loss_after"] == pytest.approx(
         sum(w * t for w, t in zip((1, 5), loss(prepared, IMAGES), strict=True)), rel=5e-3
@@ -87,20 +91,47 @@ def test_the_root_mean_square_of_each_sample_is_what_its_psnr_sees(prepared: Pre
     with torch.no_grad():
         pairs = list(zip(prepared(IMAGES), prepared.teach(IMAGES)[0], strict=True))
     wanted = [255 * 10 ** (-psnr(one.numpy(), other.numpy(), 1.0) / 20) for one, other in pairs]
-    found = reconstruct(prepared, IMAGES, epochs=1, feature_weight=0.0)
+    found = reconstruct(prepared, IMAGES, epochs=1, feature_weight=0.0, **PLAIN)
     assert found["loss_before"] == pytest.approx(math.fsum(wanted) / len(wanted), rel=1e-5)
+
+
+def test_what_regions_are_off_by_counts_in_squares(prepared: PreparedGraph) -> None:
+    images = networks.images(2, 20, 24, seed=3)
+    with torch.no_grad():
+        error = 255 * (prepared(images) - prepared.teach(images)[0]).double() / (images.max() - images.min())
+    height, width = (side // 16 for side in error.shape[2:])
+    regions = [
+        error[n, c, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16].mean().item()
+        for n, c, y, x in itertools.product(range(2), range(3), range(height), range(width))
+    ]
+    without, found = (
+        reconstruct(
+            networks.calibrated("edsr", 4, "onnxruntime"), images, epochs=1, region_weight=weight, recolour=False
+        )
+        for weight in (0.0, 0.7)
+    )
+    wanted = 0.7 * math.fsum(each**2 for each in regions) / len(regions)
+    assert found["loss_before"] - without["loss_before"] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_it_tunes_on_recoloured_images_where_asked(prepared: PreparedGraph) -> None:
+    changed = recoloured(IMAGES, 0.0, 1.0, seed=7)
+    wanted = reconstruct(prepared, changed, epochs=1, recolour=False)["loss_before"]
+    found = reconstruct(networks.calibrated("edsr", 4, "onnxruntime"), IMAGES, epochs=1, seed=7)["loss_before"]
+    assert found == pytest.approx(wanted, rel=1e-6)
 
 
 def test_levels_are_counted_by_the_range_of_the_images(prepared: PreparedGraph) -> None:
     pixel, transfer = loss(prepared, 0.5 * IMAGES)
-    found = reconstruct(prepared, 0.5 * IMAGES, epochs=1, output_loss="l1")
+    found = reconstruct(prepared, 0.5 * IMAGES, epochs=1, output_loss="l1", **PLAIN)
     assert found["loss_before"] == pytest.approx(2 * pixel + 5 * transfer, rel=5e-3)
 
 
 def test_the_literal_loss_divides_by_the_size_of_the_maps(prepared: PreparedGraph) -> None:
     pixel, transfer = loss(prepared, IMAGES)
     size = networks.FEATURES * IMAGES[0, 0].numel()
-    found = reconstruct(prepared, IMAGES, epochs=1, feature_loss="literal", output_weight=0.0, feature_weight=1.0)
+    options = {"feature_loss": "literal", "output_weight": 0.0, "feature_weight": 1.0, **PLAIN}
+    found = reconstruct(prepared, IMAGES, epochs=1, **options)
     assert found["loss_before"] == pytest.approx(transfer / size, rel=5e-3)
     assert pixel > 0
 
@@ -367,9 +398,9 @@ class Disturbed(fx.Interpreter):
 
 def test_the_feature_loss_weighs_blocks_where_asked(prepared: PreparedGraph) -> None:
     _, transfer = loss(prepared, IMAGES)
-    plain = tuned(prepared, epochs=1, output_weight=0.0)["loss_before"]
+    plain = tuned(prepared, epochs=1, output_weight=0.0, **PLAIN)["loss_before"]
     prepared = networks.calibrated("edsr", 4, "onnxruntime")
-    weighed = tuned(prepared, epochs=4, output_weight=0.0, blocks="sensitivity", activation_rate=5e-3)
+    weighed = tuned(prepared, epochs=4, output_weight=0.0, blocks="sensitivity", activation_rate=5e-3, **PLAIN)
     assert plain == pytest.approx(5 * transfer, rel=5e-3)
     assert weighed["loss_before"] != pytest.approx(plain, rel=1e-3)
     assert weighed["loss_after"] < weighed["loss_before"]
