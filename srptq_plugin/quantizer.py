@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +169,7 @@ class BoundedFakeQuantize(nn.Module):
         return {"lower": self.lower.detach().clone(), "upper": self.upper.detach().clone()}
 
     @classmethod
-    def begin(cls, members: Sequence[Self], look: Callable[[], object]) -> None:
+    def begin(cls, members: Sequence[Any], look: Callable[[], object]) -> None:
         """A training of these begins; `look` runs the float network on some of its images."""
 
     def own(self) -> Iterator[tuple[nn.Parameter, float]]:

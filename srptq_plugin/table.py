@@ -96,7 +96,7 @@ class QuantTable:
             raise SrptqError(f"site {group}: its levels are computed from each image; simulate by Run.open(...)")
         quantizer = maker.quantizer(group, found.grid)
         quantizer.load_state_dict(self.states[group])
-        return quantizer
+        return quantizer.requires_grad_(requires_grad=False)
 
     def _place_weights(self, network: Network) -> None:
         """Weights at their levels, which their quantizers leave as they are."""
