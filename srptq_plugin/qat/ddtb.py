@@ -19,6 +19,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import Bounds, IntGrid, project
 from srptq_plugin.qat.dynamic import by_extremes
 from srptq_plugin.quantizer import BoundedFakeQuantize, fake_quantize
+from srptq_plugin.together import average
 
 RATIO, BYPASSED = 0.3, 0.1
 """The share of tensors that have a gate, and that of a training in which gates do not act yet."""
@@ -102,10 +103,12 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
                 stack.callback(member.register_forward_pre_hook(each.add).remove)
             look()
         fit = [member for member in members if len(seen[member].channels) == 1]
-        chosen = sorted(fit, key=lambda member: -seen[member].intensity)[: max(1, round(RATIO * len(members)))]
-        for seed, member in enumerate(chosen):
-            (channels,) = seen[member].channels
-            member.gate = Gate(channels, seed).to(member.lower.device)
+        intensity = torch.tensor([seen[member].intensity for member in fit])
+        average([intensity])
+        order: list[int] = intensity.argsort(descending=True, stable=True).tolist()
+        for n in order[: max(1, round(RATIO * len(members)))]:
+            (channels,) = seen[fit[n]].channels
+            fit[n].gate = Gate(channels, seed=n).to(fit[n].lower.device)
 
     def own(self) -> Iterator[tuple[nn.Parameter, float]]:
         """The parameters of the gate."""

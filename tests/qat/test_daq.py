@@ -89,7 +89,7 @@ def test_no_other_step_has_less_error_on_a_gaussian(bits: int) -> None:
     assert all(error(gaussian_step(bits) * factor) > best for factor in (0.97, 0.99, 1.01, 1.03))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 6), st.integers(0, 1000), st.booleans())
 def test_feature_maps_round_as_the_paper_says(bits: int, seed: int, after_relu: bool) -> None:  # noqa: FBT001
     values = maps(seed).relu() + 0.01 * maps(seed + 1).abs() if after_relu else maps(seed)
@@ -97,7 +97,7 @@ def test_feature_maps_round_as_the_paper_says(bits: int, seed: int, after_relu: 
     agree(quantizer(values), values, [[bits] * 5] * 2, after_relu=after_relu)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(2, 6), st.integers(0, 1000))
 def test_mixed_precision_goes_by_the_log_normal_fit(bits: int, seed: int) -> None:
     values = maps(seed, channels=24)

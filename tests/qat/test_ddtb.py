@@ -97,7 +97,7 @@ def transcribed(gate: Gate, image: Tensor) -> list[float]:
     return applied(gate.widen, hidden)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000))
 def test_a_gate_is_what_the_paper_draws(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -109,7 +109,7 @@ def test_a_gate_is_what_the_paper_draws(seed: int) -> None:
         assert found.tolist() == pytest.approx(transcribed(gate, image), abs=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(1, 4))
 def test_each_image_has_bounds_of_its_own(seed: int, bits: int) -> None:
     gate = Gate(4, seed).eval()
