@@ -95,7 +95,10 @@ class QuantTable:
         if maker is None:
             raise SrptqError(f"site {group}: its levels are computed from each image; simulate by Run.open(...)")
         quantizer = maker.quantizer(group, found.grid)
-        quantizer.load_state_dict(self.states[group])
+        try:
+            quantizer.load_state_dict(self.states[group])
+        except (RuntimeError, IndexError) as error:
+            raise SrptqError(f"site {group}: its state is not that of a {maker.quantizer.__name__}") from error
         return quantizer.requires_grad_(requires_grad=False)
 
     def _place_weights(self, network: Network) -> None:

@@ -88,7 +88,7 @@ class DaqFakeQuantize(DynamicFakeQuantize):
         deviation = values.std(axes, correction=0, keepdim=True)
         unit = torch.where(deviation > 0, deviation, 1.0)
         steps, levels = self._steps(self.bits_of(deviation))
-        shift = torch.where(self.lower >= 0, (reach(steps, levels) - mean / unit).clamp(min=0), 0.0)
+        shift = torch.where(self.bounds.lower >= 0, (reach(steps, levels) - mean / unit).clamp(min=0), 0.0)
         return discretize((values - mean) / unit, steps, levels, shift) * deviation + mean
 
     def bits_of(self, deviation: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """DDTB, dynamic dual trainable bounds (Zhong et al., ECCV 2022): both learn, and gates scale them image by image.
 
-Only the tensors whose extremes differ most from image to image have a gate: as large a share as the paper's EDSR.
+Only the tensors whose extremes differ most from image to image have a gate.
 """
 
 import math
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ from srptq_plugin.qat.dynamic import by_extremes
 from srptq_plugin.quantizer import BoundedFakeQuantize, fake_quantize
 from srptq_plugin.together import average
 
-RATIO, BYPASSED = 0.3, 0.1
-"""The share of tensors that have a gate, and that of a training in which gates do not act yet."""
+BYPASSED = 0.1
+"""The share of a training in which gates do not act yet."""
 HIDDEN, RATE = 32, 1e-3
 INSIDE = IntGrid(2, real_offset=True)
 
@@ -76,6 +76,8 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
 
     dynamic = True
     gate: Gate | None
+    ratio: ClassVar[float] = 0.3
+    """The share of tensors that have a gate: the paper's for EDSR. It has 0.1 for SRResNet and 0.5 for RDN."""
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
         intensity = torch.tensor([seen[member].intensity for member in fit])
         average([intensity])
         order: list[int] = intensity.argsort(descending=True, stable=True).tolist()
-        for n in order[: max(1, round(RATIO * len(members)))]:
+        for n in order[: max(1, round(cls.ratio * len(members)))]:
             (channels,) = seen[fit[n]].channels
             fit[n].gate = Gate(channels, seed=n).to(fit[n].lower.device)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -205,6 +206,9 @@ def test_a_saved_table_simulates_the_prepared_graph(kind: str, network: str, bit
     image = networks.images(3, 11, 17)
     assert torch.equal(table.simulate(networks.graph(network))(image), prepared(image))
     assert loaded.states.keys() == table.states.keys()
+    damaged = replace(table, states={group: {"lower": state["lower"]} for group, state in table.states.items()})
+    with pytest.raises(SrptqError, match="its state is not that of a"):
+        damaged.simulate(networks.graph(network))
 
 
 @pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
