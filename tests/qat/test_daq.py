@@ -231,10 +231,15 @@ def test_there_is_nothing_for_pac_to_tune() -> None:
         Registry().reconstruction("pac").load()(prepared_by("torchao", "edsr", recipe()), IMAGES)
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt", "snpe"])
+@pytest.mark.parametrize(
+    ("target", "preset"),
+    [*((target, None) for target in ("openvino", "onnxruntime", "tensorrt", "snpe")), ("paper", "fqsr")],
+)
 @pytest.mark.parametrize("role", ["weights", "activations"])
-def test_integer_targets_refuse_it_before_anything_is_read(target: str, role: str, tmp_path: Path) -> None:
-    chosen = Recipe.model_validate({"target": target, role: {"quantizer": "daq"}})
+def test_integer_grids_refuse_it_before_anything_is_read(
+    target: str, preset: str | None, role: str, tmp_path: Path
+) -> None:
+    chosen = Recipe.model_validate({"target": target, "preset": preset, role: {"quantizer": "daq"}})
     message = rf"{role}\.quantizer: daq computes its levels .* which {target} does not run; set it to bounded"
     with pytest.raises(SrptqError, match=message):
         quantize(chosen, images=tmp_path / "nowhere", out=tmp_path / "run")
