@@ -1,8 +1,9 @@
 """The prepared graph: a network with fake-quantizers at its sites, whichever toolkit put them there."""
 
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -99,8 +100,18 @@ class PreparedGraph:
         self.set_mode(Mode.QUANTIZE)
         progress("observing", len(batches), len(batches))
 
+    def begin(self, images: Tensor) -> None:
+        """Before a training: the quantizers of each kind may look at what the float network makes of some images."""
+        kinds: dict[type[BoundedFakeQuantize], list[BoundedFakeQuantize]] = defaultdict(list)
+        for quantizer in self.quantizers.values():
+            kinds[type(quantizer)].append(quantizer)
+        for kind, members in kinds.items():
+            kind.begin(members, partial(self.teach, images))
+
     def qparams(self) -> dict[str, QParams]:
         """What each site would export now."""
+        for site in self.plan.weights:
+            self.quantizers[site.group].follow(self.parameter(site))
         by_group = {name: quantizer.qparams().detach() for name, quantizer in self.quantizers.items()}
         return {site.name: by_group[site.group] for site in self.plan.sites}
 

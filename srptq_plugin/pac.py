@@ -74,6 +74,8 @@ def reconstruct(
         chosen = Options(**options)  # pyright: ignore[reportArgumentType]
     except TypeError as error:
         raise SrptqError(f"reconstruction pac: {error}; choices: {', '.join(vars(Options()))}") from error
+    if all(each.fixed for each in prepared.quantizers.values()):
+        raise SrptqError("reconstruction pac: no quantizer here has bounds to tune; set reconstruction to null")
     counts = gathered(len(images))
     if len(set(counts)) > 1:
         raise SrptqError(f"reconstruction pac: the processes have {counts} images; give each of them as many")

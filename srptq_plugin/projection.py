@@ -62,8 +62,9 @@ class _Sums:
 
 
 def observed_bounds(prepared: PreparedGraph) -> dict[str, Bounds]:
-    """What the observers found, before any grid; nothing for what was not observed."""
-    return {group: each.observed for group, each in prepared.quantizers.items() if each.observed is not None}
+    """What the observers found, before any grid; nothing for what was not observed, or has no bounds to keep."""
+    kept = ((group, each) for group, each in prepared.quantizers.items() if not each.dynamic)
+    return {group: each.observed for group, each in kept if each.observed is not None}
 
 
 def projections(prepared: PreparedGraph, observed: Mapping[str, Bounds], images: Tensor) -> dict[str, Projection]:

@@ -1,6 +1,6 @@
 """The bounded fake-quantizer: two learnable bounds, projected on the target's grid at every step."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Literal
 
@@ -105,7 +105,7 @@ class BoundedFakeQuantize(nn.Module):
     upper: nn.Parameter
     gradient: Gradient = "full"
     dynamic: ClassVar[bool] = False
-    """Whether it quantizes each image by that image, which no integer target does."""
+    """Whether it computes its levels from the tensor at hand, each image's anew, which no integer target does."""
 
     def __init__(
         self,
@@ -160,6 +160,17 @@ class BoundedFakeQuantize(nn.Module):
     def qparams(self) -> QParams:
         """The projected parameters: what PaC tunes and every file holds."""
         return project(self.bounds, self.grid)
+
+    def follow(self, weight: Tensor) -> None:
+        """The weight that this is for is so by now."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a dynamic one has to be given to quantize again as it does now."""
+        return {"lower": self.lower.detach().clone(), "upper": self.upper.detach().clone()}
+
+    @classmethod
+    def begin(cls, members: Sequence[Any], look: Callable[[], object]) -> None:
+        """A training of these begins; `look` runs the float network on some of its images."""
 
     def own(self) -> Iterator[tuple[nn.Parameter, float]]:
         """What learns beside the bounds, with Adam's step for it."""

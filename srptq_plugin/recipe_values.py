@@ -64,7 +64,7 @@ def _is_plain(value: object) -> bool:
     return small and (value is None or isinstance(value, int | str | list | dict))
 
 
-Bits = Annotated[int, whole(2, 16)]
+Bits = Annotated[int, whole(1, 16)]
 Count = Annotated[int, whole(1, 1_000_000)]
 Real = Annotated[float, BeforeValidator(_real)]
 Flag = Annotated[bool, BeforeValidator(_flag)]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
+from srptq_plugin.settings import makers_of
 from srptq_plugin.table import QuantTable
 
 RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
@@ -79,7 +80,10 @@ class Run:
     @cached_property
     def table(self) -> QuantTable:
         """What was decided for every site."""
-        return QuantTable.load(self.folder / TABLE)
+        table = QuantTable.load(self.folder / TABLE)
+        if not table.states:
+            return table
+        return replace(table, plan=replace(table.plan, makers=makers_of(self.recipe, self.registry)))
 
     @cached_property
     def target(self) -> Target:

@@ -21,7 +21,11 @@ def rules_of(recipe: Recipe, registry: Registry) -> Rules:
         raise SrptqError(
             f"recipe {recipe.name}: preset: {UnknownNameError(f'preset of {recipe.target}', preset, presets)}"
         )
-    problems = [*_problems(recipe, presets[preset]), *_export_problems(recipe, target.exports)]
+    problems = [
+        *_problems(recipe, presets[preset]),
+        *_dynamic_problems(recipe, presets[preset], registry),
+        *_export_problems(recipe, target.exports),
+    ]
     if problems:
         raise SrptqError("\n".join(f"recipe {recipe.name}: {problem}" for problem in problems))
     return presets[preset]
@@ -51,6 +55,16 @@ def _skip_problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
         yield f"skips.quantize: false, but {recipe.target} needs integers; a paper-... recipe simulates it"
 
 
+def _dynamic_problems(recipe: Recipe, rules: Rules, registry: Registry) -> Iterator[str]:
+    for role in ("weights", "activations"):
+        name: str = getattr(recipe, role).quantizer
+        if registry.quantizer(name).load().dynamic and not rules.activations.real_offset:
+            yield (
+                f"{role}.quantizer: {name} computes its levels from the tensor at hand, each image's anew, which "
+                f"{recipe.target} does not run; set it to bounded, or simulate it with target: paper, preset: paper"
+            )
+
+
 def _export_problems(recipe: Recipe, exports: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     for key, value in recipe.export.items():
         if key not in exports:
@@ -77,16 +91,21 @@ def _all_bits(recipe: Recipe, rules: Rules) -> Iterator[tuple[str, int | None, f
 def makers_of(recipe: Recipe, registry: Registry) -> Mapping[Role, Maker]:
     """The observers and quantizers that the recipe names, ready to be made for any grid."""
     return {
-        "weight": Maker(
-            _maker("weights", recipe.weights, registry), registry.quantizer(recipe.weights.quantizer).load()
-        ),
-        "activation": Maker(
-            _maker("activations", recipe.activations, registry), registry.quantizer(recipe.activations.quantizer).load()
-        ),
+        "weight": _maker("weights", recipe.weights, registry),
+        "activation": _maker("activations", recipe.activations, registry),
     }
 
 
-def _maker(path: str, settings: TensorSettings, registry: Registry) -> ObserverMaker:
+def _maker(path: str, settings: TensorSettings, registry: Registry) -> Maker:
+    kind = registry.quantizer(settings.quantizer).load()
+    try:
+        kind("", IntGrid(settings.bits), constant=path == "weights")
+    except SrptqError as error:
+        raise SrptqError(f"{path}.quantizer: {settings.quantizer}: {error}") from error
+    return Maker(_observer_maker(path, settings, registry), kind)
+
+
+def _observer_maker(path: str, settings: TensorSettings, registry: Registry) -> ObserverMaker:
     factory: ObserverFactory = registry.observer(settings.observer).load()
 
     def make(grid: IntGrid, places: int) -> Observer:

@@ -63,6 +63,7 @@ def _site_records(table: QuantTable, projections: Mapping[str, Projection]) -> l
             "stage": site.stage,
             "bits": site.grid.bits,
             "group": site.group,
+            "dynamic": site.group in table.states,
             "projection": _projection_record(projections.get(site.group)),
         }
         records.append(fields | {key: np.atleast_1d(value.numpy()).tolist() for key, value in numbers.items()})

@@ -19,6 +19,7 @@ from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.sites import Edge, Plan, Site
 
 SCHEMA = 1
+STATE = ":state:"
 BIAS = IntGrid(32, signed=True, symmetric=True, axis=0)
 
 
@@ -28,6 +29,7 @@ class QuantTable:
 
     `biases`: those of planned convolutions that are no longer the float network's. `norms`: the mean magnitude of each
     channel of the float network's weights, by which they are known again where the integers are of tuned ones.
+    `states`: by group, those of activations' quantizers that compute their levels from each image.
     """
 
     plan: Plan
@@ -35,6 +37,7 @@ class QuantTable:
     weights: Mapping[str, Tensor]
     norms: Mapping[str, Tensor]
     biases: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict[str, Mapping[str, Tensor]])
 
     @classmethod
     def of(cls, prepared: PreparedGraph) -> "QuantTable":
@@ -43,7 +46,9 @@ class QuantTable:
         sites = prepared.plan.weights
         weights = {site.name: quantize(prepared.parameter(site).detach(), qparams[site.name]) for site in sites}
         norms = {site.name: magnitudes(prepared.float_weight(site)) for site in sites}
-        return cls(prepared.plan, qparams, weights, norms, prepared.learnt_biases())
+        activations = prepared.of_role("activation")
+        states = {group: each.state() for group, each in activations.items() if each.dynamic}
+        return cls(prepared.plan, qparams, weights, norms, prepared.learnt_biases(), states)
 
     def level(self, weight: str) -> Tensor:
         """A weight at its levels, in float32."""
@@ -69,18 +74,32 @@ class QuantTable:
     def simulate(self, network: fx.GraphModule) -> PreparedGraph:
         """The exported float network with these parameters at every site: no toolkit needed."""
         quantizers: dict[str, nn.Module] = {}
-        for group, sites in self.plan.groups.items():
-            found = self.qparams[sites[0].name]
-            quantizer = BoundedFakeQuantize(group, found.grid, bounds=found.bounds)
+        for group in self.plan.groups:
+            quantizer = self._quantizer(group)
             quantizer.set_mode(Mode.QUANTIZE)
             quantizer.hold()
-            quantizers[group] = quantizer
+            quantizers[group] = quantizer.eval()
         simulated = insert_quantizers(network, self.plan, quantizers)
         read = Network(simulated)
         self._place_weights(read)
         self._place_biases(read)
         simulated.recompile()
         return PreparedGraph(simulated, self.plan)
+
+    def _quantizer(self, group: str) -> BoundedFakeQuantize:
+        """One of fixed bounds, or of the kind that the plan's makers name, in the state that it was in."""
+        found = self.qparams[self.plan.groups[group][0].name]
+        if group not in self.states:
+            return BoundedFakeQuantize(group, found.grid, bounds=found.bounds)
+        maker = self.plan.makers.get("activation")
+        if maker is None:
+            raise SrptqError(f"site {group}: its levels are computed from each image; simulate by Run.open(...)")
+        quantizer = maker.quantizer(group, found.grid)
+        try:
+            quantizer.load_state_dict(self.states[group])
+        except (RuntimeError, IndexError) as error:
+            raise SrptqError(f"site {group}: its state is not that of a {maker.quantizer.__name__}") from error
+        return quantizer.requires_grad_(requires_grad=False)
 
     def _place_weights(self, network: Network) -> None:
         """Weights at their levels, which their quantizers leave as they are."""
@@ -110,6 +129,8 @@ class QuantTable:
             tensors[f"{name}:norms"] = self.norms[name]
         for conv, bias in self.biases.items():
             tensors[f"{conv}:bias"] = bias.contiguous()
+        for group, state in self.states.items():
+            tensors |= {f"{group}{STATE}{key}": each.contiguous() for key, each in state.items()}
         header = json.dumps({"schema": SCHEMA, "plan": _plan_record(self.plan)}, sort_keys=True)
         path.write_bytes(save(tensors, metadata={"srptq": header}))
 
@@ -141,7 +162,12 @@ class QuantTable:
         weights = {name: tensors[f"{name}:integers"].to(torch.int32) for name in names}
         norms = {name: tensors[f"{name}:norms"] for name in names}
         biases = {conv: tensors[f"{conv}:bias"] for conv in plan.convs if f"{conv}:bias" in tensors}
-        return cls(plan, qparams, weights, norms, biases)
+        states = {group: _under(f"{group}{STATE}", tensors) for group in plan.groups}
+        return cls(plan, qparams, weights, norms, biases, {group: state for group, state in states.items() if state})
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
 
 
 def magnitudes(weight: Tensor) -> Tensor:

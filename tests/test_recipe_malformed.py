@@ -47,7 +47,7 @@ def refusal(name: str | Path, *overrides: str) -> str:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("activations.bits=1", "--set: activations.bits: 1 is not allowed; give a whole number from 2 to 16"),
+        ("activations.bits=0", "--set: activations.bits: 0 is not allowed; give a whole number from 1 to 16"),
         ("activations.bits='8'", "activations.bits: '8' is not allowed"),
         ("activations.bits=8.0", "activations.bits: 8.0 is not allowed"),
         ("activations.bits=true", "activations.bits: True is not allowed"),

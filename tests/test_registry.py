@@ -70,7 +70,7 @@ class _Point:
         ("target", {"paper", "onnxruntime", "openvino", "tensorrt", "snpe"}),
         ("observer", {"dbdc", "minmax", "percentile", "mse", "entropy"}),
         ("reconstruction", {"pac"}),
-        ("quantizer", {"bounded", "pams", "fqsr"}),
+        ("quantizer", {"bounded", "pams", "fqsr", "daq", "daq-m", "linear", "ddtb"}),
         ("model", {"edsr", "edsr-mini", "srresnet", "srgan", "rdn"}),
     ],
 )

@@ -114,10 +114,19 @@ def srptq_quantizers() -> Iterable[QuantizerEntry]:
     load = lazy("srptq_plugin.quantizer:BoundedFakeQuantize")
     pams = lazy("srptq_plugin.qat.pams:PamsFakeQuantize")
     fqsr = lazy("srptq_plugin.qat.fqsr:FqsrFakeQuantize")
+    daq, mixed = lazy("srptq_plugin.qat.daq:DaqFakeQuantize"), lazy("srptq_plugin.qat.daq:MixedDaqFakeQuantize")
+    linear = lazy("srptq_plugin.qat.dynamic:LinearFakeQuantize")
+    ddtb = lazy("srptq_plugin.qat.ddtb:DdtbFakeQuantize")
     return [
         QuantizerEntry("bounded", "both bounds learnable, on the target's grid", load),
         QuantizerEntry("pams", "one learnable maximum, on both sides alike (Li et al. 2020)", pams),
         QuantizerEntry("fqsr", "one learnable interval, signed or not (Wang et al. 2020)", fqsr),
+        QuantizerEntry(
+            "daq", "each channel of each image by its mean and deviation (Hong et al. 2022); simulated", daq
+        ),
+        QuantizerEntry("daq-m", "the same with a bit more or less by the channel's deviation; simulated", mixed),
+        QuantizerEntry("ddtb", "both bounds, scaled by gates image by image (Zhong et al. 2022); simulated", ddtb),
+        QuantizerEntry("linear", "between the extremes of each image, as DAQ is compared with; simulated", linear),
     ]
 
 

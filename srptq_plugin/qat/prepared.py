@@ -70,6 +70,7 @@ def _trained(
     peak = float(low.max() - low.min()) or 1.0
     graph = PreparedGraph(prepared, plan)
     _observe_the_rest(graph, low[:OBSERVED])
+    graph.begin(low[:OBSERVED])
     training = Training(graph, options, peak)
     judge = _closeness(low[-out:], None if high is None else high[-out:], peak)
 

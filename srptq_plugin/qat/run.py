@@ -37,6 +37,8 @@ from srptq_plugin.writing import Clock, RunWriter
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
+LOOKED = 4
+"""Batches that quantizers may look at beforehand."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,10 @@ def _prepared(recipe: Recipe, run: Run, registry: Registry) -> PreparedGraph:
 
 
 def _take_over(prepared: PreparedGraph, table: QuantTable) -> None:
-    """Start from the weights and biases that were tuned."""
+    """Start from the weights and biases that were tuned, and from the state of what quantizes each image anew."""
+    for group, quantizer in prepared.quantizers.items():
+        if quantizer.dynamic and group in table.states:
+            quantizer.load_state_dict(table.states[group], strict=False)
     for site in prepared.plan.weights:
         if site.name in table.weights:
             weight = prepared.parameter(site)
@@ -166,10 +171,10 @@ class _Job:
     def train(self, *, resume: bool) -> list[Validation]:
         """Train to the end; the records of the validations."""
         low, high = self.run.input_range
-        options = Options(**self.settings.options())
+        options, batches = Options(**self.settings.options()), self._batches()
+        self.prepared.begin(torch.cat([batches(step)[0] for step in range(LOOKED)]))
         training = Training(self.prepared, options, high - low)
         log = self._resumed(training) if resume else []
-        batches = self._batches()
         self.beside.mkdir(parents=True, exist_ok=True)
         for record in train(training, batches, self._score, self.progress):
             log.append(record)

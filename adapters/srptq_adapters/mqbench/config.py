@@ -116,6 +116,9 @@ def check_names(given: Mapping[str, Any]) -> None:
             name = given.get(f"{side}_{key}")
             if name and name not in table:
                 raise SrptqError(f"extra_qconfig_dict.{side}_{key}: {UnknownNameError(key, name, table)}")
+    name = given.get("w_fakequantize")
+    if name and getattr(getattr(platform.FakeQuantizeDict[name], "kind", None), "dynamic", False):
+        raise SrptqError(f"extra_qconfig_dict.w_fakequantize: {name} is for activations here; give BoundedFakeQuantize")
 
 
 def check_schemes(backend: Any, given: Mapping[str, Any]) -> None:

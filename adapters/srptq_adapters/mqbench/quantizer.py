@@ -79,6 +79,7 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point of the bounds as they stand."""
+        self._refuse_dynamic()
         self.sync()
         return self.scale, self.zero_point
 
@@ -97,6 +98,7 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
         """What exporters know: torch's own fake-quantization, with plain numbers."""
         if self.core.mode is not Mode.QUANTIZE:
             return values
+        self._refuse_dynamic()
         with no_jit_trace():
             self.sync()
         ends = (self.quant_min, self.quant_max)
@@ -104,6 +106,10 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
             return torch.fake_quantize_per_channel_affine(values, self.scale, self.zero_point, self.ch_axis, *ends)
         one = (self.scale.item(), int(self.zero_point.item()))
         return torch.fake_quantize_per_tensor_affine(values, *one, *ends)
+
+    def _refuse_dynamic(self) -> None:
+        if self.core.dynamic:
+            raise SrptqError(f"site {self.core.name}: its levels are computed from each image; use BoundedFakeQuantize")
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.sync()

@@ -13,7 +13,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
-BITS = frozenset(range(2, 17))
+BITS = frozenset(range(1, 17))
 SIGN_AND_MAGNITUDE = IntGrid(8, signed=True, symmetric=True, narrow=True)
 WHY = "paper: a real offset is no integer zero point, no runtime has it; use a recipe of a real target"
 

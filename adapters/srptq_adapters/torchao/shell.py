@@ -39,6 +39,8 @@ class SRFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ignore[
 
     def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:  # noqa: ARG002 # pyright: ignore[reportIncompatibleMethodOverride]
         """Scale and zero point, for `convert_pt2e`."""
+        if self.dynamic:
+            raise SrptqError(f"convert_pt2e: site {self.name}: its levels are computed from each image; use bounded")
         if self.grid.real_offset:
             raise SrptqError("convert_pt2e: the paper's real offset is no integer grid; use a recipe of a real target")
         found = self.qparams().detach()

@@ -8,14 +8,16 @@ from typing import Any
 
 import networks
 import pytest
+import torch
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench.fake_quantize import FixedFakeQuantize  # pyright: ignore[reportMissingImports]
 from mqbench.observer import MinMaxObserver  # pyright: ignore[reportMissingImports]
-from torch import fx
+from torch import Tensor, fx
 
 from srptq_adapters.mqbench.observer import SRObserver
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import Bounds
 from srptq_plugin.observers.dbdc import DBDCObserver
 
 pytestmark = pytest.mark.usefixtures("active")
@@ -121,6 +123,24 @@ def test_a_wrong_option_is_refused_before_any_image(quantizer: str, options: dic
 def test_a_wrong_parameter_of_a_fake_quantizer_is_refused() -> None:
     with pytest.raises(SrptqError, match=r"a_fakeq_params.*gradient: 'lsq' is not known; choices: full, pact"):
         qconfig(a_fakequantize=BOUNDED, a_fakeq_params={"gradient": "lsq"})
+
+
+@pytest.mark.parametrize("name", ["srptq.daq", "srptq.linear", "srptq.ddtb"])
+def test_what_finds_its_levels_in_each_image_is_for_activations_and_not_deployed(name: str) -> None:
+    with pytest.raises(SrptqError, match=rf"w_fakequantize: {name} is for activations here; give BoundedFakeQuantize"):
+        qconfig(w_fakequantize=name)
+    made = activation(a_fakequantize=name)
+    made.core.set_bounds(Bounds.of(-1.0, 1.0))
+    made.disable_observer()
+    made.enable_fake_quant()
+    image = networks.images()
+    assert (made(image) - image).abs().max() < 0.5
+
+    def through(values: Tensor) -> Tensor:
+        return made(values)
+
+    with pytest.raises(SrptqError, match="its levels are computed from each image; use BoundedFakeQuantize"):
+        torch.jit.trace(through, image)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def test_options_reach_the_observer_and_parameters_the_quantizer() -> None:

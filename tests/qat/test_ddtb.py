@@ -1,0 +1,233 @@
+"""DDTB: where its gates go and when they act, what is resumed and simulated, and by name in both toolkits."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import networks
+import pytest
+import torch
+from photographs import pixels, save
+from torch import Tensor
+
+import srptq_plugin
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.images import Image
+from srptq_plugin.pipeline import quantize
+from srptq_plugin.qat.batches import Patches
+from srptq_plugin.qat.ddtb import DdtbFakeQuantize, Gate
+from srptq_plugin.qat.run import train_run
+from srptq_plugin.qat.training import Options, Training, train
+from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.registry import Registry
+from srptq_plugin.run import Run
+from srptq_plugin.table import QuantTable
+
+IMAGES = networks.images(8, seed=5)
+BATCHES = Patches([Image(str(n), pixels(24, 30, n)) for n in range(3)], None, 2, 16, 2, networks.UNIT)
+STEPS = 8
+
+
+def recipe(bits: int = 2, **keys: Any) -> Recipe:
+    activations = {"observer": "percentile", "options": {"percentile": 1}, "quantizer": "ddtb"}
+    return networks.recipe(bits, "paper", **({"activations": activations, "placement": "convs"} | keys))
+
+
+def prepared_by(toolkit: str, network: str = "edsr", chosen: Recipe | None = None) -> PreparedGraph:
+    plan = networks.plan(network, chosen or recipe())
+    prepared = Registry().toolkit(toolkit).load().realise(networks.exported(network), plan)
+    prepared.observe([IMAGES])
+    return prepared
+
+
+def begun(network: str = "edsr", **options: Any) -> Training:
+    prepared = networks.realise(network, networks.plan(network, recipe()))
+    prepared.observe([IMAGES])
+    prepared.begin(IMAGES)
+    chosen: dict[str, Any] = {"steps": STEPS, "every": 2, "value_rate": 0.05, "bound_rate": 2e-3, **options}
+    return Training(prepared, Options(**chosen), peak=1.0)
+
+
+def gates(prepared: PreparedGraph) -> dict[str, Gate]:
+    found: dict[str, Any] = prepared.quantizers
+    return {name: each.gate for name, each in found.items() if getattr(each, "gate", None) is not None}
+
+
+def test_gates_go_to_where_extremes_vary_most() -> None:
+    prepared = prepared_by("torchao")
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, _module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kept[name] = inputs[0].clone()
+
+    members = [name for name, each in prepared.quantizers.items() if isinstance(each, DdtbFakeQuantize)]
+    for name in members:
+        prepared.quantizers[name].register_forward_pre_hook(partial(keep, name))
+    prepared.begin(IMAGES)
+    ends = {name: (values.flatten(1).amin(1), values.flatten(1).amax(1)) for name, values in kept.items()}
+    spread = {name: float(low.var(correction=0) + high.var(correction=0)) for name, (low, high) in ends.items()}
+    wanted = sorted(spread, key=spread.__getitem__)[-round(0.3 * len(members)) :]
+    found = gates(prepared)
+    assert set(found) == set(wanted)
+    assert {name: gate.narrow.shape[1] for name, gate in found.items()} == {n: kept[n].shape[1] for n in wanted}
+    prepared.begin(networks.images(8, seed=9))
+    assert gates(prepared) == found
+
+
+def test_tensors_of_several_widths_have_no_gate() -> None:
+    """Data movement may join them in one encoding."""
+    prepared = networks.realise("imdn", networks.plan("imdn", recipe(placement="full")))
+    prepared.observe([IMAGES])
+    prepared.begin(IMAGES)
+    assert gates(prepared)
+    assert prepared(IMAGES).isfinite().all()
+
+
+def test_gates_act_after_the_first_part_of_a_training() -> None:
+    training = begun(steps=20)
+    found = gates(training.prepared)
+    seen: list[bool] = []
+    with training.learning:
+        training.learning.take_turns(("weight", "activation"))
+        for step in range(4):
+            training.step(BATCHES(step))
+            seen.append(all(bool(gate.acts) for gate in found.values()))
+    assert seen == [False, False, True, True]
+
+
+def closeness(prepared: PreparedGraph) -> float:
+    error = prepared(IMAGES) - prepared.teach(IMAGES)[0]
+    return -10 * float(error.square().mean().log10())
+
+
+def everything(training: Training) -> list[Tensor]:
+    return [each.detach().clone() for each in training.prepared.module.state_dict().values()]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_an_interrupted_training_ends_with_the_same_bits(parts: int, tmp_path: Path) -> None:
+    """Its batch norms, and whether gates act, among them."""
+    whole = begun()
+    list(train(whole, BATCHES, closeness))
+    first = begun()
+    records = train(first, BATCHES, closeness)
+    assert [next(records).step for _ in range(parts)][-1] == 2 * parts - 2
+    torch.save(first.state(), tmp_path / "state.pt")
+    second = begun()
+    second.resume(torch.load(tmp_path / "state.pt", weights_only=True))
+    list(train(second, BATCHES, closeness))
+    assert all(map(torch.equal, everything(whole), everything(second)))
+    assert whole.score == second.score
+
+
+def test_training_moves_gates_and_keeps_what_validated_best() -> None:
+    training = begun(steps=40, every=10, average=0.9)
+    before = {name: gate.widen.detach().clone() for name, gate in gates(training.prepared).items()}
+    records = list(train(training, BATCHES, closeness))
+    assert max(record.psnr for record in records) > records[0].psnr
+    with torch.no_grad():
+        assert closeness(training.prepared) == pytest.approx(training.score, abs=1e-6)
+    assert any(not torch.equal(before[name], gate.widen) for name, gate in gates(training.prepared).items())
+
+
+@pytest.mark.parametrize("network", ["edsr", "esrgan", "imdn", "mixed", "shared"])
+def test_a_saved_table_simulates_the_prepared_graph(network: str, tmp_path: Path) -> None:
+    training = begun(network)
+    for gate in gates(training.prepared).values():
+        gate.acts.fill_(value=True)
+    for step in range(2):
+        training.step(BATCHES(step))
+    for each in training.prepared.quantizers.values():
+        each.eval()
+    table = QuantTable.of(training.prepared)
+    table.save(tmp_path / "table.safetensors")
+    simulated = table.simulate(networks.graph(network))
+    assert not any(each.requires_grad for q in simulated.quantizers.values() for each in q.parameters())
+    image = networks.images(3, 11, 17)
+    assert torch.equal(simulated(image), training.prepared(image))
+    loaded = QuantTable.load(tmp_path / "table.safetensors")
+    for group, state in table.states.items():
+        assert all(torch.equal(loaded.states[group][key], each) for key, each in state.items())
+
+
+@pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
+def test_a_recipe_names_it_and_it_trains(toolkit: str) -> None:
+    pytest.importorskip(toolkit)
+    prepared = prepared_by(toolkit)
+    assert isinstance(prepared.quantizers["body.0/relu"], DdtbFakeQuantize)
+    assert not isinstance(prepared.quantizers["sub_mean/conv"], DdtbFakeQuantize)
+    log = srptq_plugin.train(prepared.module, IMAGES, steps=30, every=10, average=0.9, value_rate=0.05, bound_rate=3e-3)
+    assert max(each.psnr for each in log) > log[0].psnr
+    assert gates(prepared)
+    assert torch.equal(QuantTable.of(prepared).simulate(networks.graph("edsr"))(IMAGES), prepared(IMAGES))
+
+
+def test_before_a_training_it_is_a_bounded_one() -> None:
+    """So PaC tunes it."""
+    prepared, plain = (prepared_by("torchao", chosen=recipe(activations={"quantizer": kind, "observer": "dbdc"}))
+                       for kind in ("ddtb", "bounded"))  # fmt: skip
+    for each in (prepared, plain):
+        Registry().reconstruction("pac").load()(each, IMAGES, epochs=2)
+    assert torch.equal(prepared(IMAGES), plain(IMAGES))
+    assert isinstance(plain.quantizers["body.0/relu"], BoundedFakeQuantize)
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt", "snpe"])
+def test_integer_targets_refuse_it_before_anything_is_read(target: str, tmp_path: Path) -> None:
+    chosen = Recipe.model_validate({"target": target, "activations": {"quantizer": "ddtb"}})
+    with pytest.raises(SrptqError, match=r"activations\.quantizer: ddtb computes its levels .*; set it to bounded"):
+        quantize(chosen, images=tmp_path / "nowhere", out=tmp_path / "run")
+
+
+def test_weights_are_refused(tmp_path: Path) -> None:
+    chosen = Recipe.model_validate({"target": "paper", "weights": {"quantizer": "ddtb"}})
+    with pytest.raises(
+        SrptqError, match=r"weights\.quantizer: ddtb: its bounds go by the image, .*; set it to bounded"
+    ):
+        quantize(chosen, images=tmp_path / "nowhere", out=tmp_path / "run")
+
+
+CALIBRATION = {"patches": 4, "size": 16, "batch": 2}
+TRAINING = {"steps": 6, "every": 2, "batch": 2, "patch": 16, "value_rate": 0.05, "bound_rate": 2e-3}
+SHORT: dict[str, Any] = {"calibration": CALIBRATION, "training": TRAINING}
+
+
+@pytest.fixture
+def low(tmp_path: Path) -> Path:
+    for n in range(4):
+        save(pixels(24, 30, seed=n), tmp_path / "low" / f"{n}.png")
+    return tmp_path / "low"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Of the bounded quantizer, its bounds tuned."""
+    pytest.importorskip("torchao")
+    chosen = recipe(activations={"observer": "dbdc"}, reconstruction={"name": "pac", "epochs": 1}, **SHORT)
+    return quantize(chosen, model=networks.network("edsr"), out=tmp_path_factory.mktemp("ddtb") / "run")
+
+
+def test_it_starts_from_a_bounded_run_and_goes_on_from_its_own(run: Run, low: Path, tmp_path: Path) -> None:
+    one = train_run(recipe(**SHORT), run.folder, images=low, out=tmp_path / "one")
+    assert one.summary["training"]["psnr"] >= one.summary["training"]["psnr_before"]
+    assert set(one.table.states) == {site["group"] for site in one.summary["sites"] if site["dynamic"]}
+    still = recipe(calibration=CALIBRATION, training={**TRAINING, "steps": 1, "value_rate": 0.0, "bound_rate": 0.0})
+    two = train_run(still, one.folder, images=low, out=tmp_path / "two")
+    gated = [group for group, state in two.table.states.items() if "gate.narrow" in state]
+    assert gated == [group for group, state in one.table.states.items() if "gate.narrow" in state]
+    assert two.summary["training"]["psnr_before"] == pytest.approx(one.summary["training"]["psnr"], abs=1e-4)
+
+
+def test_an_interrupted_run_resumes_to_the_same_file(run: Run, low: Path, tmp_path: Path) -> None:
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if what == "training" and done == 3:
+            raise KeyboardInterrupt
+
+    whole = train_run(recipe(**SHORT), run.folder, images=low, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train_run(recipe(**SHORT), run.folder, images=low, out=tmp_path / "parts", progress=interrupt)
+    parts = train_run(recipe(**SHORT), run.folder, images=low, out=tmp_path / "parts", resume=True)
+    table = "quant_table.safetensors"
+    assert (parts.folder / table).read_bytes() == (whole.folder / table).read_bytes()

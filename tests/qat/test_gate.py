@@ -1,0 +1,167 @@
+"""A gate of DDTB's against a plain transcription, its gradients, and what it does to bounds."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from srptq_plugin.grid import Bounds, IntGrid
+from srptq_plugin.qat.ddtb import BYPASSED, DdtbFakeQuantize, Gate
+from srptq_plugin.quantizer import Mode
+
+
+def images(count: int = 3, channels: int = 4, seed: int = 0) -> Tensor:
+    return torch.randn(count, channels, 5, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def quantizer(bits: int = 2, bounds: tuple[float, float] = (-1.0, 1.5), *, gate: Gate | None = None) -> Any:
+    made = DdtbFakeQuantize("x", IntGrid(bits, real_offset=True))
+    made.fixed, made.gate = False, gate
+    made.set_bounds(Bounds.of(*bounds))
+    made.set_mode(Mode.QUANTIZE)
+    return made
+
+
+def rounded(numbers: list[float]) -> list[float]:
+    """On the four levels between the extremes."""
+    low, high = min(numbers), max(numbers)
+    step = (high - low) / 3 or 1.0
+    return [low + round((x - low) / step) * step for x in numbers]
+
+
+def transcribed(gate: Gate, image: Tensor) -> list[float]:
+    """One image through an evaluated gate, in plain float64."""
+
+    def kernel(weight: Tensor) -> list[list[float]]:
+        width, flat = weight.shape[1], rounded(weight.double().flatten().tolist())
+        return [flat[n : n + width] for n in range(0, len(flat), width)]
+
+    def applied(weight: Tensor, inputs: list[float]) -> list[float]:
+        return [math.fsum(w * x for w, x in zip(row, rounded(inputs), strict=True)) for row in kernel(weight)]
+
+    means = [math.fsum(channel.double().flatten().tolist()) / channel[0].numel() / len(channel) for channel in image]
+    norm = [each.detach().double().tolist() for each in (gate.mean, gate.variance, gate.gain, gate.shift)]
+    hidden = [
+        max(0.0, (x - mean) / math.sqrt(variance + 1e-5) * gain + shift)
+        for x, mean, variance, gain, shift in zip(applied(gate.narrow, means), *norm, strict=True)
+    ]
+    return applied(gate.widen, hidden)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 1000))
+def test_a_gate_is_what_the_paper_draws(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    gate = Gate(4, seed).eval()
+    gate.mean.copy_(0.1 * torch.randn(32, generator=generator))
+    gate.variance.copy_(0.5 + torch.rand(32, generator=generator))
+    values = images(seed=seed)
+    for image, found in zip(values, gate(values), strict=True):
+        assert found.tolist() == pytest.approx(transcribed(gate, image), abs=1e-4)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 1000), st.integers(1, 4))
+def test_each_image_has_bounds_of_its_own(seed: int, bits: int) -> None:
+    gate = Gate(4, seed).eval()
+    gate.acts.fill_(value=True)
+    values = images(seed=seed)
+    found = quantizer(bits, gate=gate)(values).double()
+    factors = 2 * gate(values).double().sigmoid()
+    for image, out, (lower, upper) in zip(values.double(), found, factors.tolist(), strict=True):
+        low, step = -lower, (1.5 * upper + lower) / (2**bits - 1)
+        place = ((image - low) / step).clamp(0, 2**bits - 1)
+        clear = (place - place.floor() - 0.5).abs() > 1e-4
+        assert torch.allclose(out[clear], (low + place.round() * step)[clear], atol=1e-5)
+
+
+def test_a_gate_of_zeros_leaves_the_bounds() -> None:
+    gate = Gate(4)
+    gate.widen.data.zero_()
+    gate.acts.fill_(value=True)
+    values = images()
+    assert torch.allclose(quantizer(gate=gate)(values), quantizer()(values), atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_without_rounding_a_gate_has_exact_gradients(training: bool) -> None:  # noqa: FBT001
+    gate = Gate(4).double().train(training)
+    gate.rounded = torch.nn.Identity()
+    values = images().double()
+    names = ["narrow", "widen", "gain", "shift"]
+
+    def answer(*parameters: Tensor) -> Tensor:
+        state = dict(zip(names, parameters, strict=True)) | {name: each.clone() for name, each in gate.named_buffers()}
+        return torch.func.functional_call(gate, state, (values,))
+
+    parameters = [getattr(gate, name).detach().clone().requires_grad_() for name in names]
+    assert torch.autograd.gradcheck(answer, parameters)
+
+
+def test_rounding_inside_a_gate_is_passed_straight_through() -> None:
+    gate, plain = Gate(4).eval(), Gate(4).eval()
+    plain.rounded = lambda values: values + (gate.rounded(values) - values).detach()
+    values, pulls = images(), torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.0]])
+    for each in (gate, plain):
+        each(values).backward(pulls)
+    for one, other in zip(gate.parameters(), plain.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(one.grad, other.grad, atol=1e-6)
+        assert one.grad.abs().max() > 0
+
+
+def test_gradients_reach_both_bounds_and_the_gate() -> None:
+    gate = Gate(4).eval()
+    gate.acts.fill_(value=True)
+    made, values = quantizer(gate=gate), 2 * images().requires_grad_()
+    lower, upper = (2 * gate(values).detach().double().sigmoid()).unbind(1)
+    made(values).sum().backward()
+    rows = values.detach().flatten(1)
+    above, below = ((rows > 1.5 * upper[:, None]).sum(1), (rows < -lower[:, None]).sum(1))
+    assert made.upper.grad is not None
+    assert made.lower.grad is not None
+    inside = rows.numel() - int(above.sum()) - int(below.sum())
+    assert abs(made.upper.grad - (upper * above).sum()) < inside
+    assert abs(made.lower.grad - (lower * below).sum()) < inside
+    assert all(each.grad is not None for each in (gate.narrow, gate.widen, gate.gain, gate.shift))
+
+
+def test_the_bypassed_gate_is_pulled_to_one() -> None:
+    gate = Gate(4).train()
+    made, values = quantizer(gate=gate).train(), images(16)
+    optimizer = torch.optim.Adam(gate.parameters(), lr=3e-3)
+    sizes: list[float] = []
+    for _ in range(150):
+        assert torch.equal(made(values), quantizer()(values))
+        pull = made.pull()
+        assert pull is not None
+        sizes.append(pull.item())
+        optimizer.zero_grad()
+        pull.backward()
+        optimizer.step()
+    assert sizes[-1] < 0.05 * sizes[0]
+    assert made.pull() is None
+    made.reached(BYPASSED)
+    made(values)
+    assert made.pull() is None
+
+
+def test_one_image_is_batch_enough() -> None:
+    gate = Gate(4).train()
+    assert gate(images(1)).isfinite().all()
+    assert gate.mean.abs().max() == 0
+
+
+def test_the_state_is_that_of_bounds_and_gate() -> None:
+    one, other = quantizer(gate=Gate(4, seed=3)), quantizer(bounds=(-2.0, 2.0))
+    one.gate.acts.fill_(value=True)
+    one.upper.data.mul_(1.7)
+    for state in (one.state_dict(), one.state()):
+        other.load_state_dict(state)
+        assert torch.equal(one.eval()(images()), other.eval()(images()))
+    assert one.state().keys() == one.state_dict().keys()
