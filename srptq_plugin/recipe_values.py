@@ -36,9 +36,14 @@ def _flag(value: object) -> object:
 
 
 def _word(value: object) -> object:
-    if not (isinstance(value, str) and value.strip()):
+    if not (isinstance(value, str) and value.strip() and _is_writable(value)):
         raise ValueError("text, in quotes where YAML reads it as something else")
     return value
+
+
+def _is_writable(text: str) -> bool:
+    """Whether UTF-8 has it, which lacks halves of surrogate pairs."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _plain(value: object) -> object:
@@ -60,8 +65,10 @@ def _items(value: object) -> list[object]:
 def _is_plain(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
+    if isinstance(value, str):
+        return _is_writable(value)
     small = not isinstance(value, int) or abs(value) <= LARGEST
-    return small and (value is None or isinstance(value, int | str | list | dict))
+    return small and (value is None or isinstance(value, int | list | dict))
 
 
 Bits = Annotated[int, whole(1, 16)]

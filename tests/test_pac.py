@@ -130,7 +130,7 @@ def test_levels_are_counted_by_the_range_of_the_images(prepared: PreparedGraph) 
 def test_the_literal_loss_divides_by_the_size_of_the_maps(prepared: PreparedGraph) -> None:
     pixel, transfer = loss(prepared, IMAGES)
     size = networks.FEATURES * IMAGES[0, 0].numel()
-    options = {"feature_loss": "literal", "output_weight": 0.0, "feature_weight": 1.0, **PLAIN}
+    options: dict[str, Any] = {"feature_loss": "literal", "output_weight": 0.0, "feature_weight": 1.0, **PLAIN}
     found = reconstruct(prepared, IMAGES, epochs=1, **options)
     assert found["loss_before"] == pytest.approx(transfer / size, rel=5e-3)
     assert pixel > 0

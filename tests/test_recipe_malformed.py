@@ -167,6 +167,8 @@ def test_any_text_gives_a_recipe_or_one_error(tmp_path: Path, text: str) -> None
 @example({"weights.options.ratio": NAN, "oops": INF})
 @example({"stages.head.weights": [], "reconstruction": {"name": "x", "": {"": None}}})
 @example({"overrides": [{}, None, {"sites": ""}]})
+@example({"export": {"\ud800": "\udfff"}})
+@example({"export": {"x": "\ud800"}})
 def test_any_values_give_a_recipe_or_one_error(tmp_path: Path, values: dict[str, Any]) -> None:
     data: dict[str, Any] = {"target": "paper"}
     for key, value in values.items():
@@ -184,9 +186,11 @@ def _dump(data: object) -> str:
 
 
 @given(st.sampled_from(["weights.bits", "activations.bits"]), st.integers() | st.floats() | st.text())
+@example("weights.bits", 1)
+@example("weights.bits", 0)
 def test_any_other_number_of_bits_is_refused(key: str, bits: float | str) -> None:
     layers = [Layer("mine.yaml", {"target": "paper", key.split(".", maxsplit=1)[0]: {"bits": bits}})]
-    if isinstance(bits, int) and 2 <= bits <= 16:
+    if isinstance(bits, int) and 1 <= bits <= 16:
         assert Recipe.from_layers(layers)
     else:
         with pytest.raises(SrptqError, match=f"mine.yaml: {key}: "):

@@ -39,7 +39,7 @@ def test_processes_change_what_one_would(monkeypatch: pytest.MonkeyPatch) -> Non
     images = networks.images(6, 8, 8, seed=2)
     whole = recoloured(images, 0.0, 1.0)
     for rank in range(3):
-        monkeypatch.setattr(recolouring, "places", lambda _, rank=rank: range(rank, 6, 3))
+        monkeypatch.setattr(recolouring, "places", {2: range(rank, 6, 3)}.__getitem__)
         assert recoloured(images[rank::3], 0.0, 1.0).equal(whole[rank::3])
 
 
