@@ -8,15 +8,15 @@ measurement is added to the file of rows, and one that is there is not taken aga
 """
 
 import argparse
-import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rows import Key, Rows
 
 from srptq_plugin import quantize
 from srptq_plugin.pairs import load_pairs
@@ -83,47 +83,28 @@ class Bench:
         )
 
 
-class Rows:
-    """What was measured, in a file."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self.path: Path = arguments.rows
-        self.setting = (arguments.recipe, str(arguments.scale), str(arguments.steps))
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        self.known = {tuple(row.pop("key")): row for row in map(json.loads, lines)}
-
-    def key(self, model: Model) -> tuple[str, ...]:
-        """What makes two measurements the same."""
-        start = model.overrides is None
-        return (*self.setting[:2], "0") if start else (*self.setting, *sorted(model.overrides or ()))
-
-    def of(self, model: Model) -> Mapping[str, Any] | None:
-        """A measurement, if it was made."""
-        return self.known.get(self.key(model))
-
-    def add(self, model: Model, row: Mapping[str, Any]) -> None:
-        """Keep a measurement, here and in the file."""
-        self.known[self.key(model)] = row
-        with self.path.open("a") as file:
-            file.write(json.dumps({"key": self.key(model), **row}) + "\n")
+def key(arguments: argparse.Namespace, model: Model) -> Key:
+    """What makes two measurements the same."""
+    setting = (arguments.recipe, str(arguments.scale))
+    return (*setting, "0") if model.overrides is None else (*setting, str(arguments.steps), *sorted(model.overrides))
 
 
 def main() -> None:
     """Measure what is missing, then print."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    rows = Rows(arguments)
-    missing = [model for model in MODELS if rows.of(model) is None]
+    rows = Rows(arguments.rows)
+    missing = [model for model in MODELS if rows.of(key(arguments, model)) is None]
     if missing and not arguments.no_measuring:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(arguments, Path(folder))
             for model in missing:
-                rows.add(model, bench.measure(model))
+                rows.add(key(arguments, model), bench.measure(model))
     print(f"### {arguments.recipe}, EDSR-mini x{arguments.scale}, {arguments.steps} steps\n")
     print(f"| model | | {' | '.join(SETS)} |")
     print("| --- | --- |" + " --- |" * len(SETS))
     for model in MODELS:
-        found = rows.of(model)
+        found = rows.of(key(arguments, model))
         if found is not None:
             cells = (f"{psnr:.2f} / {ssim:.4f}" for psnr, ssim in (found["scores"][name] for name in SETS))
             print(f"| {model.number} | {model.name} | {' | '.join(cells)} |")

@@ -9,16 +9,16 @@ picks networks, so several processes can share the work; with `--no-measuring` i
 """
 
 import argparse
-import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
+from rows import Key, Rows
 
 from srptq_plugin import quantize
 from srptq_plugin.images import load_images
@@ -205,28 +205,9 @@ class Bench:
         return lambda image: torch.from_numpy(simulation(image.numpy()))
 
 
-class Rows:
-    """What was measured, in a file that several processes may add to."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.is_file() else []
-        self.known = {tuple(row.pop("key")): row for row in map(json.loads, lines)}
-
-    @staticmethod
-    def key(subject: Subject, method: Method) -> tuple[str, ...]:
-        """What makes two measurements the same."""
-        return (subject.label, method.recipe or "float", *sorted(method.overrides))
-
-    def of(self, subject: Subject, method: Method) -> Mapping[str, Any] | None:
-        """A measurement, if it was made."""
-        return self.known.get(self.key(subject, method))
-
-    def add(self, subject: Subject, method: Method, row: Mapping[str, Any]) -> None:
-        """Keep a measurement, here and in the file."""
-        self.known[self.key(subject, method)] = row
-        with self.path.open("a") as file:
-            file.write(json.dumps({"key": self.key(subject, method), **row}) + "\n")
+def key(subject: Subject, method: Method) -> Key:
+    """What makes two measurements the same."""
+    return (subject.label, method.recipe or "float", *sorted(method.overrides))
 
 
 def main() -> None:
@@ -245,13 +226,13 @@ def main() -> None:
 
 def _measure(subject: Subject, rows: Rows, arguments: argparse.Namespace, folder: Path) -> None:
     wanted = [method for table in TABLES if table.wanted(subject) for method in table.rows()]
-    missing = [method for method in wanted if rows.of(subject, method) is None]
+    missing = [method for method in wanted if rows.of(key(subject, method)) is None]
     if not missing:
         return
     bench = Bench(subject, arguments.data, _smaller(arguments, subject, folder), arguments.weights)
     for method in missing:
-        if rows.of(subject, method) is None:
-            rows.add(subject, method, bench.measure(method))
+        if rows.of(key(subject, method)) is None:
+            rows.add(key(subject, method), bench.measure(method))
 
 
 def _smaller(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Path:
@@ -271,7 +252,7 @@ def _print(table: Table, subjects: Sequence[Subject], rows: Rows) -> None:
     for subject in wanted:
         print(f"| {subject.label} | bits | {' | '.join(subject.sets)} |")
         print("| --- | --- |" + " --- |" * len(subject.sets))
-        found = [(method, row) for method in table.rows() if (row := rows.of(subject, method)) is not None]
+        found = [(method, row) for method in table.rows() if (row := rows.of(key(subject, method))) is not None]
         for method, row in found:
             rivals = [other["scores"] for each, other in found if each.bits == method.bits]
             cells = [_cell(row["scores"][name], [rival[name] for rival in rivals]) for name in subject.sets]

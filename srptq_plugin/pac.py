@@ -175,12 +175,9 @@ class _Tuning:
 
         Regions count on top: what a few of them are off by hardly shows in the mean, but is seen in every even area.
         """
-        regions = (self.levels * avg_pool2d(error, min(REGION, *error.shape[2:]))).square().mean()
-        if self.options.output_loss == "l1":
-            off = error.abs().mean()
-        else:
-            off = error.square().flatten(1).mean(1).add(TINY).sqrt().mean()
-        return self.levels * off + self.options.region_weight * regions
+        regions = avg_pool2d(error, min(REGION, *error.shape[2:]))
+        off = error.abs().mean() if self.options.output_loss == "l1" else _root_mean_square(error)
+        return self.levels * (off + self.options.region_weight * _root_mean_square(regions))
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:
         """The squared distance of two maps on the unit sphere: 2 - 2 cos."""
@@ -202,6 +199,11 @@ class _Tuning:
         losses = self._losses(torch.arange(min(self.options.batch, len(self.images))))
         norms = [_norm(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)) for loss in losses]
         return self.options.feature_weight * norms[1] / max(norms[0], 1e-30)
+
+
+def _root_mean_square(error: Tensor) -> Tensor:
+    """Of each sample, on average."""
+    return error.square().flatten(1).mean(1).add(TINY).sqrt().mean()
 
 
 def _norm(gradients: tuple[Tensor | None, ...]) -> float:

@@ -1,0 +1,161 @@
+"""Training from calibrated bounds beside training from others: the same quantizer, patches, steps and seed.
+
+    python benchmarks/starts.py --data DATA --images BSDS399 --rows rows.jsonl --steps 1000
+
+DATA holds Set5 and Set14; IMAGES are photographs, which are what is learnt; some of them are held out, and what draws
+these best is kept. EDSR-mini x4, head and tail 8 bits. Each start is scored, trained and scored again. Prints Markdown.
+Each measurement is added to the file of rows, and one that is there is not taken again: started again, it goes on.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rows import Key, Rows
+
+from srptq_plugin import quantize
+from srptq_plugin.pairs import Pair, load_pairs
+from srptq_plugin.qat.run import train_run
+from srptq_plugin.run import TRAINED, Run
+from srptq_plugin.scoring import mean_scores
+
+SETS, SCALE = ("Set5", "Set14"), 4
+STARTS: Mapping[str, Sequence[str]] = {
+    "min-max": ("activations.observer=minmax", "reconstruction=null"),
+    "own": ("reconstruction=null",),
+    "DBDC + PaC": ("activations.observer=dbdc",),
+}
+OWN: Mapping[str, Sequence[str]] = {
+    "bounded": (),
+    "pams": ("activations.options.percentile=0",),
+    "fqsr": ("activations.options.percentile=0", "calibration.patches=320"),
+    "ddtb": ("activations.options.percentile=1",),
+}
+"""How the papers start; nobody's is that of plain bounds."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A quantizer at a number of bits, from a start."""
+
+    quantizer: str
+    bits: int
+    start: str
+
+    @property
+    def overrides(self) -> list[str]:
+        """What makes it of the recipe `paper-w4a4`."""
+        bits = [f"weights.bits={self.bits}", f"activations.bits={self.bits}"]
+        own = ["activations.observer=percentile", *OWN[self.quantizer]] if self.start == "own" else []
+        return [*bits, f"activations.quantizer={self.quantizer}", *own, *STARTS[self.start]]
+
+
+def trainings(bits: Sequence[int]) -> Iterator[Training]:
+    """All that are compared."""
+    for width in bits:
+        for quantizer in OWN:
+            yield from (Training(quantizer, width, start) for start in STARTS if start != "own" or OWN[quantizer])
+
+
+class Bench:
+    """Calibrates, trains and scores."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        self.arguments, self.folder = arguments, folder
+        self.pairs = {name: load_pairs(arguments.data / name, SCALE, strict=True).usable for name in SETS}
+
+    def measure(self, training: Training) -> dict[str, Any]:
+        """Its scores before and after, and how the photographs held out were drawn on the way."""
+        place = self.folder / "-".join((training.quantizer, str(training.bits), training.start.replace(" ", "")))
+        photographs: Path = self.arguments.images
+        start = quantize(
+            "paper-w4a4",
+            model="edsr-mini",
+            images=photographs,
+            scale=SCALE,
+            out=place / "start",
+            overrides=training.overrides,
+        )
+        settings = [f"training.{key}={getattr(self.arguments, key)}" for key in ("steps", "batch", "every")]
+        end = train_run(
+            "paper-w4a4",
+            start.folder,
+            images=photographs,
+            scale=SCALE,
+            out=place / "end",
+            overrides=[*training.overrides, *settings],
+        )
+        log = [json.loads(line) for line in (end.folder / TRAINED).read_text().splitlines()]
+        row = {"before": self._scores(start), "after": self._scores(end), "log": [(r["step"], r["psnr"]) for r in log]}
+        print(f"{training}: {row}", file=sys.stderr, flush=True)
+        return row
+
+    def _scores(self, run: Run) -> dict[str, float]:
+        simulation = run.simulation()
+
+        def network(image: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(simulation(image.numpy()))
+
+        def psnr(pairs: Sequence[Pair]) -> float:
+            return mean_scores(network, pairs, SCALE, run.input_range)[0]
+
+        return {name: psnr(pairs) for name, pairs in self.pairs.items()}
+
+
+def main() -> None:
+    """Measure what is missing, then print."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    rows = Rows(arguments.rows)
+    wanted = [each for each in trainings(arguments.bits) if each.quantizer in arguments.quantizers]
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(arguments, Path(folder))
+        for training in wanted:
+            if rows.of(_key(arguments, training)) is None and not arguments.no_measuring:
+                rows.add(_key(arguments, training), bench.measure(training))
+    print("| quantizer | bits | start | Set5 | Set14 | Set5, trained | Set14, trained | as good after |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for training in wanted:
+        row, ours = (rows.of(_key(arguments, each)) for each in (training, _ours(training)))
+        if row is not None:
+            cells = [f"{row[when][name]:.2f}" for when in ("before", "after") for name in SETS]
+            after = _as_good_after(row, ours) if ours is not None and ours is not row else ""
+            print(f"| {training.quantizer} | {training.bits} | {training.start} | {' | '.join(cells)} | {after} |")
+
+
+def _key(arguments: argparse.Namespace, training: Training) -> Key:
+    setting = (str(arguments.steps), str(arguments.batch), str(arguments.every))
+    return (*setting, training.quantizer, str(training.bits), training.start)
+
+
+def _ours(training: Training) -> Training:
+    return Training(training.quantizer, training.bits, "DBDC + PaC")
+
+
+def _as_good_after(row: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The steps after which ours draws the photographs held out as well as this one does in the end."""
+    final = max(psnr for _, psnr in row["log"])
+    reached = (step for step, psnr in ours["log"] if psnr >= final)
+    return str(next(reached, "never"))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "images", "rows"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--quantizers", nargs="+", default=list(OWN), choices=list(OWN))
+    parser.add_argument("--bits", nargs="+", type=int, default=[4, 2])
+    for name, default in (("steps", 1000), ("batch", 8), ("every", 100), ("threads", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--no-measuring", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
