@@ -37,8 +37,8 @@ class Options:
     """What can be asked of PaC; the defaults are ours.
 
     The paper's own: `schedule` alternating, weights first; `output_loss` l1; `rates` absolute; `gradient` pact; neither
-    `recolour`, which gives every second image other colours, nor `region_weight`, that of the squared error of the
-    means over regions of 16 x 16 pixels.
+    `recolour`, which gives every second image other colours, nor `region_weight`, that of the root mean square of
+    what regions of 16 x 16 pixels are off by.
     """
 
     epochs: int = 10
@@ -55,7 +55,7 @@ class Options:
     blocks: Literal["equal", "sensitivity"] = "equal"
     output_weight: float = 1.0
     output_loss: Literal["l1", "rms"] = "rms"
-    region_weight: float = 0.3
+    region_weight: float = 1.0
     recolour: bool = True
     feature_loss: Literal["sum", "literal"] = "sum"
     gradient: Gradient = "full"

@@ -81,7 +81,7 @@ class PacSettings(Settings):
     blocks: Literal["equal", "sensitivity"] = "equal"
     output_weight: Real = 1.0
     output_loss: Literal["l1", "rms"] = "rms"
-    region_weight: Real = 0.3
+    region_weight: Real = 1.0
     recolour: Flag = True
     feature_loss: Literal["sum", "literal"] = "sum"
     gradient: Literal["full", "pact"] = "full"
