@@ -142,6 +142,14 @@ def options() -> Iterator[Method]:
         yield _ours(name, 4, *start, *changed)
 
 
+def training_free() -> Iterator[Method]:
+    """DAQ's Table 2: levels of each image's own in the body, nothing tuned."""
+    for bits in (4, 2, 1):
+        for name, kind in (("linear", "linear"), ("DAQ", "daq"), ("DAQ-m", "daq-m")):
+            kinds = f"weights.quantizer={kind.removesuffix('-m')}", f"activations.quantizer={kind}"
+            yield Method(name, str(bits), "paper-w4a4-daq", (*_wide(bits), *kinds))
+
+
 @dataclass(frozen=True)
 class Table:
     """A title, its rows, and the networks that it is made for."""
@@ -166,6 +174,7 @@ TABLES = (
     Table("Tables 3 and 4: methods", _every_width),
     Table("Table 5: body only", lambda: (FLOAT, *body_only()), lambda subject: subject.name == "EDSR-mini"),
     Table("Table 6: ablation", lambda: (FLOAT, *ablation()), _x4),
+    Table("Without tuning, by each image: DAQ's Table 2", lambda: (FLOAT, *training_free()), _x4),
     Table("Options", lambda: (FLOAT, *options()), lambda subject: subject.label == "EDSR-mini x4"),
 )
 
