@@ -104,6 +104,8 @@ class BoundedFakeQuantize(nn.Module):
     lower: nn.Parameter
     upper: nn.Parameter
     gradient: Gradient = "full"
+    learns: ClassVar[bool] = True
+    """Whether training may move the bounds."""
     dynamic: ClassVar[bool] = False
     """Whether it computes its levels from the tensor at hand, each image's anew, which no integer target does."""
 
@@ -119,7 +121,7 @@ class BoundedFakeQuantize(nn.Module):
         super().__init__()
         self.name, self.grid, self.observer, self.constant = name, grid, observer, constant
         self.mode = Mode.OBSERVE
-        self.fixed = observer is None
+        self.fixed = observer is None or not self.learns
         self.observed: Bounds | None = None
         self._fresh = False
         self._held: Tensor | QParams | None = None

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srptq_plugin.contracts import Observer
 from srptq_plugin.grid import Bounds, IntGrid, project
 from srptq_plugin.quantizer import BoundedFakeQuantize, fake_quantize
 
@@ -52,18 +51,7 @@ class DynamicFakeQuantize(BoundedFakeQuantize):
     """
 
     dynamic = True
-
-    def __init__(
-        self,
-        name: str,
-        grid: IntGrid,
-        observer: Observer | None = None,
-        bounds: Bounds | None = None,
-        *,
-        constant: bool = False,
-    ) -> None:
-        super().__init__(name, grid, observer, bounds, constant=constant)
-        self.fixed = True
+    learns = False
 
     def of_weight(self, weight: Tensor) -> Bounds:
         """The bounds of a weight."""
