@@ -28,7 +28,7 @@ Prepare = Callable[..., fx.GraphModule]
 IMAGES = networks.images(4, seed=3)
 BATCHES = list(IMAGES.split(2))
 QUICK = {"pattern": "pac", "epochs": 1}
-STRONG = {"epochs": 4, "schedule": "joint", "activation_rate": 1e-2}
+STRONG = {"epochs": 8, "schedule": "joint", "activation_rate": 1e-2}
 STOCK = {
     "scale_lr": 4e-5,
     "warm_up": 0.2,
