@@ -9,6 +9,7 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("srptq", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("srptq")
 torch.set_num_threads(1)
 
