@@ -10,6 +10,8 @@ from tempfile import TemporaryDirectory
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SCHEMA, SUMMARY, TABLE, TRAINED
 
+DRAFT = ".draft-"
+
 
 class RunFolder:
     """A folder that is new, empty or an earlier run; of an earlier run only its own files are replaced."""
@@ -18,7 +20,7 @@ class RunFolder:
         self.folder = folder.absolute()
         if self.folder.exists() and not self.folder.is_dir():
             raise SrptqError(f"--out {folder}: is a file; give a folder")
-        if self.folder.is_dir() and any(self.folder.iterdir()) and not self._old_files():
+        if self.folder.is_dir() and any(map(_is_kept, self.folder.iterdir())) and not self._old_files():
             raise SrptqError(
                 f"--out {folder}: holds files that are no run; give a new or empty folder, or an earlier run"
             )
@@ -28,7 +30,7 @@ class RunFolder:
         """A folder to write in; on success its files replace those of an earlier run, the summary last."""
         made = self._make()
         try:
-            with TemporaryDirectory(dir=self.folder, prefix=".draft-") as name:
+            with TemporaryDirectory(dir=self.folder, prefix=DRAFT) as name:
                 yield Path(name)
                 self._move(Path(name))
         finally:
@@ -60,3 +62,8 @@ class RunFolder:
             return []
         names = [SUMMARY, RECIPE, NETWORK, PROGRAM, TABLE, TRAINED, *artefacts]
         return [self.folder / Path(name).name for name in names]
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a file is anybody's: a draft is what is left of a run that was killed."""
+    return not path.name.startswith(DRAFT)

@@ -134,6 +134,14 @@ def test_a_folder_of_foreign_files_is_refused_before_anything_is_read(
     assert contents(out) == before
 
 
+def test_a_killed_run_leaves_its_folder_usable(tmp_path: Path) -> None:
+    (tmp_path / "run" / ".draft-x").mkdir(parents=True)
+    (tmp_path / "run" / ".draft-x" / "model.onnx").write_text("half")
+    with RunFolder(tmp_path / "run").draft() as draft:
+        (draft / "summary.json").write_text("{}")
+    assert (tmp_path / "run" / "summary.json").read_text() == "{}"
+
+
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("x")
     with pytest.raises(SrptqError, match="run: is a file; give a folder"):
