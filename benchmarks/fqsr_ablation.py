@@ -64,11 +64,8 @@ class Bench:
     def measure(self, model: Model) -> dict[str, Any]:
         """The scores of a row on every set."""
         run = self.start if model.overrides is None else self._trained(model)
-        simulation, how = run.simulation(), (run.scale, run.input_range)
-        scores = {
-            name: mean_scores(lambda image: torch.from_numpy(simulation(image.numpy())), pairs, *how)
-            for name, pairs in self.pairs.items()
-        }
+        network, how = run.table.simulate(run.network), (run.scale, run.input_range)
+        scores = {name: mean_scores(network, pairs, *how) for name, pairs in self.pairs.items()}
         print(f"{model.name}: {scores}", file=sys.stderr, flush=True)
         return {"scores": scores}
 

@@ -210,8 +210,7 @@ class Bench:
                 out=Path(folder) / "run",
                 overrides=method.overrides,
             )
-            simulation = run.simulation()
-        return lambda image: torch.from_numpy(simulation(image.numpy()))
+            return run.table.simulate(run.network)
 
 
 def key(subject: Subject, method: Method) -> Key:

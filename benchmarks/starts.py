@@ -20,7 +20,7 @@ import torch
 from rows import Key, Rows
 
 from srptq_plugin import quantize
-from srptq_plugin.pairs import Pair, load_pairs
+from srptq_plugin.pairs import load_pairs
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.run import TRAINED, Run
 from srptq_plugin.scoring import mean_scores
@@ -97,15 +97,9 @@ class Bench:
         return row
 
     def _scores(self, run: Run) -> dict[str, float]:
-        simulation = run.simulation()
-
-        def network(image: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(simulation(image.numpy()))
-
-        def psnr(pairs: Sequence[Pair]) -> float:
-            return mean_scores(network, pairs, SCALE, run.input_range)[0]
-
-        return {name: psnr(pairs) for name, pairs in self.pairs.items()}
+        network = run.table.simulate(run.network)
+        how = SCALE, run.input_range
+        return {name: mean_scores(network, pairs, *how)[0] for name, pairs in self.pairs.items()}
 
 
 def main() -> None:

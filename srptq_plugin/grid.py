@@ -87,6 +87,15 @@ class Bounds:
         """Bounds in float64, detached, so that projecting them again is exact."""
         return cls(*(torch.as_tensor(end, dtype=torch.float64).detach() for end in (lower, upper)))
 
+    @property
+    def reach(self) -> Tensor:
+        """How far from zero the bound is that is farther out.
+
+        >>> Bounds.of(-3, 1).reach.item()
+        3.0
+        """
+        return torch.maximum(self.lower.abs(), self.upper.abs())
+
     def __repr__(self) -> str:
         ends = (end.tolist() for end in (self.lower, self.upper))
         return f"Bounds({', '.join(f'{end:.6g}' if isinstance(end, float) else str(end) for end in ends)})"

@@ -46,14 +46,15 @@ def test_the_float_network_that_it_learns_from_stays() -> None:
     assert torch.equal(networks.exported("edsr").module()(IMAGES), program)
 
 
-def test_it_lowers_the_loss_further_than_bounds_alone() -> None:
+@pytest.mark.parametrize("changed", [{}, {"region_weight": 0.0, "recolour": False}])
+def test_it_lowers_the_loss_further_than_bounds_alone(changed: dict[str, Any]) -> None:
     losses: dict[str, float] = {}
     for weights in ("fixed", "rounding", "free"):
         prepared = networks.calibrated("edsr", 3, "onnxruntime")
-        options: dict[str, Any] = {"schedule": "joint", "epochs": 20, "value_rate": 0.05}
+        options: dict[str, Any] = {"schedule": "joint", "epochs": 20, "value_rate": 0.05, **changed}
         losses[weights] = reconstruct(prepared, IMAGES, weights=weights, **options)["loss_after"]
-    assert losses["rounding"] < 0.8 * losses["fixed"]
-    assert losses["free"] < 0.8 * losses["fixed"]
+    assert max(losses["rounding"], losses["free"]) < 0.8 * losses["fixed"]
+    assert losses["free"] < losses["rounding"] or not changed
 
 
 def test_rounding_takes_one_of_the_two_levels_around_each_weight() -> None:

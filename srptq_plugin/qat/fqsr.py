@@ -32,8 +32,7 @@ class FqsrFakeQuantize(BoundedFakeQuantize):
 
     def set_bounds(self, bounds: Bounds) -> None:
         """Start from the bound that is farther out."""
-        far = torch.maximum(bounds.lower.abs(), bounds.upper.abs())
-        super().set_bounds(_interval(far, bounds.lower < 0))
+        super().set_bounds(_interval(bounds.reach, bounds.lower < 0))
 
 
 def _interval(end: torch.Tensor, signed: torch.Tensor) -> Bounds:

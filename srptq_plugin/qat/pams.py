@@ -29,8 +29,7 @@ class PamsFakeQuantize(BoundedFakeQuantize):
 
     def set_bounds(self, bounds: Bounds) -> None:
         """Start from the bound that is farther out."""
-        alpha = torch.maximum(bounds.lower.abs(), bounds.upper.abs())
-        super().set_bounds(Bounds(-alpha, alpha))
+        super().set_bounds(Bounds(-bounds.reach, bounds.reach))
 
 
 def transfer_loss(features: Tensor, target: Tensor) -> Tensor:

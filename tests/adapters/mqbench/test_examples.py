@@ -1,23 +1,16 @@
 """The examples: what changes in a script of MQBench's, and that they run."""
 
 import difflib
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
 import pytest
+from scripts import EXAMPLES, run, shortened
 
 import srptq_plugin
 
-FOLDER = Path(__file__).resolve().parents[3] / "examples" / "mqbench"
-TRAINING = FOLDER.parent / "qat" / "mqbench_snpe.py"
-SHORTER = {
-    "(record.scale), 64, 32": "(record.scale), 4, 16",
-    "steps=40, every=20, batch=4": "steps=2, every=1, batch=2",
-}
+FOLDER = EXAMPLES / "mqbench"
 ACTIVATION = ("import srptq_plugin", "", 'srptq_plugin.activate("mqbench")  # before MQBench is imported')
 CONFIG = 'CONFIG = {{"extra_qconfig_dict": {{"w_observer": "MinMaxObserver", "a_observer": "{}"}}}}'
 
@@ -31,22 +24,6 @@ def folder(tmp_path: Path) -> Path:
     assert text.count("SAMPLES, 100,") == 1
     network.write_text(text.replace("SAMPLES, 100,", "SAMPLES, 4,"), encoding="utf-8")
     return copied
-
-
-def run(script: Path, folder: Path, *arguments: str) -> str:
-    """Run a script with this folder as the working directory; what it printed."""
-    folder.mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(  # noqa: S603 - our own example
-        [sys.executable, str(script), *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def written(folder: Path) -> set[str]:
@@ -84,12 +61,6 @@ def test_run_leaves_a_file_and_says_that_nothing_was_lost(folder: Path, tmp_path
 def test_training_ends_no_worse_than_it_began_and_leaves_the_files(tmp_path: Path) -> None:
     overrides = ["calibration.patches=2", "calibration.size=24"]
     start = srptq_plugin.quantize("snpe-w8a8-fast", out=tmp_path / "run", overrides=overrides).folder
-    text = TRAINING.read_text(encoding="utf-8")
-    for long, short in SHORTER.items():
-        assert text.count(long) == 1
-        text = text.replace(long, short)
-    script = tmp_path / "training.py"
-    script.write_text(text, encoding="utf-8")
-    words = run(script, tmp_path / "out", str(start)).splitlines()[-1].split()
+    words = run(shortened("mqbench_snpe.py", tmp_path), tmp_path / "out", str(start)).splitlines()[-1].split()
     assert float(words[7]) >= float(words[4]) > 30
     assert {"edsr_qat_deploy_model.onnx", "edsr_qat_clip_ranges.json"} <= written(tmp_path / "out")
