@@ -54,7 +54,15 @@ def psnr(a: Array, b: Array, peak: float) -> float:
     >>> round(psnr(np.zeros(4), np.ones(4), peak=255.0), 3)
     48.131
     """
-    error = float(np.mean(_difference(a, b) ** 2))
+    return decibels(float(np.mean(_difference(a, b) ** 2)), peak)
+
+
+def decibels(error: float, peak: float) -> float:
+    """PSNR in dB of a mean squared error.
+
+    >>> decibels(0.0, 255.0), decibels(255.0**2, 255.0)
+    (inf, 0.0)
+    """
     return 10 * math.log10(peak**2 / error) if error else math.inf
 
 

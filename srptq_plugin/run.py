@@ -15,6 +15,7 @@ from srptq_plugin.contracts import Array, Size, Target
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import graph_of
 from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.images import Image, load_images, sample_images
 from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
@@ -129,6 +130,13 @@ class Run:
     def size(self) -> tuple[int, int] | None:
         """Its height and width."""
         return self.input_size[2:] if self.input_size else None
+
+    def images(self) -> list[Image]:
+        """Those that it was calibrated on where they still are, else the sample photographs."""
+        settings = self.recipe.calibration
+        if settings.images and Path(settings.images).is_dir():
+            return load_images(Path(settings.images), scale=settings.scale)
+        return sample_images(max(self.scale, 2))
 
     @cached_property
     def network(self) -> fx.GraphModule:

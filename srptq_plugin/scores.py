@@ -1,15 +1,14 @@
 """What evaluating found, image by image; means, tables and files follow from it."""
 
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from srptq_plugin.errors import SrptqError
 from srptq_plugin.seams import Seam
 from srptq_plugin.tiling import Tiling
+from srptq_plugin.whole_file import whole_file
 
 COLUMNS = ("data", "image", "output", "psnr", "ssim")
 
@@ -72,30 +71,15 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the rows as CSV; the file is there whole, or as it was before."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with draft.open("x", newline="", encoding="utf-8") as file:
-                table = csv.writer(file, lineterminator="\n")
-                table.writerow(COLUMNS)
-                table.writerows([row[column] for column in COLUMNS] for row in self.rows)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with whole_file(path) as draft, draft.open("x", newline="", encoding="utf-8") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(COLUMNS)
+            table.writerows([row[column] for column in COLUMNS] for row in self.rows)
 
     def _mean(self, name: str) -> dict[str, Any]:
         found = [score for score in self.scores if score.output == name]
         psnr, ssim = (sum(column) / len(found) for column in _columns(found))
         return {"data": self.data, "output": name, "psnr": psnr, "ssim": ssim, "images": len(found)}
-
-
-def check_file(path: Path) -> None:
-    """Refuse a file that `Evaluation.save` could not write, before there is anything to lose."""
-    if path.is_dir():
-        raise SrptqError(f"--csv {path}: is a folder; give a file")
-    if not path.parent.is_dir():
-        raise SrptqError(f"--csv {path}: no folder {path.parent}; make it, or give a file elsewhere")
-    if not os.access(path.parent, os.W_OK):
-        raise SrptqError(f"--csv {path}: {path.parent} cannot be written to; give a file elsewhere")
 
 
 def _columns(scores: Sequence[Score]) -> Iterator[list[float]]:

@@ -82,6 +82,12 @@ def find_blocks(network: Network) -> tuple[fx.Node, ...]:
 
     Without any, the convolutions themselves. Blocks within blocks are left to the outer ones.
     """
+    outputs = [_output_of(network, path) for path in block_paths(network)]
+    return tuple(node for node in outputs if node is not None) or network.convs
+
+
+def block_paths(network: Network) -> list[str]:
+    """The module paths of the blocks, if there are any."""
     members, convs = _modules(network)
     families: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path, kind in members.items():
@@ -89,9 +95,7 @@ def find_blocks(network: Network) -> tuple[fx.Node, ...]:
             alike = f"{kind}{_shapes(network, convs[path])}" if "container" in kind else kind
             families[path.rpartition(".")[0], alike].append(path)
     repeated = [path for family in families.values() if len(family) > 1 for path in family]
-    outer = [path for path in repeated if not any(path.startswith(other + ".") for other in repeated)]
-    outputs = [_output_of(network, path) for path in outer]
-    return tuple(node for node in outputs if node is not None) or network.convs
+    return [path for path in repeated if not any(path.startswith(other + ".") for other in repeated)]
 
 
 def _modules(network: Network) -> tuple[dict[str, str], dict[str, list[fx.Node]]]:

@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import onnx
 
 from srptq_plugin.contracts import Array, Linter, Progress, Rules, Runtime, quiet
 from srptq_plugin.errors import MissingRuntimeError
-from srptq_plugin.images import Image, load_images, sample_images, to_tensor
+from srptq_plugin.images import Image, to_tensor
 from srptq_plugin.metrics import level_differences, psnr
 from srptq_plugin.run import NETWORK, Run
 from srptq_plugin.settings import rules_of
@@ -36,7 +35,7 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
         runtime = run.target.load(run.artefacts[0])
     except MissingRuntimeError as error:
         return _unrun(str(error))
-    crops = _crops(run, images if images is not None else _images(run))
+    crops = _crops(run, images if images is not None else run.images())
     found = _differences(run, runtime, crops, progress)
     planned = integer_plan(run.table.plan, rules)
     found |= {"runtime": runtime.name, "convs_planned": len(planned), "convs_int8": runtime.integer_convs()}
@@ -74,14 +73,6 @@ def _unrun(note: str) -> dict[str, Any]:
 def _note(plan: Plan) -> str:
     narrow = any(site.grid.bits < INTEGER_WIDTH for site in plan.sites)
     return "below 8 bits the integers are stored and computed as 8 bits: the speed of 8 bits, no more" if narrow else ""
-
-
-def _images(run: Run) -> list[Image]:
-    """The calibration images where they still are, else the sample photographs."""
-    settings = run.recipe.calibration
-    if settings.images and Path(settings.images).is_dir():
-        return load_images(Path(settings.images), scale=settings.scale)
-    return sample_images(max(run.scale, 2))
 
 
 def _crops(run: Run, images: Sequence[Image]) -> list[Array]:

@@ -1,13 +1,12 @@
 """A run folder's files from a float network and a quant table: the target's, the summary, and what verifying found."""
 
 import json
-import time
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from srptq_plugin.clock import Clock
 from srptq_plugin.contracts import Progress, Size
 from srptq_plugin.models import ModelRecord
 from srptq_plugin.projection import Projection
@@ -17,19 +16,6 @@ from srptq_plugin.run import NETWORK, RECIPE, SUMMARY, TABLE, Run
 from srptq_plugin.summary import summary_of
 from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
-
-
-@dataclass
-class Clock:
-    """Seconds by phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict[str, float])
-
-    @contextmanager
-    def __call__(self, phase: str) -> Generator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[phase] = round(time.perf_counter() - start, 3)
 
 
 @dataclass(frozen=True)

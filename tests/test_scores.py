@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srptq_plugin.errors import SrptqError
-from srptq_plugin.scores import Evaluation, Score, check_file
+from srptq_plugin.scores import Evaluation, Score
 
 reals = st.floats(0, 100)
 
@@ -57,11 +56,3 @@ def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
     Evaluation("Toys", [Score("c.png", "float", 3.0, 1.0)]).save(path)
     assert [row["image"] for row in read(path)] == ["c.png"]
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_files_that_could_not_be_written(tmp_path: Path) -> None:
-    check_file(tmp_path / "a.csv")
-    with pytest.raises(SrptqError, match="is a folder; give a file"):
-        check_file(tmp_path)
-    with pytest.raises(SrptqError, match=r"no folder .*nowhere; make it"):
-        check_file(tmp_path / "nowhere" / "a.csv")

@@ -10,6 +10,8 @@ from srptq_plugin.cli import values
 
 USER_ERROR = 2
 DEFAULT_RECIPE = "openvino-w8a8"
+KINDS = ("stage", "block", "site")
+MODEL = "a family (see `srptq plugins`) or package.module:factory"
 ABOUT = "Post-training quantization of super-resolution networks."
 EPILOG = """\
 a first run, on the network and the photographs that come with the package:
@@ -91,9 +93,18 @@ def _common() -> Parser:
 
 def _quantize(parser: ArgumentParser) -> None:
     add = parser.add_argument
+    add("--model", metavar="M", help=MODEL)
+    _network(parser)
+    add("--out", type=values.path, default="run", metavar="DIR", help="the run folder (default: %(default)s)")
+    add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
+    add("--input-size", type=values.input_size, metavar="SIZE", help="static, as 1x3x270x480 (default: any)")
+
+
+def _network(parser: ArgumentParser) -> None:
+    """A recipe, a network's weights and images to calibrate on."""
+    add = parser.add_argument
     add("--recipe", default=DEFAULT_RECIPE, metavar="R", help="name or .yaml file (default: %(default)s)")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
-    add("--model", metavar="M", help="a family (see `srptq plugins`) or package.module:factory")
     add("--weights", type=values.path, metavar="FILE", help=".safetensors, .pth or .pt")
     add(
         "--model-args",
@@ -111,9 +122,6 @@ def _quantize(parser: ArgumentParser) -> None:
         metavar="N",
         help="the images are high-resolution: make them smaller by N",
     )
-    add("--out", type=values.path, default="run", metavar="DIR", help="the run folder (default: %(default)s)")
-    add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
-    add("--input-size", type=values.input_size, metavar="SIZE", help="static, as 1x3x270x480 (default: any)")
     add("--input-range", type=values.input_range, metavar="B:W", help="what black and white are, as 0:1")
     add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
 
@@ -160,6 +168,16 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--strict", action="store_true", help="stop where an image cannot be scored, instead of leaving it out")
 
 
+def _analyze(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("subject", metavar="RUN_OR_MODEL", help=f"a run folder, or a network to calibrate first: {MODEL}")
+    _network(parser)
+    add("--patches", type=values.count, default=8, metavar="N", help="how many to measure on (default: %(default)s)")
+    add("--by", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help="stage, block, site (default: all)")
+    add("--data", type=values.path, metavar="DIR", help="high-resolution images, for PSNR and SSIM on Y as well")
+    add("--out", type=values.path, metavar="FILE", help="(default: analysis.json, in the run folder if there is one)")
+
+
 def _verify(parser: ArgumentParser) -> None:
     _run_folder(parser)
     parser.add_argument("--images", type=values.path, metavar="DIR", help="low-resolution images to compare on")
@@ -187,6 +205,7 @@ COMMANDS = (
     ("train", "train from a calibrated run, with or without labels, and write another run", _train),
     ("evaluate", "PSNR and SSIM: bicubic, float, simulated, and in the runtime", _evaluate),
     ("verify", "hold the simulation against the real runtime; exit code 1 where they differ", _verify),
+    ("analyze", "what each stage, block and site costs the image", _analyze),
     ("lint", "check any ONNX file against a target's rules; exit code 1 where it breaks one", _lint),
     ("recipes", "list the recipes that come with the package, or print one", _recipes),
     ("targets", "list the deployment targets and what they allow", _nothing),

@@ -92,6 +92,7 @@ def _progress(stream: TextIO) -> "Progress":
         progress.BarColumn(),
         progress.TextColumn("{task.fields[count]}"),
         progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
         console=Console(file=stream),
         transient=True,
     )

@@ -61,6 +61,17 @@ def scale(text: str) -> int:
     raise ArgumentTypeError(f"{text!r}; give a whole number from 1 to {LARGEST_SCALE}")
 
 
+def count(text: str) -> int:
+    """How many; one at least.
+
+    >>> count("8")
+    8
+    """
+    if re.fullmatch(r"[1-9]\d{0,5}", text, re.ASCII):
+        return int(text)
+    raise ArgumentTypeError(f"{text!r}; give a whole number from 1")
+
+
 def path(text: str) -> Path:
     """A path, `~` expanded; shells leave it alone in `--out=~/run`."""
     if not text.strip():

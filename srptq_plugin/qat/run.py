@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srptq_plugin.calibrating import device_of
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import graph_of
@@ -20,7 +21,6 @@ from srptq_plugin.grid import quantize
 from srptq_plugin.images import Image, load_images, to_pixels, to_tensor
 from srptq_plugin.network import Network
 from srptq_plugin.pairs import Pair, load_pairs
-from srptq_plugin.pipeline import device_of
 from srptq_plugin.plan import make_plan
 from srptq_plugin.qat.batches import Patches, held_out
 from srptq_plugin.qat.training import Options, Training, Validation, train

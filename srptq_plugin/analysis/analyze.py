@@ -1,0 +1,153 @@
+"""What each part of a network costs the image: the part quantized alone, and the part left float."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, Literal
+
+from torch import Tensor
+
+from srptq_plugin.analysis.parts import KINDS, Kind, Part, parts_of
+from srptq_plugin.analysis.subject import Subject
+from srptq_plugin.analysis.switching import PartlyQuantized
+from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.images import to_pixels, to_tensor
+from srptq_plugin.metrics import PEAK, decibels, psnr_y, ssim_y
+from srptq_plugin.pairs import Pair
+
+BATCH = 4
+Way = Literal["alone", "left_float"]
+"""Whether a part is quantized, or everything but it."""
+WHOLE = Part("stage", "", frozenset())
+"""Nothing: quantized alone it is the float network, and left float the quantized one."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a network draws: what it is off by from the float network, and its scores where the truth is known.
+
+    `noise` is the mean squared error in levels of an 8-bit image, `psnr` the same in dB; none where it is nothing.
+    """
+
+    noise: float
+    psnr_y: float | None = None
+    ssim_y: float | None = None
+
+    @property
+    def psnr(self) -> float | None:
+        """Against the float network.
+
+        >>> Quality(noise=1.0).psnr, Quality(noise=0.0).psnr
+        (48.13080360867909, None)
+        """
+        return decibels(self.noise, PEAK) if self.noise else None
+
+    def record(self) -> dict[str, float | None]:
+        """As JSON has it."""
+        return {"noise": self.noise, "psnr": self.psnr, "psnr_y": self.psnr_y, "ssim_y": self.ssim_y}
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """A part quantized alone, and everything but it quantized."""
+
+    part: Part
+    alone: Quality
+    left_float: Quality
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "kind": self.part.kind,
+            "name": self.part.name,
+            "groups": sorted(self.part.groups),
+            "alone": self.alone.record(),
+            "left_float": self.left_float.record(),
+        }
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The whole network, float and quantized, and its parts."""
+
+    float: Quality
+    quantized: Quality
+    parts: Sequence[Sensitivity]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON has it."""
+        ends = {"float": self.float.record(), "quantized": self.quantized.record()}
+        return {**ends, "parts": [each.record() for each in self.parts]}
+
+
+def analyze(
+    subject: Subject, pairs: Sequence[Pair] = (), kinds: Sequence[Kind] = KINDS, progress: Progress = quiet
+) -> Analysis:
+    """Measure the parts of these kinds; `pairs` score them against the truth as well."""
+    parts = parts_of(subject.table.plan, subject.network, kinds)
+    meter = _Meter(subject, parts, progress, len(subject.patches) + len(pairs))
+    for batch in subject.patches.split(BATCH):
+        meter.compare(batch)
+    for pair in pairs:
+        meter.score(pair)
+    return meter.analysis()
+
+
+@dataclass
+class _Sums:
+    """Squared errors in levels, over how many values, and the scores of images."""
+
+    squared: float = 0.0
+    values: int = 0
+    scores: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+
+    def quality(self) -> Quality:
+        noise = self.squared / max(self.values, 1)
+        if not self.scores:
+            return Quality(noise)
+        psnr, ssim = (fmean(each) for each in zip(*self.scores, strict=True))
+        return Quality(noise, psnr, ssim)
+
+
+class _Meter:
+    def __init__(self, subject: Subject, parts: Sequence[Part], progress: Progress, images: int) -> None:
+        self.subject, self.parts, self.progress = subject, parts, progress
+        self.network = PartlyQuantized(subject.table, subject.network)
+        self.steps, self.done = images * len(parts), 0
+        self.sums: dict[tuple[Part, Way], _Sums] = defaultdict(_Sums)
+
+    def compare(self, images: Tensor) -> None:
+        """What every way of quantizing is off by from the float network."""
+        low, high = self.subject.record.input_range
+        for sums, output, plain in self._outputs(images):
+            error = (output - plain).double() * (PEAK / (high - low))
+            sums.squared += float(error.square().sum())
+            sums.values += error.numel()
+
+    def score(self, pair: Pair) -> None:
+        """What every way of quantizing scores on an image whose truth is known."""
+        span, border = self.subject.record.input_range, self.subject.record.scale
+        for sums, output, _ in self._outputs(to_tensor(pair.low.pixels[None], span)):
+            drawn = to_pixels(output[0], span)
+            sums.scores.append((psnr_y(drawn, pair.high.pixels, border), ssim_y(drawn, pair.high.pixels, border)))
+
+    def _outputs(self, images: Tensor) -> Iterator[tuple[_Sums, Tensor, Tensor]]:
+        """What every way draws, beside the float network."""
+        plain = self.network.kept(images, frozenset())
+        full = self.network.kept(images, self.network.groups)
+        yield self.sums[WHOLE, "alone"], plain.output, plain.output
+        yield self.sums[WHOLE, "left_float"], full.output, plain.output
+        for part in self.parts:
+            self.progress("analysing", self.done, self.steps)
+            yield self.sums[part, "alone"], plain.switched(part.groups), plain.output
+            yield self.sums[part, "left_float"], full.switched(part.groups), plain.output
+            self.done += len(images)
+        self.progress("analysing", self.done, self.steps)
+
+    def analysis(self) -> Analysis:
+        """What was measured, by part."""
+        found = {
+            part: [self.sums[part, way].quality() for way in ("alone", "left_float")] for part in (WHOLE, *self.parts)
+        }
+        return Analysis(*found[WHOLE], [Sensitivity(part, *found[part]) for part in self.parts])

@@ -1,0 +1,44 @@
+"""What is analysed: a quantized network, what is known of it, and patches to look at."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor, fx
+
+from srptq_plugin.calibrating import Calibrator, Inputs
+from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.export import graph_of
+from srptq_plugin.images import load_images, random_patches, to_tensor
+from srptq_plugin.models.record import ModelRecord
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.run import Run
+from srptq_plugin.table import QuantTable
+
+PATCHES = 8
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The float network, the table that quantizes it, and patches of images."""
+
+    network: fx.GraphModule
+    table: QuantTable
+    record: ModelRecord
+    recipe: Recipe
+    patches: Tensor
+
+    @classmethod
+    def of_run(cls, run: Run, images: Path | None = None, patches: int = PATCHES) -> "Subject":
+        """What a run folder holds; without images those that it was calibrated on, or the sample photographs."""
+        settings = run.recipe.calibration
+        found = run.images() if images is None else load_images(images)
+        pixels = random_patches(found, patches, settings.size, settings.seed)
+        return cls(run.network, run.table, run.record, run.recipe, to_tensor(pixels, run.input_range))
+
+    @classmethod
+    def of_model(cls, inputs: Inputs, patches: int = PATCHES, progress: Progress = quiet) -> "Subject":
+        """A network that was not quantized yet: calibrated by its recipe, without tuning."""
+        untuned = replace(inputs, recipe=inputs.recipe.model_copy(update={"reconstruction": None}))
+        program, table = Calibrator(untuned, progress).run()
+        chosen = inputs.patches[:patches]
+        return cls(graph_of(program), table, inputs.loaded.record, untuned.recipe, chosen)

@@ -1,0 +1,184 @@
+"""A recipe, a network and images become the numbers of every site: plan, realise, observe, reconstruct."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from srptq_plugin.clock import Clock
+from srptq_plugin.contracts import Progress, Rules, quiet
+from srptq_plugin.equalise import equalise
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.images import Image, load_images, most_detailed, random_patches, sample_images, to_tensor
+from srptq_plugin.models import LoadedModel, describe, load_model
+from srptq_plugin.models import Network as ModelNetwork
+from srptq_plugin.models.record import UNIT, check_range
+from srptq_plugin.network import Network
+from srptq_plugin.plan import make_plan
+from srptq_plugin.projection import Projection, observed_bounds, projections
+from srptq_plugin.recipe import Recipe, check_names
+from srptq_plugin.recipe_files import Layer
+from srptq_plugin.registry import Registry
+from srptq_plugin.settings import makers_of, rules_of
+from srptq_plugin.sites import Plan
+from srptq_plugin.table import QuantTable
+
+DRAWN = 4
+"""Patches drawn for each that is kept, where those of most detail are."""
+PROBED = 16
+"""Patches on which the cost of a target's grid and the noise of each channel are measured."""
+
+
+def resolved(
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str] = (),
+    images: Path | None = None,
+    scale: int | None = None,
+    toolkit: str | None = None,
+) -> Recipe:
+    """The recipe with what was said beside it; `scale` is the factor to make the images smaller by."""
+    loaded = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, overrides)
+    changed: dict[str, Any] = loaded.model_dump()
+    if scale is not None:
+        changed["calibration"]["scale"] = scale
+    if images is not None:
+        changed["calibration"]["images"] = str(Path(images).absolute())
+    if toolkit is not None:
+        changed["toolkit"] = toolkit
+    return Recipe.from_layers([Layer("quantize", changed)])
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which network: a module, or the name of a family or of a factory; without any the bundled EDSR."""
+
+    model: str | nn.Module | None = None
+    weights: Path | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    input_range: tuple[float, float] | None = None
+
+    def load(self, families: Mapping[str, Any]) -> LoadedModel:
+        """Read it."""
+        if self.input_range is not None:
+            check_range(self.input_range)
+        if isinstance(self.model, nn.Module):
+            network = ModelNetwork(self.model, self.input_range or UNIT)
+            return describe(type(self.model).__name__, network)
+        return load_model(self.model, self.weights, dict(self.arguments), self.input_range, families=families)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What calibrating needs: a recipe that its target can run, the network, and patches of images."""
+
+    recipe: Recipe
+    rules: Rules
+    loaded: LoadedModel
+    patches: Tensor
+    registry: Registry
+    device: torch.device
+
+    @classmethod
+    def load(cls, recipe: Recipe, registry: Registry, source: Source, device: str = "auto") -> "Inputs":
+        """Read the network and the images; without images the sample photographs."""
+        families = {entry.name: entry.load() for entry in registry.entries("model")}
+        loaded = source.load(families)
+        return cls(recipe, rules_of(recipe, registry), loaded, _patches(recipe, loaded), registry, device_of(device))
+
+
+def check_recipe(recipe: Recipe, registry: Registry) -> None:
+    """Refuse what is not installed, or what the target cannot run."""
+    check_names(recipe, registry)
+    rules_of(recipe, registry)
+    makers_of(recipe, registry)
+
+
+def _patches(recipe: Recipe, loaded: LoadedModel) -> Tensor:
+    settings = recipe.calibration
+    drawn = settings.patches * (DRAWN if settings.choose == "detail" else 1)
+    pixels = random_patches(_images(recipe, loaded.record.scale), drawn, settings.size, settings.seed)
+    if settings.choose == "detail":
+        pixels = most_detailed(pixels, settings.patches)
+    return to_tensor(pixels, loaded.record.input_range)
+
+
+def _images(recipe: Recipe, scale: int) -> list[Image]:
+    settings = recipe.calibration
+    if settings.images is None:
+        return sample_images(settings.scale or max(scale, 2))
+    return load_images(Path(settings.images), scale=settings.scale)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; `auto` is a GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SrptqError(
+            f"--device {name}: not there ({str(error).splitlines()[0]}); give cpu, cuda or auto"
+        ) from error
+    return device
+
+
+@dataclass
+class Calibrator:
+    """Calibrates a network; what came of it."""
+
+    inputs: Inputs
+    progress: Progress = quiet
+    clock: Clock = field(default_factory=Clock)
+    equalised: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    projections: Mapping[str, Projection] = field(default_factory=dict[str, Projection])
+
+    def run(self) -> tuple[ExportedProgram, QuantTable]:
+        """The float network, exported, and the numbers of every site."""
+        torch.manual_seed(self.inputs.recipe.calibration.seed)
+        self.progress("tracing the network", 0, 0)
+        with self.clock("trace"):
+            program = export_network(self.inputs.loaded.module)
+        prepared = self._prepared(program)
+        self._observe(prepared)
+        prepared.to(torch.device("cpu"))
+        return program, QuantTable.of(prepared)
+
+    def _prepared(self, program: ExportedProgram) -> PreparedGraph:
+        inputs, recipe = self.inputs, self.inputs.recipe
+        network = Network(graph_of(program))
+        makers = makers_of(recipe, inputs.registry)
+        plan = make_plan(network, inputs.rules, recipe, inputs.loaded.record.input_range, makers)
+        if recipe.equalise:
+            self._equalise(network, plan)
+        return inputs.registry.toolkit(recipe.toolkit).load().realise(program, plan).to(inputs.device)
+
+    def _equalise(self, network: Network, plan: Plan) -> None:
+        self.progress("equalising channels", 0, 0)
+        with self.clock("equalise"):
+            self.equalised = equalise(network, plan, self.inputs.patches[:PROBED], self.inputs.recipe.calibration.seed)
+
+    def _observe(self, prepared: PreparedGraph) -> None:
+        patches, settings = self.inputs.patches.to(self.inputs.device), self.inputs.recipe.calibration
+        order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(settings.seed))
+        with self.clock("observe"):
+            prepared.observe([patches[chosen] for chosen in order.split(settings.batch)], self.progress)
+            observed = observed_bounds(prepared)
+        with self.clock("reconstruct"):
+            self.figures = self._reconstruct(prepared, patches)
+        self.projections = projections(prepared, observed, patches[order[:PROBED]])
+
+    def _reconstruct(self, prepared: PreparedGraph, patches: Tensor) -> Mapping[str, float]:
+        settings = self.inputs.recipe.reconstruction
+        if settings is None:
+            return {}
+        tune = self.inputs.registry.reconstruction(settings.name).load()
+        options = {"seed": self.inputs.recipe.calibration.seed, **settings.options()}
+        return tune(prepared, patches, progress=self.progress, **options)
