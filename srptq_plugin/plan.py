@@ -82,9 +82,11 @@ class _Planner:
         key = self.network.keys[node]
         return [key.path, str(key)]
 
-    def _overrides(self, names: list[str]) -> Iterator[Override]:
+    def _overrides(self, names: list[str], tensor: str = "") -> Iterator[Override]:
+        """Those that mean an operation, or a tensor that it reads."""
         for override in self.recipe.overrides:
-            if any(fnmatchcase(name, override.sites) for name in names):
+            by_reader = override.sites is not None and any(fnmatchcase(name, override.sites) for name in names)
+            if by_reader or (override.tensors is not None and fnmatchcase(tensor, override.tensors)):
                 yield override
 
     def weights(self) -> Iterator[Site]:
@@ -96,7 +98,7 @@ class _Planner:
                 readers[found[0]].append(conv)
         for name, convs in readers.items():
             stage = self.stages.of(convs[0])
-            bits = self._overridden(self._bits("weights", stage), [name, *self._names(convs[0])])
+            bits = self._overridden(self._bits("weights", stage), "weights", [name, *self._names(convs[0])], name)
             if stage == "head":
                 bits = min(bits, self.rules.head_weight_bits or bits)
             axis = 0 if self.recipe.weights.per_channel else None
@@ -108,9 +110,9 @@ class _Planner:
         settings = self.recipe.stages[stage]
         return getattr(settings, kind) or getattr(self.recipe, kind).bits
 
-    def _overridden(self, bits: int, names: list[str]) -> int:
-        for override in self._overrides(names):
-            bits = override.bits or bits
+    def _overridden(self, bits: int, kind: Literal["weights", "activations"], names: list[str], tensor: str) -> int:
+        for override in self._overrides(names, tensor):
+            bits = getattr(override, kind) or override.bits or bits
         return bits
 
     def activations(self) -> list[Site]:
@@ -229,7 +231,8 @@ class _Planner:
         bits = self._bits("activations", stage)
         if self._skip(consumer, source) is not None:
             bits = self.recipe.skips.bits or bits
-        bits = self._overridden(bits, [*self._names(consumer), self.network.name(source)])
+        tensor = self.network.name(source)
+        bits = self._overridden(bits, "activations", [*self._names(consumer), tensor], tensor)
         grid = self.rules.activations
         if self.rules.unsigned_if_nonnegative and self.network.is_nonnegative(source):
             grid = replace(grid, signed=False, narrow=False)

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.recipe_files import Data, Layer, dump, merge, parse_set, read_layers, shipped, source
@@ -56,11 +56,25 @@ class SkipSettings(Settings):
 
 
 class Override(Settings):
-    """Bits of the sites, or of the operations, whose name the glob matches."""
+    """Bits of what a glob matches: `sites` by the operation that reads or gives it, `tensors` by its own name.
 
-    sites: Word
+    `bits` are those of weights and activations alike; `weights` and `activations` say them apart.
+    """
+
+    sites: Word | None = None
+    tensors: Word | None = None
     bits: Bits | None = None
+    weights: Bits | None = None
+    activations: Bits | None = None
     quantize: Flag | None = None
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if (self.sites is None) == (self.tensors is None):
+            raise ValueError("either sites or tensors, a glob of names")
+        if self.tensors is not None and self.quantize is not None:
+            raise ValueError("sites with quantize, which is of operations")
+        return self
 
 
 class PacSettings(Settings):

@@ -86,6 +86,8 @@ def _all_bits(recipe: Recipe, rules: Rules) -> Iterator[tuple[str, int | None, f
     yield "skips.bits", recipe.skips.bits, rules.activation_bits
     for n, override in enumerate(recipe.overrides):
         yield f"overrides.{n}.bits", override.bits, rules.weight_bits & rules.activation_bits
+        yield f"overrides.{n}.weights", override.weights, rules.weight_bits
+        yield f"overrides.{n}.activations", override.activations, rules.activation_bits
 
 
 def makers_of(recipe: Recipe, registry: Registry) -> Mapping[Role, Maker]:

@@ -147,7 +147,8 @@ class _Meter:
 
     def analysis(self) -> Analysis:
         """What was measured, by part."""
-        found = {
-            part: [self.sums[part, way].quality() for way in ("alone", "left_float")] for part in (WHOLE, *self.parts)
-        }
-        return Analysis(*found[WHOLE], [Sensitivity(part, *found[part]) for part in self.parts])
+        plain, quantized = self._both(WHOLE)
+        return Analysis(plain, quantized, [Sensitivity(part, *self._both(part)) for part in self.parts])
+
+    def _both(self, part: Part) -> tuple[Quality, Quality]:
+        return self.sums[part, "alone"].quality(), self.sums[part, "left_float"].quality()
