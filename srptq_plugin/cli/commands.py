@@ -1,13 +1,16 @@
 """The commands: what was asked for, done, and the answer."""
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from srptq_plugin.cli.answer import CHECK_FAILED, DONE, Answer
 from srptq_plugin.cli.catalogue import plugins, recipes, targets
+from srptq_plugin.cli.costs import cost_report
+from srptq_plugin.cli.parser import DEFAULT_RECIPE
 from srptq_plugin.cli.reports import evaluation_report, lint_report, run_report, verification_report
 from srptq_plugin.contracts import Progress
+from srptq_plugin.errors import SrptqError
 
 Command = Callable[[Namespace, Progress], Answer]
 
@@ -82,6 +85,32 @@ def verify(asked: Namespace, progress: Progress) -> Answer:
     return Answer(found, verification_report(found), _verdict(found))
 
 
+def cost(asked: Namespace, _progress: Progress) -> Answer:
+    """Count arithmetic, bytes and memory, of a run or of what a recipe would make of a network."""
+    from srptq_plugin.estimate import Estimate  # noqa: PLC0415
+    from srptq_plugin.models import load_model  # noqa: PLC0415
+    from srptq_plugin.recipe import Recipe  # noqa: PLC0415
+    from srptq_plugin.registry import Registry  # noqa: PLC0415
+    from srptq_plugin.run import Run  # noqa: PLC0415
+
+    if asked.run is not None:
+        _refuse(asked, ("recipe", "set", "model", "weights", "model_args"))
+        found = Estimate.of_run(Run.open(asked.run), asked.input_size)
+    else:
+        registry = Registry()
+        recipe = Recipe.load(asked.recipe or DEFAULT_RECIPE, asked.set)
+        families = {entry.name: entry.load() for entry in registry.entries("model")}
+        loaded = load_model(asked.model, asked.weights, dict(asked.model_args), families=families)
+        found = Estimate.of_recipe(recipe, loaded, registry, asked.input_size)
+    return Answer(found.record(), cost_report(found.record()))
+
+
+def _refuse(asked: Namespace, names: Iterable[str]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(asked, name)]
+    if given:
+        raise SrptqError(f"{', '.join(given)}: {asked.run} is a run, which has its own; give one or the other")
+
+
 def lint(asked: Namespace, _progress: Progress) -> Answer:
     """Check a file against the rules of a target."""
     from srptq_plugin import lint as linting  # noqa: PLC0415
@@ -101,6 +130,7 @@ COMMANDS: Mapping[str, Command] = {
     "train": train,
     "evaluate": evaluate,
     "verify": verify,
+    "cost": cost,
     "lint": lint,
     "recipes": recipes,
     "targets": targets,

@@ -34,6 +34,17 @@ examples:
   srptq quantize --model mynet:build --model-args upscale=4 --weights net.pth
   srptq quantize --set activations.bits=6 calibration.patches=200
 """
+COST = """\
+Count what a network costs in float and quantized: multiplications, BitOPs,
+bytes of the model, memory of the feature maps, and FQSR's and DAQ's figures.
+Give a run folder, or a recipe and a network: no image is read.
+
+examples:
+  srptq cost run
+  srptq cost --recipe paper-w4a4 --model edsr --weights edsr_x4.pth
+  srptq cost --model mynet:build --input-size 1x3x339x510
+"""
+ABOUTS = {"quantize": QUANTIZE, "cost": COST}
 
 
 class Parser(ArgumentParser):
@@ -68,11 +79,10 @@ def _parser() -> ArgumentParser:
     common = _common()
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     for name, text, fill in COMMANDS:
-        about = QUANTIZE if name == "quantize" else f"{text[0].upper()}{text[1:]}."
         command = commands.add_parser(
             name,
             help=text,
-            description=about,
+            description=ABOUTS.get(name, f"{text[0].upper()}{text[1:]}."),
             parents=[common],
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -91,7 +101,26 @@ def _common() -> Parser:
 
 def _quantize(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--recipe", default=DEFAULT_RECIPE, metavar="R", help="name or .yaml file (default: %(default)s)")
+    _network(parser)
+    parser.set_defaults(recipe=DEFAULT_RECIPE)
+    add("--images", type=values.path, metavar="DIR", help="low-resolution images to calibrate on")
+    add(
+        "--scale",
+        type=values.scale,
+        metavar="N",
+        help="the images are high-resolution: make them smaller by N",
+    )
+    add("--out", type=values.path, default="run", metavar="DIR", help="the run folder (default: %(default)s)")
+    add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
+    _size(parser, "static, as 1x3x270x480 (default: any)")
+    add("--input-range", type=values.input_range, metavar="B:W", help="what black and white are, as 0:1")
+    add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
+
+
+def _network(parser: ArgumentParser) -> None:
+    """A recipe and what it quantizes."""
+    add = parser.add_argument
+    add("--recipe", metavar="R", help=f"name or .yaml file (default: {DEFAULT_RECIPE})")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
     add("--model", metavar="M", help="a family (see `srptq plugins`) or package.module:factory")
     add("--weights", type=values.path, metavar="FILE", help=".safetensors, .pth or .pt")
@@ -104,18 +133,16 @@ def _quantize(parser: ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="arguments of the network, such as upscale=4",
     )
-    add("--images", type=values.path, metavar="DIR", help="low-resolution images to calibrate on")
-    add(
-        "--scale",
-        type=values.scale,
-        metavar="N",
-        help="the images are high-resolution: make them smaller by N",
-    )
-    add("--out", type=values.path, default="run", metavar="DIR", help="the run folder (default: %(default)s)")
-    add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
-    add("--input-size", type=values.input_size, metavar="SIZE", help="static, as 1x3x270x480 (default: any)")
-    add("--input-range", type=values.input_range, metavar="B:W", help="what black and white are, as 0:1")
-    add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
+
+
+def _size(parser: ArgumentParser, text: str) -> None:
+    parser.add_argument("--input-size", type=values.input_size, metavar="SIZE", help=text)
+
+
+def _cost(parser: ArgumentParser) -> None:
+    parser.add_argument("run", nargs="?", type=values.path, metavar="RUN", help="a folder that `srptq quantize` wrote")
+    _network(parser)
+    _size(parser, "as 1x3x270x480 (default: the run's, or what gives 1280 x 720)")
 
 
 def _train(parser: ArgumentParser) -> None:
@@ -187,6 +214,7 @@ COMMANDS = (
     ("train", "train from a calibrated run, with or without labels, and write another run", _train),
     ("evaluate", "PSNR and SSIM: bicubic, float, simulated, and in the runtime", _evaluate),
     ("verify", "hold the simulation against the real runtime; exit code 1 where they differ", _verify),
+    ("cost", "count arithmetic, bytes and memory, quantized and in float; no image is read", _cost),
     ("lint", "check any ONNX file against a target's rules; exit code 1 where it breaks one", _lint),
     ("recipes", "list the recipes that come with the package, or print one", _recipes),
     ("targets", "list the deployment targets and what they allow", _nothing),
