@@ -11,7 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.network import GUARDS, Network
+from srptq_plugin.network import GUARDS, OUTPUT, Network
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class _Tracer(fx.Interpreter):
         if n.op == "call_module" and n.target == GUARDS:
             return None
         value = super().run_node(n)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and n.op != OUTPUT:
             memory = StorageWeakRef(value.untyped_storage()).cdata
             self.shapes[n] = Shape(tuple(map(int, value.shape)), self._roots.setdefault(memory, n))
         return value
