@@ -63,13 +63,14 @@ class Source:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     input_range: tuple[float, float] | None = None
 
-    def load(self, families: Mapping[str, Any]) -> LoadedModel:
+    def load(self, registry: Registry) -> LoadedModel:
         """Read it."""
         if self.input_range is not None:
             check_range(self.input_range)
         if isinstance(self.model, nn.Module):
             network = ModelNetwork(self.model, self.input_range or UNIT)
             return describe(type(self.model).__name__, network)
+        families = {entry.name: entry.load() for entry in registry.entries("model")}
         return load_model(self.model, self.weights, dict(self.arguments), self.input_range, families=families)
 
 
@@ -87,8 +88,7 @@ class Inputs:
     @classmethod
     def load(cls, recipe: Recipe, registry: Registry, source: Source, device: str = "auto") -> "Inputs":
         """Read the network and the images; without images the sample photographs."""
-        families = {entry.name: entry.load() for entry in registry.entries("model")}
-        loaded = source.load(families)
+        loaded = source.load(registry)
         return cls(recipe, rules_of(recipe, registry), loaded, _patches(recipe, loaded), registry, device_of(device))
 
 

@@ -31,13 +31,13 @@ class Facts:
 class Table:
     """Columns and rows; the columns named in `right` are numbers.
 
-    The last column of a `wordy` table holds sentences: in a narrow terminal they come below.
+    The last `wordy` columns hold sentences: in a narrow terminal they come below.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     right: frozenset[str] = frozenset()
-    wordy: bool = False
+    wordy: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Lines:
 Block = Facts | Table | Lines
 NARROW = 110
 """Terminals of fewer columns have no room for sentences in a table."""
+ANOTHER = 10
+"""What each further column of sentences takes."""
 
 
 def show(report: Sequence[Block], stream: TextIO) -> None:
@@ -109,11 +111,20 @@ def _in_terminal(report: Sequence[Block], stream: TextIO) -> None:
 
 def _fitted(report: Sequence[Block], width: int) -> Iterator[Block]:
     for block in report:
-        if isinstance(block, Table) and block.wordy and width < NARROW:
-            yield Table(block.columns[:-1], [row[:-1] for row in block.rows], block.right)
-            yield Facts([(_words(row[0]), row[-1]) for row in block.rows])
+        if isinstance(block, Table) and block.wordy and width < NARROW + ANOTHER * (block.wordy - 1):
+            kept = len(block.columns) - block.wordy
+            yield Table(block.columns[:kept], [row[:kept] for row in block.rows], block.right)
+            yield Facts([fact for row in block.rows for fact in _sentences(block, row)])
         else:
             yield block
+
+
+def _sentences(table: Table, row: Sequence[Cell]) -> Iterator[tuple[str, Cell]]:
+    """What a row says below, by its first cell; which column says it, where there are several."""
+    for name, cell in zip(table.columns[-table.wordy :], row[-table.wordy :], strict=True):
+        told = f"{name}: {_words(cell)}" if table.wordy > 1 else _words(cell)
+        if _words(cell):
+            yield _words(row[0]), Mark(told, cell.good) if isinstance(cell, Mark) else told
 
 
 def _print_lines(block: Lines, write: Callable[..., None]) -> None:

@@ -147,6 +147,10 @@ class Rules:
         """
         return grid.at(bits + (self.sign_bit and grid.signed))
 
+    def named(self, grid: IntGrid) -> int:
+        """The number of bits by which a recipe names a grid, `sized` undone."""
+        return grid.bits - (self.sign_bit and grid.signed)
+
 
 class Runtime(Protocol):
     """A written file in the target's real runtime."""

@@ -10,6 +10,7 @@ from torch import fx
 
 from srptq_plugin.contracts import Rules
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.fusing import Fusing
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT, Network, is_pooled, tensor_arguments
 from srptq_plugin.recipe import Override, Recipe
@@ -53,8 +54,9 @@ class _Planner:
         self.full = (recipe.placement or rules.placements[0]) == "full"
         self.refused: dict[fx.Node, str] = {}
         self.planned = [conv for conv in network.convs if self._plans(conv)]
+        self.fusing = Fusing(network, rules, self.planned)
         joined = (node for node, op in network.ops.items() if op == "add" and self._joins(node))
-        self.sums = {self._after_fused(add): add for add in joined}
+        self.sums = {self.fusing.last(add): add for add in joined}
 
     def _plans(self, conv: fx.Node) -> bool:
         reason = self._why_float(conv)
@@ -163,9 +165,9 @@ class _Planner:
         for conv in self.planned:
             yield conv, 0, tensor_arguments(conv)[0]
         for node in self._others(self.rules.inputs):
-            branch = self._branch(node)
+            branch = self.fusing.branch(node)
             for place, source in self.network.edges_in(node):
-                if source is not branch and self._after_fused(source) is source:
+                if source is not branch and self.fusing.last(source) is source:
                     yield node, place, source
 
     def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
@@ -178,23 +180,10 @@ class _Planner:
         add = self._skip(consumer, source)
         return add is not None and not self.recipe.skips.quantize and not self._wanted(add)
 
-    def _branch(self, node: fx.Node) -> fx.Node | None:
-        """What an add reads from the convolution that it is computed with."""
-        if not self.rules.joins_in_conv or self.network.ops[node] != "add":
-            return None
-        sources = (source for _, source in self.network.edges_in(node))
-        return next(filter(self._leaves_conv, sources), None)
-
-    def _leaves_conv(self, node: fx.Node) -> bool:
-        """Whether a tensor of one reader is a convolution's, also scaled by a constant or after an add joined to it."""
-        sources = [source for _, source in self.network.edges_in(node)]
-        scaled = self.network.ops[node] == "mul" and len(sources) == 1 and self._leaves_conv(sources[0])
-        return len(node.users) == 1 and (node in self.planned or scaled or self._branch(node) is not None)
-
     def _output_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         producers = self.planned if self.full and "conv" in self.rules.outputs else []
         for node in (*producers, *self._others(self.rules.outputs)):
-            last = self._after_fused(node)
+            last = self.fusing.last(node)
             for consumer, place in self.network.edges_out(last):
                 yield consumer, place, last
 
@@ -211,17 +200,6 @@ class _Planner:
         whole = not any(is_pooled(source) for _, source in sources)
         several = len(sources) > 1 or self.network.ops[node] not in ("add", "mul")
         return whole and several and self.stages.of(node) != "tail" and node in self.network.varying
-
-    def _after_fused(self, node: fx.Node) -> fx.Node:
-        """The tensor that leaves an operation and those that a runtime computes with it."""
-        users = [user for user, _ in self.network.edges_out(node)]
-        if len(users) == 1 and self._is_fused(users[0], node):
-            return self._after_fused(users[0])
-        return node
-
-    def _is_fused(self, node: fx.Node, before: fx.Node) -> bool:
-        in_conv = before in self.planned and self.network.ops[node] in self.rules.fused_in_conv
-        return in_conv or self.network.ops[node] in self.rules.fused
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
         quantized = consumer in self.planned or self.network.ops[consumer] in self.rules.inputs

@@ -66,7 +66,7 @@ def refusal(name: str | Path, *overrides: str) -> str:
         ("stages=8", "stages: 8 is not allowed; give a mapping"),
         ("placement=all", "placement: 'all' is not allowed; give 'convs' or 'full'"),
         ("overrides={}", "overrides: {} is not allowed; give a list"),
-        ("overrides=[{bits: 8}]", "overrides.0: {'bits': 8} is not allowed; give either sites or tensors, a glob of names"),
+        ("overrides=[{bits: 8}]", "overrides.0: {'bits': 8} is not allowed; give either sites or tensors, a glob"),
         (
             "reconstruction=pac",
             "reconstruction: 'pac' is not allowed; give null, or a mapping such as {name: pac}",

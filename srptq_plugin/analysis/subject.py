@@ -28,10 +28,12 @@ class Subject:
     patches: Tensor
 
     @classmethod
-    def of_run(cls, run: Run, images: Path | None = None, patches: int = PATCHES) -> "Subject":
+    def of_run(
+        cls, run: Run, images: Path | None = None, scale: int | None = None, patches: int = PATCHES
+    ) -> "Subject":
         """What a run folder holds; without images those that it was calibrated on, or the sample photographs."""
         settings = run.recipe.calibration
-        found = run.images() if images is None else load_images(images)
+        found = run.images() if images is None else load_images(images, scale=scale)
         pixels = random_patches(found, patches, settings.size, settings.seed)
         return cls(run.network, run.table, run.record, run.recipe, to_tensor(pixels, run.input_range))
 

@@ -36,7 +36,7 @@ def recipes(asked: Namespace, _progress: Progress) -> Answer:
         for each in found
     ]
     columns = ["recipe", "target", "bits", "placement", "tuned by", "purpose"]
-    return Answer({"recipes": found}, [Table(columns, rows, wordy=True)])
+    return Answer({"recipes": found}, [Table(columns, rows, wordy=1)])
 
 
 def _one_recipe(name: str) -> Answer:
@@ -83,17 +83,18 @@ def _comment(path: Path) -> str:
 def targets(_asked: Namespace, _progress: Progress) -> Answer:
     """The targets, a line a preset."""
     found = [record for entry in Registry().entries("target") for record in _presets(entry)]
-    columns = ["target", "preset", "weights", "activations", "in integers", "placements", "export options"]
-    return Answer({"targets": found}, [Table(columns, [_target_row(record) for record in found])])
+    columns = ["target, preset", "in integers", "placements", "weights", "activations", "export options"]
+    return Answer({"targets": found}, [Table(columns, [_target_row(record) for record in found], wordy=3)])
 
 
 def _target_row(record: Record) -> list[Cell]:
     if "problem" in record:
-        return [record["target"], "", "", "", "", Mark(record["problem"], good=False), ""]
+        return [record["target"], "", "", "", "", Mark(record["problem"], good=False)]
     integers = _ranges(frozenset(record["integer_bits"]))
-    kept = [str(record[name]) for name in ("target", "preset", "weights", "activations")]
     options = "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in record["exports"].items())
-    return [*kept, f"{integers} bits" if integers else "none", ", ".join(record["placements"]), options]
+    name = f"{record['target']} {record['preset']}"
+    runs = [f"{integers} bits" if integers else "none", ", ".join(record["placements"])]
+    return [name, *runs, record["weights"], record["activations"], options]
 
 
 def _presets(entry: Entry[Target]) -> Iterator[Record]:

@@ -1,22 +1,15 @@
 """The commands: what was asked for, done, and the answer."""
 
-import json
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from srptq_plugin.cli.analysis_report import analysis_report
-from srptq_plugin.cli.answer import CHECK_FAILED, DONE, Answer, strict
+from srptq_plugin.cli.analysing import analyze, cost
+from srptq_plugin.cli.answer import CHECK_FAILED, DONE, Answer
 from srptq_plugin.cli.catalogue import plugins, recipes, targets
 from srptq_plugin.cli.reports import evaluation_report, lint_report, run_report, verification_report
 from srptq_plugin.contracts import Progress
 
-if TYPE_CHECKING:
-    from srptq_plugin.analysis.subject import Subject
-
-ANALYSIS = "analysis.json"
 Command = Callable[[Namespace, Progress], Answer]
 
 
@@ -78,42 +71,6 @@ def evaluate(asked: Namespace, progress: Progress) -> Answer:
     return Answer(found.record(), evaluation_report(found.record()))
 
 
-def analyze(asked: Namespace, progress: Progress) -> Answer:
-    """Measure what each part costs, and keep it in a file."""
-    from srptq_plugin.analysis.analyze import analyze as analysing  # noqa: PLC0415
-    from srptq_plugin.pairs import load_pairs  # noqa: PLC0415
-    from srptq_plugin.whole_file import check_file, whole_file  # noqa: PLC0415
-
-    is_run = Path(asked.subject).is_dir()
-    out = asked.out or (Path(asked.subject) / ANALYSIS if is_run else Path(ANALYSIS))
-    check_file("--out", out)
-    subject = _run_subject(asked) if is_run else _model_subject(asked, progress)
-    pairs = load_pairs(asked.data, subject.record.scale).usable if asked.data else ()
-    found = analysing(subject, pairs, asked.by, progress).record()
-    with whole_file(out) as draft:
-        draft.write_text(json.dumps(strict(found), indent=1) + "\n")
-    return Answer(found, analysis_report(found, out))
-
-
-def _run_subject(asked: Namespace) -> "Subject":
-    from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
-    from srptq_plugin.run import Run  # noqa: PLC0415
-
-    return Subject.of_run(Run.open(asked.subject), asked.images, asked.patches)
-
-
-def _model_subject(asked: Namespace, progress: Progress) -> "Subject":
-    from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
-    from srptq_plugin.calibrating import Inputs, Source, check_recipe, resolved  # noqa: PLC0415
-    from srptq_plugin.registry import Registry  # noqa: PLC0415
-
-    registry = Registry()
-    recipe = resolved(asked.recipe, asked.set, asked.images, asked.scale)
-    check_recipe(recipe, registry)
-    source = Source(asked.subject, asked.weights, dict(asked.model_args), asked.input_range)
-    return Subject.of_model(Inputs.load(recipe, registry, source, asked.device), asked.patches, progress)
-
-
 def verify(asked: Namespace, progress: Progress) -> Answer:
     """Hold the runtime against the simulation."""
     from srptq_plugin import verify as verifying  # noqa: PLC0415
@@ -146,6 +103,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": evaluate,
     "verify": verify,
     "analyze": analyze,
+    "cost": cost,
     "lint": lint,
     "recipes": recipes,
     "targets": targets,

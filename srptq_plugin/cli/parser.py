@@ -36,6 +36,17 @@ examples:
   srptq quantize --model mynet:build --model-args upscale=4 --weights net.pth
   srptq quantize --set activations.bits=6 calibration.patches=200
 """
+COST = """\
+Count what a network costs in float and quantized: multiplications, BitOPs,
+bytes of the model, memory of the feature maps, and FQSR's and DAQ's figures.
+Give a run folder, or a recipe and a network: no image is read.
+
+examples:
+  srptq cost run
+  srptq cost edsr --weights edsr_x4.pth --recipe paper-w4a4
+  srptq cost mynet:build --input-size 1x3x339x510
+"""
+ABOUTS = {"quantize": QUANTIZE, "cost": COST}
 
 
 class Parser(ArgumentParser):
@@ -70,11 +81,10 @@ def _parser() -> ArgumentParser:
     common = _common()
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     for name, text, fill in COMMANDS:
-        about = QUANTIZE if name == "quantize" else f"{text[0].upper()}{text[1:]}."
         command = commands.add_parser(
             name,
             help=text,
-            description=about,
+            description=ABOUTS.get(name, f"{text[0].upper()}{text[1:]}."),
             parents=[common],
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -95,15 +105,17 @@ def _quantize(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="M", help=MODEL)
     _network(parser)
+    parser.set_defaults(recipe=DEFAULT_RECIPE)
+    _calibration(parser)
     add("--out", type=values.path, default="run", metavar="DIR", help="the run folder (default: %(default)s)")
     add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
-    add("--input-size", type=values.input_size, metavar="SIZE", help="static, as 1x3x270x480 (default: any)")
+    _size(parser, "static, as 1x3x270x480 (default: any)")
 
 
 def _network(parser: ArgumentParser) -> None:
-    """A recipe, a network's weights and images to calibrate on."""
+    """A recipe and a network's weights."""
     add = parser.add_argument
-    add("--recipe", default=DEFAULT_RECIPE, metavar="R", help="name or .yaml file (default: %(default)s)")
+    add("--recipe", metavar="R", help=f"name or .yaml file (default: {DEFAULT_RECIPE})")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
     add("--weights", type=values.path, metavar="FILE", help=".safetensors, .pth or .pt")
     add(
@@ -115,15 +127,41 @@ def _network(parser: ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="arguments of the network, such as upscale=4",
     )
-    add("--images", type=values.path, metavar="DIR", help="low-resolution images to calibrate on")
-    add(
-        "--scale",
-        type=values.scale,
-        metavar="N",
-        help="the images are high-resolution: make them smaller by N",
-    )
     add("--input-range", type=values.input_range, metavar="B:W", help="what black and white are, as 0:1")
+
+
+def _calibration(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--images", type=values.path, metavar="DIR", help="low-resolution images to calibrate on")
+    add("--scale", type=values.scale, metavar="N", help="the images are high-resolution: make them smaller by N")
     add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
+
+
+def _size(parser: ArgumentParser, text: str) -> None:
+    parser.add_argument("--input-size", type=values.input_size, metavar="SIZE", help=text)
+
+
+def _subject(parser: ArgumentParser) -> None:
+    """A run folder, or what would be quantized."""
+    parser.add_argument(
+        "subject", nargs="?", metavar="RUN_OR_MODEL", help=f"a run folder, or {MODEL} (default: the bundled EDSR)"
+    )
+    _network(parser)
+
+
+def _cost(parser: ArgumentParser) -> None:
+    _subject(parser)
+    _size(parser, "as 1x3x270x480 (default: the run's, or what gives 1280 x 720)")
+
+
+def _analyze(parser: ArgumentParser) -> None:
+    _subject(parser)
+    _calibration(parser)
+    add = parser.add_argument
+    add("--patches", type=values.count, default=8, metavar="N", help="how many to measure on (default: %(default)s)")
+    add("--by", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help="stage, block, site (default: all)")
+    add("--data", type=values.path, metavar="DIR", help="high-resolution images, for PSNR and SSIM on Y as well")
+    add("--out", type=values.path, metavar="FILE", help="(default: analysis.json, in the run folder if there is one)")
 
 
 def _train(parser: ArgumentParser) -> None:
@@ -168,16 +206,6 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--strict", action="store_true", help="stop where an image cannot be scored, instead of leaving it out")
 
 
-def _analyze(parser: ArgumentParser) -> None:
-    add = parser.add_argument
-    add("subject", metavar="RUN_OR_MODEL", help=f"a run folder, or a network to calibrate first: {MODEL}")
-    _network(parser)
-    add("--patches", type=values.count, default=8, metavar="N", help="how many to measure on (default: %(default)s)")
-    add("--by", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help="stage, block, site (default: all)")
-    add("--data", type=values.path, metavar="DIR", help="high-resolution images, for PSNR and SSIM on Y as well")
-    add("--out", type=values.path, metavar="FILE", help="(default: analysis.json, in the run folder if there is one)")
-
-
 def _verify(parser: ArgumentParser) -> None:
     _run_folder(parser)
     parser.add_argument("--images", type=values.path, metavar="DIR", help="low-resolution images to compare on")
@@ -205,7 +233,8 @@ COMMANDS = (
     ("train", "train from a calibrated run, with or without labels, and write another run", _train),
     ("evaluate", "PSNR and SSIM: bicubic, float, simulated, and in the runtime", _evaluate),
     ("verify", "hold the simulation against the real runtime; exit code 1 where they differ", _verify),
-    ("analyze", "what each stage, block and site costs the image", _analyze),
+    ("analyze", "measure what each stage, block and site costs the image", _analyze),
+    ("cost", "count arithmetic, bytes and memory, quantized and in float; no image is read", _cost),
     ("lint", "check any ONNX file against a target's rules; exit code 1 where it breaks one", _lint),
     ("recipes", "list the recipes that come with the package, or print one", _recipes),
     ("targets", "list the deployment targets and what they allow", _nothing),

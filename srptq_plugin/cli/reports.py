@@ -49,7 +49,7 @@ def lint_report(target: str, findings: Sequence[Finding]) -> list[Block]:
     told = f"{severe} break a rule of {target}, {len(findings) - severe} only cost speed"
     return [
         Facts([("lint", Mark(told, good=not severe))]),
-        Table(["rule", "nodes", "problem", "cure"], rows, wordy=True),
+        Table(["rule", "nodes", "problem", "cure"], rows, wordy=1),
     ]
 
 

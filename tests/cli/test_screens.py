@@ -4,16 +4,20 @@ import re
 import shutil
 import statistics
 import time
+from argparse import Namespace
 from io import StringIO
 from pathlib import Path
 
 import pytest
-from command_line import Srptq, Terminal, Written, refused, returning
+from command_line import Srptq, Terminal, Written, raising, refused, returning
 
 from srptq_plugin import verify
+from srptq_plugin.cli.commands import COMMANDS
+from srptq_plugin.cli.costs import cost_report
 from srptq_plugin.cli.progress import Bars
 from srptq_plugin.cli.reports import evaluation_report, run_report
 from srptq_plugin.console import plain, show
+from srptq_plugin.contracts import quiet
 from srptq_plugin.run import Run
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -93,6 +97,45 @@ def test_catalogues(srptq: Srptq) -> None:
     assert json.loads(srptq("plugins", "--json").out)["plugins"][0]["distribution"] == "srptq-plugin"
     for command in ("recipes", "targets", "plugins"):
         assert "openvino" in srptq(command).out
+
+
+@pytest.mark.parametrize("command", ["recipes", "targets", "plugins"])
+@pytest.mark.parametrize("columns", ["80", "110", "130", "200"])
+def test_no_word_is_broken(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, command: str, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    report = COMMANDS[command](Namespace(name=None), quiet).report
+    show(report, terminal)
+    lines = ANSI.sub("", terminal.getvalue()).splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    cells = [cell for block in report for row in getattr(block, "rows", ()) for cell in row]
+    words = {word for cell in cells for word in getattr(cell, "text", cell).split()}
+    assert words <= {word for line in lines for word in line.split()}
+
+
+def test_cost_of_a_run(srptq: Srptq, written: Written, terminal: Terminal) -> None:
+    found = json.loads(srptq("cost", written.folder, "--input-size", "1x3x90x160", "--json").out)
+    assert (found["input_size"], found["target"]) == ([1, 3, 90, 160], written.folder.name)
+    assert sum(each["macs"] for each in found["stages"]) == found["macs"]
+    assert sum(each["bops"] for each in found["layers"]) == found["quantized"]["bops"] < found["float"]["bops"] / 10
+    assert max(each["bytes"] for each in found["timeline"]) == found["quantized"]["memory"]["bytes"]
+    assert {each["name"] for each in found["sites"]} == {each["name"] for each in written.summary["sites"]}
+    text = srptq("cost", written.folder).out
+    for fact in ("input 1x3x180x320", "all       28.98 G  100.0%", "FQSR's memory", "most memory: at "):
+        assert fact in text
+    show(cost_report(found), terminal)
+    assert max(map(len, ANSI.sub("", terminal.getvalue()).splitlines())) <= 80
+
+
+def test_cost_of_what_is_not_quantized_yet(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srptq_plugin.images.sample_images", raising(AssertionError("an image was read")))
+    network = ("--model", "srptq_plugin.models:SRResNet", "--model-args", "upscale=2", "features=8", "blocks=1")
+    wide, narrow = (
+        json.loads(srptq("cost", "--recipe", "paper-w8a8", "--set", f"weights.bits={bits}", *network, "--json").out)
+        for bits in (8, 4)
+    )
+    assert wide["input_size"] == [1, 3, 360, 640]
+    assert narrow["quantized"]["bops"] < wide["quantized"]["bops"] < wide["float"]["bops"]
+    assert narrow["float"] == wide["float"]
 
 
 def test_a_terminal_of_80_columns(terminal: Terminal) -> None:

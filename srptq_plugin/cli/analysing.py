@@ -1,0 +1,91 @@
+"""The commands about a run folder, or about what a recipe would make of a network."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from srptq_plugin.cli.analysis_report import analysis_report
+from srptq_plugin.cli.answer import Answer, strict
+from srptq_plugin.cli.costs import cost_report
+from srptq_plugin.cli.parser import DEFAULT_RECIPE
+from srptq_plugin.contracts import Progress
+from srptq_plugin.errors import SrptqError
+
+if TYPE_CHECKING:
+    from srptq_plugin.analysis.subject import Subject
+    from srptq_plugin.calibrating import Source
+    from srptq_plugin.run import Run
+
+ANALYSIS = "analysis.json"
+OF_A_RUN = ("recipe", "set", "weights", "model_args", "input_range")
+"""What a run folder has of its own."""
+
+
+def analyze(asked: Namespace, progress: Progress) -> Answer:
+    """Measure what each part costs, and keep it in a file."""
+    from srptq_plugin.analysis.analyze import analyze as analysing  # noqa: PLC0415 - loads torch
+    from srptq_plugin.pairs import load_pairs  # noqa: PLC0415
+    from srptq_plugin.whole_file import check_file, whole_file  # noqa: PLC0415
+
+    run = _run(asked)
+    out = asked.out or (run.folder / ANALYSIS if run else Path(ANALYSIS))
+    check_file("--out", out)
+    subject = _subject(asked, run, progress)
+    pairs = load_pairs(asked.data, subject.record.scale).usable if asked.data else ()
+    found = analysing(subject, pairs, asked.by, progress).record()
+    with whole_file(out) as draft:
+        draft.write_text(json.dumps(strict(found), indent=1) + "\n")
+    return Answer(found, analysis_report(found, out))
+
+
+def _subject(asked: Namespace, run: "Run | None", progress: Progress) -> "Subject":
+    from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
+    from srptq_plugin.calibrating import Inputs, check_recipe, resolved  # noqa: PLC0415
+    from srptq_plugin.registry import Registry  # noqa: PLC0415
+
+    if run is not None:
+        return Subject.of_run(run, asked.images, asked.scale, asked.patches)
+    registry = Registry()
+    recipe = resolved(asked.recipe or DEFAULT_RECIPE, asked.set, asked.images, asked.scale)
+    check_recipe(recipe, registry)
+    return Subject.of_model(Inputs.load(recipe, registry, _source(asked), asked.device), asked.patches, progress)
+
+
+def cost(asked: Namespace, _progress: Progress) -> Answer:
+    """Count arithmetic, bytes and memory, of a run or of what a recipe would make of a network."""
+    from srptq_plugin.estimate import Estimate  # noqa: PLC0415
+    from srptq_plugin.recipe import Recipe  # noqa: PLC0415
+    from srptq_plugin.registry import Registry  # noqa: PLC0415
+
+    run = _run(asked)
+    if run is not None:
+        found = Estimate.of_run(run, asked.input_size)
+    else:
+        registry = Registry()
+        recipe = Recipe.load(asked.recipe or DEFAULT_RECIPE, asked.set)
+        found = Estimate.of_recipe(recipe, _source(asked).load(registry), registry, asked.input_size)
+    return Answer(found.record(), cost_report(found.record()))
+
+
+def _run(asked: Namespace) -> "Run | None":
+    """The run folder, where it is one; a network has a name."""
+    from srptq_plugin.run import Run  # noqa: PLC0415
+
+    if asked.subject is None or (not Path(asked.subject).is_dir() and Path(asked.subject).name == asked.subject):
+        return None
+    _refuse(asked, OF_A_RUN)
+    return Run.open(asked.subject)
+
+
+def _refuse(asked: Namespace, names: Iterable[str]) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(asked, name)]
+    if given:
+        raise SrptqError(f"{', '.join(given)}: {asked.subject} is a run, which has its own; give one or the other")
+
+
+def _source(asked: Namespace) -> "Source":
+    from srptq_plugin.calibrating import Source  # noqa: PLC0415
+
+    return Source(asked.subject, asked.weights, dict(asked.model_args), asked.input_range)
