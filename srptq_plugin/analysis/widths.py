@@ -1,0 +1,80 @@
+"""The noise that each tensor makes in the image, alone, at every number of bits that the target has."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from srptq_plugin.analysis.analyze import Quality, analyze
+from srptq_plugin.analysis.subject import Subject
+from srptq_plugin.calibrating import Inputs
+from srptq_plugin.contracts import Progress, Rules, quiet
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.stages import STAGES
+from srptq_plugin.table import QuantTable
+
+USUAL = (4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A network with one number of bits everywhere: the whole of it, and each group of sites alone."""
+
+    bits: int
+    subject: Subject
+    quality: Quality
+    noise: Mapping[str, float]
+
+    def bits_of(self, group: str) -> int:
+        """The bits of a group, which the target may not have as asked."""
+        return self.subject.table.plan.groups[group][0].grid.bits
+
+
+def at_every_width(
+    inputs: Inputs, patches: int, widths: Sequence[int] = USUAL, progress: Progress = quiet
+) -> list[Uniform]:
+    """Calibrate and measure at each; what weights or activations lack there is the nearest.
+
+    Channels are not equalised: that would give each its own float network.
+    """
+    known = inputs.rules.weight_bits | inputs.rules.activation_bits
+    chosen = sorted(known.intersection(widths))
+    if len(chosen) < 2:  # noqa: PLR2004 - one is no choice
+        has, asked = (", ".join(map(str, sorted(each))) for each in (known, widths))
+        raise SrptqError(f"bits {asked}: {inputs.recipe.target} has {has}; give two of these at least")
+    return [_uniform(inputs, bits, patches, progress) for bits in chosen]
+
+
+def _uniform(inputs: Inputs, bits: int, patches: int, progress: Progress) -> Uniform:
+    recipe = uniform(inputs.recipe, inputs.rules, bits).model_copy(update={"equalise": False})
+    subject = Subject.of_model(replace(inputs, recipe=recipe), patches, progress)
+    found = analyze(subject, kinds=["site"], progress=progress)
+    return Uniform(bits, subject, found.quantized, {each.part.name: each.alone.noise for each in found.parts})
+
+
+def mixed(uniforms: Sequence[Uniform], bits: Mapping[str, int]) -> QuantTable:
+    """The table of groups at bits of their own: observing looks at the float network, whatever the others have."""
+    tables = {(group, each.bits_of(group)): each.subject.table for each in uniforms for group in bits}
+    plan = uniforms[0].subject.table.plan
+    own = {site.name: tables[site.group, bits[site.group]] for site in plan.sites}
+    sites = tuple(next(each for each in own[s.name].plan.sites if each.name == s.name) for s in plan.sites)
+    qparams = {name: table.qparams[name] for name, table in own.items()}
+    weights = {site.name: own[site.name].weights[site.name] for site in plan.weights}
+    return replace(uniforms[0].subject.table, plan=replace(plan, sites=sites), qparams=qparams, weights=weights)
+
+
+def uniform(recipe: Recipe, rules: Rules, bits: int) -> Recipe:
+    """The recipe with this number of bits everywhere, or the nearest that the target has."""
+    changed: dict[str, Any] = recipe.model_dump()
+    for role, allowed in (("weights", rules.weight_bits), ("activations", rules.activation_bits)):
+        changed[role]["bits"] = _nearest(bits, allowed)
+        for stage in STAGES:
+            changed["stages"][stage][role] = None
+    changed["skips"]["bits"] = None
+    kept = (each for each in changed["overrides"] if each["quantize"] is not None)
+    changed["overrides"] = [{**each, "bits": None, "weights": None, "activations": None} for each in kept]
+    return Recipe.model_validate(changed)
+
+
+def _nearest(bits: int, allowed: frozenset[int]) -> int:
+    return min(allowed, key=lambda each: (abs(each - bits), -each))
