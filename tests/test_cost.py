@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import networks
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from srptq_plugin.conventions import daq_operations, fqsr_memory, fqsr_operations
 from srptq_plugin.cost import Costs
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.estimate import Estimate
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.models import SRGANGenerator, SRResNet
 from srptq_plugin.network import Network
@@ -182,6 +184,20 @@ def test_a_size_at_which_it_does_not_run_is_refused() -> None:
     network = Network(graph_of(export_network(nn.Sequential(nn.ReflectionPad2d(4), nn.Conv2d(3, 3, 9)))))
     with pytest.raises(SrptqError, match=r"input size 1x3x3x9: the network does not run at it \(.*; give another"):
         Costs.of(network, (1, 3, 3, 9))
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "wanted"),
+    [(None, None, (1, 3, 360, 640)), (None, SIZE, SIZE), ((1, 3, 9, 9), SIZE, (1, 3, 9, 9))],
+)
+def test_a_run_is_counted_at_the_size_asked_for_or_its_own(asked: Any, own: Any, wanted: Any) -> None:
+    chosen = networks.recipe(8, "openvino")
+    table = SimpleNamespace(plan=networks.plan("edsr", chosen))
+    run: Any = SimpleNamespace(record=None, recipe=chosen, registry=Registry(), scale=2, input_size=own)
+    run.network, run.table = networks.graph("edsr"), table
+    found = Estimate.of_run(run, asked)
+    assert found.costs.input_size == wanted
+    assert found.quantized.bops == found.costs.bops(table.plan)
 
 
 SIZES = {2: (1, 3, 678, 1020), 4: (1, 3, 339, 510)}
