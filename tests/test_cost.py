@@ -252,6 +252,40 @@ def test_six_bits_of_skips() -> None:
     assert fqsr(2, "paper-w6a6-fqsr-s6")[1] == pytest.approx(skips / 1e6)
 
 
+def test_operations_of_fqsr_have_the_bits_of_the_wider_factor() -> None:
+    found = costs("rdn")
+    for weights, activations in ((4, 8), (8, 4)):
+        assert fqsr_operations(found, uniform("rdn", weights, activations)) == found.macs * 8 / 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "keys", "bits"),
+    [
+        ("bicubic", "onnxruntime", {}, 8),
+        ("edsr", "openvino", {}, 8),
+        ("edsr", "openvino", {"bits": 4}, 4),
+        ("edsr", "openvino", {"bits": 4, "overrides": [{"sites": "body.0/add", "bits": 6}]}, 6),
+        ("edsr", "paper", {"placement": "convs"}, 32),
+    ],
+)
+def test_memory_of_fqsr_is_of_the_widest_skip_of_the_body(
+    kind: str, target: str, keys: Mapping[str, Any], bits: int
+) -> None:
+    others = {key: value for key, value in keys.items() if key != "bits"}
+    chosen = networks.recipe(keys.get("bits", 8), target, **others)
+    found = Costs.of(Network(networks.graph(kind)), SIZE, rules_of(chosen, Registry()))
+    maps = 3 * networks.FEATURES * SIZE[2] * SIZE[3]
+    assert fqsr_memory(found, networks.plan(kind, chosen)) == maps * bits // 8
+    assert fqsr_memory(found) == maps * 4
+
+
+def test_a_layer_tells_its_weights_from_what_it_reads() -> None:
+    body = next(found for found in costs("edsr").of_layers(uniform("edsr", 3, 6)) if found.layer.stage == "body")
+    record = body.record()
+    assert (record["name"], record["weight_bits"], record["activation_bits"]) == ("body.0.first/conv", 3, 6)
+    assert record["weight"] == "body.0.first.weight"
+
+
 def test_without_adds_there_is_no_memory_by_fqsr() -> None:
     network = Network(graph_of(export_network(nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)))))
     assert fqsr_memory(Costs.of(network, SIZE)) is None
