@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import networks
@@ -16,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from srptq_plugin.conventions import daq_operations, fqsr_memory, fqsr_operations
 from srptq_plugin.cost import Costs
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.estimate import Estimate
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.models import SRGANGenerator, SRResNet
 from srptq_plugin.network import Network
@@ -184,6 +186,20 @@ def test_a_size_at_which_it_does_not_run_is_refused() -> None:
         Costs.of(network, (1, 3, 3, 9))
 
 
+@pytest.mark.parametrize(
+    ("asked", "own", "wanted"),
+    [(None, None, (1, 3, 360, 640)), (None, SIZE, SIZE), ((1, 3, 9, 9), SIZE, (1, 3, 9, 9))],
+)
+def test_a_run_is_counted_at_the_size_asked_for_or_its_own(asked: Any, own: Any, wanted: Any) -> None:
+    chosen = networks.recipe(8, "openvino")
+    table = SimpleNamespace(plan=networks.plan("edsr", chosen))
+    run: Any = SimpleNamespace(record=None, recipe=chosen, registry=Registry(), scale=2, input_size=own)
+    run.network, run.table = networks.graph("edsr"), table
+    found = Estimate.of_run(run, asked)
+    assert found.costs.input_size == wanted
+    assert found.quantized.bops == found.costs.bops(table.plan)
+
+
 SIZES = {2: (1, 3, 678, 1020), 4: (1, 3, 339, 510)}
 TABLE_2: Mapping[tuple[int, str], tuple[float, float]] = {
     (2, "float"): (997.018, 531.117),
@@ -234,6 +250,40 @@ def test_fqsr_lite(scale: int, wanted: tuple[float, float]) -> None:
 def test_six_bits_of_skips() -> None:
     skips = 3 * 64 * 678 * 1020 * 6 / 8
     assert fqsr(2, "paper-w6a6-fqsr-s6")[1] == pytest.approx(skips / 1e6)
+
+
+def test_operations_of_fqsr_have_the_bits_of_the_wider_factor() -> None:
+    found = costs("rdn")
+    for weights, activations in ((4, 8), (8, 4)):
+        assert fqsr_operations(found, uniform("rdn", weights, activations)) == found.macs * 8 / 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "keys", "bits"),
+    [
+        ("bicubic", "onnxruntime", {}, 8),
+        ("edsr", "openvino", {}, 8),
+        ("edsr", "openvino", {"bits": 4}, 4),
+        ("edsr", "openvino", {"bits": 4, "overrides": [{"sites": "body.0/add", "bits": 6}]}, 6),
+        ("edsr", "paper", {"placement": "convs"}, 32),
+    ],
+)
+def test_memory_of_fqsr_is_of_the_widest_skip_of_the_body(
+    kind: str, target: str, keys: Mapping[str, Any], bits: int
+) -> None:
+    others = {key: value for key, value in keys.items() if key != "bits"}
+    chosen = networks.recipe(keys.get("bits", 8), target, **others)
+    found = Costs.of(Network(networks.graph(kind)), SIZE, rules_of(chosen, Registry()))
+    maps = 3 * networks.FEATURES * SIZE[2] * SIZE[3]
+    assert fqsr_memory(found, networks.plan(kind, chosen)) == maps * bits // 8
+    assert fqsr_memory(found) == maps * 4
+
+
+def test_a_layer_tells_its_weights_from_what_it_reads() -> None:
+    body = next(found for found in costs("edsr").of_layers(uniform("edsr", 3, 6)) if found.layer.stage == "body")
+    record = body.record()
+    assert (record["name"], record["weight_bits"], record["activation_bits"]) == ("body.0.first/conv", 3, 6)
+    assert record["weight"] == "body.0.first.weight"
 
 
 def test_without_adds_there_is_no_memory_by_fqsr() -> None:
