@@ -1,6 +1,6 @@
 """A recipe, a network and images become the numbers of every site: plan, realise, observe, reconstruct."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.images import Image, load_images, most_detailed, random_patches, sample_images, to_tensor
 from srptq_plugin.models import LoadedModel, describe, load_model
 from srptq_plugin.models import Network as ModelNetwork
-from srptq_plugin.models.record import UNIT, check_range
+from srptq_plugin.models.record import UNIT, ModelRecord, check_range
 from srptq_plugin.network import Network
 from srptq_plugin.plan import make_plan
 from srptq_plugin.projection import Projection, observed_bounds, projections
 from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_files import Layer
 from srptq_plugin.registry import Registry
+from srptq_plugin.run import Run
 from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.sites import Plan
 from srptq_plugin.table import QuantTable
@@ -76,7 +77,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What calibrating needs: a recipe that its target can run, the network, and patches of images."""
+    """What calibrating needs: a recipe that its target can run, the network, and patches of images.
+
+    `exported` gives the network as it was exported before.
+    """
 
     recipe: Recipe
     rules: Rules
@@ -84,12 +88,26 @@ class Inputs:
     patches: Tensor
     registry: Registry
     device: torch.device
+    exported: Callable[[], ExportedProgram] | None = None
 
     @classmethod
     def load(cls, recipe: Recipe, registry: Registry, source: Source, device: str = "auto") -> "Inputs":
         """Read the network and the images; without images the sample photographs."""
         loaded = source.load(registry)
-        return cls(recipe, rules_of(recipe, registry), loaded, _patches(recipe, loaded), registry, device_of(device))
+        patches = _patches(recipe, loaded.record)
+        return cls(recipe, rules_of(recipe, registry), loaded, patches, registry, device_of(device))
+
+    @classmethod
+    def of_run(cls, run: Run, images: Path | None = None, scale: int | None = None, device: str = "auto") -> "Inputs":
+        """Those of a run folder; without images the ones that it was calibrated on."""
+        recipe = resolved(run.recipe, images=images, scale=scale)
+        loaded, rules = LoadedModel(run.network, run.record), rules_of(recipe, run.registry)
+        patches = _patches(recipe, run.record)
+        return cls(recipe, rules, loaded, patches, run.registry, device_of(device), run.program)
+
+    def program(self) -> ExportedProgram:
+        """The network, exported anew."""
+        return self.exported() if self.exported else export_network(self.loaded.module)
 
 
 def check_recipe(recipe: Recipe, registry: Registry) -> None:
@@ -99,13 +117,13 @@ def check_recipe(recipe: Recipe, registry: Registry) -> None:
     makers_of(recipe, registry)
 
 
-def _patches(recipe: Recipe, loaded: LoadedModel) -> Tensor:
+def _patches(recipe: Recipe, record: ModelRecord) -> Tensor:
     settings = recipe.calibration
     drawn = settings.patches * (DRAWN if settings.choose == "detail" else 1)
-    pixels = random_patches(_images(recipe, loaded.record.scale), drawn, settings.size, settings.seed)
+    pixels = random_patches(_images(recipe, record.scale), drawn, settings.size, settings.seed)
     if settings.choose == "detail":
         pixels = most_detailed(pixels, settings.patches)
-    return to_tensor(pixels, loaded.record.input_range)
+    return to_tensor(pixels, record.input_range)
 
 
 def _images(recipe: Recipe, scale: int) -> list[Image]:
@@ -145,7 +163,7 @@ class Calibrator:
         torch.manual_seed(self.inputs.recipe.calibration.seed)
         self.progress("tracing the network", 0, 0)
         with self.clock("trace"):
-            program = export_network(self.inputs.loaded.module)
+            program = self.inputs.program()
         prepared = self._prepared(program)
         self._observe(prepared)
         prepared.to(torch.device("cpu"))

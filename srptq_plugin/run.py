@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.export import ExportedProgram
 
 from srptq_plugin.contracts import Array, Size, Target
 from srptq_plugin.errors import SrptqError
@@ -141,8 +142,12 @@ class Run:
     @cached_property
     def network(self) -> fx.GraphModule:
         """The float network."""
+        return graph_of(self.program())
+
+    def program(self) -> ExportedProgram:
+        """The float network as it was exported, a new one each time."""
         try:
-            return graph_of(torch.export.load(self.folder / PROGRAM))
+            return torch.export.load(self.folder / PROGRAM)
         except Exception as error:
             raise SrptqError(f"{self.folder / PROGRAM}: not readable ({error}); run `srptq quantize` again") from error
 

@@ -69,10 +69,15 @@ class Precision:
         self.problem = Problem(list(self._choices()), list(self._products()))
         self.eight = dict.fromkeys(self.units.values(), EIGHT)
 
-    def uniform(self, number: int) -> Mixture:
-        """One number of bits everywhere."""
-        found = self.uniforms[number]
-        return self._mixture({unit: found.bits_of(group) for group, unit in self.units.items()})
+    def record(self) -> dict[str, Any]:
+        """One number of bits everywhere, for each that was measured, as JSON has it; and the stages of the groups."""
+        same = ({unit: found.bits_of(group) for group, unit in self.units.items()} for found in self.uniforms)
+        rows = [self._mixture(bits).record() for bits in same]
+        stages = {group: [sites[0].stage, sites[0].role] for group, sites in self.plan.groups.items()}
+        return {
+            "uniform": [{"width": e.bits, **row} for e, row in zip(self.uniforms, rows, strict=True)],
+            "groups": stages,
+        }
 
     def within(self, budget: Budget) -> Mixture:
         """The least noise for a budget; for a drop, the fewest BitOPs."""

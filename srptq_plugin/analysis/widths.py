@@ -1,7 +1,9 @@
 """The noise that each tensor makes in the image, alone, at every number of bits that the target has."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from typing import Any
 
 from srptq_plugin.analysis.analyze import Quality, analyze
@@ -9,7 +11,9 @@ from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.calibrating import Inputs
 from srptq_plugin.contracts import Progress, Rules, quiet
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.grid import IntGrid
 from srptq_plugin.recipe import Recipe
+from srptq_plugin.sites import Plan
 from srptq_plugin.stages import STAGES
 from srptq_plugin.table import QuantTable
 
@@ -78,3 +82,26 @@ def uniform(recipe: Recipe, rules: Rules, bits: int) -> Recipe:
 
 def _nearest(bits: int, allowed: frozenset[int]) -> int:
     return min(allowed, key=lambda each: (abs(each - bits), -each))
+
+
+def recipe_of(inputs: Inputs, plan: Plan, bits: Mapping[str, int]) -> Recipe:
+    """The recipe with bits by group: the most frequent everywhere, and a line for each tensor that has others."""
+    rules, changed = inputs.rules, uniform(inputs.recipe, inputs.rules, 8).model_dump()
+    for role, key, allowed in (
+        ("weight", "weights", rules.weight_bits),
+        ("activation", "activations", rules.activation_bits),
+    ):
+        wanted = {
+            site.source: _said(bits[site.group], site.grid, rules, allowed) for site in plan.sites if site.role == role
+        }
+        if wanted:
+            changed[key]["bits"], _ = Counter(wanted.values()).most_common(1)[0]
+        own = {tensor: found for tensor, found in wanted.items() if found != changed[key]["bits"]}
+        changed["overrides"] += [{"tensors": escape(tensor), key: found} for tensor, found in own.items()]
+    return Recipe.model_validate(changed)
+
+
+def _said(bits: int, grid: IntGrid, rules: Rules, allowed: frozenset[int]) -> int:
+    """The bits that a recipe has to say for a grid to have so many; a preset may allow a first layer fewer."""
+    named = rules.named(grid.at(bits))
+    return min((each for each in allowed if each >= named), default=named)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from srptq_plugin.cli.analysis_report import analysis_report
+from srptq_plugin.cli.analysis_report import analysis_report, precision_report
 from srptq_plugin.cli.answer import Answer, strict
 from srptq_plugin.cli.costs import cost_report
 from srptq_plugin.cli.parser import DEFAULT_RECIPE
@@ -14,25 +14,32 @@ from srptq_plugin.contracts import Progress
 from srptq_plugin.errors import SrptqError
 
 if TYPE_CHECKING:
-    from srptq_plugin.analysis.subject import Subject
-    from srptq_plugin.calibrating import Source
+    from srptq_plugin.calibrating import Inputs, Source
     from srptq_plugin.run import Run
 
 ANALYSIS = "analysis.json"
-OF_A_RUN = ("recipe", "set", "weights", "model_args", "input_range")
+OF_A_RUN = ("recipe", "set", "model", "weights", "model_args", "input_range")
 """What a run folder has of its own."""
 
 
 def analyze(asked: Namespace, progress: Progress) -> Answer:
-    """Measure what each part costs, and keep it in a file."""
+    """Measure what each part costs, or find bits for a budget."""
+    run = _run(asked)
+    return _sensitivity(asked, run, progress) if asked.budget is None else _precision(asked, run, progress)
+
+
+def _sensitivity(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
     from srptq_plugin.analysis.analyze import analyze as analysing  # noqa: PLC0415 - loads torch
+    from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
     from srptq_plugin.pairs import load_pairs  # noqa: PLC0415
     from srptq_plugin.whole_file import check_file, whole_file  # noqa: PLC0415
 
-    run = _run(asked)
     out = asked.out or (run.folder / ANALYSIS if run else Path(ANALYSIS))
     check_file("--out", out)
-    subject = _subject(asked, run, progress)
+    if run is not None:
+        subject = Subject.of_run(run, asked.images, asked.scale, asked.patches)
+    else:
+        subject = Subject.of_model(_inputs(asked, run), asked.patches, progress)
     pairs = load_pairs(asked.data, subject.record.scale).usable if asked.data else ()
     found = analysing(subject, pairs, asked.by, progress).record()
     with whole_file(out) as draft:
@@ -40,17 +47,34 @@ def analyze(asked: Namespace, progress: Progress) -> Answer:
     return Answer(found, analysis_report(found, out))
 
 
-def _subject(asked: Namespace, run: "Run | None", progress: Progress) -> "Subject":
-    from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
+def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
+    from srptq_plugin.analysis.precision import Budget, Precision  # noqa: PLC0415
+    from srptq_plugin.analysis.widths import at_every_width, recipe_of  # noqa: PLC0415
+    from srptq_plugin.pairs import load_pairs  # noqa: PLC0415
+    from srptq_plugin.whole_file import check_file, whole_file  # noqa: PLC0415
+
+    check_file("--recipe-out", asked.recipe_out)
+    inputs = _inputs(asked, run)
+    pairs = load_pairs(asked.data, inputs.loaded.record.scale).usable if asked.data else ()
+    uniforms = at_every_width(inputs, asked.patches, asked.bits, progress)
+    precision = Precision(uniforms, "stage" if asked.by == ["stage"] else "site", pairs)
+    found = precision.within(Budget(*asked.budget))
+    with whole_file(asked.recipe_out) as draft:
+        draft.write_text(recipe_of(inputs, uniforms[0].subject.table.plan, found.bits).to_yaml())
+    data = precision.record() | {"budget": dict([asked.budget]), "mixed": found.record()}
+    return Answer(data, precision_report(data, asked.recipe_out))
+
+
+def _inputs(asked: Namespace, run: "Run | None") -> "Inputs":
     from srptq_plugin.calibrating import Inputs, check_recipe, resolved  # noqa: PLC0415
     from srptq_plugin.registry import Registry  # noqa: PLC0415
 
     if run is not None:
-        return Subject.of_run(run, asked.images, asked.scale, asked.patches)
+        return Inputs.of_run(run, asked.images, asked.scale, asked.device)
     registry = Registry()
     recipe = resolved(asked.recipe or DEFAULT_RECIPE, asked.set, asked.images, asked.scale)
     check_recipe(recipe, registry)
-    return Subject.of_model(Inputs.load(recipe, registry, _source(asked), asked.device), asked.patches, progress)
+    return Inputs.load(recipe, registry, _source(asked), asked.device)
 
 
 def cost(asked: Namespace, _progress: Progress) -> Answer:
@@ -73,19 +97,22 @@ def _run(asked: Namespace) -> "Run | None":
     """The run folder, where it is one; a network has a name."""
     from srptq_plugin.run import Run  # noqa: PLC0415
 
-    if asked.subject is None or (not Path(asked.subject).is_dir() and Path(asked.subject).name == asked.subject):
+    if asked.subject is None:
         return None
-    _refuse(asked, OF_A_RUN)
+    if not Path(asked.subject).is_dir() and Path(asked.subject).name == asked.subject:
+        _refuse(asked, ["model"], "a network")
+        return None
+    _refuse(asked, OF_A_RUN, "a run, which has its own")
     return Run.open(asked.subject)
 
 
-def _refuse(asked: Namespace, names: Iterable[str]) -> None:
+def _refuse(asked: Namespace, names: Iterable[str], what: str) -> None:
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(asked, name)]
     if given:
-        raise SrptqError(f"{', '.join(given)}: {asked.subject} is a run, which has its own; give one or the other")
+        raise SrptqError(f"{', '.join(given)}: {asked.subject} is {what}; give one or the other")
 
 
 def _source(asked: Namespace) -> "Source":
     from srptq_plugin.calibrating import Source  # noqa: PLC0415
 
-    return Source(asked.subject, asked.weights, dict(asked.model_args), asked.input_range)
+    return Source(asked.subject or asked.model, asked.weights, dict(asked.model_args), asked.input_range)

@@ -1,10 +1,14 @@
 """What people read after `analyze`."""
 
+import math
+import shlex
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from srptq_plugin.console import Block, Facts, Table
+from srptq_plugin.cli.reports import STAGES, bit_counts
+from srptq_plugin.console import Block, Facts, Lines, Table
 
 Record = Mapping[str, Any]
 SHOWN = 12
@@ -51,3 +55,37 @@ def _cells(part: Record, *, truth: bool) -> list[str]:
 
 def _db(value: float | None) -> str:
     return "as float" if value is None else f"{value:.2f} dB"
+
+
+def precision_report(found: Record, file: Path) -> list[Block]:
+    """The mixture beside one number of bits everywhere, and where its bits are."""
+    columns = ["bits", "size", "BitOPs", "PSNR"]
+    rows = [[f"{each['width']} everywhere", *_costs(each)] for each in found["uniform"]]
+    rows.append(["mixed", *_costs(found["mixed"])])
+    expected = f"{10 * math.log10(255**2 / found['mixed']['expected_noise']):.2f} dB if noises added up"
+    return [
+        Table(columns, rows, frozenset(columns[1:])),
+        _where(found),
+        Facts(
+            [
+                ("shares", "of 8 bits everywhere; PSNR against the float network"),
+                ("expected", expected),
+                ("recipe", str(file)),
+            ]
+        ),
+        Lines([f"srptq quantize --recipe {shlex.quote(str(file))}"], "next"),
+    ]
+
+
+def _costs(mixture: Record) -> list[str]:
+    return [f"{mixture['size']:.3f}", f"{mixture['bops']:.3f}", _db(mixture["psnr"])]
+
+
+def _where(found: Record) -> Table:
+    """How many tensors of each stage and role have which bits."""
+    counts: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+    for group, bits in found["mixed"]["bits"].items():
+        counts[tuple(found["groups"][group])][bits] += 1
+    used = [stage for stage in STAGES if any(stage == each for each, _ in counts)]
+    rows = [[stage, *(bit_counts(counts[stage, role]) for role in ("weight", "activation"))] for stage in used]
+    return Table(["stage", "weights", "activations"], rows)

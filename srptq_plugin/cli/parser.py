@@ -46,7 +46,18 @@ examples:
   srptq cost edsr --weights edsr_x4.pth --recipe paper-w4a4
   srptq cost mynet:build --input-size 1x3x339x510
 """
-ABOUTS = {"quantize": QUANTIZE, "cost": COST}
+ANALYZE = """\
+Measure what each stage, each combination of stages, each block and each site
+costs the image: quantized alone, and left float while the rest is quantized.
+With --budget, measure every tensor at several numbers of bits, and write the
+recipe that spends them best.
+
+examples:
+  srptq analyze run
+  srptq analyze edsr --weights edsr_x4.pth --recipe paper-w4a4 --by stage
+  srptq analyze --recipe paper-w4a4 --budget bops=0.3 --recipe-out mixed.yaml
+"""
+ABOUTS = {"analyze": ANALYZE, "quantize": QUANTIZE, "cost": COST}
 
 
 class Parser(ArgumentParser):
@@ -103,7 +114,6 @@ def _common() -> Parser:
 
 def _quantize(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", metavar="M", help=MODEL)
     _network(parser)
     parser.set_defaults(recipe=DEFAULT_RECIPE)
     _calibration(parser)
@@ -113,8 +123,9 @@ def _quantize(parser: ArgumentParser) -> None:
 
 
 def _network(parser: ArgumentParser) -> None:
-    """A recipe and a network's weights."""
+    """A recipe and a network."""
     add = parser.add_argument
+    add("--model", metavar="M", help=f"{MODEL} (default: the bundled EDSR)")
     add("--recipe", metavar="R", help=f"name or .yaml file (default: {DEFAULT_RECIPE})")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
     add("--weights", type=values.path, metavar="FILE", help=".safetensors, .pth or .pt")
@@ -143,9 +154,7 @@ def _size(parser: ArgumentParser, text: str) -> None:
 
 def _subject(parser: ArgumentParser) -> None:
     """A run folder, or what would be quantized."""
-    parser.add_argument(
-        "subject", nargs="?", metavar="RUN_OR_MODEL", help=f"a run folder, or {MODEL} (default: the bundled EDSR)"
-    )
+    parser.add_argument("subject", nargs="?", metavar="RUN_OR_MODEL", help="a run folder, or what --model takes")
     _network(parser)
 
 
@@ -162,6 +171,16 @@ def _analyze(parser: ArgumentParser) -> None:
     add("--by", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help="stage, block, site (default: all)")
     add("--data", type=values.path, metavar="DIR", help="high-resolution images, for PSNR and SSIM on Y as well")
     add("--out", type=values.path, metavar="FILE", help="(default: analysis.json, in the run folder if there is one)")
+    add(
+        "--budget",
+        type=values.budget,
+        metavar="KIND=N",
+        help="write a recipe: least noise at size or bops of N of 8 bits everywhere, or least bops at a drop of N dB",
+    )
+    add(
+        "--bits", nargs="+", type=values.count, default=(4, 8, 16), metavar="N", help="to choose from (default: 4 8 16)"
+    )
+    add("--recipe-out", type=values.path, default="mixed.yaml", metavar="FILE", help="(default: %(default)s)")
 
 
 def _train(parser: ArgumentParser) -> None:

@@ -116,11 +116,16 @@ def _stages(sites: Sequence[Record]) -> Table:
     for site in sites:
         bits[site["stage"], site["role"]][site["bits"]] += 1
     used = [stage for stage in STAGES if any(found == stage for found, _ in bits)]
-    rows = [[stage, *(_counts(bits[stage, role]) for role in ("weight", "activation"))] for stage in used]
+    rows = [[stage, *(bit_counts(bits[stage, role]) for role in ("weight", "activation"))] for stage in used]
     return Table(["stage", "weights", "activations"], rows)
 
 
-def _counts(bits: Counter[int]) -> str:
+def bit_counts(bits: Counter[int]) -> str:
+    """How many tensors have which bits.
+
+    >>> bit_counts(Counter({8: 1, 4: 32}))
+    '32 at 4 bits, 1 at 8 bits'
+    """
     return ", ".join(f"{count} at {width} bits" for width, count in sorted(bits.items())) or "float"
 
 

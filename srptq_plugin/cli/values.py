@@ -72,6 +72,19 @@ def count(text: str) -> int:
     raise ArgumentTypeError(f"{text!r}; give a whole number from 1")
 
 
+def budget(text: str) -> tuple[str, float]:
+    """What may be spent, and how much of it.
+
+    >>> budget("bops=0.3")
+    ('bops', 0.3)
+    """
+    measure, _, amount = text.partition("=")
+    share = _real(amount)
+    if measure not in ("size", "bops", "drop") or share is None or share <= 0:
+        raise ArgumentTypeError(f"{text!r}; give size, bops or drop and how much, such as bops=0.3")
+    return measure, share
+
+
 def path(text: str) -> Path:
     """A path, `~` expanded; shells leave it alone in `--out=~/run`."""
     if not text.strip():
