@@ -24,12 +24,13 @@ class Settings(BaseModel):
 
 
 class TensorSettings(Settings):
-    """Bits, observer and quantizer of the activations; or not quantized at all, in simulation."""
+    """Bits, observer and quantizer of the activations, and the options of both; or not quantized, in simulation."""
 
     bits: Bits = 8
     observer: Word = "dbdc"
     options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
     quantizer: Word = "bounded"
+    quantizer_options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
     quantize: Flag = True
 
 

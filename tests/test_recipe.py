@@ -90,6 +90,14 @@ def test_another_observer_or_reconstruction_does_not_inherit_options() -> None:
     assert same == Recipe.load("openvino-w8a8")
 
 
+def test_another_quantizer_does_not_inherit_options_either() -> None:
+    own = "activations.quantizer_options.gated=0.1"
+    recipe = Recipe.load("paper-w2a2-ddtb", [own, "activations.observer=mse"])
+    assert (recipe.activations.quantizer_options, recipe.activations.options) == ({"gated": 0.1}, {})
+    other = Recipe.load("paper-w2a2-ddtb", [own, "activations.quantizer=bounded"])
+    assert (other.activations.quantizer_options, other.activations.options) == ({}, {"percentile": 1})
+
+
 def test_overrides_are_yaml_and_the_last_one_wins() -> None:
     texts = ["activations.bits=4", "activations.bits=6", "overrides=[{sites: 'body.*', bits: 8}]"]
     recipe = Recipe.load("openvino-w8a8-fast", [*texts, "reconstruction.weight_rate=1e-3"])
