@@ -14,7 +14,15 @@ from srptq_plugin.equalise import equalise
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.images import Image, load_images, most_detailed, random_patches, sample_images, to_tensor
+from srptq_plugin.images import (
+    Image,
+    load_images,
+    most_detailed,
+    noise_patches,
+    random_patches,
+    sample_images,
+    to_tensor,
+)
 from srptq_plugin.models import LoadedModel, describe, load_model
 from srptq_plugin.models import Network as ModelNetwork
 from srptq_plugin.models.record import UNIT, check_range
@@ -66,6 +74,7 @@ def quantize(
         check_range(input_range)
     registry = registry or Registry()
     chosen = _recipe(recipe, overrides, images, scale, toolkit)
+    _check_noise(chosen)
     check_names(chosen, registry)
     rules = rules_of(chosen, registry)
     makers_of(chosen, registry)
@@ -86,6 +95,14 @@ def quantize(
 def _check_size(size: Size | None) -> None:
     if size is not None and (len(size) != 4 or size[:2] != (1, 3) or min(size) < 1):  # noqa: PLR2004 - axes
         raise SrptqError(f"input_size: {size}; give one image of three colours, such as (1, 3, 270, 480)")
+
+
+def _check_noise(recipe: Recipe) -> None:
+    settings = recipe.calibration
+    if settings.choose == "noise" and (settings.images or settings.scale):
+        raise SrptqError(
+            f"recipe {recipe.name}: calibration.choose: noise takes no images; leave them out, or choose random"
+        )
 
 
 def _recipe(
@@ -116,6 +133,8 @@ def _model(
 
 def _patches(recipe: Recipe, loaded: LoadedModel) -> Tensor:
     settings = recipe.calibration
+    if settings.choose == "noise":
+        return to_tensor(noise_patches(settings.patches, settings.size, settings.seed), loaded.record.input_range)
     drawn = settings.patches * (DRAWN if settings.choose == "detail" else 1)
     pixels = random_patches(_images(recipe, loaded.record.scale), drawn, settings.size, settings.seed)
     if settings.choose == "detail":

@@ -108,14 +108,14 @@ class OtherSettings(Settings):
 class Calibration(Settings):
     """The images to calibrate on, the factor by which to make them smaller, and the patches cut from them.
 
-    With `choose: detail` they are those of most detail among four times as many.
+    With `choose: detail` they are those of most detail among four times as many; with `noise` no image is looked at.
     """
 
     images: Word | None = None
     scale: Annotated[int, whole(1, 16)] | None = None
     patches: Count = 100
     size: Count = 48
-    choose: Literal["random", "detail"] = "random"
+    choose: Literal["random", "detail", "noise"] = "random"
     batch: Count = 16
     seed: Annotated[int, whole(0, 2**32 - 1)] = 0
 

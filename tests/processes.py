@@ -11,6 +11,7 @@ import networks
 import torch
 from torch import Tensor, distributed, multiprocessing
 
+from srptq_plugin.bias_correction import correct_biases
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.pac import reconstruct
@@ -50,7 +51,9 @@ def tune(rank: int, count: int) -> Result:
     figures = reconstruct(prepared, IMAGES[rank::count], batch=8 // count, **JOINT)
     bounds = _ends(prepared.quantizers.values())
     refused = _refused(lambda: reconstruct(prepared, IMAGES[: 4 - rank], epochs=1))
-    return {"figures": figures, "bounds": bounds, "refused": refused}
+    correct_biases(untouched := networks.calibrated("edsr", 3, "onnxruntime"), IMAGES[rank::count])
+    biases = torch.cat([bias.detach() for bias in untouched.biases.values()])
+    return {"figures": figures, "bounds": bounds, "refused": refused, "biases": biases}
 
 
 def train_gates(rank: int, count: int) -> Result:

@@ -45,7 +45,7 @@ def test_the_shipped_recipes_are_those_that_are_documented() -> None:
     observers = ["minmax", "percentile", "mse", "entropy"]
     paper = [f"paper-w{bits}a{bits}{kind}" for bits in (4, 6, 8) for kind in ("", "-best")]
     baselines = [*(f"{target}-w8a8-stock" for target in targets), *(f"paper-w4a4-{each}" for each in observers)]
-    dynamic = ["paper-w4a4-daq", "paper-w2a2-ddtb"]
+    dynamic = ["paper-w4a4-daq", "paper-w4a4-dfq", "paper-w2a2-ddtb"]
     fqsr = [f"paper-w{bits}a{bits}-fqsr-s{skips}" for bits, skips in ((4, 8), (4, 32), (6, 6), (6, 8), (8, 8), (8, 32))]
     assert Recipe.names() == sorted([*usual, *fast, *others, "openvino-w4a4-best", *paper, *baselines, *fqsr, *dynamic])
     assert all(Recipe.load(name).reconstruction is None for name in (*fast, *baselines))
