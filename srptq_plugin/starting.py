@@ -39,6 +39,7 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
 
     Tensors are known by who reads them, so a run of one toolkit starts a model of another. The quantizers quantize
     afterwards and can be trained; those that the run knows nothing of observe. Bits and grid stay the model's own.
+    DDTB's gates come along where the model has a place for them, and are named where it has not.
     """
     path = Path(run)
     table = QuantTable.load(path / TABLE if path.is_dir() else path)
