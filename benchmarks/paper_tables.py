@@ -20,7 +20,7 @@ import PIL.Image
 import torch
 from rows import Key, Rows
 
-from srptq_plugin import quantize
+from srptq_plugin import Recipe, quantize
 from srptq_plugin.images import load_images
 from srptq_plugin.models import load_model
 from srptq_plugin.pairs import load_pairs
@@ -143,11 +143,12 @@ def options() -> Iterator[Method]:
 
 
 def training_free() -> Iterator[Method]:
-    """DAQ's Table 2: levels of each image's own in the body, nothing tuned."""
+    """DAQ's Table 2: levels of each image's own in the body, nothing tuned; and DFQ's, found on noise."""
     for bits in (4, 2, 1):
         for name, kind in (("linear", "linear"), ("DAQ", "daq"), ("DAQ-m", "daq-m")):
             kinds = f"weights.quantizer={kind.removesuffix('-m')}", f"activations.quantizer={kind}"
             yield Method(name, str(bits), "paper-w4a4-daq", (*_wide(bits), *kinds))
+        yield Method("DFQ", str(bits), "paper-w4a4-dfq", _wide(bits))
 
 
 @dataclass(frozen=True)
@@ -200,15 +201,15 @@ class Bench:
     def _network(self, method: Method) -> Callable[[torch.Tensor], torch.Tensor]:
         if method.recipe is None:
             return self.loaded.module
+        chosen = Recipe.load(method.recipe, method.overrides)
         with tempfile.TemporaryDirectory() as folder:
             run = quantize(
-                method.recipe,
+                chosen,
                 model=self.subject.model,
                 weights=self.weights,
                 model_args=self.args,
-                images=self.images,
+                images=None if chosen.calibration.choose == "noise" else self.images,
                 out=Path(folder) / "run",
-                overrides=method.overrides,
             )
             return run.table.simulate(run.network)
 

@@ -1,15 +1,34 @@
 """Bias correction (Nagel et al. 2019): each convolution's mean, by channel, as the float network has it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.network import Network
 from srptq_plugin.quantizer import Mode
+from srptq_plugin.together import average
 
+CORRECTED_ON = 32
+"""Images that the means are taken over."""
 Means = dict[str, Tensor]
+
+
+def reconstruct(
+    prepared: PreparedGraph, images: Tensor, *, progress: Progress = quiet, **options: object
+) -> Mapping[str, float]:
+    """The reconstruction `bias-correction`: nothing but this, whether or not the image comes closer."""
+    unknown = [name for name in options if name != "seed"]
+    if unknown:
+        raise SrptqError(f"reconstruction bias-correction: it has no options; leave out {', '.join(unknown)}")
+    progress("correcting biases", 0, 0)
+    prepared.set_mode(Mode.QUANTIZE)
+    correct_biases(prepared, images[:CORRECTED_ON])
+    return {"corrected": len(prepared.biases)}
 
 
 def correct_biases(prepared: PreparedGraph, images: Tensor) -> None:
@@ -54,5 +73,6 @@ class _Correction(_Means):
 
     def behind(self, conv: str, output: Tensor) -> Tensor:
         off = self.wanted[conv] - output.mean((0, 2, 3))
+        average([off])
         self.prepared.biases[conv].data += off
         return output + off[:, None, None]

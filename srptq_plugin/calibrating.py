@@ -15,7 +15,15 @@ from srptq_plugin.equalise import equalise
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.images import Image, load_images, most_detailed, random_patches, sample_images, to_tensor
+from srptq_plugin.images import (
+    Image,
+    load_images,
+    most_detailed,
+    noise_patches,
+    random_patches,
+    sample_images,
+    to_tensor,
+)
 from srptq_plugin.models import LoadedModel, describe, load_model
 from srptq_plugin.models import Network as ModelNetwork
 from srptq_plugin.models.record import UNIT, ModelRecord, check_range
@@ -111,7 +119,12 @@ class Inputs:
 
 
 def check_recipe(recipe: Recipe, registry: Registry) -> None:
-    """Refuse what is not installed, or what the target cannot run."""
+    """Refuse what contradicts itself, what is not installed, and what the target cannot run."""
+    settings = recipe.calibration
+    if settings.choose == "noise" and (settings.images or settings.scale):
+        raise SrptqError(
+            f"recipe {recipe.name}: calibration.choose: noise takes no images; leave them out, or choose random"
+        )
     check_names(recipe, registry)
     rules_of(recipe, registry)
     makers_of(recipe, registry)
@@ -119,6 +132,8 @@ def check_recipe(recipe: Recipe, registry: Registry) -> None:
 
 def _patches(recipe: Recipe, record: ModelRecord) -> Tensor:
     settings = recipe.calibration
+    if settings.choose == "noise":
+        return to_tensor(noise_patches(settings.patches, settings.size, settings.seed), record.input_range)
     drawn = settings.patches * (DRAWN if settings.choose == "detail" else 1)
     pixels = random_patches(_images(recipe, record.scale), drawn, settings.size, settings.seed)
     if settings.choose == "detail":

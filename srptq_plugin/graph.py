@@ -160,7 +160,8 @@ def build_quantizer(plan: Plan, group: str, shell: Shell = as_it_is) -> BoundedF
     maker = plan.makers.get(first.role)
     observer = maker.observer(first.grid, len(sites)) if maker else None
     kind = maker.quantizer if maker else BoundedFakeQuantize
-    return shell(kind)(group, first.grid, observer, constant=first.role == "weight")
+    options = maker.options if maker else {}
+    return shell(kind)(group, first.grid, observer, constant=first.role == "weight", options=options)
 
 
 Naming = Callable[[int, fx.Node], str]

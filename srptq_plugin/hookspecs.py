@@ -116,13 +116,17 @@ def srptq_quantizers() -> Iterable[QuantizerEntry]:
     Example:
         ```python
         class Stochastic(BoundedFakeQuantize):
-            def forward(self, values: Tensor) -> Tensor: ...
+            choices = {"seed": 0}
+
+            def forward(self, values: Tensor) -> Tensor: ...  # reads self.options["seed"]
 
 
         @hookimpl
         def srptq_quantizers():
             return [QuantizerEntry("stochastic", "rounds up as often as not", load=lambda: Stochastic)]
         ```
+
+    A recipe then says `activations: {quantizer: stochastic, quantizer_options: {seed: 3}}`.
     """
     raise NotImplementedError
 

@@ -23,6 +23,7 @@ __all__ = [
     "list_images",
     "load_images",
     "most_detailed",
+    "noise_patches",
     "random_patches",
     "read_image",
     "sample_images",
@@ -123,6 +124,21 @@ def most_detailed(patches: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
     gray = patches.mean(-1)
     detail = sum(np.abs(np.diff(gray, axis=axis)).mean((1, 2)) for axis in (1, 2))
     return patches[np.sort(np.argsort(-np.asarray(detail), kind="stable")[:count])]
+
+
+def noise_patches(count: int, size: int, seed: int) -> NDArray[np.uint8]:
+    """Draw patches without any image: noise whose amplitudes fall with the frequency, as photographs' do.
+
+    >>> patches = noise_patches(3, 32, seed=0)
+    >>> patches.shape, patches.min(), patches.max()
+    ((3, 32, 32, 3), np.uint8(0), np.uint8(255))
+    """
+    white = np.random.default_rng(seed).standard_normal((count, size, size, 3))
+    along = np.fft.fftfreq(size)
+    frequency = np.maximum(np.hypot(along[:, None], along), 1 / size)
+    coloured = np.fft.ifft2(np.fft.fft2(white, axes=(1, 2)) / frequency[..., None], axes=(1, 2)).real
+    low, high = coloured.min((1, 2, 3), keepdims=True), coloured.max((1, 2, 3), keepdims=True)
+    return np.round(255 * (coloured - low) / (high - low)).astype(np.uint8)
 
 
 def to_tensor(pixels: Pixels, input_range: tuple[float, float]) -> torch.Tensor:

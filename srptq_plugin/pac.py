@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from srptq_plugin.bias_correction import correct_biases
+from srptq_plugin.bias_correction import CORRECTED_ON, correct_biases
 from srptq_plugin.choosing import choose_bounds
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
@@ -25,7 +25,7 @@ from srptq_plugin.sensitivity import block_shares
 from srptq_plugin.teacher import Teacher, normalised
 from srptq_plugin.together import average, gathered
 
-CHOSEN_ON, CORRECTED_ON = 16, 32
+CHOSEN_ON = 16
 TINY = 1e-20
 REGION = 16
 LEVELS = 255

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.contracts import Observer
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.grid import Bounds, IntGrid, QParams, project
 
 Gradient = Literal["full", "pact"]
@@ -108,6 +108,8 @@ class BoundedFakeQuantize(nn.Module):
     """Whether training may move the bounds."""
     dynamic: ClassVar[bool] = False
     """Whether it computes its levels from the tensor at hand, each image's anew, which no integer target does."""
+    choices: ClassVar[Mapping[str, Any]] = {}
+    """The options that it has, and what they are unless given."""
 
     def __init__(
         self,
@@ -117,8 +119,10 @@ class BoundedFakeQuantize(nn.Module):
         bounds: Bounds | None = None,
         *,
         constant: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.options = self._chosen(options or {})
         self.name, self.grid, self.observer, self.constant = name, grid, observer, constant
         self.mode = Mode.OBSERVE
         self.fixed = observer is None or not self.learns
@@ -130,6 +134,12 @@ class BoundedFakeQuantize(nn.Module):
         self.lower, self.upper = (nn.Parameter(each, requires_grad=False) for each in (empty, empty.clone()))
         if bounds is not None:
             self.set_bounds(bounds)
+
+    def _chosen(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in options:
+            if name not in self.choices:
+                raise UnknownNameError("option", name, self.choices)
+        return {**self.choices, **options}
 
     @property
     def has_bounds(self) -> bool:
@@ -169,6 +179,11 @@ class BoundedFakeQuantize(nn.Module):
     def state(self) -> dict[str, Tensor]:
         """What a dynamic one has to be given to quantize again as it does now."""
         return {"lower": self.lower.detach().clone(), "upper": self.upper.detach().clone()}
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Go on as the dynamic one did that gave this `state()`, as far as there is a place for it."""
+        if self.dynamic:
+            self.load_state_dict(dict(state), strict=False)
 
     @classmethod
     def begin(cls, members: Sequence[Any], look: Callable[[], object]) -> None:

@@ -24,12 +24,13 @@ class Settings(BaseModel):
 
 
 class TensorSettings(Settings):
-    """Bits, observer and quantizer of the activations; or not quantized at all, in simulation."""
+    """Bits, observer and quantizer of the activations, and the options of both; or not quantized, in simulation."""
 
     bits: Bits = 8
     observer: Word = "dbdc"
     options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
     quantizer: Word = "bounded"
+    quantizer_options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
     quantize: Flag = True
 
 
@@ -121,14 +122,14 @@ class OtherSettings(Settings):
 class Calibration(Settings):
     """The images to calibrate on, the factor by which to make them smaller, and the patches cut from them.
 
-    With `choose: detail` they are those of most detail among four times as many.
+    With `choose: detail` they are those of most detail among four times as many; with `noise` no image is looked at.
     """
 
     images: Word | None = None
     scale: Annotated[int, whole(1, 16)] | None = None
     patches: Count = 100
     size: Count = 48
-    choose: Literal["random", "detail"] = "random"
+    choose: Literal["random", "detail", "noise"] = "random"
     batch: Count = 16
     seed: Annotated[int, whole(0, 2**32 - 1)] = 0
 

@@ -17,6 +17,8 @@ SET = "--set"
 SUFFIXES = (".yaml", ".yml")
 Data = Mapping[str, Any]
 KeyPath = Sequence[str | int]
+OPTIONS = {"observer": "options", "quantizer": "quantizer_options"}
+"""Whose options stand under which key."""
 
 
 @dataclass(frozen=True)
@@ -193,12 +195,11 @@ def _merge(under: Data, over: Data) -> Data:
 
 
 def _inherited(under: Data, over: Data) -> Data:
-    """Another reconstruction inherits nothing, another observer no options."""
+    """Another reconstruction inherits nothing, another observer or quantizer no options."""
     if "name" in over and over["name"] != under.get("name"):
         return {}
-    if "observer" in over and over["observer"] != under.get("observer"):
-        return {key: value for key, value in under.items() if key != "options"}
-    return under
+    others = [key for key in OPTIONS if key in over and over[key] != under.get(key)]
+    return {key: value for key, value in under.items() if key not in [OPTIONS[other] for other in others]}
 
 
 def source(layers: Sequence[Layer], path: KeyPath) -> str:

@@ -99,12 +99,13 @@ def makers_of(recipe: Recipe, registry: Registry) -> Mapping[Role, Maker]:
 
 
 def _maker(path: str, settings: TensorSettings, registry: Registry) -> Maker:
-    kind = registry.quantizer(settings.quantizer).load()
-    try:
-        kind("", IntGrid(settings.bits), constant=path == "weights")
-    except SrptqError as error:
-        raise SrptqError(f"{path}.quantizer: {settings.quantizer}: {error}") from error
-    return Maker(_observer_maker(path, settings, registry), kind)
+    kind, options = registry.quantizer(settings.quantizer).load(), settings.quantizer_options
+    for key, given in (("quantizer", {}), ("quantizer_options", options)):
+        try:
+            kind("", IntGrid(settings.bits), constant=path == "weights", options=given)
+        except SrptqError as error:
+            raise SrptqError(f"{path}.{key}: {settings.quantizer}: {error}") from error
+    return Maker(_observer_maker(path, settings, registry), kind, options)
 
 
 def _observer_maker(path: str, settings: TensorSettings, registry: Registry) -> ObserverMaker:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from srptq_plugin.contracts import Observer
 from srptq_plugin.grid import IntGrid
@@ -22,6 +22,8 @@ class Maker:
 
     observer: ObserverMaker
     quantizer: type[BoundedFakeQuantize] = BoundedFakeQuantize
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The quantizer's."""
 
 
 @dataclass(frozen=True, order=True)

@@ -1,7 +1,7 @@
 """initialise(): a freshly prepared model starts from the bounds of a run, whichever toolkit made either."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from srptq_plugin.sites import Site
 from srptq_plugin.table import QuantTable, magnitudes
 
 CLOSE = 1e-3
+ENDS = ("lower", "upper")
 logger = logging.getLogger(__name__)
 
 
@@ -38,17 +39,20 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
 
     Tensors are known by who reads them, so a run of one toolkit starts a model of another. The quantizers quantize
     afterwards and can be trained; those that the run knows nothing of observe. Bits and grid stay the model's own.
+    DDTB's gates come along where the model has a place for them, and are named where it has not.
     """
     path = Path(run)
     table = QuantTable.load(path / TABLE if path.is_dir() else path)
     hosts = [host for _, host in installed_hosts(registry or Registry())]
     network = Network(prepared)
-    found, left = list[str](), list[str]()
+    found, left, lost = list[str](), list[str](), list[str]()
     for each in placed(network):
         site = _site(table, each)
         bounds = table.qparams[site.name].bounds if site and _is_same(table, site, each, prepared) else None
         if bounds is not None and _start(each, _fitted(bounds, each, prepared), hosts):
             found.append(each.name)
+            if site and not _resumed(each.quantizer, table.states.get(site.group, {})):
+                lost.append(each.name)
         else:
             _observe(each.quantizer)
             left.append(each.name)
@@ -56,6 +60,8 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
         raise SrptqError(f"{path}: none of its sites is in this model; prepare the network that the run was made of")
     if left:
         logger.warning("%s has no bounds for %s: they observe until you enable quantization", path, ", ".join(left))
+    if lost:
+        logger.warning("%s has gates for %s, which these have not; prepare with its recipe", path, ", ".join(lost))
     return Started(tuple(found), tuple(left))
 
 
@@ -106,6 +112,15 @@ def _start(each: Placed, bounds: Bounds, hosts: Sequence[Host]) -> bool:
         each.quantizer.set_mode(Mode.QUANTIZE)
         return True
     return any(host.adopt(each.quantizer, bounds) for host in hosts)
+
+
+def _resumed(quantizer: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Take over a state; whether a quantizer of ours, also in a toolkit's shape, has all that the run's had."""
+    ours = next((each for each in quantizer.modules() if isinstance(each, BoundedFakeQuantize)), None)
+    if ours is None:
+        return state.keys() <= set(ENDS)
+    ours.resume(state)
+    return state.keys() <= ours.state().keys()
 
 
 def _observe(quantizer: Any) -> None:

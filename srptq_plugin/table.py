@@ -94,7 +94,7 @@ class QuantTable:
         maker = self.plan.makers.get("activation")
         if maker is None:
             raise SrptqError(f"site {group}: its levels are computed from each image; simulate by Run.open(...)")
-        quantizer = maker.quantizer(group, found.grid)
+        quantizer = maker.quantizer(group, found.grid, options=maker.options)
         try:
             quantizer.load_state_dict(self.states[group])
         except (RuntimeError, IndexError) as error:

@@ -11,8 +11,11 @@ import networks
 import torch
 from torch import Tensor, distributed, multiprocessing
 
+from srptq_plugin.bias_correction import correct_biases
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.pac import reconstruct
+from srptq_plugin.qat.training import Options, Training, train
 from srptq_plugin.quantizer import BoundedFakeQuantize
 
 Result = Mapping[str, Any]
@@ -48,7 +51,29 @@ def tune(rank: int, count: int) -> Result:
     figures = reconstruct(prepared, IMAGES[rank::count], batch=8 // count, **JOINT)
     bounds = _ends(prepared.quantizers.values())
     refused = _refused(lambda: reconstruct(prepared, IMAGES[: 4 - rank], epochs=1))
-    return {"figures": figures, "bounds": bounds, "refused": refused}
+    correct_biases(untouched := networks.calibrated("edsr", 3, "onnxruntime"), IMAGES[rank::count])
+    biases = torch.cat([bias.detach() for bias in untouched.biases.values()])
+    return {"figures": figures, "bounds": bounds, "refused": refused, "biases": biases}
+
+
+def train_gates(rank: int, count: int) -> Result:
+    """DDTB on this process's share of each batch; the means in its gates after a step, and all that is left."""
+    keys = {"observer": "percentile", "options": {"percentile": 1}, "quantizer": "ddtb"}
+    prepared = networks.calibrated("edsr", 2, "paper", activations=keys)
+    prepared.begin(IMAGES[rank::count])
+    training = Training(prepared, Options(steps=4, every=1, value_rate=0.05, bound_rate=2e-3), peak=1.0)
+    records = train(training, lambda step: (IMAGES[4 * (step % 2) :][rank:4:count], None), _closeness(rank, count))
+    first = [next(records), next(records)]
+    known: dict[str, Tensor] = {name: each.clone() for name, each in prepared.module.named_buffers()}
+    scores = [record.psnr for record in (*first, *records)]
+    return {"known": known, "scores": scores, "state": prepared.module.state_dict()}
+
+
+def _closeness(rank: int, count: int) -> Callable[[PreparedGraph], float]:
+    def closeness(prepared: PreparedGraph) -> float:
+        return -float((prepared(IMAGES[rank::count]) - prepared.teach(IMAGES[rank::count])[0]).square().mean())
+
+    return closeness
 
 
 def calibrate_mqbench(rank: int, count: int) -> Result:

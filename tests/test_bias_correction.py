@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.bias_correction import correct_biases
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.network import Network
 from srptq_plugin.pac import reconstruct
 from srptq_plugin.quantizer import Mode
+from srptq_plugin.registry import Registry
 
 IMAGES = networks.images(8, seed=3)
 
@@ -47,6 +49,16 @@ def test_the_mean_of_every_channel_is_the_float_networks(kind: str) -> None:
     assert max(float((before[conv] - wanted[conv]).abs().max()) for conv in wanted) > 1e-2
     for conv in wanted:
         assert torch.allclose(after[conv], wanted[conv], atol=1e-4)
+
+
+def test_it_is_a_reconstruction_of_its_own() -> None:
+    one, other = (networks.calibrated("edsr", 3, "onnxruntime") for _ in range(2))
+    correct_biases(one, IMAGES)
+    tune = Registry().reconstruction("bias-correction").load()
+    assert tune(other, IMAGES, seed=1) == {"corrected": len(one.biases)}
+    assert all(torch.equal(one.biases[conv], bias) for conv, bias in other.biases.items())
+    with pytest.raises(SrptqError, match="bias-correction: it has no options; leave out epochs"):
+        tune(other, IMAGES, epochs=1)
 
 
 def test_what_one_module_does_twice_is_corrected_as_one() -> None:

@@ -20,6 +20,7 @@ from srptq_plugin.images import (
     list_images,
     load_images,
     most_detailed,
+    noise_patches,
     random_patches,
     read_image,
     sample_images,
@@ -236,6 +237,16 @@ def test_patches_are_cut_by_seed() -> None:
     first = random_patches(images, 4, 16, seed=1)
     np.testing.assert_array_equal(random_patches(images, 4, 16, seed=1), first)
     assert not np.array_equal(random_patches(images, 4, 16, seed=2), first)
+
+
+def test_the_amplitudes_of_noise_fall_with_the_frequency() -> None:
+    patches = noise_patches(40, 32, seed=3)
+    assert np.array_equal(patches, noise_patches(40, 32, seed=3))
+    assert not np.array_equal(patches, noise_patches(40, 32, seed=4))
+    assert {(int(patch.min()), int(patch.max())) for patch in patches} == {(0, 255)}
+    spectrum = np.abs(np.fft.fft2(patches, axes=(1, 2)))[:, 0, 1:13].mean((0, 2))
+    slope, _ = np.polyfit(np.log(np.arange(1, 13)), np.log(spectrum), 1)
+    assert slope == pytest.approx(-1, abs=0.1)
 
 
 def test_impossible_patches_are_refused() -> None:

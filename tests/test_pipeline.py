@@ -126,7 +126,8 @@ def test_a_shipped_recipe_makes_a_whole_run_folder(
     needs(shipped.target)
     needs_toolkit(toolkit)
     overrides = ["calibration.patches=4", "calibration.size=24"]
-    overrides += ["reconstruction.epochs=1"] if shipped.reconstruction else []
+    tunes = shipped.reconstruction is not None and shipped.reconstruction.name == "pac"
+    overrides += ["reconstruction.epochs=1"] if tunes else []
     # four such small patches clip long tails so much that a symmetric grid, which is wider, gains several dB at a site
     overrides += ["calibration.size=48"] if shipped.target == "tensorrt" else []
     for function in bundled if name != DEFAULT_RECIPE else ():
@@ -162,7 +163,7 @@ def test_a_shipped_recipe_makes_a_whole_run_folder(
     assert_sites(summary["sites"], shipped)
     assert_verified(summary["verify"], shipped.target, run.table)
     assert bool(summary["reconstruction"]) == bool(shipped.reconstruction)
-    if shipped.reconstruction:
+    if tunes:
         assert summary["reconstruction"]["loss_after"] <= summary["reconstruction"]["loss_before"]
     if name == DEFAULT_RECIPE:
         assert summary["verify"]["passed"], summary["verify"]["problems"]
@@ -351,6 +352,20 @@ def test_the_size_of_a_folder_of_photographs_is_reduced_by_the_scale_given(photo
     with pytest.raises(SrptqError, match="smaller than the patches of 24x24"):
         quantize(small("paper"), model=networks.network("shared"), images=photographs, scale=2, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_noise_takes_no_photographs(monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path) -> None:
+    for name in ("sample_images", "load_images"):
+        monkeypatch.delattr(pipeline, name)
+    chosen = Recipe.load("paper-w4a4-dfq", [f"calibration.{key}={value}" for key, value in SMALL.items()])
+    run = quantize(chosen, model=networks.network("edsr"), out=tmp_path / "run")
+    assert run.table.biases
+    assert run.summary["reconstruction"]["corrected"] == len(run.table.plan.convs)
+    assert run.summary["equalised_db"] is not None
+    both: tuple[dict[str, Any], ...] = ({"images": photographs}, {"scale": 2})
+    for given in both:
+        with pytest.raises(SrptqError, match=r"choose: noise takes no images; leave them out, or choose random"):
+            quantize(chosen, **given, model=networks.network("edsr"), out=tmp_path / "other")
 
 
 def test_a_recipe_by_path_with_keys_changed(photographs: Path, tmp_path: Path) -> None:

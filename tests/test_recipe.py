@@ -45,7 +45,7 @@ def test_the_shipped_recipes_are_those_that_are_documented() -> None:
     observers = ["minmax", "percentile", "mse", "entropy"]
     paper = [f"paper-w{bits}a{bits}{kind}" for bits in (4, 6, 8) for kind in ("", "-best")]
     baselines = [*(f"{target}-w8a8-stock" for target in targets), *(f"paper-w4a4-{each}" for each in observers)]
-    dynamic = ["paper-w4a4-daq", "paper-w2a2-ddtb"]
+    dynamic = ["paper-w4a4-daq", "paper-w4a4-dfq", "paper-w2a2-ddtb"]
     fqsr = [f"paper-w{bits}a{bits}-fqsr-s{skips}" for bits, skips in ((4, 8), (4, 32), (6, 6), (6, 8), (8, 8), (8, 32))]
     assert Recipe.names() == sorted([*usual, *fast, *others, "openvino-w4a4-best", *paper, *baselines, *fqsr, *dynamic])
     assert all(Recipe.load(name).reconstruction is None for name in (*fast, *baselines))
@@ -88,6 +88,14 @@ def test_another_observer_or_reconstruction_does_not_inherit_options() -> None:
     assert recipe.reconstruction == OtherSettings.model_validate({"name": "mine"})
     same = Recipe.load("openvino-w8a8", ["activations.observer=dbdc", "reconstruction.name=pac"])
     assert same == Recipe.load("openvino-w8a8")
+
+
+def test_another_quantizer_does_not_inherit_options_either() -> None:
+    own = "activations.quantizer_options.gated=0.1"
+    recipe = Recipe.load("paper-w2a2-ddtb", [own, "activations.observer=mse"])
+    assert (recipe.activations.quantizer_options, recipe.activations.options) == ({"gated": 0.1}, {})
+    other = Recipe.load("paper-w2a2-ddtb", [own, "activations.quantizer=bounded"])
+    assert (other.activations.quantizer_options, other.activations.options) == ({}, {"percentile": 1})
 
 
 def test_overrides_are_yaml_and_the_last_one_wins() -> None:

@@ -69,7 +69,7 @@ class _Point:
         ("toolkit", {"torchao", "mqbench"}),
         ("target", {"paper", "onnxruntime", "openvino", "tensorrt", "snpe"}),
         ("observer", {"dbdc", "minmax", "percentile", "mse", "entropy"}),
-        ("reconstruction", {"pac"}),
+        ("reconstruction", {"pac", "bias-correction"}),
         ("quantizer", {"bounded", "pams", "fqsr", "daq", "daq-m", "linear", "ddtb"}),
         ("model", {"edsr", "edsr-mini", "srresnet", "srgan", "rdn"}),
     ],

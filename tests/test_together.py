@@ -38,6 +38,12 @@ def test_which_are_those_of_one_process_with_all_images(both: Both) -> None:
     assert one["figures"]["loss_after"] == pytest.approx(alone["figures"]["loss_after"], rel=1e-3)
 
 
+def test_biases_are_corrected_by_all_images(both: Both) -> None:
+    (one, other), alone = both
+    assert torch.equal(one["biases"], other["biases"])
+    torch.testing.assert_close(one["biases"], alone["biases"], rtol=1e-4, atol=1e-5)
+
+
 def test_the_shares_span_the_same_colours() -> None:
     for rank in range(2):
         assert IMAGES[rank::2].aminmax() == (0, 1)

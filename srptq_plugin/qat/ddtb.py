@@ -4,7 +4,7 @@ Only the tensors whose extremes differ most from image to image have a gate.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,15 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import Bounds, IntGrid, project
 from srptq_plugin.qat.dynamic import by_extremes
 from srptq_plugin.quantizer import BoundedFakeQuantize, fake_quantize
 from srptq_plugin.together import average
 
-BYPASSED = 0.1
-"""The share of a training in which gates do not act yet."""
 HIDDEN, RATE = 32, 1e-3
 INSIDE = IntGrid(2, real_offset=True)
 
@@ -76,21 +73,19 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
 
     dynamic = True
     gate: Gate | None
-    ratio: ClassVar[float] = 0.3
-    """The share of tensors that have a gate: the paper's for EDSR. It has 0.1 for SRResNet and 0.5 for RDN."""
+    choices: ClassVar[Mapping[str, Any]] = {"gated": 0.3, "bypassed": 0.1}
+    """`gated`: the share of tensors that have a gate, the paper's for EDSR; it has 0.1 for SRResNet and 0.5 for RDN.
+    `bypassed`: the share of a training in which gates do not act yet."""
 
-    def __init__(
-        self,
-        name: str,
-        grid: IntGrid,
-        observer: Observer | None = None,
-        bounds: Bounds | None = None,
-        *,
-        constant: bool = False,
-    ) -> None:
-        if constant:
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        if self.constant:
             raise SrptqError("its bounds go by the image, and a weight has none; set it to bounded")
-        super().__init__(name, grid, observer, bounds)
+        if self.grid.axis is not None:
+            raise SrptqError("its bounds go by the image, not by the channel; give one range a tensor")
+        for name, share in self.options.items():
+            if type(share) not in (int, float) or not 0 <= share <= 1:
+                raise SrptqError(f"{name}: {share!r} is no share; give a number from 0 to 1")
         self.register_module("gate", None)
         self._pulls: list[Tensor] = []
 
@@ -108,7 +103,8 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
         intensity = torch.tensor([seen[member].intensity for member in fit])
         average([intensity])
         order: list[int] = intensity.argsort(descending=True, stable=True).tolist()
-        for n in order[: max(1, round(cls.ratio * len(members)))]:
+        gated = members[0].options["gated"]
+        for n in order[: max(gated > 0, round(gated * len(members)))]:
             (channels,) = seen[fit[n]].channels
             fit[n].gate = Gate(channels, seed=n).to(fit[n].lower.device)
 
@@ -119,7 +115,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
 
     def reached(self, share: float) -> None:
         """The gate acts once the first part is over, and from then on."""
-        if self.gate is not None and share >= BYPASSED:
+        if self.gate is not None and share >= self.options["bypassed"]:
             self.gate.acts.fill_(value=True)
 
     def pull(self) -> Tensor | None:

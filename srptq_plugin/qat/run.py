@@ -144,10 +144,7 @@ def _prepared(recipe: Recipe, run: Run, registry: Registry) -> PreparedGraph:
 
 
 def _take_over(prepared: PreparedGraph, table: QuantTable) -> None:
-    """Start from the weights and biases that were tuned, and from the state of what quantizes each image anew."""
-    for group, quantizer in prepared.quantizers.items():
-        if quantizer.dynamic and group in table.states:
-            quantizer.load_state_dict(table.states[group], strict=False)
+    """Start from the weights and biases that were tuned."""
     for site in prepared.plan.weights:
         if site.name in table.weights:
             weight = prepared.parameter(site)

@@ -21,6 +21,7 @@ from srptq_plugin.qat.batches import Batch
 from srptq_plugin.qat.calibration import moved
 from srptq_plugin.qat.pams import transfer_loss
 from srptq_plugin.quantizer import Mode
+from srptq_plugin.together import average
 
 LEVELS = 255
 
@@ -81,10 +82,11 @@ class Training:
             quantizer.reached(self.done / self.options.steps)
         loss = self._loss(batch)
         self.learning.step(loss, BOTH, self.options.share(self.done), self._shorten)
+        average(each for each in self.counted if each.is_floating_point())
         self.done += 1
         kept = min(self.options.average, self.done / (self.done + 10))
-        for average, each in zip(self.average, self.learnt, strict=True):
-            average.lerp_(each.detach(), 1 - kept)
+        for mean, each in zip(self.average, self.learnt, strict=True):
+            mean.lerp_(each.detach(), 1 - kept)
         return float(loss.detach())
 
     def _loss(self, batch: Batch) -> Tensor:
@@ -185,8 +187,9 @@ def train(
 
 def _validated(training: Training, validate: Callable[[PreparedGraph], float], losses: list[float]) -> Validation:
     with training.averaged(), torch.no_grad():
-        score = validate(training.prepared)
-    training.validated(score)
+        score = torch.tensor(validate(training.prepared), dtype=torch.float64)
+    average([score])
+    training.validated(float(score))
     loss = sum(losses) / len(losses) if losses else None
     losses.clear()
-    return Validation(training.done, score, loss)
+    return Validation(training.done, float(score), loss)

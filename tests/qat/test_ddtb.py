@@ -1,5 +1,6 @@
 """DDTB: where its gates go and when they act, what is resumed and simulated, and by name in both toolkits."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,57 @@ def test_before_a_training_it_is_a_bounded_one() -> None:
     assert isinstance(plain.quantizers["body.0/relu"], BoundedFakeQuantize)
 
 
+def optioned(options: dict[str, Any]) -> Recipe:
+    return recipe(activations={"quantizer": "ddtb", "observer": "dbdc", "quantizer_options": options})
+
+
+@pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
+@pytest.mark.parametrize("gated", [0, 0.1, 0.5, 1.0])
+def test_a_recipe_says_how_many_have_gates(gated: float, toolkit: str) -> None:
+    pytest.importorskip(toolkit)
+    prepared = prepared_by(toolkit, chosen=optioned({"gated": gated}))
+    members = [each for each in prepared.quantizers.values() if isinstance(each, DdtbFakeQuantize)]
+    prepared.begin(IMAGES)
+    assert len(gates(prepared)) == (max(1, round(gated * len(members))) if gated else 0)
+    assert {each.options["bypassed"] for each in members} == {0.1}
+
+
+@pytest.mark.parametrize(("bypassed", "steps"), [(0.0, 0), (0.5, 10), (0.85, 17)])
+def test_and_from_when_on_they_act(bypassed: float, steps: int) -> None:
+    prepared = prepared_by("torchao", chosen=optioned({"bypassed": bypassed}))
+    prepared.begin(IMAGES)
+    (gate, *_) = gates(prepared).values()
+    training = Training(prepared, Options(steps=20), peak=1.0)
+    with training.learning:
+        training.learning.take_turns(("weight", "activation"))
+        for step in range(steps):
+            training.step(BATCHES(step))
+        assert not gate.acts
+        training.step(BATCHES(steps))
+    assert gate.acts
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gaetd": 0.1}, "unknown option 'gaetd'; did you mean 'gated'? choices: bypassed, gated"),
+        ({"gated": 1.5}, "gated: 1.5 is no share; give a number from 0 to 1"),
+        ({"bypassed": "all"}, "bypassed: 'all' is no share; give a number from 0 to 1"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_read(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SrptqError, match=re.escape(f"activations.quantizer_options: ddtb: {message}")):
+        quantize(optioned(options), images=tmp_path / "nowhere", out=tmp_path / "run")
+
+
+def test_quantizers_without_options_say_so(tmp_path: Path) -> None:
+    chosen = recipe(activations={"quantizer_options": {"gated": 0.1}})
+    with pytest.raises(SrptqError, match="bounded: unknown option 'gated'; choices: none"):
+        quantize(chosen, images=tmp_path / "nowhere", out=tmp_path / "run")
+
+
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt", "snpe"])
 def test_integer_targets_refuse_it_before_anything_is_read(target: str, tmp_path: Path) -> None:
     chosen = Recipe.model_validate({"target": target, "activations": {"quantizer": "ddtb"}})
@@ -218,6 +270,38 @@ def test_it_starts_from_a_bounded_run_and_goes_on_from_its_own(run: Run, low: Pa
     gated = [group for group, state in two.table.states.items() if "gate.narrow" in state]
     assert gated == [group for group, state in one.table.states.items() if "gate.narrow" in state]
     assert two.summary["training"]["psnr_before"] == pytest.approx(one.summary["training"]["psnr"], abs=1e-4)
+
+
+@pytest.fixture
+def gated(run: Run, low: Path, tmp_path: Path) -> Run:
+    """Trained, its weights as they were: bounds and gates say all."""
+    chosen = recipe(calibration=CALIBRATION, training={**TRAINING, "value_rate": 0.0})
+    return train_run(chosen, run.folder, images=low, out=tmp_path / "gated")
+
+
+def prepared_model(chosen: Recipe) -> torch.fx.GraphModule:
+    """As a script of torchao's does."""
+    quantizer = pytest.importorskip("srptq_adapters.torchao").SRQuantizer.from_recipe(chosen)
+    flow = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
+    return flow.prepare_pt2e(torch.export.export(networks.folded("edsr"), (IMAGES,)).module(), quantizer)
+
+
+def test_a_prepared_model_starts_from_a_run_with_its_gates(gated: Run, caplog: pytest.LogCaptureFixture) -> None:
+    model = prepared_model(recipe())
+    assert not srptq_plugin.initialise(model, gated.folder).left
+    assert "gates" not in caplog.text
+    found = {each.name: each.gate for each in model.modules() if isinstance(each, DdtbFakeQuantize) and each.gate}
+    assert set(found) == {group for group, state in gated.table.states.items() if "gate.narrow" in state}
+    for each in model.modules():
+        if isinstance(each, DdtbFakeQuantize):
+            each.eval()
+    assert model(IMAGES).detach().numpy() == pytest.approx(gated.simulation()(IMAGES.numpy()), abs=1e-6)
+
+
+def test_one_that_has_no_gates_says_for_what_it_lacks_them(gated: Run, caplog: pytest.LogCaptureFixture) -> None:
+    srptq_plugin.initialise(prepared_model(recipe(activations={"observer": "dbdc"})), gated.folder)
+    (group, *_) = (group for group, state in gated.table.states.items() if "gate.narrow" in state)
+    assert re.search(rf"has gates for .*{re.escape(group)}.*, which these have not; prepare with its rec", caplog.text)
 
 
 def test_an_interrupted_run_resumes_to_the_same_file(run: Run, low: Path, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def settings_of(recipe: Recipe, registry: Registry) -> Settings:
         qconfig[f"{side}_qscheme"] = dict(scheme_of(grids[side]))
         if settings.options:
             qconfig[f"{side}_observer_extra_args"] = dict(settings.options)
+        if settings.quantizer_options:
+            qconfig[f"{side}_fakeq_params"] = dict(settings.quantizer_options)
     found = recipe.reconstruction
     pattern = Config(pattern=found.name, seed=recipe.calibration.seed, **found.options()) if found else None
     return Settings(backend, {"extra_qconfig_dict": qconfig}, pattern, tuple(differences(recipe, rules, backend)))

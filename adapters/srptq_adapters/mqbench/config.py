@@ -116,9 +116,18 @@ def check_names(given: Mapping[str, Any]) -> None:
             name = given.get(f"{side}_{key}")
             if name and name not in table:
                 raise SrptqError(f"extra_qconfig_dict.{side}_{key}: {UnknownNameError(key, name, table)}")
+        _check_options(f"{side}_fakeq_params", given, platform.FakeQuantizeDict.get(given.get(f"{side}_fakequantize")))
     name = given.get("w_fakequantize")
     if name and getattr(getattr(platform.FakeQuantizeDict[name], "kind", None), "dynamic", False):
         raise SrptqError(f"extra_qconfig_dict.w_fakequantize: {name} is for activations here; give BoundedFakeQuantize")
+
+
+def _check_options(key: str, given: Mapping[str, Any], made: Any) -> None:
+    """Refuse what one of our fake-quantizers does not know; MQBench's own take what they like."""
+    if isinstance(made, type) and issubclass(made, SRFakeQuantize):
+        for name in given.get(key, {}):
+            if name not in (known := ("gradient", *made.kind.choices)):
+                raise SrptqError(f"extra_qconfig_dict.{key}: {UnknownNameError('option', name, known)}")
 
 
 def check_schemes(backend: Any, given: Mapping[str, Any]) -> None:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torchao.quantization.pt2e.fake_quantize import FakeQuantizeBase
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid
+from srptq_plugin.grid import IntGrid
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 
 _DTYPES = {(False, 8): torch.uint8, (True, 8): torch.int8, (False, 16): torch.uint16, (True, 16): torch.int16}
@@ -22,16 +21,8 @@ class SRFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ignore[
 
     is_dynamic = False
 
-    def __init__(
-        self,
-        name: str,
-        grid: IntGrid,
-        observer: Observer | None = None,
-        bounds: Bounds | None = None,
-        *,
-        constant: bool = False,
-    ) -> None:
-        super().__init__(name, grid, observer, bounds, constant=constant)
+    def __init__(self, name: str, grid: IntGrid, *args: Any, **keywords: Any) -> None:
+        super().__init__(name, grid, *args, **keywords)
         self.quant_min, self.quant_max = grid.qmin, grid.qmax
         self.dtype = _DTYPES[grid.signed, 8 if grid.bits <= 8 else 16]  # noqa: PLR2004
         self.qscheme = scheme_of(grid)

@@ -156,6 +156,17 @@ def test_a_recipes_quantizer_and_its_levels_are_in_the_config() -> None:
     assert IntGrid(9, signed=True, symmetric=True, narrow=True) in {each.core.grid for each in quantizers}
 
 
+@pytest.mark.usefixtures("active")
+def test_a_recipes_options_of_a_quantizer_are_in_the_config_too() -> None:
+    own = ["weights.bits=4", "activations.bits=4", "activations.quantizer_options.gated=0.5"]
+    settings = Recipe.load("paper-w2a2-ddtb", own).mqbench()
+    model = platform.prepare_by_platform(
+        networks.network("edsr"), settings.backend, settings.prepare_custom_config_dict
+    )
+    cores = [each.core for each in model.modules() if isinstance(each, SRFakeQuantize)]
+    assert {"gated": 0.5, "bypassed": 0.1} in [each.options for each in cores]
+
+
 def test_where_nothing_differs_but_the_placement_that_alone_is_named(plainest: Settings) -> None:
     assert [each.partition(" ")[0] for each in plainest.differences] == ["placement"]
 

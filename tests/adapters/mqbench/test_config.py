@@ -125,6 +125,27 @@ def test_a_wrong_parameter_of_a_fake_quantizer_is_refused() -> None:
         qconfig(a_fakequantize=BOUNDED, a_fakeq_params={"gradient": "lsq"})
 
 
+def test_a_quantizers_own_options_are_parameters_beside_those_of_the_observer() -> None:
+    given: Any = {"a_fakeq_params": {"gated": 0.5, "bypassed": 0}, "a_observer_extra_args": {"ratio": 0.05}}
+    made = activation(a_observer="dbdc", a_fakequantize="srptq.ddtb", **given)
+    assert made.core.options == {"gated": 0.5, "bypassed": 0}
+    assert made.activation_post_process.observer.ratios == (0.05,)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("srptq.ddtb", {"a_fakeq_params": {"gatde": 1}}, r"params: unknown option 'gatde'.*bypassed, gated, gr"),
+        ("srptq.ddtb", {"a_fakeq_params": {"gated": 2}}, r"gated: 2 is no share; give a number from 0 to 1"),
+        ("srptq.ddtb", {"a_qscheme": {**BYTE, "per_channel": True}}, "not by the channel; give one range a tensor"),
+        (BOUNDED, {"a_fakeq_params": {"gated": 1}}, r"a_fakeq_params: unknown option 'gated'; choices: gradient"),
+    ],
+)
+def test_wrong_options_of_a_quantizer_are_refused(name: str, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SrptqError, match=rf"extra_qconfig_dict.*{said}"):
+        qconfig(a_fakequantize=name, **given)
+
+
 @pytest.mark.parametrize("name", ["srptq.daq", "srptq.linear", "srptq.ddtb"])
 def test_what_finds_its_levels_in_each_image_is_for_activations_and_not_deployed(name: str) -> None:
     with pytest.raises(SrptqError, match=rf"w_fakequantize: {name} is for activations here; give BoundedFakeQuantize"):

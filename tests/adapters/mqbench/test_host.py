@@ -141,7 +141,9 @@ def test_every_change_has_a_name_of_its_own_and_a_summary() -> None:
     changes = ACTIVATION.changes(Registry())
     assert len({change.name for change in changes}) == len(changes)
     assert all(change.summary for change in changes)
-    assert {"pattern: pac", "zero points", "get_qconfig_by_platform", *OBSERVERS} <= {each.name for each in changes}
+    assert {"pattern: pac, bias-correction", "zero points", "get_qconfig_by_platform", *OBSERVERS} <= {
+        each.name for each in changes
+    }
 
 
 def test_a_repair_that_is_not_needed_is_skipped_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
 from mqbench.utils.state import enable_quantization  # pyright: ignore[reportMissingImports]
+from photographs import pixels, save
 from torch import Tensor, fx, nn
 
 import srptq_plugin
@@ -20,6 +21,7 @@ from srptq_plugin.grid import Bounds, project
 from srptq_plugin.network import Network
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.placed import Placed, placed
+from srptq_plugin.qat.run import train_run
 from srptq_plugin.quantizer import Mode
 from srptq_plugin.run import TABLE, Run
 
@@ -193,6 +195,49 @@ def test_a_run_whose_weights_were_tuned_starts_the_same_sites(run: Run, prepare:
     tuned = quantize(recipe, model=networks.network("edsr"), out=tmp_path / "run", device="cpu")
     assert tuned.table.biases
     assert srptq_plugin.initialise(prepare(), tuned.folder) == srptq_plugin.initialise(prepare(), run.folder)
+
+
+@pytest.fixture(scope="module")
+def gated(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Of DDTB, trained in the toolkit torchao."""
+    folder = tmp_path_factory.mktemp("gated")
+    for n in range(3):
+        save(pixels(24, 30, seed=n), folder / "low" / f"{n}.png")
+    training = {"steps": 6, "every": 2, "batch": 2, "patch": 16, "value_rate": 0.0}
+    chosen = networks.recipe(8, "paper", activations={"quantizer": "ddtb"}, training=training)
+    start = quantize(
+        networks.recipe(8, "paper", calibration=run.recipe.calibration.model_dump()),
+        model=networks.network("edsr"),
+        out=folder / "start",
+        device="cpu",
+    )
+    return train_run(chosen, start.folder, images=folder / "low", out=folder / "trained", device="cpu")
+
+
+def test_gates_come_along_and_stay_while_it_trains(
+    gated: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = prepare(a_fakequantize="srptq.ddtb")
+    srptq_plugin.initialise(model, gated.folder)
+    assert "has gates for" not in caplog.text
+    named: dict[str, Any] = {IN_THE_RUN.get(name, name): each.quantizer for name, each in by_name(model).items()}
+    with_gates = {group: state for group, state in gated.table.states.items() if "gate.narrow" in state}
+    assert with_gates
+    for group, state in with_gates.items():
+        core = named[group].core
+        assert all(torch.equal(core.state()[name], each) for name, each in state.items() if "gate" in name)
+    before = [core for core in model.modules() if getattr(core, "gate", None) is not None]
+    srptq_plugin.train(model, IMAGES, steps=2, every=2)
+    assert [core for core in model.modules() if getattr(core, "gate", None) is not None] == before
+    assert len(before) == len(with_gates)
+
+
+@pytest.mark.parametrize("quantizer", ["Bounded", "Learnable"])
+def test_quantizers_without_gates_are_named(
+    quantizer: str, gated: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
+) -> None:
+    srptq_plugin.initialise(prepare(**kinds(quantizer)), gated.folder)
+    assert "has gates for" in caplog.text
 
 
 @real

@@ -102,6 +102,17 @@ def test_a_config_of_any_kind(kind: Callable[[Any], Any], calibrated: Prepare, s
     assert (options["epochs"], options["weight_rate"], options["seed"]) == (1, 0.02, 5)
 
 
+@pytest.mark.parametrize("backend", ["Academic", "SNPE"])
+def test_biases_alone_are_corrected_too(backend: str, calibrated: Prepare) -> None:
+    model = calibrated("edsr", backend)
+    corrected = tune(model, {"pattern": "bias-correction"})
+    wanted = networks.network("edsr")(IMAGES).detach()
+    before, after = (float((draw(each) - wanted).abs().mean()) for each in (model, corrected))
+    assert after < before
+    old, new = state(model), state(corrected)
+    assert {name.rpartition(".")[2] for name in old if not torch.equal(old[name], new[name])} == {"bias"}
+
+
 def test_the_same_config_tunes_the_same_bits(calibrated: Prepare) -> None:
     model = calibrated()
     first, second = (draw(tune(model, Easy(QUICK))) for _ in range(2))
