@@ -21,10 +21,11 @@ import torch
 from rows import Key, Rows
 
 from srptq_plugin import Recipe, quantize
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.images import load_images
 from srptq_plugin.models import load_model
-from srptq_plugin.pairs import load_pairs
-from srptq_plugin.scoring import mean_scores
+from srptq_plugin.pairs import Pair, load_pairs
+from srptq_plugin.scoring import Upscale, mean_scores
 
 ALL, SOME = ("Set5", "Set14", "B100"), ("Set5", "Set14")
 UNTUNED = ("reconstruction=null",)
@@ -193,12 +194,19 @@ class Bench:
     def measure(self, method: Method) -> dict[str, Any]:
         """The scores of a method on every set."""
         network = self._network(method)
-        how = self.subject.scale, self.loaded.record.input_range
-        scores = {name: mean_scores(network, pairs, *how) for name, pairs in self.pairs.items()}
+        scores = {name: self._scores(network, pairs) for name, pairs in self.pairs.items()}
         print(f"{self.subject.label} {method.name} {method.bits}: {scores}", file=sys.stderr, flush=True)
         return {"scores": scores}
 
-    def _network(self, method: Method) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _scores(self, network: Upscale, pairs: Sequence[Pair]) -> tuple[float, float] | None:
+        """None where the network overflows, as linear quantization of 2 bits makes some."""
+        try:
+            return mean_scores(network, pairs, self.subject.scale, self.loaded.record.input_range)
+        except SrptqError as error:
+            print(f"{self.subject.label}: {error}", file=sys.stderr, flush=True)
+            return None
+
+    def _network(self, method: Method) -> Upscale:
         if method.recipe is None:
             return self.loaded.module
         chosen = Recipe.load(method.recipe, method.overrides)
@@ -269,10 +277,12 @@ def _print(table: Table, subjects: Sequence[Subject], rows: Rows) -> None:
         print()
 
 
-def _cell(scores: Sequence[float], rivals: Sequence[Sequence[float]]) -> str:
+def _cell(scores: Sequence[float] | None, rivals: Sequence[Sequence[float] | None]) -> str:
     """PSNR and SSIM; the highest PSNR of several is bold."""
+    if scores is None:
+        return "overflows"
     text = f"{scores[0]:.2f} / {scores[1]:.4f}"
-    return f"**{text}**" if len(rivals) > 1 and scores[0] == max(psnr for psnr, _ in rivals) else text
+    return f"**{text}**" if len(rivals) > 1 and scores[0] == max(rival[0] for rival in rivals if rival) else text
 
 
 def _arguments() -> argparse.Namespace:

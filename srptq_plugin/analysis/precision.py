@@ -4,11 +4,12 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from srptq_plugin.analysis.allocate import Choice, Measure, Problem, Product
 from srptq_plugin.analysis.analyze import Quality, analyze
-from srptq_plugin.analysis.widths import Uniform, mixed
+from srptq_plugin.analysis.widths import EIGHT, Uniform, mixed
 from srptq_plugin.cost import Costs
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.network import Network
@@ -16,8 +17,6 @@ from srptq_plugin.pairs import Pair
 from srptq_plugin.sites import Edge, Site
 
 Unit = Literal["site", "stage"]
-EIGHT = 8
-"""Budgets are shares of what 8 bits everywhere take."""
 TRIES = 10
 """How often the noise that a drop allows is halved in on."""
 
@@ -59,6 +58,7 @@ class Mixture:
 class Precision:
     """A network measured at several numbers of bits, and what can be chosen for it.
 
+    Budgets of size and BitOPs are shares of what 8 bits everywhere take.
     With `by="stage"` all weights of a stage have as many bits, and so have all its activations.
     """
 
@@ -94,9 +94,8 @@ class Precision:
         """The noise that may be is halved in on, as noises that add up are no measured drop."""
         if not self.pairs:
             raise SrptqError(f"budget {budget}: a drop is against the truth; give high-resolution images with --data")
-        plain = analyze(self.uniforms[0].subject, self.pairs, ()).float
         best = self._mixture(self.problem.most())
-        if (lost := _drop(plain, best.quality)) > budget.amount:
+        if (lost := self._drop(best)) > budget.amount:
             raise SrptqError(f"budget {budget}: the most bits lose more; the least is drop={lost:.3f}")
         low, high = (
             math.log(max(self.problem.noise(bits), 1e-12)) for bits in (self.problem.most(), self.problem.least())
@@ -105,11 +104,19 @@ class Precision:
             middle = (low + high) / 2
             found = self.problem.least_cost("bops", math.exp(middle))
             tried = self._mixture(found) if found else best
-            if _drop(plain, tried.quality) <= budget.amount:
+            if self._drop(tried) <= budget.amount:
                 low, best = middle, min(best, tried, key=lambda each: each.bops)
             else:
                 high = middle
         return best
+
+    @cached_property
+    def plain(self) -> Quality:
+        """The float network."""
+        return analyze(self.uniforms[0].subject, self.pairs, ()).float
+
+    def _drop(self, mixture: Mixture) -> float:
+        return (self.plain.psnr_y or 0) - (mixture.quality.psnr_y or 0)
 
     def _mixture(self, bits: Mapping[str, int]) -> Mixture:
         size, bops = (self._share(measure, bits) for measure in ("size", "bops"))
@@ -142,7 +149,3 @@ class Precision:
 
 def _unit(site: Site, by: Unit) -> str:
     return site.group if by == "site" else f"{site.stage} {site.role}s"
-
-
-def _drop(plain: Quality, quantized: Quality) -> float:
-    return (plain.psnr_y or 0) - (quantized.psnr_y or 0)

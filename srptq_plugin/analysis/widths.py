@@ -11,13 +11,13 @@ from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.calibrating import Inputs
 from srptq_plugin.contracts import Progress, Rules, quiet
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import IntGrid
 from srptq_plugin.recipe import Recipe
-from srptq_plugin.sites import Plan
+from srptq_plugin.sites import Plan, Site
 from srptq_plugin.stages import STAGES
 from srptq_plugin.table import QuantTable
 
 USUAL = (4, 8, 16)
+EIGHT = 8
 
 
 @dataclass(frozen=True)
@@ -86,22 +86,20 @@ def _nearest(bits: int, allowed: frozenset[int]) -> int:
 
 def recipe_of(inputs: Inputs, plan: Plan, bits: Mapping[str, int]) -> Recipe:
     """The recipe with bits by group: the most frequent everywhere, and a line for each tensor that has others."""
-    rules, changed = inputs.rules, uniform(inputs.recipe, inputs.rules, 8).model_dump()
-    for role, key, allowed in (
-        ("weight", "weights", rules.weight_bits),
-        ("activation", "activations", rules.activation_bits),
-    ):
-        wanted = {
-            site.source: _said(bits[site.group], site.grid, rules, allowed) for site in plan.sites if site.role == role
-        }
-        if wanted:
-            changed[key]["bits"], _ = Counter(wanted.values()).most_common(1)[0]
+    changed: dict[str, Any] = uniform(inputs.recipe, inputs.rules, EIGHT).model_dump()
+    overrides = list(changed["overrides"])
+    for role, key in (("weight", "weights"), ("activation", "activations")):
+        sites = (site for site in plan.sites if site.role == role)
+        wanted = {site.source: _said(bits[site.group], site, inputs.rules) for site in sites}
+        usual = Counter(wanted.values()).most_common(1)
+        changed[key]["bits"] = usual[0][0] if usual else EIGHT
         own = {tensor: found for tensor, found in wanted.items() if found != changed[key]["bits"]}
-        changed["overrides"] += [{"tensors": escape(tensor), key: found} for tensor, found in own.items()]
-    return Recipe.model_validate(changed)
+        overrides += [{"tensors": escape(tensor), key: found} for tensor, found in own.items()]
+    return Recipe.model_validate(changed | {"overrides": overrides})
 
 
-def _said(bits: int, grid: IntGrid, rules: Rules, allowed: frozenset[int]) -> int:
-    """The bits that a recipe has to say for a grid to have so many; a preset may allow a first layer fewer."""
-    named = rules.named(grid.at(bits))
+def _said(bits: int, site: Site, rules: Rules) -> int:
+    """The bits that a recipe has to say for a site to have so many; a preset may allow a first layer fewer."""
+    named = rules.named(site.grid.at(bits))
+    allowed = rules.weight_bits if site.role == "weight" else rules.activation_bits
     return min((each for each in allowed if each >= named), default=named)
