@@ -33,7 +33,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn"])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb"])
 def test_what_the_files_say_is_what_was_simulated(
     kind: str, case: str, deploy: Deploy, error_share: ErrorShare
 ) -> None:
