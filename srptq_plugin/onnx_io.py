@@ -30,6 +30,7 @@ _TYPES = {
     "mul": "Mul",
     "div": "Div",
     "cat": "Concat",
+    "pad": "Pad",
     "pixel_shuffle": "DepthToSpace",
     "relu": "Relu",
     "leaky_relu": "LeakyRelu",

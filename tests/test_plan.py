@@ -286,6 +286,7 @@ OPS = [
     "sub",
     "mul",
     "cat",
+    "pad",
     "pixel_shuffle",
     "relu",
     "leaky_relu",
