@@ -62,6 +62,24 @@ def test_pixel_shuffle_has_no_encoding_of_its_own(deploy: Deploy) -> None:
     assert shuffle.output[0] not in known
 
 
+def test_an_enlarged_map_has_the_encoding_of_the_smaller_one(deploy: Deploy) -> None:
+    _, files = deploy("esrgan", "snpe", 8)
+    graph = onnx.load(files[0]).graph
+    known = read(files[1], [each.name for each in graph.initializer]).activations
+    (resize,) = [node for node in graph.node if node.op_type == "Resize"]
+    small, large = (known[name] for name in (resize.input[0], resize.output[0]))
+    assert (small.scale, small.zero_point) == (large.scale, large.zero_point)
+
+
+def test_where_pixels_are_moved_first_the_image_has_the_encoding(deploy: Deploy) -> None:
+    _, files = deploy("rrdb", "snpe", 8)
+    graph = onnx.load(files[0]).graph
+    known = read(files[1], [each.name for each in graph.initializer]).activations
+    first = next(node for node in graph.node if node.op_type == "Conv")
+    assert known[graph.input[0].name].scale * 255 == pytest.approx(1)
+    assert first.input[0] not in known
+
+
 def test_a_tensor_has_one_encoding_that_of_the_reader_with_most_bits(deploy: Deploy) -> None:
     table, _ = deploy("edsr", "snpe", 8, activations={"bits": 16})
     sources = [site.source for site in table.plan.sites if site.role == "activation"]
