@@ -260,7 +260,7 @@ def _op_of(node: fx.Node, module: fx.GraphModule) -> str:
         return OUTPUT
     if node.op == "call_module":
         return "" if node.target == GUARDS else _layer_op(module.get_submodule(str(node.target)))
-    if node.op not in ("call_function", "call_method"):
+    if node.op not in ("call_function", "call_method") or isinstance(node.meta.get("val"), int | torch.SymInt):
         return ""
     if _changes_nothing(node):
         return "identity"
@@ -282,7 +282,9 @@ def _layer_op(module: nn.Module) -> str:
 
 
 def _changes_nothing(node: fx.Node) -> bool:
-    """`x * 1.0` and `x / 1.0`, which exporters fold away."""
+    """`x * 1.0`, `x / 1.0` and a concat of one, which exporters fold away."""
+    if str(node.target).startswith("aten.cat"):
+        return len(tensor_arguments(node)) == 1
     constant = node.args[1] if len(node.args) == 2 else None  # noqa: PLR2004
     scales = str(node.target).startswith(("aten.mul", "aten.div"))
     return scales and isinstance(constant, (int, float)) and constant == 1

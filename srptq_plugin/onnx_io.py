@@ -22,6 +22,7 @@ from srptq_plugin.sites import Site
 OPSET = 20
 METADATA = "srptq"
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_CLASSES = "pkg.torch.onnx.class_hierarchy"
 _TYPES = {
     "conv": "Conv",
     "add": "Add",
@@ -29,6 +30,7 @@ _TYPES = {
     "mul": "Mul",
     "div": "Div",
     "cat": "Concat",
+    "pad": "Pad",
     "pixel_shuffle": "DepthToSpace",
     "relu": "Relu",
     "leaky_relu": "LeakyRelu",
@@ -120,8 +122,12 @@ class OnnxNetwork:
 
 
 def _path_and_op(node: NodeProto) -> tuple[str, str] | None:
-    scopes = next((prop.value for prop in node.metadata_props if prop.key == _SCOPES), "")
-    found = re.findall(r"'([^']*)'", scopes)
-    if len(found) < 2:  # noqa: PLR2004
+    """What a node was made from; sizes are computed by Python's own functions, which are no operation."""
+    paths, kinds = (_listed(node, key) for key in (_SCOPES, _CLASSES))
+    if len(paths) < 2 or not kinds:  # noqa: PLR2004
         return None
-    return found[-2], canonical_op(re.sub(r"_+\d+$", "", found[-1]))
+    return paths[-2], canonical_op(kinds[-1])
+
+
+def _listed(node: NodeProto, key: str) -> list[str]:
+    return re.findall(r"'([^']*)'", next((prop.value for prop in node.metadata_props if prop.key == key), ""))

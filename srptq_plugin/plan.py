@@ -164,11 +164,20 @@ class _Planner:
     def _input_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         for conv in self.planned:
             yield conv, 0, tensor_arguments(conv)[0]
+            if self.rules.one_encoding:
+                yield from self._moved_image(tensor_arguments(conv)[0])
         for node in self._others(self.rules.inputs):
             branch = self.fusing.branch(node)
             for place, source in self.network.edges_in(node):
                 if source is not branch and self.fusing.last(source) is source:
                     yield node, place, source
+
+    def _moved_image(self, node: fx.Node) -> Iterator[tuple[fx.Node, int, fx.Node]]:
+        """Where pixels are moved before the first convolution, the image itself has the encoding."""
+        if self.network.ops[node] in MOVEMENT and self.network.image_bounds(node, self.image) is not None:
+            for place, source in self.network.edges_in(node):
+                yield node, place, source
+                yield from self._moved_image(source)
 
     def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
         """The add that gives or reads a tensor, unless a convolution reads it."""

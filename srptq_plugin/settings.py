@@ -44,7 +44,15 @@ def _problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
         if bits is not None and bits not in allowed:
             nearest = min(allowed, key=partial(_distance, bits))
             choices = ", ".join(map(str, sorted(allowed)))
-            yield f"{path}: {recipe.target} has no {bits} bits here; choices: {choices}; the nearest is {nearest}"
+            cure = f"the nearest is {nearest}{_or_float(path, bits, allowed)}"
+            yield f"{path}: {recipe.target} has no {bits} bits here; choices: {choices}; {cure}"
+
+
+def _or_float(path: str, bits: int, allowed: frozenset[int]) -> str:
+    """Where a part wants more bits than there are, it need have none."""
+    part = path.rpartition(".")[0]
+    named = part.startswith(("stages.", "overrides."))
+    return f", or {part}.quantize: false leaves it float" if named and bits > max(allowed) else ""
 
 
 def _skip_problems(recipe: Recipe, rules: Rules) -> Iterator[str]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from srptq_plugin.contracts import Rules
 from srptq_plugin.export import export_network, fold, graph_of, own_module
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.models import RDN
+from srptq_plugin.models import RDN, RRDB
 from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.onnx_io import export_float
 from srptq_plugin.plan import make_plan
@@ -227,7 +227,11 @@ class Normed(nn.Module):
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     kind.__name__.lower(): kind for kind in (Edsr, Mixed, Imdn, Esrgan, Shared, Scaled, Bicubic)
 }
-OTHERS: Mapping[str, Callable[[], nn.Module]] = {"normed": Normed, "rdn": lambda: RDN(2, FEATURES, 4, 2, 2)}
+OTHERS: Mapping[str, Callable[[], nn.Module]] = {
+    "normed": Normed,
+    "rdn": lambda: RDN(2, FEATURES, 4, 2, 2),
+    "rrdb": lambda: RRDB(2, FEATURES, 4, 2),
+}
 """Not for every test that goes over networks."""
 
 

@@ -4,6 +4,7 @@ import networks
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.network import Network, OpKey, canonical_op, drop_identities, tensor_arguments
@@ -46,6 +47,13 @@ STAGES["rdn"] = {
     "upsample": "UPNet.0",
     "tail": "UPNet.2",
 }
+RRDB = ("rdb1", "rdb2", "rdb3")
+STAGES["rrdb"] = {
+    "head": "conv_first",
+    "body": " ".join(f"body.{n}.{each}.conv{k}" for n in (0, 1) for each in RRDB for k in range(1, 6)) + " conv_body",
+    "upsample": "conv_up1 conv_up2 conv_hr",
+    "tail": "conv_last",
+}
 STAGES["scaled"] = STAGES["edsr"]
 BLOCKS = {
     "edsr": "body.0/add body.1/add",
@@ -53,6 +61,7 @@ BLOCKS = {
     "imdn": "block1/add block2/add",
     "esrgan": "body.0/add body.1/add",
     "rdn": "RDBs.0/add RDBs.1/add",
+    "rrdb": "body.0/add body.1/add",
     "shared": "head/conv block.first/conv block.second/conv block.first/conv.1 block.second/conv.1 grow/conv",
     "bicubic": "head/conv block.first/conv block.second/conv grow/conv tail/conv",
     "mixed": "head/conv left/conv right/conv fuse/conv attention.squeeze/conv attention.excite/conv "
@@ -64,7 +73,7 @@ def network_of(module: nn.Module) -> Network:
     return Network(graph_of(export_network(module)))
 
 
-@pytest.fixture(params=[*networks.NETWORKS, "rdn"])
+@pytest.fixture(params=[*networks.NETWORKS, "rdn", "rrdb"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -213,6 +222,26 @@ def test_what_changes_nothing_is_taken_out(factor: float) -> None:
     ops = list(Network(drop_identities(module)).ops.values())
     assert ops == ["input", "conv", "mul", "output"]
     assert torch.equal(module(image), before)
+
+
+def test_a_concat_of_one_is_taken_out() -> None:
+    class Lonely(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([torch.cat([x], dim=1), x], dim=1)
+
+    network = Network(drop_identities(export_network(Lonely()).module()))
+    assert list(network.nodes) == ["/input", "/cat", "/output"]
+
+
+def test_sizes_are_no_feature_maps() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.pad(x, (0, -x.shape[3] % 2, 0, -x.shape[2] % 2), mode="replicate")
+
+    network = network_of(Odd())
+    pad = network.nodes["/pad"]
+    assert list(network.ops.values()) == ["input", "pad", "output"]
+    assert network.edges_in(pad) == [(0, network.input)]
 
 
 def test_a_scaled_residual_leaves_the_keys_alone() -> None:

@@ -228,7 +228,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(target: str, pho
 
 
 TOYS = [
-    *((kind, "openvino", {}) for kind in (*networks.NETWORKS, *networks.OTHERS)),
+    *((kind, "openvino", {}) for kind in (*networks.NETWORKS, "normed", "rdn")),
     *((kind, "onnxruntime", {}) for kind in ("edsr", "mixed", "imdn", "shared", "rdn")),
     ("mixed", "openvino", {"preset": "performance"}),
     ("imdn", "openvino", {"preset": "performance", "placement": "convs"}),

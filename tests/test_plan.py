@@ -22,7 +22,7 @@ from srptq_plugin.registry import Registry
 from srptq_plugin.settings import rules_of
 from srptq_plugin.sites import Edge, Plan, Site
 
-KINDS = [*networks.NETWORKS, "rdn"]
+KINDS = [*networks.NETWORKS, "rdn", "rrdb"]
 TARGETS = ["openvino", "onnxruntime"]
 WEIGHT = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0)
 RULES = Rules(WEIGHT, IntGrid(8), frozenset(range(2, 9)), frozenset(range(2, 9)))
@@ -286,6 +286,7 @@ OPS = [
     "sub",
     "mul",
     "cat",
+    "pad",
     "pixel_shuffle",
     "relu",
     "leaky_relu",

@@ -42,6 +42,7 @@ def test_the_shipped_recipes_are_those_that_are_documented() -> None:
     fast = [f"{target}-w8a8-fast" for target in targets]
     usual = [f"{target}-w8a8" for target in targets]
     others = ["openvino-w4a4", "openvino-w6a6", "snpe-w8a16", "snpe-w4a16"]
+    others += ["snpe-w8a8-edges16", "paper-w8a8-edges16"]
     observers = ["minmax", "percentile", "mse", "entropy"]
     paper = [f"paper-w{bits}a{bits}{kind}" for bits in (4, 6, 8) for kind in ("", "-best")]
     baselines = [*(f"{target}-w8a8-stock" for target in targets), *(f"paper-w4a4-{each}" for each in observers)]

@@ -71,7 +71,7 @@ class _Point:
         ("observer", {"dbdc", "minmax", "percentile", "mse", "entropy"}),
         ("reconstruction", {"pac", "bias-correction"}),
         ("quantizer", {"bounded", "pams", "fqsr", "daq", "daq-m", "linear", "ddtb"}),
-        ("model", {"edsr", "edsr-mini", "srresnet", "srgan", "rdn"}),
+        ("model", {"edsr", "edsr-mini", "srresnet", "srgan", "rdn", "rrdb"}),
     ],
 )
 def test_the_built_ins_are_found_by_kind_and_name(builtin: Registry, kind: str, names: set[str]) -> None:

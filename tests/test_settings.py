@@ -67,6 +67,31 @@ def test_all_problems_are_told_at_once() -> None:
     assert [line.split(": ")[1] for line in lines] == ["placement", "weights.bits", "activations.bits"]
 
 
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("kind", ["weights", "activations"])
+def test_sixteen_bits_for_a_part_are_refused_with_both_that_work(target: str, kind: str) -> None:
+    """What the message names is then accepted."""
+    keys: dict[str, Any] = {"target": target, "stages": {"head": {kind: 16}}, "overrides": [{"sites": "x", "bits": 16}]}
+    with pytest.raises(SrptqError) as caught:
+        rules_of(with_keys(keys), Registry())
+    stage, override = str(caught.value).splitlines()
+    assert stage.startswith(f"recipe mine: stages.head.{kind}: {target} has no 16 bits here; ")
+    assert stage.endswith("; the nearest is 8, or stages.head.quantize: false leaves it float")
+    assert override.endswith("; the nearest is 8, or overrides.0.quantize: false leaves it float")
+    for head, other in (({kind: 8}, {"bits": 8}), ({"quantize": False}, {"quantize": False})):
+        cured = {"stages": {"head": head}, "overrides": [{"sites": "x", **other}]}
+        assert rules_of(with_keys(keys | cured), Registry()).weight_bits
+
+
+@pytest.mark.parametrize(
+    "keys", [{"weights": {"bits": 16}}, {"skips": {"bits": 16}}, {"stages": {"body": {"weights": 1}}}]
+)
+def test_float_is_no_cure_for_the_whole_network_nor_for_fewer_bits(keys: dict[str, Any]) -> None:
+    with pytest.raises(SrptqError) as caught:
+        rules_of(with_keys(keys), Registry())
+    assert "leaves it float" not in str(caught.value)
+
+
 def test_between_two_choices_the_greater_one_is_nearer() -> None:
     """Of a tie, the one that loses no accuracy."""
     from srptq_plugin.contracts import Rules, TargetEntry  # noqa: PLC0415

@@ -143,4 +143,5 @@ def srptq_models() -> Iterable[ModelEntry]:
         ModelEntry("srresnet", "SRResNet", _family("srresnet")),
         ModelEntry("srgan", "the generator of SRGAN", _family("srgan")),
         ModelEntry("rdn", "RDN, the residual dense network", _family("rdn")),
+        ModelEntry("rrdb", "RRDBNet, the generator of ESRGAN and Real-ESRGAN", _family("rrdb")),
     ]

@@ -5,6 +5,7 @@ from srptq_plugin.models.edsr import EDSR
 from srptq_plugin.models.loading import ENTRIES, FAMILIES, describe, load_model
 from srptq_plugin.models.rdn import RDN
 from srptq_plugin.models.record import LoadedModel, ModelFamily, ModelRecord, Network, Request
+from srptq_plugin.models.rrdb import RRDB
 from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.models.srresnet import SRResNet
 
@@ -13,6 +14,7 @@ __all__ = [
     "ENTRIES",
     "FAMILIES",
     "RDN",
+    "RRDB",
     "LoadedModel",
     "ModelFamily",
     "ModelRecord",

@@ -1,5 +1,6 @@
 """Reading weights: tensors only, no code, and every key accounted for."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +16,8 @@ from srptq_plugin.errors import SrptqError
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 SHOWN = 8
+Renames = tuple[tuple[str, str], ...]
+"""Patterns of keys in one layout, and what they are called in another."""
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
@@ -46,6 +49,22 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     if faults := [_few(what, keys) for what, keys in wrong.items() if keys]:
         raise SrptqError(f"weights do not fit {type(model).__name__}; {'; '.join(faults)}")
     model.load_state_dict(dict(state), strict=False)
+
+
+def renamed(state: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
+    r"""The same weights, each by the name that the first pattern which fits gives it, or its own.
+
+    >>> list(renamed({"first.bias": torch.ones(1), "last": torch.ones(1)}, ((r"first\.(.*)", r"head.\1"),)))
+    ['head.bias', 'last']
+    """
+    return {_renamed(key, renames): value for key, value in state.items()}
+
+
+def _renamed(key: str, renames: Renames) -> str:
+    for pattern, name in renames:
+        if match := re.fullmatch(pattern, key):
+            return match.expand(name)
+    return key
 
 
 def _few(what: str, keys: list[str]) -> str:

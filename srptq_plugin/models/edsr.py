@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.arguments import settle
-from srptq_plugin.models.checkpoint import load_into, load_state
+from srptq_plugin.models.checkpoint import Renames, load_into, load_state, renamed
 from srptq_plugin.models.layers import conv3x3, shuffle_factors
 from srptq_plugin.models.record import UNIT, Arguments, ModelFamily, Network, Range, Request, State
 
 MINI = {scale: Path(__file__).parent / "weights" / f"edsr_mini_x{scale}.safetensors" for scale in ("2", "4")}
 LEVELS: Range = (0.0, 255.0)
 Mean = tuple[float, float, float]
-Renames = tuple[tuple[str, str], ...]
 MEAN: Mean = (0.4488, 0.4371, 0.4040)
 SHIFTS = frozenset({"sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"})
 LARGE = 256  # the published networks of this width scale their residuals by 0.1
@@ -121,14 +120,7 @@ def _native(state: State) -> State:
         )
     blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
     renames = (*BASICSR, (r"conv_after_body\.(.*)", rf"body.{blocks}.\1"))
-    return {_renamed(key, renames): value for key, value in state.items()} | _shifts(MEAN)
-
-
-def _renamed(key: str, renames: Renames) -> str:
-    for pattern, name in renames:
-        if match := re.fullmatch(pattern, key):
-            return match.expand(name)
-    return key
+    return renamed(state, renames) | _shifts(MEAN)
 
 
 def _peak(state: State) -> float:

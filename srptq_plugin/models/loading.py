@@ -22,10 +22,11 @@ from srptq_plugin.models.record import (
     Request,
     check_range,
 )
+from srptq_plugin.models.rrdb import RRDB_FAMILY
 from srptq_plugin.models.srgan import SRGAN_FAMILY
 from srptq_plugin.models.srresnet import SRRESNET_FAMILY
 
-ENTRIES = (MINI_FAMILY, EDSR_FAMILY, SRRESNET_FAMILY, SRGAN_FAMILY, RDN_FAMILY)
+ENTRIES = (MINI_FAMILY, EDSR_FAMILY, SRRESNET_FAMILY, SRGAN_FAMILY, RDN_FAMILY, RRDB_FAMILY)
 FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({family.name: family for family in ENTRIES})
 PROBES = (16, 64)
 

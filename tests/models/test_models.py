@@ -16,6 +16,7 @@ from srptq_plugin.models import (
     EDSR,
     FAMILIES,
     RDN,
+    RRDB,
     LoadedModel,
     Network,
     Request,
@@ -80,6 +81,8 @@ def test_published_weights_reach_their_psnr(
         SRResNet(upscale=2, features=8, blocks=2),
         SRGANGenerator(features=8, blocks=2),
         RDN(upscale=4, features=8, growth=4, blocks=2, layers=2),
+        RRDB(upscale=4, features=8, growth=4, blocks=1),
+        RRDB(upscale=2, features=8, growth=4, blocks=1),
     ],
     ids=lambda module: type(module).__name__,
 )
@@ -218,7 +221,7 @@ def test_wrong_arguments_are_refused(args: dict[str, str | int | float], message
         load_model("edsr-mini", args=args)
 
 
-@pytest.mark.parametrize("name", ["edsr", "srresnet", "srgan", "rdn"])
+@pytest.mark.parametrize("name", ["edsr", "srresnet", "srgan", "rdn", "rrdb"])
 def test_networks_without_fitting_weights_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SrptqError, match=f"{name}: no weights"):
         load_model(name)
@@ -233,6 +236,8 @@ def test_networks_that_cannot_be_are_refused() -> None:
         SRGANGenerator(upscale=3)
     with pytest.raises(SrptqError, match="give 2, 3 or 4"):
         RDN(upscale=8)
+    with pytest.raises(SrptqError, match="give 2 or 4"):
+        RRDB(upscale=3)
 
 
 def test_wrong_ranges_are_refused(tmp_path: Path) -> None:

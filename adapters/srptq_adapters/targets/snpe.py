@@ -16,6 +16,7 @@ from srptq_adapters.targets.reader import Reader
 from srptq_plugin.contracts import Rules, Size
 from srptq_plugin.grid import IntGrid, QParams, dequantize, quantize
 from srptq_plugin.onnx_io import OnnxNetwork
+from srptq_plugin.sites import Site
 from srptq_plugin.table import QuantTable
 
 FILE, ENCODINGS = "model_snpe.onnx", "model_snpe.encodings"
@@ -85,9 +86,14 @@ def _encodings(network: OnnxNetwork, table: QuantTable) -> Encodings:
     for site in table.plan.sites:
         if site.role == "weight":
             parameters[network.nodes[site.consumers[0].consumer].input[1]] = table.qparams[site.name]
-        elif not table.plan.is_moved(site):
+        elif not table.plan.is_moved(site) or _is_resized(site):
             activations[network.value(site)] = table.qparams[site.name]
     return Encodings(activations, parameters)
+
+
+def _is_resized(site: Site) -> bool:
+    """Qualcomm's tools take enlarging for arithmetic: where the larger map has no encoding, the smaller has none."""
+    return site.source.rpartition("/")[2].partition(".")[0] == "nearest"
 
 
 def _put_tuned(model: ModelProto, network: OnnxNetwork, table: QuantTable) -> None:

@@ -32,6 +32,7 @@ CASES = [
     ("scaled", 4, "onnxruntime"),
     ("bicubic", 8, "onnxruntime"),
     ("rdn", 8, "tensorrt"),
+    ("rrdb", 8, "snpe"),
 ]
 BATCHES = [networks.images(seed=seed) for seed in (1, 2)]
 

@@ -21,7 +21,7 @@ HARDWARE = {"default": "htp_quantsim_config_v73", "dsp": "dsp_quantsim_config"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("kind", ["edsr", "imdn"])
+@pytest.mark.parametrize("kind", ["edsr", "imdn", "esrgan"])
 def test_aimet_draws_what_our_reader_draws(kind: str, version: Version, deploy: Deploy, tmp_path: Path) -> None:
     table, files = deploy(kind, "snpe", 8)
     network, encodings = TARGET.write(files[0], table, tmp_path, encodings=version)
@@ -29,6 +29,18 @@ def test_aimet_draws_what_our_reader_draws(kind: str, version: Version, deploy: 
     found = aimet.simulated(network, encodings, IMAGES.numpy(), wanted)
     assert found["version"] == version
     assert aimet.decibels(found) > 100
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("kind", ["edsr", "rrdb"])
+def test_aimet_draws_the_same_from_edges_of_16_bits(
+    kind: str, version: Version, deploy: Deploy, tmp_path: Path
+) -> None:
+    edges = {stage: {"activations": 16} for stage in ("head", "tail")}
+    table, files = deploy(kind, "snpe", 8, stages=edges)
+    network, encodings = TARGET.write(files[0], table, tmp_path, encodings=version)
+    found = aimet.simulated(network, encodings, IMAGES.numpy(), TARGET.load(network)(IMAGES.numpy()))
+    assert aimet.decibels(found) > 80
 
 
 @pytest.mark.parametrize("preset", HARDWARE)

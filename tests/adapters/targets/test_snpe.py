@@ -28,12 +28,13 @@ SIXTEEN = {stage: {"activations": 16} for stage in ("head", "tail")}
 CASES = {
     "w8a8": (8, {}),
     "w8a16": (8, {"activations": {"bits": 16}, "stages": SIXTEEN}),
+    "edges16": (8, {"stages": SIXTEEN}),
     "legacy": (8, {"preset": "legacy", "weights": {"bits": 8, "per_channel": False}}),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn"])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb"])
 def test_what_the_files_say_is_what_was_simulated(
     kind: str, case: str, deploy: Deploy, error_share: ErrorShare
 ) -> None:
@@ -61,11 +62,43 @@ def test_pixel_shuffle_has_no_encoding_of_its_own(deploy: Deploy) -> None:
     assert shuffle.output[0] not in known
 
 
+def test_an_enlarged_map_has_the_encoding_of_the_smaller_one(deploy: Deploy) -> None:
+    _, files = deploy("esrgan", "snpe", 8)
+    graph = onnx.load(files[0]).graph
+    known = read(files[1], [each.name for each in graph.initializer]).activations
+    (resize,) = [node for node in graph.node if node.op_type == "Resize"]
+    small, large = (known[name] for name in (resize.input[0], resize.output[0]))
+    assert (small.scale, small.zero_point) == (large.scale, large.zero_point)
+
+
+def test_where_pixels_are_moved_first_the_image_has_the_encoding(deploy: Deploy) -> None:
+    _, files = deploy("rrdb", "snpe", 8)
+    graph = onnx.load(files[0]).graph
+    known = read(files[1], [each.name for each in graph.initializer]).activations
+    first = next(node for node in graph.node if node.op_type == "Conv")
+    assert known[graph.input[0].name].scale * 255 == pytest.approx(1)
+    assert first.input[0] not in known
+
+
 def test_a_tensor_has_one_encoding_that_of_the_reader_with_most_bits(deploy: Deploy) -> None:
     table, _ = deploy("edsr", "snpe", 8, activations={"bits": 16})
     sources = [site.source for site in table.plan.sites if site.role == "activation"]
     assert len(sources) == len(set(sources))
     assert {site.grid.bits for site in table.plan.sites if site.role == "activation"} == {8, 16}
+
+
+@pytest.mark.parametrize("kind", ["edsr", "rrdb"])
+def test_sixteen_bits_are_written_where_the_stages_want_them(kind: str, deploy: Deploy) -> None:
+    """Before the first convolution and the last, and behind the last."""
+    table, files = deploy(kind, "snpe", 8, stages=SIXTEEN)
+    graph = onnx.load(files[0]).graph
+    found = read(files[1], [each.name for each in graph.initializer])
+    convs = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in found.parameters]
+    wide = {name for name, qparams in found.activations.items() if qparams.grid.bits == 16}
+    assert {convs[-1].input[0], convs[-1].output[0]} <= wide
+    assert {site.stage for site in table.plan.sites if site.grid.bits == 16} == {"head", "tail"}
+    assert {qparams.grid.bits for name, qparams in found.activations.items() if name not in wide} == {8}
+    assert {qparams.grid.bits for qparams in found.parameters.values()} == {8}
 
 
 @pytest.mark.parametrize("version", VERSIONS)

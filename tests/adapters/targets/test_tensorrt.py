@@ -25,13 +25,13 @@ ErrorShare = Callable[[str, QuantTable, Runtime], float]
 Break = Callable[[ModelProto], None]
 
 
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn"])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb"])
 def test_what_the_file_says_is_what_was_simulated(kind: str, deploy: Deploy, error_share: ErrorShare) -> None:
     table, files = deploy(kind, "tensorrt", 8)
     assert error_share(kind, table, TARGET.load(files[0])) < 0.05
 
 
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn"])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb"])
 def test_our_files_keep_every_rule(kind: str, deploy: Deploy) -> None:
     _, files = deploy(kind, "tensorrt", 8)
     assert not [finding for finding in lint(files[0], "tensorrt") if finding.severe]

@@ -1,0 +1,216 @@
+"""Tables 2 and 3 of Liu et al. 2021 in kind: 8 bits everywhere, and 16 at the first and the last convolution.
+
+    python benchmarks/multi_precision.py --data DATA --images BSDS399 --weights SRGAN_netG_x4.safetensors \
+        --rows rows.jsonl [--steps 1000]
+
+DATA holds Set5 and Set14; IMAGES are photographs. With `--model rrdb` and weights of ESRGAN for its columns. PSNR and
+SSIM are the simulation's, on Y. Bytes are those of the parameters: integers at their bits, with a scale a channel, and
+what stays float. Milliseconds are ONNX Runtime's, medians of runs that take turns with its float network's; where a
+target runs elsewhere there are none. `--steps` adds rows trained on from the calibrated ones. The paper's PI, which
+looks at no reference image, is not computed. Prints Markdown. Each measurement is added to the file of rows, and one
+that is there is not taken again: started again, it goes on.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rows import Key, Rows
+
+from srptq_plugin import quantize
+from srptq_plugin.export import export_network
+from srptq_plugin.models import load_model
+from srptq_plugin.onnx_io import export_float
+from srptq_plugin.pairs import load_pairs
+from srptq_plugin.qat.run import train_run
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.registry import Registry
+from srptq_plugin.run import NETWORK, Run
+from srptq_plugin.scoring import mean_scores
+
+SETS = ("Set5", "Set14")
+RUNTIME = "onnxruntime"
+RUNS = 9
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe, and how often its network is trained on; `None` is the float network."""
+
+    name: str
+    bits: str
+    recipe: str | None = None
+    steps: int = 0
+
+
+CALIBRATED = (
+    Method("extremes, ONNX Runtime", "8", "onnxruntime-w8a8-stock"),
+    Method("DBDC + PaC, ONNX Runtime", "8", "onnxruntime-w8a8"),
+    Method("DBDC + PaC, SNPE", "8", "snpe-w8a8"),
+    Method("DBDC + PaC, SNPE", "8, activations 16 at the edges", "snpe-w8a8-edges16"),
+    Method("DBDC + PaC, simulated", "8", "paper-w8a8"),
+    Method("DBDC + PaC, simulated", "8, all 16 at the edges", "paper-w8a8-edges16"),
+)
+
+
+def methods(steps: int) -> Iterator[Method]:
+    """The rows: float, without training, and where steps are given trained."""
+    yield Method("float", "32")
+    yield from CALIBRATED
+    if steps:
+        for method in CALIBRATED[1:]:
+            yield Method(f"{method.name}, {steps} steps", method.bits, method.recipe, steps)
+
+
+class Bench:
+    """Measures rows of one network, whose float file and test images are made once."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        self.arguments, self.folder = arguments, folder
+        self.loaded = load_model(arguments.model, arguments.weights)
+        self.scale = self.loaded.record.scale
+        self.pairs = {
+            name: load_pairs(arguments.data / name, self.scale, strict=True).usable for name in arguments.sets
+        }
+        self.calibrated = cache(self._calibrated)
+
+    def measure(self, method: Method) -> dict[str, Any]:
+        """Bytes, milliseconds and the scores on every set."""
+        row = self._float() if method.recipe is None else self._quantized(method.recipe, method.steps)
+        print(f"{method}: {row}", file=sys.stderr, flush=True)
+        return row
+
+    def _float(self) -> dict[str, Any]:
+        network, file = self.loaded.module, self.folder / "float.onnx"
+        export_float(export_network(network), file, {})
+        size = 4 * sum(each.numel() for each in network.parameters())
+        return {"bytes": size, "ms": self._milliseconds(file)[0], "scores": self._scores(network)}
+
+    def _quantized(self, recipe: str, steps: int) -> dict[str, Any]:
+        run = self._trained(recipe, steps) if steps else self.calibrated(recipe)
+        timed = run.recipe.target == RUNTIME
+        own, plain = self._milliseconds(run.artefacts[0], run.folder / NETWORK) if timed else (None, None)
+        scores = self._scores(run.table.simulate(run.network))
+        return {"bytes": stored(run), "ms": own, "float_ms": plain, "scores": scores}
+
+    def _calibrated(self, recipe: str) -> Run:
+        epochs = epochs_of(recipe, self.arguments)
+        return quantize(
+            recipe,
+            model=self.arguments.model,
+            weights=self.arguments.weights,
+            images=self.arguments.images,
+            scale=self.scale,
+            out=self.folder / recipe,
+            overrides=[epochs] if epochs else [],
+        )
+
+    def _trained(self, recipe: str, steps: int) -> Run:
+        return train_run(
+            recipe,
+            self.calibrated(recipe).folder,
+            images=self.arguments.images,
+            scale=self.scale,
+            out=self.folder / f"{recipe}-trained",
+            overrides=[f"training.steps={steps}"],
+        )
+
+    def _scores(self, network: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, tuple[float, float]]:
+        how = self.scale, self.loaded.record.input_range
+        return {name: mean_scores(network, pairs, *how) for name, pairs in self.pairs.items()}
+
+    def _milliseconds(self, *files: Path) -> list[float]:
+        """Medians; the files take turns, so that a drifting machine disturbs all alike."""
+        load = Registry().target(RUNTIME).load().load
+        sessions = [load(file) for file in files]
+        side, (low, high) = self.arguments.side, self.loaded.record.input_range
+        image = np.random.default_rng(0).uniform(low, high, (1, 3, side, side)).astype(np.float32)
+        seconds = [[_seconds(session, image) for session in sessions] for _ in range(RUNS + 1)]
+        return [1000 * statistics.median(each) for each in zip(*seconds[1:], strict=True)]
+
+
+def epochs_of(recipe: str | None, arguments: argparse.Namespace) -> str:
+    """What changes the epochs of a recipe that tunes; nothing where they are its own."""
+    if recipe is None or arguments.epochs is None or Recipe.load(recipe).reconstruction is None:
+        return ""
+    return f"reconstruction.epochs={arguments.epochs}"
+
+
+def stored(run: Run) -> int:
+    """Bytes of a network's parameters: integers at their bits with their scales, the rest as float."""
+    grids = {name: run.table.qparams[name] for name in run.table.weights}
+    bits = sum(grids[name].grid.bits * each.numel() for name, each in run.table.weights.items())
+    scales = sum(each.scale.numel() for each in grids.values())
+    whole = sum(each.numel() for each in run.network.parameters())
+    floats = whole - sum(each.numel() for each in run.table.weights.values())
+    return bits // 8 + 4 * (scales + floats)
+
+
+def _seconds(session: Callable[[Any], object], image: object) -> float:
+    start = time.perf_counter()
+    session(image)
+    return time.perf_counter() - start
+
+
+def key(arguments: argparse.Namespace, method: Method) -> Key:
+    """What makes two measurements the same."""
+    network = arguments.model, arguments.weights.name, " ".join(arguments.sets), str(arguments.side)
+    return (*network, method.recipe or "float", epochs_of(method.recipe, arguments), str(method.steps))
+
+
+def main() -> None:
+    """Measure what is missing, then print."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    rows = Rows(arguments.rows)
+    missing = [method for method in methods(arguments.steps) if rows.of(key(arguments, method)) is None]
+    if missing and not arguments.no_measuring:
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(arguments, Path(folder))
+            for method in missing:
+                rows.add(key(arguments, method), bench.measure(method))
+    _print(arguments, rows)
+
+
+def _print(arguments: argparse.Namespace, rows: Rows) -> None:
+    print(f"### {arguments.weights.stem}, {arguments.side} x {arguments.side} pixels timed\n")
+    print(f"| method | bits | bytes | ms | {' | '.join(arguments.sets)} |")
+    print("| --- | --- | --- | --- |" + " --- |" * len(arguments.sets))
+    for method in methods(arguments.steps):
+        row = rows.of(key(arguments, method))
+        if row is not None:
+            scores: Sequence[Sequence[float]] = [row["scores"][name] for name in arguments.sets]
+            cells = [f"{row['bytes']:,}", _timed(row), *(f"{psnr:.2f} / {ssim:.4f}" for psnr, ssim in scores)]
+            print(f"| {method.name} | {method.bits} | {' | '.join(cells)} |")
+
+
+def _timed(row: Any) -> str:
+    beside = f" (float {row['float_ms']:.0f})" if row.get("float_ms") else ""
+    return "" if row["ms"] is None else f"{row['ms']:.0f}{beside}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "images", "weights", "rows"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--model", default="srgan", choices=("srgan", "rrdb"))
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="of PaC, where not the recipe's")
+    parser.add_argument("--side", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-measuring", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

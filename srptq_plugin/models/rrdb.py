@@ -1,0 +1,131 @@
+"""RRDBNet, the generator of ESRGAN (Wang et al. 2018) and Real-ESRGAN, with the keys of BasicSR."""
+
+import math
+import re
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.models.arguments import settle
+from srptq_plugin.models.checkpoint import Renames, load_into, renamed
+from srptq_plugin.models.layers import conv3x3
+from srptq_plugin.models.record import UNIT, ModelFamily, Network, Request, State
+
+UPSCALES = (2, 4)
+ENLARGED = 4
+"""By the two nearest interpolations; a network that upscales by 2 folds its image smaller first."""
+NEEDED = frozenset({"conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up1.weight", "conv_up2.weight"})
+RENAMES: Renames = (
+    (r"RRDB_trunk\.(\d+)\.RDB(\d)\.(.*)", r"body.\1.rdb\2.\3"),
+    (r"trunk_conv\.(.*)", r"conv_body.\1"),
+    (r"upconv(\d)\.(.*)", r"conv_up\1.\2"),
+    (r"HRconv\.(.*)", r"conv_hr.\1"),
+    (r"model\.0\.(.*)", r"conv_first.\1"),
+    (r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.(.*)", r"body.\1.rdb\2.conv\3.\4"),
+    (r"model\.1\.sub\.\d+\.(weight|bias)", r"conv_body.\1"),
+    (r"model\.3\.(.*)", r"conv_up1.\1"),
+    (r"model\.6\.(.*)", r"conv_up2.\1"),
+    (r"model\.8\.(.*)", r"conv_hr.\1"),
+    (r"model\.10\.(.*)", r"conv_last.\1"),
+)
+"""From the two layouts of ESRGAN: by names, and numbered as before."""
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of which reads all before it; a fifth of what the last gives is added to the input."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(features, growth)
+        self.conv2 = conv3x3(features + growth, growth)
+        self.conv3 = conv3x3(features + 2 * growth, growth)
+        self.conv4 = conv3x3(features + 3 * growth, growth)
+        self.conv5 = conv3x3(features + 4 * growth, features)
+        self.lrelu = nn.LeakyReLU(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dense = [x, self.lrelu(self.conv1(x))]
+        for conv in (self.conv2, self.conv3, self.conv4):
+            dense.append(self.lrelu(conv(torch.cat(dense, dim=1))))
+        return x + 0.2 * self.conv5(torch.cat(dense, dim=1))
+
+
+class ResidualInResidual(nn.Module):
+    """Three dense blocks; a fifth of what they give is added to the input."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.rdb1 = DenseBlock(features, growth)
+        self.rdb2 = DenseBlock(features, growth)
+        self.rdb3 = DenseBlock(features, growth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
+
+
+class RRDB(nn.Module):
+    """Upscales by 4; or by 2, where each 2 x 2 pixels become channels of one first, as Real-ESRGAN does.
+
+    >>> RRDB(upscale=2, features=8, growth=4, blocks=1)(torch.zeros(1, 3, 5, 6)).shape
+    torch.Size([1, 3, 10, 12])
+    """
+
+    def __init__(self, upscale: int = 4, features: int = 64, growth: int = 32, blocks: int = 23) -> None:
+        super().__init__()
+        if upscale not in UPSCALES:
+            raise SrptqError(f"rrdb: upscale={upscale}; give 2 or 4")
+        self.upscale = upscale
+        self.folds = ENLARGED // upscale
+        self.conv_first = conv3x3(3 * self.folds**2, features)
+        self.body = nn.Sequential(*(ResidualInResidual(features, growth) for _ in range(blocks)))
+        self.conv_body = conv3x3(features, features)
+        self.conv_up1 = conv3x3(features, features)
+        self.conv_up2 = conv3x3(features, features)
+        self.conv_hr = conv3x3(features, features)
+        self.conv_last = conv3x3(features, 3)
+        self.lrelu = nn.LeakyReLU(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Negative pads crop: of slices torch.export would take the even sizes for all."""
+        if self.folds == 1:
+            return self._enlarged(x)
+        down, right = x.shape[2] % self.folds, x.shape[3] % self.folds
+        even = functional.pad(x, (0, right, 0, down), mode="replicate")
+        drawn = self._enlarged(functional.pixel_unshuffle(even, self.folds))
+        return functional.pad(drawn, (0, -right * self.upscale, 0, -down * self.upscale))
+
+    def _enlarged(self, x: Tensor) -> Tensor:
+        shallow = self.conv_first(x)
+        features = shallow + self.conv_body(self.body(shallow))
+        for conv in (self.conv_up1, self.conv_up2):
+            features = self.lrelu(conv(functional.interpolate(features, scale_factor=2.0, mode="nearest")))
+        return self.conv_last(self.lrelu(self.conv_hr(features)))
+
+
+def build(request: Request) -> Network:
+    """Build an RRDBNet whose size is read from its weights."""
+    state = renamed(request.state or {}, RENAMES)
+    if not state.keys() >= NEEDED:
+        lacking = f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
+        found = "no weights" if request.state is None else lacking
+        raise SrptqError(f"rrdb: {found}; give a checkpoint of ESRGAN, Real-ESRGAN or BasicSR")
+    seen = _sizes(state)
+    settle("rrdb", seen, seen, request.arguments)
+    module = RRDB(**seen)
+    load_into(module, state)
+    return Network(module, request.input_range or UNIT)
+
+
+def _sizes(state: State) -> dict[str, int]:
+    features, channels = state["conv_first.weight"].shape[:2]
+    folds = math.isqrt(channels // 3)
+    if 3 * folds**2 != channels:
+        raise SrptqError(f"rrdb: conv_first reads {channels} channels; the network of an RGB image has 3, or 12 for x2")
+    growth = state["body.0.rdb1.conv1.weight"].shape[0]
+    blocks = sum(re.fullmatch(r"body\.\d+\.rdb1\.conv1\.weight", key) is not None for key in state)
+    return {"upscale": ENLARGED // folds, "features": features, "growth": growth, "blocks": blocks}
+
+
+RRDB_FAMILY = ModelFamily("rrdb", "generator of ESRGAN (Wang et al. 2018); weights of ESRGAN or Real-ESRGAN", build)
