@@ -94,6 +94,19 @@ def analyze(
     return meter.analysis()
 
 
+def noises(subject: Subject, progress: Progress = quiet) -> dict[str, float]:
+    """The noise that each group of sites makes alone: all that choosing bits needs."""
+    network, total = PartlyQuantized(subject.table, subject.network), len(subject.table.plan.groups)
+    found = defaultdict[str, float](float)
+    for done, batch in enumerate(subject.patches.split(BATCH)):
+        plain = network.kept(batch, frozenset())
+        for n, group in enumerate(subject.table.plan.groups):
+            progress("measuring noise", done * total + n, -(-len(subject.patches) // BATCH) * total)
+            found[group] += float(subject.levels(plain.switched({group}) - plain.output).square().sum())
+    values = subject.patches.numel() * subject.record.scale**2
+    return {group: squared / values for group, squared in found.items()}
+
+
 @dataclass
 class _Sums:
     """Squared errors in levels, over how many values, and the scores of images."""
@@ -119,11 +132,9 @@ class _Meter:
 
     def compare(self, images: Tensor) -> None:
         """What every way of quantizing is off by from the float network."""
-        low, high = self.subject.record.input_range
         for sums, output, plain in self._outputs(images):
-            error = (output - plain).double() * (PEAK / (high - low))
-            sums.squared += float(error.square().sum())
-            sums.values += error.numel()
+            sums.squared += float(self.subject.levels(output - plain).square().sum())
+            sums.values += output.numel()
 
     def score(self, pair: Pair) -> None:
         """What every way of quantizing scores on an image whose truth is known."""

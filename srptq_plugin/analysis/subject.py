@@ -9,6 +9,7 @@ from srptq_plugin.calibrating import Calibrator, Inputs
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.export import graph_of
 from srptq_plugin.images import load_images, random_patches, to_tensor
+from srptq_plugin.metrics import PEAK
 from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.run import Run
@@ -44,3 +45,8 @@ class Subject:
         program, table = Calibrator(untuned, progress).run()
         chosen = inputs.patches[:patches]
         return cls(graph_of(program), table, inputs.loaded.record, untuned.recipe, chosen)
+
+    def levels(self, error: Tensor) -> Tensor:
+        """An error of the network's output in levels of an 8-bit image."""
+        low, high = self.record.input_range
+        return error.double() * (PEAK / (high - low))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from glob import escape
 from typing import Any
 
-from srptq_plugin.analysis.analyze import Quality, analyze
+from srptq_plugin.analysis.analyze import noises
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.calibrating import Inputs
 from srptq_plugin.contracts import Progress, Rules, quiet
@@ -22,11 +22,10 @@ EIGHT = 8
 
 @dataclass(frozen=True)
 class Uniform:
-    """A network with one number of bits everywhere: the whole of it, and each group of sites alone."""
+    """A network with one number of bits everywhere, and the noise of each group of sites alone."""
 
     bits: int
     subject: Subject
-    quality: Quality
     noise: Mapping[str, float]
 
     def bits_of(self, group: str) -> int:
@@ -52,8 +51,7 @@ def at_every_width(
 def _uniform(inputs: Inputs, bits: int, patches: int, progress: Progress) -> Uniform:
     recipe = uniform(inputs.recipe, inputs.rules, bits).model_copy(update={"equalise": False})
     subject = Subject.of_model(replace(inputs, recipe=recipe), patches, progress)
-    found = analyze(subject, kinds=["site"], progress=progress)
-    return Uniform(bits, subject, found.quantized, {each.part.name: each.alone.noise for each in found.parts})
+    return Uniform(bits, subject, noises(subject, progress))
 
 
 def mixed(uniforms: Sequence[Uniform], bits: Mapping[str, int]) -> QuantTable:

@@ -1,0 +1,99 @@
+"""Bits by tensor beside one number of bits everywhere, at the same BitOPs; by dual clipping, without tuning.
+
+    PYTHONPATH=examples python benchmarks/mixed.py --data DATA --images BSDS399 --weights WEIGHTS --rows rows.jsonl
+
+DATA holds Set5 and Set14, by which nothing is chosen; IMAGES are photographs to calibrate and to measure noise on, made
+smaller by the network's scale. Prints Markdown. A network that is in the file of rows is not measured again.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from paper_tables import NETWORKS, Subject
+from rows import Rows
+
+from srptq_plugin.analysis.precision import Budget, Precision, Unit
+from srptq_plugin.analysis.widths import Uniform, at_every_width, mixed
+from srptq_plugin.calibrating import Inputs, Source, resolved
+from srptq_plugin.pairs import load_pairs
+from srptq_plugin.registry import Registry
+from srptq_plugin.scoring import mean_scores
+
+RECIPE, SETS, PATCHES = "paper-w4a4", ("Set5", "Set14"), 8
+WIDTHS, COMPARED = (3, 4, 5, 6, 7, 8), (4, 5, 6)
+SHOWN = ("EDSR-mini x4", "SRGAN x4", "IMDN x4")
+UNITS: Mapping[str, Unit] = {"by tensor": "site", "by stage": "stage"}
+ROUNDING = 1 + 1e-9
+
+
+class Bench:
+    """A network, measured once at every number of bits, and scored with any bits."""
+
+    def __init__(self, subject: Subject, arguments: argparse.Namespace) -> None:
+        self.scale = subject.scale
+        weights = arguments.weights / subject.weights if subject.weights else None
+        args = {"upscale": subject.scale} if subject.model != "srgan" else {}
+        recipe = resolved(RECIPE, [], arguments.images, subject.scale)
+        self.inputs = Inputs.load(recipe, Registry(), Source(subject.model, weights, args))
+        self.pairs = {name: load_pairs(arguments.data / name, subject.scale, strict=True).usable for name in SETS}
+        self.uniforms = at_every_width(self.inputs, PATCHES, WIDTHS)
+        self.precisions = {name: Precision(self.uniforms, unit) for name, unit in UNITS.items()}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One number of bits everywhere, and the mixtures that cost as much."""
+        for found in self.uniforms:
+            if found.bits in COMPARED:
+                yield from self._beside(found)
+
+    def _beside(self, found: Uniform) -> Iterator[dict[str, Any]]:
+        everywhere = dict.fromkeys(found.noise, found.bits)
+        problem, eight = self.precisions["by tensor"].problem, self.precisions["by tensor"].eight
+        share = problem.cost("bops", everywhere) / problem.cost("bops", eight)
+        yield {"bits": found.bits, "how": "everywhere", "bops": share, "scores": self._scores(everywhere)}
+        for name, precision in self.precisions.items():
+            mixture = precision.within(Budget("bops", share * ROUNDING))
+            yield {"bits": found.bits, "how": name, "bops": mixture.bops, "scores": self._scores(mixture.bits)}
+
+    def _scores(self, bits: Mapping[str, int]) -> dict[str, float]:
+        network = mixed(self.uniforms, bits).simulate(self.uniforms[0].subject.network)
+        how = self.scale, self.inputs.loaded.record.input_range
+        return {name: mean_scores(network, pairs, *how)[0] for name, pairs in self.pairs.items()}
+
+
+def main() -> None:
+    """Measure what is missing, then print."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    rows = Rows(arguments.rows)
+    print("| network | BitOPs of 8 bits | bits | Set5 | Set14 |")
+    print("| --- | --- | --- | --- | --- |")
+    for subject in NETWORKS:
+        if subject.label in arguments.only:
+            if rows.of(("mixed", subject.label)) is None:
+                rows.add(("mixed", subject.label), {"rows": list(Bench(subject, arguments).rows())})
+            _print(subject, rows)
+
+
+def _print(subject: Subject, rows: Rows) -> None:
+    for row in (rows.of(("mixed", subject.label)) or {})["rows"]:
+        how = f"{row['bits']} everywhere" if row["how"] == "everywhere" else f"mixed {row['how']}"
+        scores = " | ".join(f"{row['scores'][name]:.2f}" for name in SETS)
+        print(f"| {subject.label} | {row['bops']:.1%} | {how} | {scores} |", flush=True)
+    print(subject.label, "done", file=sys.stderr)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "images", "weights", "rows"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", default=SHOWN, choices=SHOWN)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
