@@ -10,6 +10,7 @@ import networks
 import numpy as np
 import onnx
 import pytest
+from command_line import returning
 from onnx import numpy_helper
 
 from srptq_adapters.targets.onnxruntime import OnnxRuntimeTarget
@@ -101,6 +102,19 @@ def test_another_scale_in_the_file_than_in_the_table_fails(copied: Callable[...,
     assert found["psnr"] < LEAST_PSNR
     assert not found["passed"]
     assert f"simulation and runtime differ: {found['psnr']:.1f} dB, at 8 bits at least 50 dB" in found["problems"]
+    assert found["own_psnr"] is None or found["own_psnr"] > LEAST_PSNR
+
+
+def test_what_is_too_far_is_told_beside_how_far_the_simulation_is_from_itself(
+    copied: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied()
+    tamper(folder, "head_conv", 1.3)
+    monkeypatch.setattr("srptq_plugin.verify.own_psnr", returning(37.25))
+    found = verify(Run.open(folder))
+    assert found["own_psnr"] == 37.25
+    assert "summed in another order the simulation differs from itself by 37.2 dB" in found["note"]
+    assert not found["passed"]
 
 
 class Stub:
