@@ -80,7 +80,8 @@ class Bars:
     def _fields(self) -> dict[str, Any]:
         """A step of unknown length pulses and has no count."""
         count = f"{self._done} of {self._total}" if self._total else ""
-        return {"completed": self._done, "total": self._total or None, "count": count}
+        left = "left" if self._total else ""
+        return {"completed": self._done, "total": self._total or None, "count": count, "left": left}
 
 
 def _progress(stream: TextIO) -> "Progress":
@@ -92,6 +93,7 @@ def _progress(stream: TextIO) -> "Progress":
         progress.BarColumn(),
         progress.TextColumn("{task.fields[count]}"),
         progress.TimeElapsedColumn(),
+        progress.TextColumn("{task.fields[left]}"),
         progress.TimeRemainingColumn(),
         console=Console(file=stream),
         transient=True,
