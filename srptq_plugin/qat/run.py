@@ -129,7 +129,7 @@ def _pairs(folder: Path, scale: int) -> Images:
 
 def _prepared(recipe: Recipe, run: Run, registry: Registry) -> PreparedGraph:
     """The run's network as the recipe quantizes it, with the run's bounds, weights and biases."""
-    program = torch.export.load(run.folder / PROGRAM)
+    program = run.program()
     network = Network(graph_of(program))
     plan = make_plan(network, rules_of(recipe, registry), recipe, run.input_range, makers_of(recipe, registry))
     prepared = registry.toolkit(recipe.toolkit).load().realise(program, plan)

@@ -1,0 +1,226 @@
+"""What observing, tuning and importing cost beside the float network and torch, in ratios within one run.
+
+    python benchmarks/speed.py [--threads 2] [--runs 9]
+
+EDSR-baseline x4, random weights. Observing: a forward of 16 patches of 48 x 48 through one prepared graph, with each
+observer and without any. Tuning: a step of PaC on 2 patches at 4 bits, between two of the float network's forward and full
+backward. Medians of interleaved runs. Memory: what a process of its own holds at most, beyond what it held before.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization.observer import HistogramObserver
+
+from srptq_plugin import Recipe
+from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.grid import Bounds, IntGrid, project
+from srptq_plugin.models import EDSR
+from srptq_plugin.network import Network
+from srptq_plugin.pac import reconstruct
+from srptq_plugin.plan import make_plan
+from srptq_plugin.quantizer import Mode, fake_quantize
+from srptq_plugin.registry import Registry
+from srptq_plugin.settings import makers_of, rules_of
+
+LEVELS = (0.0, 255.0)
+OBSERVERS = ("dbdc", "minmax", "percentile", "mse", "entropy")
+PATCHES, EPOCH = 100, 20
+Row = tuple[str, float, float]
+"""What, how many seconds or bytes, and how many times those of the first row."""
+
+
+def main() -> None:
+    """Measure, and print Markdown."""
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory:
+        _hold(arguments.memory)
+        return
+    for title, unit, measure in (
+        ("Observing, 16 patches", "s", lambda: observing(arguments.runs)),
+        ("Tuning, a step of 2 patches", "s", tuning),
+        ("Fake quantization and its gradient, 2 x 64 x 48 x 48", "s", lambda: rounding(arguments.runs)),
+        ("Memory, with the answers of 100 patches kept", "MiB", lambda: memory(arguments.threads)),
+        ("Importing", "s", lambda: importing(arguments.runs)),
+    ):
+        print(f"### {title}\n\n| | {unit} | ratio |\n| --- | --- | --- |")
+        for name, amount, ratio in measure():
+            print(f"| {name} | {amount:.4g} | {ratio:.2f} |")
+        print(flush=True)
+
+
+def images(count: int) -> Tensor:
+    """Smooth noise, in levels of 8-bit images."""
+    noise = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    return 255 * nn.functional.interpolate(noise, size=(48, 48), mode="bicubic").clamp(0, 1)
+
+
+def prepared(*overrides: str) -> PreparedGraph:
+    """EDSR-baseline with quantizers at its sites."""
+    torch.manual_seed(0)
+    registry, recipe = Registry(), Recipe.load("paper-w4a4", overrides)
+    program = export_network(EDSR(upscale=4, features=64, blocks=16).eval())
+    network = Network(graph_of(program))
+    plan = make_plan(network, rules_of(recipe, registry), recipe, LEVELS, makers_of(recipe, registry))
+    return registry.toolkit("torchao").load().realise(program, plan)
+
+
+class TorchsHistogram:
+    """Torch's own observer in the place of one of ours."""
+
+    def __init__(self) -> None:
+        self.observer = HistogramObserver(bins=2048)
+
+    def update(self, values: Tensor) -> None:
+        """Take in a tensor."""
+        self.observer(values)
+
+
+def observing(runs: int) -> list[Row]:
+    """A forward with each observer, and with none."""
+    graphs = {name: prepared(f"activations.observer={name}") for name in OBSERVERS}
+    graphs["torch's HistogramObserver"] = theirs = prepared()
+    for quantizer in theirs.of_role("activation").values():
+        if quantizer.observer is not None:
+            quantizer.observer = TorchsHistogram()  # pyright: ignore[reportAttributeAccessIssue]
+    ways = {"no observer": _forward(graphs["dbdc"], Mode.OFF)}
+    return _interleaved(ways | {name: _forward(graph, Mode.OBSERVE) for name, graph in graphs.items()}, runs)
+
+
+def _forward(graph: PreparedGraph, mode: Mode) -> Callable[[], object]:
+    patches = images(16)
+
+    def run() -> None:
+        for quantizer in graph.quantizers.values():
+            quantizer.mode = mode
+        with torch.no_grad():
+            graph(patches)
+
+    return run
+
+
+def tuning() -> list[Row]:
+    """Steps of both turns; after each the float network answers and learns once."""
+    graph, patches = prepared(), images(EPOCH)
+    graph.observe([patches])
+    plain = _plain_step()
+    seconds: dict[str, list[float]] = defaultdict(list)
+    before = time.perf_counter()
+
+    def stepped(what: str, done: int, _total: int) -> None:
+        nonlocal before
+        turn = "weights' turn" if (done - 1) % EPOCH < EPOCH // 2 else "activations' turn"
+        if what == "tuning" and done:
+            seconds[f"PaC, {turn}"].append(time.perf_counter() - before)
+            start = time.perf_counter()
+            plain()
+            seconds["float, forward and backward"].append(time.perf_counter() - start)
+        before = time.perf_counter()
+
+    reconstruct(graph, patches, epochs=4, schedule="alternating", progress=stepped)
+    medians = {name: statistics.median(found[1:]) for name, found in sorted(seconds.items(), reverse=True)}
+    base = medians["float, forward and backward"]
+    turns = [amount for name, amount in medians.items() if name.startswith("PaC")]
+    medians["PaC, mean of both turns"] = statistics.fmean(turns)
+    return [
+        (name, amount, amount / base) for name, amount in sorted(medians.items(), key=lambda each: each[0][0] != "f")
+    ]
+
+
+def _plain_step() -> Callable[[], None]:
+    network, patches = EDSR(upscale=4, features=64, blocks=16), images(2)
+    network.requires_grad_(requires_grad=True)
+
+    def run() -> None:
+        network.zero_grad()
+        network(patches).abs().mean().backward()
+
+    return run
+
+
+def rounding(runs: int) -> list[Row]:
+    """Torch's fused kernels, which ours are, beside the plain arithmetic that MQBench writes out."""
+    values = torch.randn(2, 64, 48, 48, requires_grad=True)
+    bounds = [torch.tensor(end, dtype=torch.float64, requires_grad=True) for end in (-1.0, 1.0)]
+
+    def fused() -> None:
+        fake_quantize(values, project(Bounds(bounds[0], bounds[1]), IntGrid(4))).sum().backward()
+
+    scale, zero_point = torch.tensor(0.125, requires_grad=True), torch.tensor(8.0, requires_grad=True)
+
+    def unfused() -> None:
+        moved = values / scale + zero_point
+        rounded = moved + (moved.round() - moved).detach()
+        ((rounded.clamp(0, 15) - zero_point) * scale).sum().backward()
+
+    return _interleaved({"fused": fused, "unfused": unfused}, 10 * runs)
+
+
+def memory(threads: int) -> Iterator[Row]:
+    """Processes of their own, as what one gave back stays with it."""
+    base = 0.0
+    for name, what in (("float, forward and backward", "float"), ("PaC", "pac")):
+        command = [sys.executable, "-W", "ignore", str(Path(__file__)), "--memory", what, "--threads", str(threads)]
+        held = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])  # noqa: S603
+        base = base or held
+        yield name, held, held / base
+
+
+def _hold(what: str) -> None:
+    """Print the MiB that a step needs at most."""
+    if what == "float":
+        run = _plain_step()
+    else:
+        graph, patches = prepared(), images(PATCHES)
+        graph.observe(list(patches.split(2)))
+        run = lambda: reconstruct(graph, patches, epochs=1)  # noqa: E731
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def importing(runs: int) -> list[Row]:
+    """A fresh interpreter each time."""
+    ways = {"torch": "import torch", "torch and srptq_plugin": "import torch, srptq_plugin"}
+    return _interleaved({name: _interpreter(code) for name, code in ways.items()}, runs)
+
+
+def _interpreter(code: str) -> Callable[[], object]:
+    return lambda: subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
+
+
+def _interleaved(ways: dict[str, Callable[[], object]], runs: int) -> list[Row]:
+    """Medians of runs in turns, the first left out: a drifting machine disturbs all alike."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for turn in range(runs + 1):
+        for name, run in ways.items():
+            start = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    base = next(iter(medians.values()))
+    return [(name, amount, amount / base) for name, amount in medians.items()]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--memory", choices=("float", "pac"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
