@@ -3,7 +3,7 @@
     python benchmarks/speed.py [--threads 2] [--runs 9]
 
 EDSR-baseline x4, random weights. Observing: a forward of 16 patches of 48 x 48 through one prepared graph, with each
-observer and without any. Tuning: a step of PaC on 2 patches at 4 bits, between two of the float network's forward and full
+observer and without any. Tuning: a step of PaC on 2 patches at 4 bits, beside the float network's forward and full
 backward. Medians of interleaved runs. Memory: what a process of its own holds at most, beyond what it held before.
 """
 
