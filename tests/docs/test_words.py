@@ -3,23 +3,21 @@
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-import yaml
 from documents import PAGES, ROOT, Block, blocks, links, prose, spans
 
+from srptq_plugin.calibrating import check_recipe
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.recipe_files import Layer, parse_set
 from srptq_plugin.recipe_keys import sections
 from srptq_plugin.registry import Registry
 from srptq_plugin.run import RECIPE, SUMMARY, TABLE
-from srptq_plugin.settings import rules_of
 
 TARGETS = "|".join(entry.name for entry in Registry().entries("target"))
 NAMED = re.compile(rf"(?<![\w/.-])(?:{TARGETS})-w\d+a\d+[\w-]*")
@@ -34,8 +32,13 @@ OUTSIDE = ("torch", "srptq", "ExportedProgram")
 EXPORTS = {f"export.{key}" for entry in Registry().entries("target") for key in entry.load().exports}
 KEYS = EXPORTS | {key.name for section in sections(Registry()) for key in section.keys}
 SECTIONS = Recipe.model_fields.keys()
-PLACES = ("", *(f"{name}." for name in SECTIONS), "weights.options.", "activations.options.")
+PLACES = ("", *(f"{name}." for name in SECTIONS), "activations.options.")
 """Where in a recipe a key may stand."""
+CONTEXTS = [
+    [],
+    *([f"activations.{kind}={each.name}"] for kind in ("observer", "quantizer") for each in Registry().entries(kind)),
+]
+"""What else a recipe may have to say, as options are those of one observer or quantizer."""
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -94,17 +97,22 @@ def test_keys_and_values_that_are_named_may_be_said_in_a_recipe(page: Path) -> N
         if key.partition(".")[0] in SECTIONS and "." in key and "(" not in key and not FILE.fullmatch(key):
             assert re.sub(r"^(\w+)\.(options|quantizer_options)\..*", r"\1.\2", key) in KEYS, span
         if colon and re.fullmatch(r"[\w.]+", key) and "srptq." not in value:
-            assert any(_may_say(f"{place}{key}={value}") for place in PLACES), span
+            assert _may_say(key, value), span
 
 
-def _may_say(said: str) -> bool:
-    """Whether some target takes it."""
-    for target in ("openvino", "snpe", "paper"):
-        layers = [Layer("", {"target": target, "reconstruction": {"name": "pac"}}), parse_set(said)]
-        with suppress(SrptqError):
-            rules_of(Recipe.from_layers(layers), Registry())
-            return True
-    return False
+def _may_say(key: str, value: str) -> bool:
+    """Whether some target takes it, in some context."""
+    said = [[*context, f"{place}{key}={value}"] for context in CONTEXTS for place in PLACES]
+    return any(_is_taken(target, each) for each in said for target in ("openvino", "snpe", "paper"))
+
+
+def _is_taken(target: str, said: Sequence[str]) -> bool:
+    base = Layer("", {"target": target, "reconstruction": {"name": "pac"}})
+    try:
+        check_recipe(Recipe.from_layers([base, *map(parse_set, said)]), Registry())
+    except SrptqError:
+        return False
+    return True
 
 
 def _defined(node: ast.AST) -> Iterator[str]:
@@ -153,11 +161,9 @@ def test_the_table_of_what_is_there_names_all_quantizers_and_observers() -> None
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_is_a_recipe(block: Block, tmp_path: Path) -> None:
-    text = block.text
     path = tmp_path / "mine.yaml"
-    path.write_text(text, encoding="utf-8")
-    rules_of(Recipe.load(path), Registry())
-    assert yaml.safe_load(text)
+    path.write_text(block.text, encoding="utf-8")
+    check_recipe(Recipe.load(path), Registry())
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
