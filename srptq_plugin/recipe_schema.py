@@ -48,13 +48,13 @@ class StageSettings(Settings):
     """Bits of one stage, where they differ from the recipe's.
 
     The stages are `head`, `body`, `upsample` and `tail`, found from the network's dataflow. `head` and `tail` have 8
-    bits unless a recipe says otherwise, be it by `null`: the recipe's.
+    bits unless a recipe says otherwise; `null` gives them the recipe's.
     """
 
     weights: Bits | None = None
     """Bits of the stage's weights; `null` is those of `weights.bits`."""
     activations: Bits | None = None
-    """Bits of what the stage's convolutions read; `null` is those of `activations.bits`."""
+    """Bits of what the stage's operations read; `null` is those of `activations.bits`."""
     quantize: Flag = True
     """`false` leaves the stage float."""
 
@@ -169,7 +169,7 @@ class Calibration(Settings):
     images: Word | None = None
     """A folder of images; `null` is the photographs of scikit-image, and `--images` names others."""
     scale: Scale | None = None
-    """By how much the images are made smaller first; `null` takes them as they are."""
+    """By how much the images are made smaller first; `null` takes those of a folder as they are."""
     patches: Count = 100
     """How many patches are cut from the images."""
     size: Count = 48
