@@ -2,6 +2,7 @@
 # make test       the tests; ARGS="-k recipe" picks some
 # make check      lint, format and types
 # make format     what the formatter and the fixable lints change
+# make docs       the parts of the documents that come from code
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -9,7 +10,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 NEEDS := pyproject.toml constraints.txt | $(BIN)/python
 
-.PHONY: quantize test check format
+.PHONY: quantize test check format docs
 .DEFAULT_GOAL := quantize
 
 quantize: $(VENV)/.all
@@ -26,6 +27,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

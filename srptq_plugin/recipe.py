@@ -1,158 +1,32 @@
-"""The recipe: which target, bits, observers and reconstruction; validated, unknown keys refused."""
+"""The recipe as a whole: made from files, `--set` and mappings; validated, unknown keys refused."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.recipe_files import Data, Layer, dump, merge, parse_set, read_layers, shipped, source
-from srptq_plugin.recipe_values import Bits, Count, Flag, Plain, Real, Word, key_of, problem, whole
+from srptq_plugin.recipe_schema import (
+    Calibration,
+    OtherSettings,
+    Override,
+    PacSettings,
+    Settings,
+    SkipSettings,
+    StageSettings,
+    TensorSettings,
+    TrainingSettings,
+    WeightSettings,
+)
+from srptq_plugin.recipe_values import Flag, Plain, Word, key_of, problem
 from srptq_plugin.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from srptq_plugin.registry import Registry
-
-
-class Settings(BaseModel):
-    """Frozen, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TensorSettings(Settings):
-    """Bits, observer and quantizer of the activations, and the options of both; or not quantized, in simulation."""
-
-    bits: Bits = 8
-    observer: Word = "dbdc"
-    options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
-    quantizer: Word = "bounded"
-    quantizer_options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
-    quantize: Flag = True
-
-
-class WeightSettings(TensorSettings):
-    """Bits and observer of the weights."""
-
-    observer: Word = "minmax"
-    per_channel: Flag = True
-
-
-class StageSettings(Settings):
-    """Bits of one stage, where they differ from the recipe's."""
-
-    weights: Bits | None = None
-    activations: Bits | None = None
-    quantize: Flag = True
-
-
-class SkipSettings(Settings):
-    """Bits of what adds read and give where no convolution reads it, if not the activations'; or left float."""
-
-    bits: Bits | None = None
-    quantize: Flag = True
-
-
-class Override(Settings):
-    """Bits of what a glob matches: `sites` by the operation that reads or gives it, `tensors` by its own name.
-
-    `bits` are those of weights and activations alike; `weights` and `activations` say them apart.
-    """
-
-    sites: Word | None = None
-    tensors: Word | None = None
-    bits: Bits | None = None
-    weights: Bits | None = None
-    activations: Bits | None = None
-    quantize: Flag | None = None
-
-    @model_validator(mode="after")
-    def _named_once(self) -> Self:
-        if (self.sites is None) == (self.tensors is None):
-            raise ValueError("either sites or tensors, a glob of names")
-        if self.tensors is not None and self.quantize is not None:
-            raise ValueError("sites with quantize, which is of operations")
-        return self
-
-
-class PacSettings(Settings):
-    """PaC's options; a rate of null is the default of its kind of rates."""
-
-    name: Literal["pac"] = "pac"
-    epochs: Count = 10
-    batch: Count = 2
-    schedule: Literal["alternating", "joint"] = "joint"
-    rates: Literal["relative", "absolute"] = "relative"
-    weight_rate: Real | None = None
-    activation_rate: Real | None = None
-    weights: Literal["fixed", "rounding", "free"] = "fixed"
-    value_rate: Real = 0.02
-    start: Literal["observed", "image"] = "observed"
-    bias_correction: Flag = False
-    feature_weight: Real = 5.0
-    blocks: Literal["equal", "sensitivity"] = "equal"
-    output_weight: Real = 1.0
-    output_loss: Literal["l1", "rms"] = "rms"
-    region_weight: Real = 1.0
-    recolour: Flag = True
-    feature_loss: Literal["sum", "literal"] = "sum"
-    gradient: Literal["full", "pact"] = "full"
-
-    def options(self) -> dict[str, Any]:
-        """What `reconstruct` is called with."""
-        return self.model_dump(exclude={"name"}, exclude_none=True)
-
-
-class OtherSettings(Settings):
-    """Another reconstruction and its options, which only it knows."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    __pydantic_extra__: dict[str, Plain]  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    name: Word
-
-    def options(self) -> dict[str, Any]:
-        """What the reconstruction is called with."""
-        return dict(self.model_extra or {})
-
-
-class Calibration(Settings):
-    """The images to calibrate on, the factor by which to make them smaller, and the patches cut from them.
-
-    With `choose: detail` they are those of most detail among four times as many; with `noise` no image is looked at.
-    """
-
-    images: Word | None = None
-    scale: Annotated[int, whole(1, 16)] | None = None
-    patches: Count = 100
-    size: Count = 48
-    choose: Literal["random", "detail", "noise"] = "random"
-    batch: Count = 16
-    seed: Annotated[int, whole(0, 2**32 - 1)] = 0
-
-
-class TrainingSettings(Settings):
-    """Training from calibrated bounds; what the rates are shares of is in `qat.training.Options`."""
-
-    steps: Count = 1000
-    batch: Count = 8
-    patch: Count = 48
-    seed: Annotated[int, whole(0, 2**32 - 1)] = 0
-    bound_rate: Real = 3e-4
-    value_rate: Real = 0.01
-    loss: Literal["l1", "rms"] = "l1"
-    transfer: Real = 0.0
-    calibration: Real = 0.0
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    clip: Real = 3.0
-    every: Count = 100
-
-    def options(self) -> dict[str, Any]:
-        """What training itself takes; the rest is about its images."""
-        return self.model_dump(exclude={"batch", "patch", "seed"})
 
 
 def _default_stages(value: object) -> object:
@@ -183,22 +57,37 @@ class Recipe(Settings):
     """
 
     name: Word = "recipe"
+    """Its name in messages; a file's own name where it says none, and never inherited."""
     target: Word
+    """What the network is to run on."""
     preset: Word | None = None
+    """Which of the target's rules; `null` is its first."""
     toolkit: Word = "torchao"
+    """Which toolkit puts the quantizers in."""
     export: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
+    """What the target writes beyond the usual."""
     placement: Literal["convs", "full"] | None = None
+    """Quantizers at weights and inputs of convolutions, or all that integer runtimes need; `null` is the target's."""
     equalise: Flag = False
+    """Whether channels are scaled first, so that rounding moves the image least; the float network stays as it was."""
     weights: WeightSettings = WeightSettings()
+    """How weights are quantized."""
     activations: TensorSettings = TensorSettings()
+    """How activations are quantized."""
     stages: Annotated[Mapping[Stage, StageSettings], BeforeValidator(_default_stages)] = Field(
         default_factory=dict[Stage, StageSettings], validate_default=True
     )
+    """Bits by stage."""
     skips: SkipSettings = SkipSettings()
+    """Bits of skips."""
     overrides: tuple[Override, ...] = ()
+    """Bits by name."""
     reconstruction: Annotated[PacSettings | OtherSettings | None, BeforeValidator(_reconstruction)] = None
+    """What tunes the bounds."""
     calibration: Calibration = Calibration()
+    """What is looked at."""
     training: TrainingSettings = TrainingSettings()
+    """How `srptq train` goes on."""
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":

@@ -1,7 +1,8 @@
 """The values that a recipe may hold, each refused with what would be right, and the messages about them."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, cast
 
@@ -12,33 +13,40 @@ LARGEST = 2**63 - 1
 LONGEST = 60
 
 
-def whole(low: int, high: int) -> BeforeValidator:
-    """A whole number in a range; neither a bool, nor text, nor 8.0."""
+@dataclass(frozen=True)
+class Allowed:
+    """What a value may be, in words for messages and documents, and whether one is.
 
-    def check(value: object) -> object:
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
+    >>> Allowed("an even number", lambda value: value in range(0, 10, 2))(4)
+    4
+    """
+
+    words: str
+    holds: Callable[[object], bool]
+
+    def __call__(self, value: object) -> object:
+        """The value itself; another one is refused in words."""
+        if not self.holds(value):
+            raise ValueError(self.words)
         return value
 
-    return BeforeValidator(check)
+
+def whole(low: int, high: int) -> BeforeValidator:
+    """A whole number in a range; neither a bool, nor text, nor 8.0."""
+    words = f"a whole number from {low} to {high}"
+    return BeforeValidator(Allowed(words, lambda value: type(value) is int and low <= value <= high))
 
 
-def _real(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
-        raise ValueError("a number of 0 or more")
-    return value
+def _is_real(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= LARGEST
 
 
-def _flag(value: object) -> object:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")  # noqa: TRY004 - pydantic collects ValueError only
-    return value
+def _is_share(value: object) -> bool:
+    return _is_real(value) and cast("float", value) < 1
 
 
-def _word(value: object) -> object:
-    if not (isinstance(value, str) and value.strip() and _is_writable(value)):
-        raise ValueError("text, in quotes where YAML reads it as something else")
-    return value
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and _is_writable(value)
 
 
 def _is_writable(text: str) -> bool:
@@ -46,19 +54,15 @@ def _is_writable(text: str) -> bool:
     return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
-def _plain(value: object) -> object:
+def _is_all_plain(value: object) -> bool:
     items = _items(value)
-    if not (items or _is_plain(value)):
-        raise ValueError("numbers, text, true, false, null, or lists and mappings of them")
-    for item in items:
-        _plain(item)
-    return value
+    return bool(items or _is_plain(value)) and all(map(_is_all_plain, items))
 
 
 def _items(value: object) -> list[object]:
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value)
-        return [*map(_word, pairs), *pairs.values()]
+        return [*map(_WORD, pairs), *pairs.values()]
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
@@ -71,12 +75,17 @@ def _is_plain(value: object) -> bool:
     return small and (value is None or isinstance(value, int | list | dict))
 
 
+_WORD = Allowed("text, in quotes where YAML reads it as something else", _is_word)
+_PLAIN = Allowed("numbers, text, true, false, null, or lists and mappings of them", _is_all_plain)
 Bits = Annotated[int, whole(1, 16)]
 Count = Annotated[int, whole(1, 1_000_000)]
-Real = Annotated[float, BeforeValidator(_real)]
-Flag = Annotated[bool, BeforeValidator(_flag)]
-Word = Annotated[str, BeforeValidator(_word)]
-Plain = Annotated[Any, AfterValidator(_plain)]
+Seed = Annotated[int, whole(0, 2**32 - 1)]
+Scale = Annotated[int, whole(1, 16)]
+Real = Annotated[float, BeforeValidator(Allowed("a number of 0 or more", _is_real))]
+Share = Annotated[float, BeforeValidator(Allowed("a number of 0 or more and less than 1", _is_share))]
+Flag = Annotated[bool, BeforeValidator(Allowed("true or false", lambda value: isinstance(value, bool)))]
+Word = Annotated[str, BeforeValidator(_WORD)]
+Plain = Annotated[Any, AfterValidator(_PLAIN)]
 
 
 def shown(value: object) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 from srptq_plugin.contracts import Observer, ObserverFactory, Rules
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.recipe import Recipe, TensorSettings
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipe_schema import TensorSettings
 from srptq_plugin.registry import Registry
 from srptq_plugin.sites import Maker, ObserverMaker, Role
 

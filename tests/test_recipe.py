@@ -11,8 +11,9 @@ from srptq_plugin.contracts import ReconstructionEntry
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.hookspecs import hookimpl
 from srptq_plugin.pac import Options
-from srptq_plugin.recipe import OtherSettings, PacSettings, Recipe, check_names
+from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_files import parse, shipped
+from srptq_plugin.recipe_schema import OtherSettings, PacSettings
 from srptq_plugin.registry import Registry
 
 

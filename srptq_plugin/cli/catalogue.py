@@ -2,9 +2,9 @@
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from srptq_plugin.activation import installed_hosts
 from srptq_plugin.cli.answer import Answer
@@ -14,13 +14,19 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.recipe_files import shipped
+from srptq_plugin.recipe_keys import sections
 from srptq_plugin.registry import PluginInfo, Registry
 
 Record = dict[str, Any]
+OF_GRIDS = ("weights", "activations", "weight_bits", "activation_bits", "integer_bits", "placements")
+WISHES = tuple(field.name for field in fields(Rules) if field.name not in OF_GRIDS)
+"""What else a target's rules say: where it wants quantizers, and what it computes together."""
 
 
 def recipes(asked: Namespace, _progress: Progress) -> Answer:
-    """The recipes that come with the package, or one of them in full."""
+    """The recipes that come with the package, one of them in full, or what a recipe may say."""
+    if asked.keys:
+        return _keys()
     if asked.name is not None:
         return _one_recipe(asked.name)
     registry = Registry()
@@ -42,6 +48,12 @@ def recipes(asked: Namespace, _progress: Progress) -> Answer:
 def _one_recipe(name: str) -> Answer:
     recipe = Recipe.load(name)
     return Answer(recipe.model_dump(mode="json"), [Lines(recipe.to_yaml().splitlines())])
+
+
+def _keys() -> Answer:
+    found = [asdict(key) for section in sections(Registry()) for key in section.keys]
+    rows = [[text.replace("`", "") for text in key.values()] for key in found]
+    return Answer({"keys": found}, [Table(["key", "values", "default", "what it is"], rows, wordy=1)])
 
 
 def _ways(record: Record) -> tuple[str, str]:
@@ -119,7 +131,12 @@ def _rules(rules: Rules) -> Record:
         "activation_bits": sorted(rules.activation_bits),
         "integer_bits": sorted(rules.integer_bits),
         "placements": list(rules.placements),
+        **{name: _listed(getattr(rules, name)) for name in WISHES},
     }
+
+
+def _listed(value: object) -> object:
+    return sorted(cast("frozenset[str]", value)) if isinstance(value, frozenset) else value
 
 
 def _grid(grid: IntGrid, bits: frozenset[int]) -> str:

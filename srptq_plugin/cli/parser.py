@@ -236,7 +236,9 @@ def _lint(parser: ArgumentParser) -> None:
 
 
 def _recipes(parser: ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="print this recipe, or .yaml file, in full")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("name", nargs="?", metavar="NAME", help="print this recipe, or .yaml file, in full")
+    what.add_argument("--keys", action="store_true", help="print every key: its values, its default, what it is")
 
 
 def _run_folder(parser: ArgumentParser) -> None:
@@ -255,7 +257,7 @@ COMMANDS = (
     ("analyze", "measure what each stage, block and site costs the image", _analyze),
     ("cost", "count arithmetic, bytes and memory, quantized and in float; no image is read", _cost),
     ("lint", "check any ONNX file against a target's rules; exit code 1 where it breaks one", _lint),
-    ("recipes", "list the recipes that come with the package, or print one", _recipes),
+    ("recipes", "list the recipes that come with the package, or print one, or all keys", _recipes),
     ("targets", "list the deployment targets and what they allow", _nothing),
     ("plugins", "list the plugins and what they register", _nothing),
 )

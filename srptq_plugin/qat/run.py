@@ -24,7 +24,8 @@ from srptq_plugin.pairs import Pair, load_pairs
 from srptq_plugin.plan import make_plan
 from srptq_plugin.qat.batches import Patches, held_out
 from srptq_plugin.qat.training import Options, Training, Validation, train
-from srptq_plugin.recipe import Recipe, TrainingSettings, check_names
+from srptq_plugin.recipe import Recipe, check_names
+from srptq_plugin.recipe_schema import TrainingSettings
 from srptq_plugin.registry import Registry
 from srptq_plugin.resize import Pixels
 from srptq_plugin.run import NETWORK, PROGRAM, TRAINED, Run

@@ -18,6 +18,8 @@ from srptq_plugin.cli.progress import Bars
 from srptq_plugin.cli.reports import evaluation_report, run_report
 from srptq_plugin.console import plain, show
 from srptq_plugin.contracts import quiet
+from srptq_plugin.recipe_keys import sections
+from srptq_plugin.registry import Registry
 from srptq_plugin.run import Run
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -99,11 +101,11 @@ def test_catalogues(srptq: Srptq) -> None:
         assert "openvino" in srptq(command).out
 
 
-@pytest.mark.parametrize("command", ["recipes", "targets", "plugins"])
+@pytest.mark.parametrize("command", ["recipes", "recipes --keys", "targets", "plugins"])
 @pytest.mark.parametrize("columns", ["80", "110", "130", "200"])
 def test_no_word_is_broken(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, command: str, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    report = COMMANDS[command](Namespace(name=None), quiet).report
+    report = COMMANDS[command.split(maxsplit=1)[0]](Namespace(name=None, keys="--keys" in command), quiet).report
     show(report, terminal)
     lines = ANSI.sub("", terminal.getvalue()).splitlines()
     assert max(map(len, lines)) <= int(columns)
@@ -158,3 +160,12 @@ def test_progress_is_for_terminals_and_long_steps(terminal: Terminal) -> None:
     assert "tuning" in terminal.getvalue()
     assert "4 of 5" in terminal.getvalue()
     assert (pipe.getvalue(), short.getvalue()) == ("", "")
+
+
+def test_every_key_of_a_recipe_is_printed(srptq: Srptq) -> None:
+    found = json.loads(srptq("recipes", "--keys", "--json").out)["keys"]
+    keys = [key for section in sections(Registry()) for key in section.keys]
+    assert [each["name"] for each in found] == [key.name for key in keys]
+    line = next(line for line in srptq("recipes", "--keys").out.splitlines() if "weights.per_channel" in line)
+    assert all(part in line for part in ("true or false", "A scale for each output channel"))
+    refused(srptq("recipes", "openvino-w8a8", "--keys"), "not allowed with")

@@ -37,7 +37,10 @@ PERFORMANCE = replace(MIXED, activations=IntGrid(8, signed=True, symmetric=True)
 
 
 class OpenVinoTarget:
-    """CPU integers."""
+    """Integers on CPUs: `mixed` has asymmetric activations, `performance` symmetric ones.
+
+    Those that end in `-avx2` are for CPUs without VNNI: weights of the first layer have 7 bits, lest products overflow.
+    """
 
     presets: Mapping[str, Rules] = {
         "mixed": MIXED,

@@ -19,7 +19,7 @@ WHY = "paper: a real offset is no integer zero point, no runtime has it; use a r
 
 
 class PaperTarget:
-    """Simulation only."""
+    """Simulation only: `paper` has a real offset, `fqsr` the levels of FQSR's equation (3)."""
 
     presets: Mapping[str, Rules] = {
         "paper": Rules(

@@ -1,0 +1,87 @@
+"""A folder with what documents take for granted: a small network, its weights, images, and a run."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import skimage.data
+import torch
+from documents import blocks
+from PIL import Image
+
+from srptq_plugin.cli import main
+from srptq_plugin.models import edsr
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipe_files import Layer, merge
+
+SMALL = Layer(
+    "small",
+    {
+        "calibration": {"patches": 4, "size": 24},
+        "training": {"steps": 2, "every": 1, "batch": 2, "patch": 16},
+    },
+)
+ONE_EPOCH = Layer("small", {"reconstruction": {"epochs": 1}})
+WEIGHTS = "edsr_x4.pth"
+Read = Callable[[Sequence[Layer]], Recipe]
+
+
+@pytest.fixture(scope="session")
+def small_network() -> edsr.EDSR:
+    """An EDSR for x4 that runs at once."""
+    torch.manual_seed(0)
+    return edsr.EDSR(upscale=4, features=8, blocks=2).eval()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+    """Recipes ask for few patches and steps, and the bundled network is the small one."""
+    _make_small(monkeypatch, weights)
+
+
+def _make_small(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
+    read: Read = Recipe.from_layers
+
+    def from_layers(layers: Sequence[Layer]) -> Recipe:
+        tunes = (merge(layers).get("reconstruction") or {}).get("name") == "pac"
+        return read([*layers, SMALL, *([ONE_EPOCH] if tunes else [])])
+
+    monkeypatch.setattr(Recipe, "from_layers", from_layers)
+    monkeypatch.setattr(edsr, "MINI", {"4": weights})
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory, small_network: edsr.EDSR) -> Path:
+    """The small network's file."""
+    path = tmp_path_factory.mktemp("weights") / WEIGHTS
+    torch.save(small_network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    """What is copied for each block."""
+    folder = tmp_path_factory.mktemp("documents")
+    shutil.copy(weights, folder)
+    photograph = Image.fromarray(skimage.data.astronaut()[:112, :128])
+    for name, size in (("lr", (32, 28)), ("photographs", (128, 112)), ("Set5", (64, 56))):
+        (folder / name).mkdir()
+        for number in range(2):
+            photograph.resize(size).rotate(180 * number).save(folder / name / f"{number}.png")
+    for block in blocks("yaml"):
+        name = block.text.partition("\n")[0].removeprefix("# ")
+        (folder / name).write_text(block.text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        _make_small(patch, weights)
+        patch.chdir(folder)
+        assert main(["quantize", "--recipe", "openvino-w8a8", "--images", "lr", "--out", "run"]) in (0, 1)
+    return folder
+
+
+@pytest.fixture
+def workplace(furnished: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: ARG001
+    """A copy of it, as the working directory."""
+    folder = Path(shutil.copytree(furnished, tmp_path / "work"))
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,0 +1,52 @@
+"""The documents' generated parts, and the keys of a recipe that they show."""
+
+from pathlib import Path
+
+import generate
+import pytest
+
+from srptq_plugin.cli import catalogue
+from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipe_files import Layer, parse_set
+from srptq_plugin.recipe_keys import NEEDED, Key, sections
+from srptq_plugin.registry import Registry
+
+PAGES = sorted(generate.FOLDER.glob("*.md"))
+KEYS = [key for section in sections(Registry()) for key in section.keys]
+BASE = Layer("base", {"target": "paper", "reconstruction": {"name": "pac"}})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_document_is_what_the_command_writes(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert generate.filled(text) == text, "run make docs"
+
+
+def test_every_generated_part_is_in_a_document() -> None:
+    found = [name for page in PAGES for _, name, _ in generate.MARKED.findall(page.read_text(encoding="utf-8"))]
+    assert sorted(found) == sorted(generate.BLOCKS)
+
+
+def test_every_rule_of_a_target_has_words() -> None:
+    assert set(generate.WISHES) == set(catalogue.WISHES)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_every_key_has_a_sentence_and_the_default_it_shows(key: Key) -> None:
+    assert key.about.endswith(".")
+    assert key.values
+    if key.default != NEEDED and "[]" not in key.name:
+        said = f"{key.name.replace('STAGE', 'body')}={key.default.strip('`')}"
+        assert Recipe.from_layers([BASE, parse_set(said)]) == Recipe.from_layers([BASE])
+
+
+def test_the_keys_are_those_of_a_recipe_in_full() -> None:
+    override = {"sites": "*"}
+    recipe = Recipe.from_layers([BASE, Layer("more", {"overrides": [override]})]).model_dump()
+    recipe["stages"] = {"STAGE": recipe["stages"]["body"]}
+    recipe["overrides[]"] = recipe.pop("overrides")[0]
+    nested = {name: value for name, value in recipe.items() if isinstance(value, dict) and name != "export"}
+    flat = [name for name in recipe if name not in nested]
+    wanted = {*flat, *(f"{name}.{key}" for name in nested for key in nested[name] if name != "stages")}
+    wanted |= {f"stages.STAGE.{key}" for key in nested["stages"]["STAGE"]}
+    assert {key.name for key in KEYS} == wanted
