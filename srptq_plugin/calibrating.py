@@ -15,6 +15,7 @@ from srptq_plugin.equalise import equalise
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.grid import Bounds
 from srptq_plugin.images import (
     Image,
     load_images,
@@ -29,7 +30,7 @@ from srptq_plugin.models import Network as ModelNetwork
 from srptq_plugin.models.record import UNIT, ModelRecord, check_range
 from srptq_plugin.network import Network
 from srptq_plugin.plan import make_plan
-from srptq_plugin.projection import Projection, observed_bounds, projections
+from srptq_plugin.projection import Projection, observed_bounds, projections, tuned_bounds
 from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_files import Layer
 from srptq_plugin.registry import Registry
@@ -113,6 +114,12 @@ class Inputs:
         patches = _patches(recipe, run.record)
         return cls(recipe, rules, loaded, patches, run.registry, device_of(device), run.program)
 
+    @property
+    def shuffled(self) -> Tensor:
+        """The patches in the order in which they are observed, on the device."""
+        generator = torch.Generator().manual_seed(self.recipe.calibration.seed)
+        return self.patches[torch.randperm(len(self.patches), generator=generator)].to(self.device)
+
     def program(self) -> ExportedProgram:
         """The network, exported anew."""
         return self.exported() if self.exported else export_network(self.loaded.module)
@@ -172,6 +179,8 @@ class Calibrator:
     equalised: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     projections: Mapping[str, Projection] = field(default_factory=dict[str, Projection])
+    observed: Mapping[str, Bounds] = field(default_factory=dict[str, Bounds])
+    tuned: Mapping[str, Bounds] = field(default_factory=dict[str, Bounds])
 
     def run(self) -> tuple[ExportedProgram, QuantTable]:
         """The float network, exported, and the numbers of every site."""
@@ -183,6 +192,10 @@ class Calibrator:
         self._observe(prepared)
         prepared.to(torch.device("cpu"))
         return program, QuantTable.of(prepared)
+
+    def at(self, group: str) -> tuple[Projection | None, Bounds | None, Bounds | None]:
+        """What was found at sites of one encoding: what the grid costs, the bounds observed, and those tuned."""
+        return self.projections.get(group), self.observed.get(group), self.tuned.get(group)
 
     def _prepared(self, program: ExportedProgram) -> PreparedGraph:
         inputs, recipe = self.inputs, self.inputs.recipe
@@ -199,14 +212,14 @@ class Calibrator:
             self.equalised = equalise(network, plan, self.inputs.patches[:PROBED], self.inputs.recipe.calibration.seed)
 
     def _observe(self, prepared: PreparedGraph) -> None:
-        patches, settings = self.inputs.patches.to(self.inputs.device), self.inputs.recipe.calibration
-        order = torch.randperm(len(patches), generator=torch.Generator().manual_seed(settings.seed))
+        shuffled = self.inputs.shuffled
         with self.clock("observe"):
-            prepared.observe([patches[chosen] for chosen in order.split(settings.batch)], self.progress)
-            observed = observed_bounds(prepared)
+            prepared.observe(shuffled.split(self.inputs.recipe.calibration.batch), self.progress)
+            self.observed = observed_bounds(prepared)
         with self.clock("reconstruct"):
-            self.figures = self._reconstruct(prepared, patches)
-        self.projections = projections(prepared, observed, patches[order[:PROBED]])
+            self.figures = self._reconstruct(prepared, self.inputs.patches.to(self.inputs.device))
+        self.tuned = tuned_bounds(prepared) if self.inputs.recipe.reconstruction else {}
+        self.projections = projections(prepared, self.observed, shuffled[:PROBED])
 
     def _reconstruct(self, prepared: PreparedGraph, patches: Tensor) -> Mapping[str, float]:
         settings = self.inputs.recipe.reconstruction

@@ -96,6 +96,15 @@ class Bounds:
         """
         return torch.maximum(self.lower.abs(), self.upper.abs())
 
+    @property
+    def outermost(self) -> tuple[float, float]:
+        """The range of all channels together.
+
+        >>> Bounds.of(torch.tensor([-1.0, -3.0]), torch.tensor([2.0, 1.0])).outermost
+        (-3.0, 2.0)
+        """
+        return float(self.lower.min()), float(self.upper.max())
+
     def __repr__(self) -> str:
         ends = (end.tolist() for end in (self.lower, self.upper))
         return f"Bounds({', '.join(f'{end:.6g}' if isinstance(end, float) else str(end) for end in ends)})"

@@ -20,6 +20,7 @@ from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.run import NETWORK, PROGRAM, Run
 from srptq_plugin.run_folder import RunFolder
+from srptq_plugin.summary import of_group
 from srptq_plugin.table import QuantTable
 from srptq_plugin.writing import RunWriter
 
@@ -84,7 +85,8 @@ class _Job:
             artefacts = self._write(program, table, draft)
         equalised = None if found.equalised is None else round(found.equalised, 2)
         figures = {"equalised_db": equalised, "reconstruction": dict(found.figures)}
-        self._writer().finish(draft, table, artefacts, figures, found.projections)
+        groups = {each: of_group(*found.at(each)) for each in table.plan.groups}
+        self._writer().finish(draft, table, artefacts, figures, groups)
 
     def _write(self, program: ExportedProgram, table: QuantTable, draft: Path) -> list[str]:
         record = self.calibrator.inputs.loaded.record

@@ -67,6 +67,12 @@ def observed_bounds(prepared: PreparedGraph) -> dict[str, Bounds]:
     return {group: each.observed for group, each in kept if each.observed is not None}
 
 
+def tuned_bounds(prepared: PreparedGraph) -> dict[str, Bounds]:
+    """Where the bounds that could learn have ended, before any grid."""
+    kept = {group: each for group, each in prepared.quantizers.items() if not (each.fixed or each.dynamic)}
+    return {group: Bounds.of(each.bounds.lower, each.bounds.upper) for group, each in kept.items()}
+
+
 def projections(prepared: PreparedGraph, observed: Mapping[str, Bounds], images: Tensor) -> dict[str, Projection]:
     """By group; `observed` are the bounds before they were tuned."""
     sums = {group: _Sums(_ways(prepared.quantizers[group], bounds)) for group, bounds in observed.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from srptq_plugin.contracts import Size
+from srptq_plugin.grid import Bounds
 from srptq_plugin.models import ModelRecord
 from srptq_plugin.projection import Projection
 from srptq_plugin.recipe import Recipe
@@ -16,6 +17,7 @@ from srptq_plugin.run import SCHEMA
 from srptq_plugin.table import QuantTable
 
 logger = logging.getLogger(__name__)
+Record = Mapping[str, Any]
 PACKAGES = ("srptq-plugin", "torch", "torchao", "numpy", "onnx", "openvino", "onnxruntime")
 
 
@@ -24,9 +26,9 @@ def summary_of(
     record: ModelRecord,
     size: Size | None,
     table: QuantTable,
-    projections: Mapping[str, Projection] | None = None,
+    found: Mapping[str, Record] | None = None,
 ) -> dict[str, Any]:
-    """Versions, recipe, network, every site, and what stays float."""
+    """Versions, recipe, network, every site, and what stays float; `found` is by group what `of_group` gives."""
     return {
         "schema": SCHEMA,
         "versions": _versions(),
@@ -34,7 +36,7 @@ def summary_of(
         "target": recipe.target,
         "recipe": recipe.model_dump(mode="json"),
         "model": _model_record(record, size),
-        "sites": _site_records(table, projections or {}),
+        "sites": _site_records(table, found or {}),
         "floats": dict(table.plan.floats),
         "convs": len(table.plan.convs),
     }
@@ -51,12 +53,12 @@ def _model_record(record: ModelRecord, size: Size | None) -> dict[str, Any]:
     }
 
 
-def _site_records(table: QuantTable, projections: Mapping[str, Projection]) -> list[dict[str, Any]]:
+def _site_records(table: QuantTable, found: Mapping[str, Record]) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for site in table.plan.sites:
-        found = table.qparams[site.name]
-        numbers = {"scale": found.scale, "zero_point": found.zero_point}
-        numbers |= {"lower": found.bounds.lower, "upper": found.bounds.upper}
+        qparams = table.qparams[site.name]
+        numbers = {"scale": qparams.scale, "zero_point": qparams.zero_point}
+        numbers |= {"lower": qparams.bounds.lower, "upper": qparams.bounds.upper}
         fields = {
             "name": site.name,
             "role": site.role,
@@ -64,10 +66,22 @@ def _site_records(table: QuantTable, projections: Mapping[str, Projection]) -> l
             "bits": site.grid.bits,
             "group": site.group,
             "dynamic": site.group in table.states,
-            "projection": _projection_record(projections.get(site.group)),
+            **(found.get(site.group) or of_group()),
         }
         records.append(fields | {key: np.atleast_1d(value.numpy()).tolist() for key, value in numbers.items()})
     return records
+
+
+def of_group(
+    projection: Projection | None = None, observed: Bounds | None = None, tuned: Bounds | None = None
+) -> Record:
+    """Of sites of one encoding: what the grid costs, and the bounds before it, the outermost of all channels.
+
+    >>> of_group(observed=Bounds.of(-3, 2))
+    {'projection': None, 'observed': [-3.0, 2.0], 'tuned': None}
+    """
+    ends = {name: bounds and list(bounds.outermost) for name, bounds in (("observed", observed), ("tuned", tuned))}
+    return {"projection": _projection_record(projection), **ends}
 
 
 def _projection_record(found: Projection | None) -> dict[str, float] | None:

@@ -9,11 +9,10 @@ from typing import Any
 from srptq_plugin.clock import Clock
 from srptq_plugin.contracts import Progress, Size
 from srptq_plugin.models import ModelRecord
-from srptq_plugin.projection import Projection
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.run import NETWORK, RECIPE, SUMMARY, TABLE, Run
-from srptq_plugin.summary import summary_of
+from srptq_plugin.summary import Record, summary_of
 from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
 
@@ -42,10 +41,10 @@ class RunWriter:
         table: QuantTable,
         artefacts: list[str],
         figures: Mapping[str, Any],
-        projections: Mapping[str, Projection] | None = None,
+        found: Mapping[str, Record] | None = None,
     ) -> None:
         """The summary is written before verifying, which reads it, and again after."""
-        summary = summary_of(self.recipe, self.record, self.size, table, projections)
+        summary = summary_of(self.recipe, self.record, self.size, table, found)
         summary["toolkit_version"] = self.registry.toolkit(self.recipe.toolkit).load().version
         summary |= {**figures, "artefacts": artefacts, "seconds": self.clock.seconds}
         _write_json(draft / SUMMARY, summary)

@@ -13,6 +13,14 @@ ROOT = Path(__file__).parent.parent
 ADAPTERS = ROOT / "adapters" / "srptq_adapters"
 TOOLKITS = ("mqbench", "torchao")
 RUNTIMES = ("openvino", "onnxruntime", "executorch", "nncf", "tensorrt", "aimet_onnx")
+PACKAGES = [*(ROOT / "srptq_plugin" / "plotting").glob("[a-z]*.py"), *(ROOT / "srptq_plugin" / "cli").glob("[a-z]*.py")]
+PLAIN = """
+import sys
+sys.modules["matplotlib"] = None
+from importlib import import_module
+for name in {names!r}:
+    import_module(name)
+"""
 POISONED = """
 import sys
 names = {names!r}
@@ -69,12 +77,21 @@ def test_a_target_imports_no_toolkit() -> None:
     assert not offenders(ADAPTERS / "targets", (*TOOLKITS, *(f"srptq_adapters.{name}" for name in TOOLKITS)))
 
 
-def test_the_plugin_works_where_no_toolkit_and_no_runtime_can_be_imported() -> None:
-    code = POISONED.format(names=[*TOOLKITS, *RUNTIMES])
+def output(code: str) -> list[str]:
+    """The lines that code prints in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ADAPTERS.parent)])}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
-    names, toolkits_and_runtimes, adapters = done.stdout.splitlines()
+    return done.stdout.splitlines()
+
+
+def test_the_core_and_its_pictures_are_imported_without_matplotlib() -> None:
+    names = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PACKAGES)
+    assert not output(PLAIN.format(names=names))
+
+
+def test_the_plugin_works_where_no_toolkit_and_no_runtime_can_be_imported() -> None:
+    names, toolkits_and_runtimes, adapters = output(POISONED.format(names=[*TOOLKITS, *RUNTIMES]))
     assert {"torchao", "openvino", "dbdc", "pac", "bounded", "edsr"} <= set(ast.literal_eval(names))
     assert (toolkits_and_runtimes, adapters) == ("[]", "[]")

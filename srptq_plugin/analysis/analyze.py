@@ -38,8 +38,8 @@ class Quality:
     def psnr(self) -> float | None:
         """Against the float network.
 
-        >>> Quality(noise=1.0).psnr, Quality(noise=0.0).psnr
-        (48.13080360867909, None)
+        >>> f"{Quality(noise=1.0).psnr:.3f} dB", Quality(noise=0.0).psnr
+        ('48.131 dB', None)
         """
         return decibels(self.noise, PEAK) if self.noise else None
 

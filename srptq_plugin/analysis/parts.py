@@ -27,7 +27,7 @@ class Part:
 
 def parts_of(plan: Plan, network: fx.GraphModule, kinds: Sequence[Kind] = KINDS) -> list[Part]:
     """The parts of these kinds, in the order of the network."""
-    found = {"stage": _stages(plan), "block": _blocks(plan, Network(network)), "site": _sites(plan)}
+    found = {"stage": _stages(plan), "block": _blocks(plan, Network(network)), "site": _sites(plan, Network(network))}
     return [part for kind in KINDS if kind in kinds for part in found[kind]]
 
 
@@ -56,6 +56,10 @@ def _within(site: Site, path: str) -> bool:
     return site.consumers[0].consumer.startswith((f"{path}.", f"{path}/"))
 
 
-def _sites(plan: Plan) -> Iterator[Part]:
-    for group in plan.groups:
-        yield Part("site", group, frozenset({group}))
+def _sites(plan: Plan, network: Network) -> Iterator[Part]:
+    """By who reads them first: a layer's input, then its weight."""
+    order = {key: number for number, key in enumerate(network.nodes)}
+    read: dict[str, tuple[int, int]] = {}
+    for group, sites in plan.groups.items():
+        read[group] = min((order[edge.consumer], edge.place) for site in sites for edge in site.consumers)
+    yield from (Part("site", group, frozenset({group})) for group in sorted(read, key=lambda each: read[each]))

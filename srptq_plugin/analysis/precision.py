@@ -17,6 +17,8 @@ from srptq_plugin.pairs import Pair
 from srptq_plugin.sites import Edge, Site
 
 Unit = Literal["site", "stage"]
+POINTS = 10
+"""Budgets of a curve."""
 TRIES = 10
 """How often the noise that a drop allows is halved in on."""
 
@@ -51,8 +53,15 @@ class Mixture:
 
     def record(self) -> dict[str, Any]:
         """As JSON has it."""
-        costs = {"size": self.size, "bops": self.bops, "expected_noise": self.expected}
-        return {**costs, **self.quality.record(), "bits": dict(self.bits)}
+        return {**self.costs(), **self.quality.record(), "bits": dict(self.bits)}
+
+    def costs(self) -> dict[str, float]:
+        """What it costs, and what noise that should make."""
+        return {"size": self.size, "bops": self.bops, "expected_noise": self.expected}
+
+    def point(self) -> dict[str, float | None]:
+        """What a curve has of it, as JSON has it."""
+        return {**self.costs(), "noise": self.quality.noise, "psnr": self.quality.psnr}
 
 
 class Precision:
@@ -90,6 +99,14 @@ class Precision:
             raise SrptqError(f"budget {budget}: nothing costs so little; the least is {budget.measure}={least:.4g}")
         return self._mixture(found)
 
+    def curve(self, measure: Measure) -> list[Mixture]:
+        """The least noise at a ladder of budgets from the least to the most, even steps of a logarithm apart."""
+        least, most = (self.problem.cost(measure, bits) for bits in (self.problem.least(), self.problem.most()))
+        steps = ((n / (POINTS - 1)) for n in range(POINTS))
+        limits = [least * (most / max(least, 1)) ** step for step in steps]
+        found = (self.problem.least_noise(measure, max(round(limit), least)) for limit in limits)
+        return [self._mixture(bits, ()) for bits in found if bits is not None]
+
     def _cheapest(self, budget: Budget) -> Mixture:
         """The noise that may be is halved in on, as noises that add up are no measured drop."""
         if not self.pairs:
@@ -118,11 +135,11 @@ class Precision:
     def _drop(self, mixture: Mixture) -> float:
         return (self.plain.psnr_y or 0) - (mixture.quality.psnr_y or 0)
 
-    def _mixture(self, bits: Mapping[str, int]) -> Mixture:
+    def _mixture(self, bits: Mapping[str, int], pairs: Sequence[Pair] | None = None) -> Mixture:
         size, bops = (self._share(measure, bits) for measure in ("size", "bops"))
         groups = {group: bits[unit] for group, unit in self.units.items()}
         subject = replace(self.uniforms[0].subject, table=mixed(self.uniforms, groups))
-        quality = analyze(subject, self.pairs, ()).quantized
+        quality = analyze(subject, self.pairs if pairs is None else pairs, ()).quantized
         return Mixture(groups, size, bops, self.problem.noise(bits), quality)
 
     def _share(self, measure: Measure, bits: Mapping[str, int]) -> float:

@@ -2,9 +2,9 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srptq_plugin.cli.analysis_report import analysis_report, precision_report
 from srptq_plugin.cli.answer import Answer, strict
@@ -14,10 +14,11 @@ from srptq_plugin.contracts import Progress
 from srptq_plugin.errors import SrptqError
 
 if TYPE_CHECKING:
+    from srptq_plugin.analysis.allocate import Measure
     from srptq_plugin.calibrating import Inputs, Source
     from srptq_plugin.run import Run
 
-ANALYSIS = "analysis.json"
+ANALYSIS, BUDGET = "analysis.json", "budget.json"
 OF_A_RUN = ("recipe", "set", "model", "weights", "model_args", "input_range")
 """What a run folder has of its own."""
 
@@ -32,19 +33,32 @@ def _sensitivity(asked: Namespace, run: "Run | None", progress: Progress) -> Ans
     from srptq_plugin.analysis.analyze import analyze as analysing  # noqa: PLC0415 - loads torch
     from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
     from srptq_plugin.pairs import load_pairs  # noqa: PLC0415
-    from srptq_plugin.whole_file import check_file, whole_file  # noqa: PLC0415
 
-    out = asked.out or (run.folder / ANALYSIS if run else Path(ANALYSIS))
-    check_file("--out", out)
+    out = _file(asked, run, ANALYSIS)
     if run is not None:
         subject = Subject.of_run(run, asked.images, asked.scale, asked.patches)
     else:
         subject = Subject.of_model(_inputs(asked, run), asked.patches, progress)
     pairs = load_pairs(asked.data, subject.record.scale).usable if asked.data else ()
     found = analysing(subject, pairs, asked.by, progress).record()
+    _keep(found, out)
+    return Answer(found, analysis_report(found, out))
+
+
+def _file(asked: Namespace, run: "Run | None", name: str) -> Path:
+    """Where the answer goes, which has to be possible."""
+    from srptq_plugin.whole_file import check_file  # noqa: PLC0415
+
+    out = asked.out or (run.folder / name if run else Path(name))
+    check_file("--out", out)
+    return out
+
+
+def _keep(found: Mapping[str, Any], out: Path) -> None:
+    from srptq_plugin.whole_file import whole_file  # noqa: PLC0415
+
     with whole_file(out) as draft:
         draft.write_text(json.dumps(strict(found), indent=1) + "\n")
-    return Answer(found, analysis_report(found, out))
 
 
 def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
@@ -53,6 +67,7 @@ def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answe
     from srptq_plugin.pairs import load_pairs  # noqa: PLC0415
     from srptq_plugin.whole_file import check_file, whole_file  # noqa: PLC0415
 
+    out = _file(asked, run, BUDGET)
     check_file("--recipe-out", asked.recipe_out)
     inputs = _inputs(asked, run)
     pairs = load_pairs(asked.data, inputs.loaded.record.scale).usable if asked.data else ()
@@ -61,8 +76,11 @@ def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answe
     found = precision.within(Budget(*asked.budget))
     with whole_file(asked.recipe_out) as draft:
         draft.write_text(recipe_of(inputs, uniforms[0].subject.table.plan, found.bits).to_yaml())
-    data = precision.record() | {"budget": dict([asked.budget]), "mixed": found.record()}
-    return Answer(data, precision_report(data, asked.recipe_out))
+    measure: Measure = "size" if asked.budget[0] == "size" else "bops"
+    curve = {"measure": measure, "mixtures": [each.point() for each in precision.curve(measure)]}
+    data = precision.record() | {"budget": dict([asked.budget]), "mixed": found.record(), "curve": curve}
+    _keep(data, out)
+    return Answer(data, precision_report(data, asked.recipe_out, out))
 
 
 def _inputs(asked: Namespace, run: "Run | None") -> "Inputs":

@@ -57,7 +57,7 @@ def _db(value: float | None) -> str:
     return "as float" if value is None else f"{value:.2f} dB"
 
 
-def precision_report(found: Record, file: Path) -> list[Block]:
+def precision_report(found: Record, recipe: Path, file: Path) -> list[Block]:
     """The mixture beside one number of bits everywhere, and where its bits are."""
     columns = ["bits", "size", "BitOPs", "PSNR"]
     rows = [[f"{each['width']} everywhere", *_costs(each)] for each in found["uniform"]]
@@ -70,10 +70,11 @@ def precision_report(found: Record, file: Path) -> list[Block]:
             [
                 ("shares", "of 8 bits everywhere; PSNR against the float network"),
                 ("expected", expected),
-                ("recipe", str(file)),
+                ("recipe", str(recipe)),
+                ("file", f"{file}, with a curve of {len(found['curve']['mixtures'])} budgets: srptq plot draws it"),
             ]
         ),
-        Lines([f"srptq quantize --recipe {shlex.quote(str(file))}"], "next"),
+        Lines([f"srptq quantize --recipe {shlex.quote(str(recipe))}"], "next"),
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from srptq_plugin.cli.analysing import analyze, cost
 from srptq_plugin.cli.answer import CHECK_FAILED, DONE, Answer
 from srptq_plugin.cli.catalogue import plugins, recipes, targets
+from srptq_plugin.cli.plotting import plot
 from srptq_plugin.cli.reports import evaluation_report, lint_report, run_report, verification_report
 from srptq_plugin.contracts import Progress
 
@@ -103,6 +104,7 @@ COMMANDS: Mapping[str, Command] = {
     "evaluate": evaluate,
     "verify": verify,
     "analyze": analyze,
+    "plot": plot,
     "cost": cost,
     "lint": lint,
     "recipes": recipes,

@@ -57,7 +57,17 @@ examples:
   srptq analyze edsr --weights edsr_x4.pth --recipe paper-w4a4 --by stage
   srptq analyze --recipe paper-w4a4 --budget bops=0.3 --recipe-out mixed.yaml
 """
-ABOUTS = {"analyze": ANALYZE, "quantize": QUANTIZE, "cost": COST}
+PLOT = """\
+Draw what `srptq analyze` measured: heat maps of stages, blocks and sites, and
+of a budget's answer PSNR against cost. With --site, how the values of a run's
+tensor are spread, and where its bounds are on the way to integers.
+
+examples:
+  srptq plot run
+  srptq plot budget.json --out pictures
+  srptq plot run --site body.0/add
+"""
+ABOUTS = {"analyze": ANALYZE, "quantize": QUANTIZE, "cost": COST, "plot": PLOT}
 
 
 class Parser(ArgumentParser):
@@ -141,9 +151,9 @@ def _network(parser: ArgumentParser) -> None:
     add("--input-range", type=values.input_range, metavar="B:W", help="what black and white are, as 0:1")
 
 
-def _calibration(parser: ArgumentParser) -> None:
+def _calibration(parser: ArgumentParser, what: str = "low-resolution images to calibrate on") -> None:
     add = parser.add_argument
-    add("--images", type=values.path, metavar="DIR", help="low-resolution images to calibrate on")
+    add("--images", type=values.path, metavar="DIR", help=what)
     add("--scale", type=values.scale, metavar="N", help="the images are high-resolution: make them smaller by N")
     add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
 
@@ -170,7 +180,12 @@ def _analyze(parser: ArgumentParser) -> None:
     add("--patches", type=values.count, default=8, metavar="N", help="how many to measure on (default: %(default)s)")
     add("--by", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help="stage, block, site (default: all)")
     add("--data", type=values.path, metavar="DIR", help="high-resolution images, for PSNR and SSIM on Y as well")
-    add("--out", type=values.path, metavar="FILE", help="(default: analysis.json, in the run folder if there is one)")
+    add(
+        "--out",
+        type=values.path,
+        metavar="FILE",
+        help="(default: analysis.json or budget.json, in the run folder if there is one)",
+    )
     add(
         "--budget",
         type=values.budget,
@@ -181,6 +196,14 @@ def _analyze(parser: ArgumentParser) -> None:
         "--bits", nargs="+", type=values.count, default=(4, 8, 16), metavar="N", help="to choose from (default: 4 8 16)"
     )
     add("--recipe-out", type=values.path, default="mixed.yaml", metavar="FILE", help="(default: %(default)s)")
+
+
+def _plot(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("subject", type=values.path, metavar="FILE_OR_RUN", help="what `srptq analyze` wrote, or a run folder")
+    add("--site", metavar="NAME", help="a tensor of the run, by the name that summary.json has for it")
+    _calibration(parser, "low-resolution images that have the values (default: those of the run)")
+    add("--out", type=values.path, metavar="DIR", help="a folder for the PNG files (default: beside what is drawn)")
 
 
 def _train(parser: ArgumentParser) -> None:
@@ -255,6 +278,7 @@ COMMANDS = (
     ("evaluate", "PSNR and SSIM: bicubic, float, simulated, and in the runtime", _evaluate),
     ("verify", "hold the simulation against the real runtime; exit code 1 where they differ", _verify),
     ("analyze", "measure what each stage, block and site costs the image", _analyze),
+    ("plot", "draw what analyze measured, or the values and bounds of a site; needs matplotlib", _plot),
     ("cost", "count arithmetic, bytes and memory, quantized and in float; no image is read", _cost),
     ("lint", "check any ONNX file against a target's rules; exit code 1 where it breaks one", _lint),
     ("recipes", "list the recipes that come with the package, or print one, or all keys", _recipes),

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import networks
 import numpy as np
@@ -12,6 +13,7 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.images import Image, to_pixels, to_tensor
 from srptq_plugin.metrics import psnr_y, ssim_y
 from srptq_plugin.models.record import ModelRecord
+from srptq_plugin.network import Network
 from srptq_plugin.pairs import Pair
 from srptq_plugin.stages import STAGES
 from srptq_plugin.table import QuantTable
@@ -45,6 +47,18 @@ def test_sites_are_all_of_it_and_blocks_are_disjoint(kind: str) -> None:
     assert len(sites) == len(groups)
     inside = [group for part in blocks for group in part.groups]
     assert len(inside) == len(set(inside)) < len(groups)
+
+
+@pytest.mark.parametrize("kind", ["edsr", "mixed", "shared"])
+def test_sites_come_in_the_order_of_the_network_a_layers_input_before_its_weight(kind: str) -> None:
+    made = subject(kind)
+    keys = list(Network(made.network).nodes)
+    edges = {
+        group: min((keys.index(edge.consumer), edge.place) for site in sites for edge in site.consumers)
+        for group, sites in made.table.plan.groups.items()
+    }
+    names = [part.name for part in parts_of(made.table.plan, made.network, ["site"])]
+    assert all(edges[former] <= edges[latter] for former, latter in pairwise(names))
 
 
 def test_a_block_is_what_it_reads_and_its_weights() -> None:

@@ -1,5 +1,5 @@
 from functools import cache
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import networks
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from srptq_plugin.analysis.precision import Budget, Precision, Unit
+from srptq_plugin.analysis.allocate import Measure
+from srptq_plugin.analysis.precision import POINTS, Budget, Precision, Unit
 from srptq_plugin.analysis.widths import Uniform, at_every_width, mixed, recipe_of, uniform
 from srptq_plugin.calibrating import Calibrator, Inputs, Source, resolved
 from srptq_plugin.errors import SrptqError
@@ -126,3 +127,24 @@ def test_a_uniform_recipe_is_one_that_the_target_runs(name: str, bits: int) -> N
     assert made.weights.bits == bits
     assert made.activations.bits in rules.activation_bits
     assert all(each.weights is None and each.activations is None for each in made.stages.values())
+
+
+@pytest.mark.parametrize("measure", ["size", "bops"])
+def test_a_curve_goes_from_the_least_to_the_most_and_noise_falls(measure: Measure) -> None:
+    made = precision()
+    found = made.curve(measure)
+    costs = [getattr(each, measure) for each in found]
+    whole = made.problem.cost(measure, made.eight)
+    assert len(found) == POINTS
+    assert costs[0] == made.problem.cost(measure, made.problem.least()) / whole
+    assert costs[-1] <= made.problem.cost(measure, made.problem.most()) / whole
+    assert all(former.expected >= latter.expected for former, latter in pairwise(found))
+    assert found[-1].expected == pytest.approx(sum(min(each.noise.values()) for each in made.problem.choices))
+    assert found[0].point() == {**found[0].costs(), "noise": found[0].quality.noise, "psnr": found[0].quality.psnr}
+
+
+def test_a_curve_does_better_than_the_same_bits_everywhere() -> None:
+    made = precision()
+    for same in made.record()["uniform"]:
+        dearer = [each.expected for each in made.curve("bops") if each.bops >= same["bops"]]
+        assert max(dearer) <= same["expected_noise"] * 1.0001

@@ -1,0 +1,1 @@
+"""Pictures of what was measured; matplotlib draws them, where it is installed."""
