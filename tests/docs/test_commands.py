@@ -22,8 +22,8 @@ from srptq_plugin.registry import Registry
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 NAMES = [name for name, _, _ in COMMANDS]
-WRITTEN_THERE = ("mine.yaml",)
-"""Recipes that a document shows, and then uses."""
+WRITTEN_THERE = ("mine.yaml", "mixed.yaml")
+"""Recipes that a document shows or makes, and then uses."""
 
 
 class Read(BaseException):

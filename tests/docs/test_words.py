@@ -12,6 +12,7 @@ import pytest
 from documents import PAGES, ROOT, Block, blocks, links, prose, spans
 
 from srptq_plugin.calibrating import check_recipe
+from srptq_plugin.cli.analysing import ANALYSIS, BUDGET
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.recipe_files import Layer, parse_set
@@ -23,7 +24,18 @@ TARGETS = "|".join(entry.name for entry in Registry().entries("target"))
 NAMED = re.compile(rf"(?<![\w/.-])(?:{TARGETS})-w\d+a\d+[\w-]*")
 FILE = re.compile(r"[\w./*-]+/[\w.*-]*|[\w*-]+\.(?:py|md|yaml|json|jsonl|toml|onnx|safetensors)")
 FOLDERS = (ROOT, ROOT / "srptq_plugin", ROOT / "examples" / "mqbench")
-OF_THE_USER = ("run/", "trained/", "mine.yaml", "model.onnx", "path/op.ordinal", RECIPE, SUMMARY, TABLE)
+OF_THE_USER = (
+    "run/",
+    "trained/",
+    "mine.yaml",
+    "model.onnx",
+    "path/op.ordinal",
+    RECIPE,
+    SUMMARY,
+    TABLE,
+    ANALYSIS,
+    BUDGET,
+)
 """What a run writes, what a reader has, and how a key is written."""
 DOTTED = re.compile(r"([A-Za-z]\w*)\.(\w+)(?:\(.*\))?")
 CALLED = re.compile(r"(\w+)\(.*\)")
