@@ -45,7 +45,13 @@ def at_every_width(
     if len(chosen) < 2:  # noqa: PLR2004 - one is no choice
         has, asked = (", ".join(map(str, sorted(each))) for each in (known, widths))
         raise SrptqError(f"bits {asked}: {inputs.recipe.target} has {has}; give two of these at least")
-    return [_uniform(inputs, bits, patches, progress) for bits in chosen]
+    found = [_uniform(inputs, bits, patches, progress) for bits in chosen]
+    if found[0].subject.table.states:
+        kind = inputs.recipe.activations.quantizer
+        raise SrptqError(
+            f"activations.quantizer: {kind} has no bounds to choose bits for; set it to bounded"
+        )
+    return found
 
 
 def _uniform(inputs: Inputs, bits: int, patches: int, progress: Progress) -> Uniform:

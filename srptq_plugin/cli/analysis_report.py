@@ -1,6 +1,5 @@
 """What people read after `analyze`."""
 
-import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 from srptq_plugin.cli.reports import STAGES, bit_counts
 from srptq_plugin.console import Block, Facts, Lines, Table
+from srptq_plugin.metrics import PEAK, decibels
 
 Record = Mapping[str, Any]
 SHOWN = 12
@@ -62,7 +62,8 @@ def precision_report(found: Record, recipe: Path, file: Path) -> list[Block]:
     columns = ["bits", "size", "BitOPs", "PSNR"]
     rows = [[f"{each['width']} everywhere", *_costs(each)] for each in found["uniform"]]
     rows.append(["mixed", *_costs(found["mixed"])])
-    expected = f"{10 * math.log10(255**2 / found['mixed']['expected_noise']):.2f} dB if noises added up"
+    noise = found["mixed"]["expected_noise"]
+    expected = f"{_db(decibels(noise, PEAK) if noise else None)} if noises added up"
     return [
         Table(columns, rows, frozenset(columns[1:])),
         _where(found),

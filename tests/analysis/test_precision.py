@@ -118,6 +118,11 @@ def test_one_width_is_no_choice() -> None:
         at_every_width(inputs(), 2, (32,))
 
 
+def test_levels_of_each_image_are_refused() -> None:
+    with pytest.raises(SrptqError, match=r"activations\.quantizer: daq has no bounds"):
+        at_every_width(inputs("paper-w4a4-daq"), 2, (2, 4))
+
+
 @pytest.mark.parametrize(("name", "bits"), list(product(["snpe-w8a16", "openvino-w4a4", "paper-w4a4-best"], [4, 8])))
 def test_a_uniform_recipe_is_one_that_the_target_runs(name: str, bits: int) -> None:
     registry = Registry()
