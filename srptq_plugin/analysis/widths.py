@@ -48,9 +48,7 @@ def at_every_width(
     found = [_uniform(inputs, bits, patches, progress) for bits in chosen]
     if found[0].subject.table.states:
         kind = inputs.recipe.activations.quantizer
-        raise SrptqError(
-            f"activations.quantizer: {kind} has no bounds to choose bits for; set it to bounded"
-        )
+        raise SrptqError(f"activations.quantizer: {kind} has no bounds to choose bits for; set it to bounded")
     return found
 
 
@@ -99,7 +97,7 @@ def recipe_of(inputs: Inputs, plan: Plan, bits: Mapping[str, int]) -> Recipe:
         changed[key]["bits"] = usual[0][0] if usual else EIGHT
         own = {tensor: found for tensor, found in wanted.items() if found != changed[key]["bits"]}
         overrides += [{"tensors": escape(tensor), key: found} for tensor, found in own.items()]
-    return Recipe.model_validate(changed | {"overrides": overrides})
+    return Recipe.model_validate(changed | {"name": f"{inputs.recipe.name}-mixed", "overrides": overrides})
 
 
 def _said(bits: int, site: Site, rules: Rules) -> int:
