@@ -356,7 +356,7 @@ def test_the_size_of_a_folder_of_photographs_is_reduced_by_the_scale_given(photo
 
 def test_noise_takes_no_photographs(monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path) -> None:
     for name in ("sample_images", "load_images"):
-        monkeypatch.delattr(pipeline, name)
+        monkeypatch.delattr(calibrating, name)
     chosen = Recipe.load("paper-w4a4-dfq", [f"calibration.{key}={value}" for key, value in SMALL.items()])
     run = quantize(chosen, model=networks.network("edsr"), out=tmp_path / "run")
     assert run.table.biases
