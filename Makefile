@@ -1,6 +1,7 @@
 # make quantize   the bundled network on the bundled images; ARGS="--recipe openvino-w8a8-fast" changes that
 # make test       the tests; ARGS="-k recipe" picks some
 # make check      lint, format and types
+# make bench      what observing, tuning and importing cost, as docs/benchmarks.md has it
 # make format     what the formatter and the fixable lints change
 # make docs       the parts of the documents that come from code
 
@@ -10,7 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 NEEDS := pyproject.toml constraints.txt | $(BIN)/python
 
-.PHONY: quantize test check format docs
+.PHONY: quantize test check bench format docs
 .DEFAULT_GOAL := quantize
 
 quantize: $(VENV)/.all
@@ -23,6 +24,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+bench: $(VENV)/.dev
+	$(BIN)/python -W ignore benchmarks/speed.py $(ARGS)
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix

@@ -8,7 +8,6 @@ backward. Medians of interleaved runs. Memory: what a process of its own holds a
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -185,9 +184,16 @@ def _hold(what: str) -> None:
         graph, patches = prepared(), images(PATCHES)
         graph.observe(list(patches.split(2)))
         run = lambda: reconstruct(graph, patches, epochs=1)  # noqa: E731
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the most that was held so far
+    before = _held("VmRSS")
     run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(_held("VmHWM") - before)
+
+
+def _held(what: str) -> float:
+    """MiB of this process, now or at most, as Linux counts them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) / 1024
 
 
 def importing(runs: int) -> list[Row]:
