@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from torch.ao.quantization.observer import HistogramObserver
 
 from srptq_plugin import Recipe
+from srptq_plugin.analysis.analyze import analyze
+from srptq_plugin.analysis.subject import Subject
+from srptq_plugin.calibrating import Inputs, Source, resolved
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import Bounds, IntGrid, project
@@ -52,6 +55,7 @@ def main() -> None:
         ("Fake quantization and its gradient, 2 x 64 x 48 x 48", "s", lambda: rounding(arguments.runs)),
         ("Memory, with the answers of 100 patches kept", "MiB", lambda: memory(arguments.threads)),
         ("Importing", "s", lambda: importing(arguments.runs)),
+        ("Analysing every site, 8 patches", "s", analysing),
     ):
         print(f"### {title}\n\n| | {unit} | ratio |\n| --- | --- | --- |")
         for name, amount, ratio in measure():
@@ -200,6 +204,17 @@ def importing(runs: int) -> list[Row]:
     """A fresh interpreter each time."""
     ways = {"torch": "import torch", "torch and srptq_plugin": "import torch, srptq_plugin"}
     return _interleaved({name: _interpreter(code) for name, code in ways.items()}, runs)
+
+
+def analysing() -> list[Row]:
+    """Once: each site alone, and each left float."""
+    torch.manual_seed(0)
+    recipe = resolved("paper-w4a4", ["calibration.patches=16"])
+    source = Source(EDSR(upscale=4, features=64, blocks=16).eval(), input_range=LEVELS)
+    subject = Subject.of_model(Inputs.load(recipe, Registry(), source), 8)
+    start = time.perf_counter()
+    found = analyze(subject, kinds=["site"])
+    return [(f"{len(found.parts)} sites", time.perf_counter() - start, 1.0)]
 
 
 def _interpreter(code: str) -> Callable[[], object]:
