@@ -4,11 +4,11 @@
         --rows rows.jsonl [--steps 1000]
 
 DATA holds Set5 and Set14; IMAGES are photographs. With `--model rrdb` and weights of ESRGAN for its columns. PSNR and
-SSIM are the simulation's, on Y. Bytes are those of the parameters: integers at their bits, with a scale a channel, and
-what stays float. Milliseconds are ONNX Runtime's, medians of runs that take turns with its float network's; where a
-target runs elsewhere there are none. `--steps` adds rows trained on from the calibrated ones. The paper's PI, which
-looks at no reference image, is not computed. Prints Markdown. Each measurement is added to the file of rows, and one
-that is there is not taken again: started again, it goes on.
+SSIM are the simulation's, on Y. Bytes are what `srptq cost` says of the model. Milliseconds are ONNX Runtime's, medians
+of runs that take turns with its float network's; where a target runs elsewhere there are none. `--steps` adds rows
+trained on from the calibrated ones. The paper's PI, which looks at no reference image, is not computed. Prints
+Markdown. Each measurement is added to the file of rows, and one that is there is not taken again: started again, it
+goes on.
 """
 
 import argparse
@@ -27,8 +27,11 @@ import torch
 from rows import Key, Rows
 
 from srptq_plugin import quantize
-from srptq_plugin.export import export_network
+from srptq_plugin.cost import Costs
+from srptq_plugin.estimate import Estimate, usual_size
+from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.models import load_model
+from srptq_plugin.network import Network
 from srptq_plugin.onnx_io import export_float
 from srptq_plugin.pairs import load_pairs
 from srptq_plugin.qat.run import train_run
@@ -91,8 +94,9 @@ class Bench:
 
     def _float(self) -> dict[str, Any]:
         network, file = self.loaded.module, self.folder / "float.onnx"
-        export_float(export_network(network), file, {})
-        size = 4 * sum(each.numel() for each in network.parameters())
+        program = export_network(network)
+        export_float(program, file, {})
+        size = Costs.of(Network(graph_of(program)), usual_size(self.scale)).size()
         return {"bytes": size, "ms": self._milliseconds(file)[0], "scores": self._scores(network)}
 
     def _quantized(self, recipe: str, steps: int) -> dict[str, Any]:
@@ -100,7 +104,7 @@ class Bench:
         timed = run.recipe.target == RUNTIME
         own, plain = self._milliseconds(run.artefacts[0], run.folder / NETWORK) if timed else (None, None)
         scores = self._scores(run.table.simulate(run.network))
-        return {"bytes": stored(run), "ms": own, "float_ms": plain, "scores": scores}
+        return {"bytes": Estimate.of_run(run).quantized.size, "ms": own, "float_ms": plain, "scores": scores}
 
     def _calibrated(self, recipe: str) -> Run:
         epochs = epochs_of(recipe, self.arguments)
@@ -143,16 +147,6 @@ def epochs_of(recipe: str | None, arguments: argparse.Namespace) -> str:
     if recipe is None or arguments.epochs is None or Recipe.load(recipe).reconstruction is None:
         return ""
     return f"reconstruction.epochs={arguments.epochs}"
-
-
-def stored(run: Run) -> int:
-    """Bytes of a network's parameters: integers at their bits with their scales, the rest as float."""
-    grids = {name: run.table.qparams[name] for name in run.table.weights}
-    bits = sum(grids[name].grid.bits * each.numel() for name, each in run.table.weights.items())
-    scales = sum(each.scale.numel() for each in grids.values())
-    whole = sum(each.numel() for each in run.network.parameters())
-    floats = whole - sum(each.numel() for each in run.table.weights.values())
-    return bits // 8 + 4 * (scales + floats)
 
 
 def _seconds(session: Callable[[Any], object], image: object) -> float:

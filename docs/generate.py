@@ -7,16 +7,15 @@ import json
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, getdoc, signature
 from itertools import groupby
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 from srptq_plugin.cli import catalogue
 from srptq_plugin.contracts import quiet
-from srptq_plugin.recipe_keys import Section, sections
+from srptq_plugin.recipe_keys import Section, sections, words_of
 from srptq_plugin.registry import Registry
 
 FOLDER = Path(__file__).parent
@@ -42,7 +41,6 @@ WISHES = {
     "sign_bit": "A recipe's bits are those of the magnitude; a sign has one more",
 }
 """The words for what a target's rules say."""
-PLAIN = {int: "a whole number", float: "a number", NoneType: "`null`"}
 OF_THE_PIPELINE = ("grid", "places")
 Row = Sequence[str]
 
@@ -124,16 +122,7 @@ def _observer(name: str, kind: type[object]) -> str:
 
 
 def _values(option: Parameter) -> str:
-    return ", ".join(_words(option.annotation))
-
-
-def _words(kind: Any) -> Iterator[str]:
-    if get_origin(kind) in (Union, UnionType):
-        yield from (word for each in get_args(kind) for word in _words(each))
-    elif get_origin(kind) is Literal:
-        yield from map(_code, get_args(kind))
-    else:
-        yield PLAIN[kind]
+    return ", ".join(words_of(option.annotation))
 
 
 def sentences(doc: str) -> str:

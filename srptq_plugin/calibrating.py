@@ -189,7 +189,7 @@ class Calibrator:
         with self.clock("trace"):
             program = self.inputs.program()
         prepared = self._prepared(program)
-        self._observe(prepared)
+        self._calibrate(prepared)
         prepared.to(torch.device("cpu"))
         return program, QuantTable.of(prepared)
 
@@ -211,7 +211,7 @@ class Calibrator:
         with self.clock("equalise"):
             self.equalised = equalise(network, plan, self.inputs.patches[:PROBED], self.inputs.recipe.calibration.seed)
 
-    def _observe(self, prepared: PreparedGraph) -> None:
+    def _calibrate(self, prepared: PreparedGraph) -> None:
         shuffled = self.inputs.shuffled
         with self.clock("observe"):
             prepared.observe(shuffled.split(self.inputs.recipe.calibration.batch), self.progress)

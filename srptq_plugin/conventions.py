@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from srptq_plugin.cost import Costs, LayerCost, bits_of
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.memory import packed, sites_by_edge
+from srptq_plugin.memory import packed
 from srptq_plugin.sites import Plan
 
 WORD = 64
@@ -31,7 +31,7 @@ def fqsr_memory(costs: Costs, plan: Plan | None = None) -> int | None:
     """Bytes of three maps of the size that the body's adds give, at the bits that they read; none without adds."""
     if not costs.skips:
         return None
-    sites = sites_by_edge(plan)
+    sites = plan.by_edge if plan else {}
     edges = [edge for skip in costs.skips.values() for edge in skip]
     found = [sites.get(edge) for edge in edges]
     bits = max(bits_of(None) if site is None else _named(costs, site.grid) for site in found)

@@ -11,7 +11,7 @@ from torch import fx
 
 from srptq_plugin.contracts import Rules, Size
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.memory import FLOAT, Memory, packed, sites_by_edge
+from srptq_plugin.memory import FLOAT, Memory, packed
 from srptq_plugin.network import Network, tensor_arguments
 from srptq_plugin.shapes import Shape, shapes_of
 from srptq_plugin.sites import Edge, Plan, Site
@@ -132,7 +132,7 @@ class Costs:
 
     def of_layers(self, plan: Plan | None = None) -> tuple[LayerCost, ...]:
         """Every layer, in the order of execution."""
-        sites = sites_by_edge(plan)
+        sites = plan.by_edge if plan else {}
         return tuple(
             LayerCost(layer, *(_grid(sites.get(Edge(layer.name, place))) for place in (1, 0))) for layer in self.layers
         )
@@ -145,10 +145,9 @@ class Costs:
     def of_sites(self, plan: Plan) -> Mapping[str, SiteCost]:
         """By site; a layer counts for its weight and for what it reads."""
         bops: dict[str, int] = defaultdict(int)
-        sites = sites_by_edge(plan)
         for found in self.of_layers(plan):
             for place in (0, 1):
-                site = sites.get(Edge(found.layer.name, place))
+                site = plan.by_edge.get(Edge(found.layer.name, place))
                 if site is not None:
                     bops[site.name] += found.bops
         return {

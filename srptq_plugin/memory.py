@@ -10,7 +10,7 @@ from srptq_plugin.contracts import Rules
 from srptq_plugin.fusing import Fusing
 from srptq_plugin.network import MOVEMENT, OUTPUT, Network
 from srptq_plugin.shapes import Shape
-from srptq_plugin.sites import Edge, Plan, Site
+from srptq_plugin.sites import Edge, Plan
 
 FLOAT = 32
 Format = tuple[str, int]
@@ -77,7 +77,7 @@ class _Stored:
 
     def __init__(self, maps: Memory, plan: Plan | None) -> None:
         self._maps, self._network, self._shapes = maps, maps.network, maps.shapes
-        self._sites = sites_by_edge(plan)
+        self._sites = plan.by_edge if plan else {}
         sited = {site.source for site in self._sites.values()}
         self._inside = {node: user for node, user in maps.inside.items() if maps.network.name(node) not in sited}
         self._known: dict[fx.Node, list[_Reading]] = {}
@@ -137,11 +137,6 @@ def packed(elements: int, bits: int) -> int:
     2
     """
     return -(-elements * bits // 8)
-
-
-def sites_by_edge(plan: Plan | None) -> dict[Edge, Site]:
-    """Who reads what by which site."""
-    return {edge: site for site in (plan.sites if plan else ()) for edge in site.consumers}
 
 
 def _inside(network: Network, rules: Rules) -> dict[fx.Node, fx.Node]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import getdoc
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BeforeValidator
@@ -25,6 +25,7 @@ LOOK_UPS = {
     "reconstruction.name": "reconstruction",
 }
 """The keys whose values plugins register, and as which kind."""
+PLAIN = {int: "a whole number", float: "a number", NoneType: "`null`"}
 NEEDED = "needed"
 
 
@@ -67,23 +68,27 @@ def _section(name: str, model: type[Settings], registry: Registry) -> Section:
 def _key(name: str, field: FieldInfo, registry: Registry) -> Key:
     kind = next((kind for end, kind in LOOK_UPS.items() if f".{name}".endswith(f".{end}")), None)
     names = [entry.name for entry in registry.entries(kind)] if kind else None
-    values = _or(map(_code, names)) if names else _or(_words(field.annotation, field.metadata))
+    values = _or(map(_code, names)) if names else _or(words_of(field.annotation, field.metadata))
     return Key(name, values, _default(field), str(field.description))
 
 
-def _words(kind: Any, metadata: Iterable[object] = ()) -> Iterator[str]:
-    """What a type allows, as the messages about mistakes say it."""
+def words_of(kind: Any, metadata: Iterable[object] = ()) -> Iterator[str]:
+    """What a type allows, as the messages about mistakes say it.
+
+    >>> list(words_of(Literal["paper", "auto"] | float | None))
+    ['`paper`', '`auto`', 'a number', '`null`']
+    """
     checks = [each.func for each in metadata if isinstance(each, BeforeValidator)]
     if words := [check.words for check in checks if isinstance(check, Allowed)]:
         yield words[0].partition(",")[0]
     elif hasattr(kind, "__metadata__"):
-        yield from _words(kind.__origin__, kind.__metadata__)
+        yield from words_of(kind.__origin__, kind.__metadata__)
     elif get_origin(kind) in (Union, UnionType):
-        yield from (word for each in get_args(kind) for word in _words(each))
+        yield from (word for each in get_args(kind) for word in words_of(each))
     elif get_origin(kind) is Literal:
         yield from map(_code, get_args(kind))
     else:
-        yield _code("null") if kind is type(None) else "a mapping"
+        yield PLAIN.get(kind, "a mapping")
 
 
 def _default(field: FieldInfo) -> str:

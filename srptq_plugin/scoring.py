@@ -17,10 +17,14 @@ def mean_scores(
     network: Upscale, pairs: Sequence[Pair], scale: int, input_range: tuple[float, float]
 ) -> tuple[float, float]:
     """Of a network from [1, 3, H, W] to [1, 3, scale H, scale W]."""
-    found: list[tuple[float, float]] = []
+    how = scale, input_range
     with torch.no_grad():
-        for pair in pairs:
-            drawn = to_pixels(network(to_tensor(pair.low.pixels[None], input_range))[0], input_range)
-            found.append((psnr_y(drawn, pair.high.pixels, scale), ssim_y(drawn, pair.high.pixels, scale)))
+        found = [scores(network(to_tensor(each.low.pixels[None], input_range)), each, *how) for each in pairs]
     psnr, ssim = np.mean(found, axis=0)
     return float(psnr), float(ssim)
+
+
+def scores(output: Tensor, pair: Pair, scale: int, input_range: tuple[float, float]) -> tuple[float, float]:
+    """Of what a network gave for the smaller image of a pair, [1, 3, H, W]."""
+    drawn = to_pixels(output[0], input_range)
+    return psnr_y(drawn, pair.high.pixels, scale), ssim_y(drawn, pair.high.pixels, scale)

@@ -1,7 +1,6 @@
 """A recipe held against what is installed: the target's rules, and the observers with their options."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from srptq_plugin.contracts import Observer, ObserverFactory, Rules
@@ -43,9 +42,8 @@ def _problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
     yield from _skip_problems(recipe, rules)
     for path, bits, allowed in _all_bits(recipe, rules):
         if bits is not None and bits not in allowed:
-            nearest = min(allowed, key=partial(_distance, bits))
             choices = ", ".join(map(str, sorted(allowed)))
-            cure = f"the nearest is {nearest}{_or_float(path, bits, allowed)}"
+            cure = f"the nearest is {nearest(bits, allowed)}{_or_float(path, bits, allowed)}"
             yield f"{path}: {recipe.target} has no {bits} bits here; choices: {choices}; {cure}"
 
 
@@ -82,8 +80,13 @@ def _export_problems(recipe: Recipe, exports: Mapping[str, Sequence[Any]]) -> It
             yield f"export.{key}: {value!r} is not known; choices: {', '.join(map(str, exports[key]))}"
 
 
-def _distance(wanted: int, offered: int) -> tuple[int, int]:
-    return abs(offered - wanted), -offered
+def nearest(bits: int, allowed: Collection[int]) -> int:
+    """The number of bits that is closest to one; of two the larger.
+
+    >>> nearest(6, {4, 8}), nearest(5, {4, 8})
+    (8, 4)
+    """
+    return min(allowed, key=lambda offered: (abs(offered - bits), -offered))
 
 
 def _all_bits(recipe: Recipe, rules: Rules) -> Iterator[tuple[str, int | None, frozenset[int]]]:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from srptq_plugin.contracts import Observer
@@ -47,6 +48,11 @@ class Site:
     group: str = ""
     bounds: tuple[float, float] | None = None
 
+    @property
+    def op(self) -> str:
+        """The kind of operation that gives the tensor; none gives a weight."""
+        return self.source.rpartition("/")[2].partition(".")[0]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -59,13 +65,18 @@ class Plan:
     integer_bias: bool = False
     makers: Mapping[Role, Maker] = field(default_factory=dict[Role, Maker], repr=False)
 
-    @property
-    def groups(self) -> dict[str, tuple[Site, ...]]:
+    @cached_property
+    def groups(self) -> Mapping[str, tuple[Site, ...]]:
         """The sites by the encoding that they share."""
         groups: dict[str, list[Site]] = defaultdict(list)
         for site in self.sites:
             groups[site.group].append(site)
         return {name: tuple(sites) for name, sites in groups.items()}
+
+    @cached_property
+    def by_edge(self) -> Mapping[Edge, Site]:
+        """Who reads what by which site."""
+        return {edge: site for site in self.sites for edge in site.consumers}
 
     @property
     def weights(self) -> tuple[Site, ...]:
@@ -74,6 +85,5 @@ class Plan:
 
     def is_moved(self, site: Site) -> bool:
         """Whether a site only repeats the encoding of integers that were moved: what moved them reads that encoding."""
-        moved = site.source.rpartition("/")[2].partition(".")[0] in MOVEMENT
         edges = (edge for other in self.groups[site.group] for edge in other.consumers)
-        return moved and any(edge.consumer == site.source for edge in edges)
+        return site.op in MOVEMENT and any(edge.consumer == site.source for edge in edges)

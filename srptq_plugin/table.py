@@ -62,14 +62,11 @@ class QuantTable:
         if not self.plan.integer_bias or conv not in self.plan.convs:
             return None
         values = self.biases.get(conv, values)
-        image, weight = (self.qparams[self._site_at(Edge(conv, place))] for place in (0, 1))
+        image, weight = (self.qparams[self.plan.by_edge[Edge(conv, place)].name] for place in (0, 1))
         qparams = QParams(image.scale * weight.scale, torch.zeros_like(weight.scale), BIAS)
         if bool((values.abs() / qparams.scale > BIAS.qmax).any()):
             return None
         return quantize(values.double(), qparams), qparams
-
-    def _site_at(self, edge: Edge) -> str:
-        return next(site.name for site in self.plan.sites if edge in site.consumers)
 
     def simulate(self, network: fx.GraphModule) -> PreparedGraph:
         """The exported float network with these parameters at every site: no toolkit needed."""

@@ -1,1 +1,7 @@
 """Where the bits go: what each part of a network costs the image, and where more bits would help."""
+
+from typing import Literal, get_args
+
+Kind = Literal["stage", "block", "site"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Of parts that can be quantized alone."""

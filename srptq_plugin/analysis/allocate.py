@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from srptq_plugin.memory import FLOAT
+
 Measure = Literal["size", "bops"]
 Reals = NDArray[np.float64]
-BITS_OF_FLOAT = 32
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Problem:
         return found
 
     def _bits(self, name: str | None) -> list[int]:
-        return [BITS_OF_FLOAT] if name is None else sorted(self.choices[self._places[name]].noise)
+        return [FLOAT] if name is None else sorted(self.choices[self._places[name]].noise)
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -108,13 +109,14 @@ class Problem:
         return np.array([*np.multiply(size, stored), *np.multiply(bops, not stored)], dtype=np.float64)
 
     def _solved(self, objective: Reals, limited: Reals, limit: float) -> dict[str, int] | None:
-        scale = max(float(np.abs(limited).max(initial=0)), abs(limit), 1e-300)
-        within = LinearConstraint(limited[None] / scale, -np.inf, limit / scale)
+        possible = limited <= limit
+        scale = max(abs(limit), 1e-300)
+        within = LinearConstraint(np.where(possible, limited, 0)[None] / scale, -np.inf, limit / scale)
         unit = max(float(objective.max(initial=0)), 1e-300)
         found = milp(
             objective / unit * 1e6,
             integrality=np.ones(len(objective)),
-            bounds=(0, 1),
+            bounds=(0, possible.astype(float)),
             constraints=[within, *self._ties()],
             options={"mip_rel_gap": 0},
         )
@@ -148,7 +150,7 @@ class Problem:
 
 
 def _of(bits: Mapping[str, int], name: str | None) -> int:
-    return BITS_OF_FLOAT if name is None else bits[name]
+    return FLOAT if name is None else bits[name]
 
 
 def _matrix(entries: Sequence[tuple[int, int, float]], width: int) -> coo_array:

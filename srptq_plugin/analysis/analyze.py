@@ -8,13 +8,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from srptq_plugin.analysis.parts import KINDS, Kind, Part, parts_of
+from srptq_plugin.analysis import KINDS, Kind
+from srptq_plugin.analysis.parts import Part, parts_of
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.analysis.switching import PartlyQuantized
 from srptq_plugin.contracts import Progress, quiet
-from srptq_plugin.images import to_pixels, to_tensor
-from srptq_plugin.metrics import PEAK, decibels, psnr_y, ssim_y
+from srptq_plugin.images import to_tensor
+from srptq_plugin.metrics import PEAK, decibels
 from srptq_plugin.pairs import Pair
+from srptq_plugin.scoring import scores
 
 BATCH = 4
 Way = Literal["alone", "left_float"]
@@ -138,10 +140,9 @@ class _Meter:
 
     def score(self, pair: Pair) -> None:
         """What every way of quantizing scores on an image whose truth is known."""
-        span, border = self.subject.record.input_range, self.subject.record.scale
+        scale, span = self.subject.record.scale, self.subject.record.input_range
         for sums, output, _ in self._outputs(to_tensor(pair.low.pixels[None], span)):
-            drawn = to_pixels(output[0], span)
-            sums.scores.append((psnr_y(drawn, pair.high.pixels, border), ssim_y(drawn, pair.high.pixels, border)))
+            sums.scores.append(scores(output, pair, scale, span))
 
     def _outputs(self, images: Tensor) -> Iterator[tuple[_Sums, Tensor, Tensor]]:
         """What every way draws, beside the float network."""

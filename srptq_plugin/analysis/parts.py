@@ -4,16 +4,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal, get_args
 
 from torch import fx
 
+from srptq_plugin.analysis import KINDS, Kind
 from srptq_plugin.network import Network
 from srptq_plugin.sites import Plan, Site
 from srptq_plugin.stages import STAGES, block_paths
-
-Kind = Literal["stage", "block", "site"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,8 @@ class Part:
 
 def parts_of(plan: Plan, network: fx.GraphModule, kinds: Sequence[Kind] = KINDS) -> list[Part]:
     """The parts of these kinds, in the order of the network."""
-    found = {"stage": _stages(plan), "block": _blocks(plan, Network(network)), "site": _sites(plan, Network(network))}
+    read = Network(network)
+    found = {"stage": _stages(plan), "block": _blocks(plan, read), "site": _sites(plan, read)}
     return [part for kind in KINDS if kind in kinds for part in found[kind]]
 
 

@@ -157,11 +157,10 @@ class Precision:
 
     def _products(self) -> Iterator[Product]:
         subject = self.uniforms[0].subject
-        read = {edge: site.group for site in self.plan.sites for edge in site.consumers}
         height, width = subject.patches.shape[2:]
         for layer in Costs.of(Network(subject.network), (1, 3, height, width)).layers:
-            groups = (read.get(Edge(layer.name, place)) for place in (1, 0))
-            yield Product(layer.macs, *(None if group is None else self.units[group] for group in groups))
+            sites = (self.plan.by_edge.get(Edge(layer.name, place)) for place in (1, 0))
+            yield Product(layer.macs, *(None if site is None else self.units[site.group] for site in sites))
 
 
 def _unit(site: Site, by: Unit) -> str:

@@ -11,7 +11,6 @@ from srptq_plugin.export import graph_of
 from srptq_plugin.images import load_images, random_patches, to_tensor
 from srptq_plugin.metrics import PEAK
 from srptq_plugin.models.record import ModelRecord
-from srptq_plugin.recipe import Recipe
 from srptq_plugin.run import Run
 from srptq_plugin.table import QuantTable
 
@@ -25,7 +24,6 @@ class Subject:
     network: fx.GraphModule
     table: QuantTable
     record: ModelRecord
-    recipe: Recipe
     patches: Tensor
 
     @classmethod
@@ -36,15 +34,14 @@ class Subject:
         settings = run.recipe.calibration
         found = run.images() if images is None else load_images(images, scale=scale)
         pixels = random_patches(found, patches, settings.size, settings.seed)
-        return cls(run.network, run.table, run.record, run.recipe, to_tensor(pixels, run.input_range))
+        return cls(run.network, run.table, run.record, to_tensor(pixels, run.input_range))
 
     @classmethod
     def of_model(cls, inputs: Inputs, patches: int = PATCHES, progress: Progress = quiet) -> "Subject":
         """A network that was not quantized yet: calibrated by its recipe, without tuning."""
         untuned = replace(inputs, recipe=inputs.recipe.model_copy(update={"reconstruction": None}))
         program, table = Calibrator(untuned, progress).run()
-        chosen = inputs.patches[:patches]
-        return cls(graph_of(program), table, inputs.loaded.record, untuned.recipe, chosen)
+        return cls(graph_of(program), table, inputs.loaded.record, inputs.patches[:patches])
 
     def levels(self, error: Tensor) -> Tensor:
         """An error of the network's output in levels of an 8-bit image."""

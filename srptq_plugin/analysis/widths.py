@@ -12,6 +12,7 @@ from srptq_plugin.calibrating import Inputs
 from srptq_plugin.contracts import Progress, Rules, quiet
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.recipe import Recipe
+from srptq_plugin.settings import nearest
 from srptq_plugin.sites import Plan, Site
 from srptq_plugin.stages import STAGES
 from srptq_plugin.table import QuantTable
@@ -45,11 +46,10 @@ def at_every_width(
     if len(chosen) < 2:  # noqa: PLR2004 - one is no choice
         has, asked = (", ".join(map(str, sorted(each))) for each in (known, widths))
         raise SrptqError(f"bits {asked}: {inputs.recipe.target} has {has}; give two of these at least")
-    found = [_uniform(inputs, bits, patches, progress) for bits in chosen]
-    if found[0].subject.table.states:
-        kind = inputs.recipe.activations.quantizer
+    kind = inputs.recipe.activations.quantizer
+    if inputs.registry.quantizer(kind).load().dynamic:
         raise SrptqError(f"activations.quantizer: {kind} has no bounds to choose bits for; set it to bounded")
-    return found
+    return [_uniform(inputs, bits, patches, progress) for bits in chosen]
 
 
 def _uniform(inputs: Inputs, bits: int, patches: int, progress: Progress) -> Uniform:
@@ -63,8 +63,8 @@ def mixed(uniforms: Sequence[Uniform], bits: Mapping[str, int]) -> QuantTable:
     tables = {(group, each.bits_of(group)): each.subject.table for each in uniforms for group in bits}
     plan = uniforms[0].subject.table.plan
     own = {site.name: tables[site.group, bits[site.group]] for site in plan.sites}
-    sites = tuple(next(each for each in own[s.name].plan.sites if each.name == s.name) for s in plan.sites)
     qparams = {name: table.qparams[name] for name, table in own.items()}
+    sites = tuple(replace(site, grid=qparams[site.name].grid) for site in plan.sites)
     weights = {site.name: own[site.name].weights[site.name] for site in plan.weights}
     return replace(uniforms[0].subject.table, plan=replace(plan, sites=sites), qparams=qparams, weights=weights)
 
@@ -73,17 +73,13 @@ def uniform(recipe: Recipe, rules: Rules, bits: int) -> Recipe:
     """The recipe with this number of bits everywhere, or the nearest that the target has."""
     changed: dict[str, Any] = recipe.model_dump()
     for role, allowed in (("weights", rules.weight_bits), ("activations", rules.activation_bits)):
-        changed[role]["bits"] = _nearest(bits, allowed)
+        changed[role]["bits"] = nearest(bits, allowed)
         for stage in STAGES:
             changed["stages"][stage][role] = None
     changed["skips"]["bits"] = None
     kept = (each for each in changed["overrides"] if each["quantize"] is not None)
     changed["overrides"] = [{**each, "bits": None, "weights": None, "activations": None} for each in kept]
     return Recipe.model_validate(changed)
-
-
-def _nearest(bits: int, allowed: frozenset[int]) -> int:
-    return min(allowed, key=lambda each: (abs(each - bits), -each))
 
 
 def recipe_of(inputs: Inputs, plan: Plan, bits: Mapping[str, int]) -> Recipe:

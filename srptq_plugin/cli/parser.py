@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from srptq_plugin import __version__
+from srptq_plugin.analysis import KINDS
 from srptq_plugin.cli import values
 
 USER_ERROR = 2
 DEFAULT_RECIPE = "openvino-w8a8"
-KINDS = ("stage", "block", "site")
 MODEL = "a family (see `srptq plugins`) or package.module:factory"
 ABOUT = "Post-training quantization of super-resolution networks."
 EPILOG = """\

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from srptq_plugin.analysis import KINDS
 from srptq_plugin.cli.analysing import ANALYSIS, BUDGET
 from srptq_plugin.cli.answer import Answer
 from srptq_plugin.console import Facts
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from srptq_plugin.analysis.distribution import Step
     from srptq_plugin.run import Run
 
-KINDS = ("stage", "block", "site")
 OF_A_SITE = ("images", "scale")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import product
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from srptq_plugin.analysis.allocate import Choice, Measure, Problem, Product
@@ -47,6 +47,7 @@ def test_nothing_within_a_budget_is_less_noisy(problem: Problem, measure: Measur
         assert problem.noise(found) == pytest.approx(min(map(problem.noise, within)), rel=1e-5)
 
 
+@example(problem=Problem([Choice("a", {2: 1e-3, 4: 500.0})], []), measure="size", share=0.5)
 @given(problem=problems(), measure=st.sampled_from(["size", "bops"]), share=st.floats(0, 1.2))
 def test_nothing_of_so_little_noise_is_cheaper(problem: Problem, measure: Measure, share: float) -> None:
     limit = share * problem.noise(problem.least())

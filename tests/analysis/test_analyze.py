@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from srptq_plugin.analysis import Kind
 from srptq_plugin.analysis.analyze import BATCH, Analysis, analyze
-from srptq_plugin.analysis.parts import Kind, parts_of
+from srptq_plugin.analysis.parts import parts_of
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.images import Image, to_pixels, to_tensor
@@ -23,7 +24,7 @@ RECORD = ModelRecord("toy", 2, networks.UNIT, None, 0)
 
 def subject(kind: str, bits: int = 4) -> Subject:
     table = QuantTable.of(networks.calibrated(kind, bits))
-    return Subject(networks.graph(kind), table, RECORD, networks.recipe(bits), networks.images(5))
+    return Subject(networks.graph(kind), table, RECORD, networks.images(5))
 
 
 @pytest.fixture(scope="module")

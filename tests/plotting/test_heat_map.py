@@ -7,8 +7,8 @@ from typing import Any
 import networks
 import pytest
 
+from srptq_plugin.analysis import KINDS
 from srptq_plugin.analysis.analyze import analyze
-from srptq_plugin.analysis.parts import KINDS
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.plotting.heat_map import HeatMap
@@ -22,7 +22,7 @@ def analysis() -> dict[str, Any]:
     """As its file has it."""
     record = ModelRecord("toy", 2, networks.UNIT, None, 0)
     table = QuantTable.of(networks.calibrated("edsr", 4))
-    found = analyze(Subject(networks.graph("edsr"), table, record, networks.recipe(4), networks.images(2))).record()
+    found = analyze(Subject(networks.graph("edsr"), table, record, networks.images(2))).record()
     return json.loads(json.dumps(found))
 
 

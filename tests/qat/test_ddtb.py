@@ -10,6 +10,7 @@ import pytest
 import torch
 from photographs import pixels, save
 from torch import Tensor
+from trainings import everything
 
 import srptq_plugin
 from srptq_plugin.errors import SrptqError
@@ -101,10 +102,6 @@ def test_gates_act_after_the_first_part_of_a_training() -> None:
 def closeness(prepared: PreparedGraph) -> float:
     error = prepared(IMAGES) - prepared.teach(IMAGES)[0]
     return -10 * float(error.square().mean().log10())
-
-
-def everything(training: Training) -> list[Tensor]:
-    return [each.detach().clone() for each in training.prepared.module.state_dict().values()]
 
 
 @pytest.mark.parametrize("parts", [1, 3])

@@ -10,18 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
+from trainings import begun, everything, interrupted
 
-from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import Bounds, IntGrid
 from srptq_plugin.qat.daq import DaqFakeQuantize, MixedDaqFakeQuantize
 from srptq_plugin.qat.ddtb import DdtbFakeQuantize
 from srptq_plugin.qat.dynamic import LinearFakeQuantize
 from srptq_plugin.qat.fqsr import FqsrFakeQuantize
 from srptq_plugin.qat.pams import PamsFakeQuantize, transfer_loss
-from srptq_plugin.qat.training import Options, Training, train
+from srptq_plugin.qat.training import Training
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 
-IMAGES = networks.images(12, 12, 12, seed=5)
 SIGNED = IntGrid(4, signed=True, symmetric=True, narrow=True)
 REAL = IntGrid(4, real_offset=True)
 Kind = type[BoundedFakeQuantize]
@@ -214,33 +213,13 @@ def started(kind: str) -> Training:
     weights = {"quantizer": kind.removesuffix("-m")} if kind not in ("bounded", "pams") else {}
     recipe = networks.recipe(3, "paper", activations={"quantizer": kind}, placement="convs")
     recipe = recipe.model_copy(update={"weights": recipe.weights.model_copy(update=weights)})
-    prepared = networks.realise("edsr", networks.plan("edsr", recipe))
-    prepared.observe([IMAGES])
-    return Training(prepared, Options(steps=4, every=2, value_rate=0.05, bound_rate=2e-3), peak=1.0)
-
-
-def batch(step: int) -> tuple[Tensor, None]:
-    return IMAGES[3 * step : 3 * step + 3], None
-
-
-def closeness(prepared: PreparedGraph) -> float:
-    return -float((prepared(IMAGES[:2]) - prepared.teach(IMAGES[:2])[0]).square().mean())
-
-
-def everything(training: Training) -> list[Tensor]:
-    return [each.detach().clone() for each in training.prepared.module.state_dict().values()]
+    return begun(networks.realise("edsr", networks.plan("edsr", recipe)))
 
 
 @pytest.mark.parametrize("kind", RESUMED)
 def test_an_interrupted_training_ends_with_the_same_bits(kind: str, tmp_path: Path) -> None:
-    whole, first, second = (started(kind) for _ in range(3))
-    before = everything(whole)
-    assert [record.step for record in train(whole, batch, closeness)] == [0, 2, 4]
-    records = train(first, batch, closeness)
-    assert [next(records).step for _ in range(2)] == [0, 2]
-    torch.save(first.state(), tmp_path / "state.pt")
-    second.resume(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert [record.step for record in train(second, batch, closeness)] == [4]
+    before = everything(started(kind))
+    whole, second = interrupted(lambda: started(kind), tmp_path)
     assert all(map(torch.equal, everything(whole), everything(second)))
     assert not all(map(torch.equal, before, everything(whole)))
     assert whole.score == second.score

@@ -11,21 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from photographs import pixels, save
 from torch import Tensor
+from trainings import IMAGES, begun, interrupted
 
 import srptq_plugin
-from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import Bounds, IntGrid
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.qat.batches import Batch
 from srptq_plugin.qat.fqsr import FqsrFakeQuantize
 from srptq_plugin.qat.run import train_run
-from srptq_plugin.qat.training import Options, Training, train
+from srptq_plugin.qat.training import Training
 from srptq_plugin.quantizer import Mode
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.table import QuantTable
 
-IMAGES = networks.images(12, 12, 12, seed=5)
 KINDS: dict[str, dict[str, Any]] = {kind: {"quantizer": "fqsr"} for kind in ("weights", "activations")}
 
 
@@ -202,26 +200,9 @@ def test_a_shipped_recipe_calibrates_and_trains(name: str, tmp_path: Path) -> No
 
 
 def started() -> Training:
-    prepared = networks.realise("edsr", networks.plan("edsr", recipe(3, skips={"bits": 6})))
-    prepared.observe([IMAGES])
-    options = Options(steps=4, every=2, value_rate=0.05, bound_rate=2e-3, calibration=0.3)
-    return Training(prepared, options, peak=1.0)
-
-
-def batch(step: int) -> Batch:
-    return IMAGES[3 * step : 3 * step + 3], None
-
-
-def closeness(prepared: PreparedGraph) -> float:
-    return -float((prepared(IMAGES[:2]) - prepared.teach(IMAGES[:2])[0]).square().mean())
+    return begun(networks.realise("edsr", networks.plan("edsr", recipe(3, skips={"bits": 6}))), calibration=0.3)
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole, first, second = (started() for _ in range(3))
-    assert [record.step for record in train(whole, batch, closeness)] == [0, 2, 4]
-    records = train(first, batch, closeness)
-    assert [next(records).step for _ in range(2)] == [0, 2]
-    torch.save(first.state(), tmp_path / "state.pt")
-    second.resume(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert [record.step for record in train(second, batch, closeness)] == [4]
+    whole, second = interrupted(started, tmp_path)
     assert all(map(torch.equal, whole.learnt, second.learnt))

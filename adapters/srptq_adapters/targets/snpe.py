@@ -93,7 +93,7 @@ def _encodings(network: OnnxNetwork, table: QuantTable) -> Encodings:
 
 def _is_resized(site: Site) -> bool:
     """Qualcomm's tools take enlarging for arithmetic: where the larger map has no encoding, the smaller has none."""
-    return site.source.rpartition("/")[2].partition(".")[0] == "nearest"
+    return site.op == "nearest"
 
 
 def _put_tuned(model: ModelProto, network: OnnxNetwork, table: QuantTable) -> None:
