@@ -195,27 +195,54 @@ def _scale(step: Tensor, grid: IntGrid) -> Tensor:
     return scale.float()
 
 
+class Levels:
+    """The levels of a grid beside a tensor: which one each value is nearest to, in steps from the origin.
+
+    The origin is the zero point, or the real offset where the grid has one.
+
+    >>> levels = Levels(project(Bounds.of(-1.0, 1.0), IntGrid(2)), torch.zeros(3))
+    >>> steps = levels.steps(torch.tensor([-2.0, 0.0, 0.4]))
+    >>> steps.tolist(), levels.real_(levels.clip_(steps)).tolist()
+    ([-3.0, 0.0, 1.0], [-0.6666666865348816, 0.0, 0.6666666865348816])
+    """
+
+    def __init__(self, qparams: QParams, values: Tensor) -> None:
+        self.scale, zero_point = _broadcast(qparams, values)
+        real = qparams.grid.real_offset
+        self.offset = zero_point * self.scale if real else None
+        self.origin = torch.zeros_like(zero_point) if real else zero_point
+        self.lowest, self.highest = qparams.grid.qmin - self.origin, qparams.grid.qmax - self.origin
+
+    def steps(self, values: Tensor) -> Tensor:
+        """How many steps each value is from the origin, wherever the grid ends; a new tensor."""
+        inverse = self.scale.reciprocal()
+        steps = values * inverse if self.offset is None else (values + self.offset).mul_(inverse)
+        return steps.round_()
+
+    def clip_(self, steps: Tensor) -> Tensor:
+        """The same within the grid, in place."""
+        return steps.clamp_min_(self.lowest).clamp_max_(self.highest)
+
+    def real_(self, steps: Tensor) -> Tensor:
+        """The real values of steps, in place."""
+        values = steps.mul_(self.scale)
+        return values if self.offset is None else values.sub_(self.offset)
+
+
 def quantize(values: Tensor, qparams: QParams) -> Tensor:
     """The integers of a tensor, as PaC's forward and every exported file have them.
 
     >>> quantize(torch.tensor([-2.0, 0.0, 0.4]), project(Bounds.of(-0.5, 1.0), IntGrid(8))).tolist()
     [0, 85, 153]
     """
-    scale, zero_point = _broadcast(qparams, values)
-    inverse = 1.0 / scale
-    if qparams.grid.real_offset:
-        integers = ((values + zero_point * scale) * inverse).round()
-    else:
-        integers = (values * inverse).round() + zero_point
-    return integers.clamp(qparams.grid.qmin, qparams.grid.qmax).to(torch.int32)
+    levels = Levels(qparams, values)
+    return levels.clip_(levels.steps(values)).add_(levels.origin).to(torch.int32)
 
 
 def dequantize(integers: Tensor, qparams: QParams) -> Tensor:
     """The real values that integers stand for."""
-    scale, zero_point = _broadcast(qparams, integers)
-    if qparams.grid.real_offset:
-        return integers * scale - zero_point * scale
-    return (integers - zero_point) * scale
+    levels = Levels(qparams, integers)
+    return levels.real_(integers - levels.origin)
 
 
 def neighbours(values: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from srptq_plugin.learning import BOTH, Learning, Rates, Turn, Weights, learnt_b
 from srptq_plugin.quantizer import Gradient, Mode
 from srptq_plugin.recolouring import recoloured
 from srptq_plugin.sensitivity import block_shares
-from srptq_plugin.teacher import Teacher, normalised
+from srptq_plugin.teacher import Teacher
 from srptq_plugin.together import average, gathered
 
 CHOSEN_ON = 16
@@ -181,23 +181,24 @@ class _Tuning:
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:
         """The squared distance of two maps on the unit sphere: 2 - 2 cos."""
-        cosine = (normalised(features) * target.flatten(1).to(features.dtype)).sum(1)
+        flat = features.flatten(1)
+        length = flat.norm(dim=1).clamp(min=1e-30) * math.sqrt(flat.shape[1])
+        cosine = (flat * target).sum(1) / length
         squared = (2 - 2 * cosine).mean()
-        return squared / features[0].numel() if self.options.feature_loss == "literal" else squared
+        return squared / flat.shape[1] if self.options.feature_loss == "literal" else squared
 
     def _mean_loss(self) -> float:
         total = torch.zeros((), dtype=torch.float64, device=self.images.device)
         with torch.no_grad():
-            for chosen in torch.arange(len(self.images)).split(16):
+            for chosen in torch.arange(len(self.images)).split(self.options.batch):
                 total += self._loss(chosen) * len(chosen)
         average([total])
         return float(total) / len(self.images)
 
     def _gradient_ratio(self) -> float:
         self.learning.take_turns(BOTH)
-        parameters = learnt_by(self.prepared)
-        losses = self._losses(torch.arange(min(self.options.batch, len(self.images))))
-        norms = [_norm(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)) for loss in losses]
+        parameters, some = learnt_by(self.prepared), torch.arange(min(self.options.batch, len(self.images)))
+        norms = [_norm(torch.autograd.grad(self._losses(some)[n], parameters, allow_unused=True)) for n in range(2)]
         return self.options.feature_weight * norms[1] / max(norms[0], 1e-30)
 
 

@@ -9,11 +9,9 @@ from torch import Tensor, nn
 
 from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.grid import Bounds, IntGrid, QParams, project
+from srptq_plugin.grid import Bounds, IntGrid, Levels, QParams, project
 
 Gradient = Literal["full", "pact"]
-_learnable_per_tensor: Any = torch._fake_quantize_learnable_per_tensor_affine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-_learnable_per_channel: Any = torch._fake_quantize_learnable_per_channel_affine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 
 
 class Mode(Enum):
@@ -30,26 +28,46 @@ def fake_quantize(values: Tensor, qparams: QParams) -> Tensor:
     >>> fake_quantize(torch.tensor([-2.0, 0.0, 0.4]), project(Bounds.of(-1.0, 1.0), IntGrid(2)))
     tensor([-0.6667,  0.0000,  0.6667])
     """
-    if not qparams.grid.real_offset:
-        return _native(values, qparams.scale, qparams.zero_point, qparams.grid)
-    offset = _along(qparams.zero_point * qparams.scale, values, qparams.grid)
-    zero = torch.zeros_like(qparams.zero_point)
-    return _native(values + offset, qparams.scale, zero, qparams.grid) - offset
+    return _Rounded.apply(values, qparams.scale, qparams.zero_point, qparams.grid)  # pyright: ignore[reportReturnType]
 
 
-def _native(values: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Tensor:
-    """Torch's own fused kernels: the learnable ones where the scale needs a gradient."""
-    ends = (grid.qmin, grid.qmax)
-    learn = torch.is_grad_enabled() and scale.requires_grad
+class _Rounded(torch.autograd.Function):
+    """The nearest level; straight through within the grid, and beyond it a pull on the end that clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Tensor:
+        ctx.save_for_backward(values, scale, zero_point)
+        ctx.grid = grid
+        levels = Levels(QParams(scale, zero_point, grid), values)
+        return levels.real_(levels.clip_(levels.steps(values)))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+        (gradient,) = gradients
+        values, scale, zero_point = ctx.saved_tensors
+        levels = Levels(QParams(scale, zero_point, ctx.grid), values)
+        steps = levels.steps(values)
+        kept = levels.clip_(steps.clone())
+        clipped = steps.sub_(kept).abs_().clamp_(max=1).mul_(gradient)
+        if not any(ctx.needs_input_grad[1:]):
+            return gradient - clipped, None, None, None
+        error = levels.real_(kept).sub_(values)
+        pull = _sum_along(clipped, scale, ctx.grid)
+        stretch = _dot_along(error, gradient, scale, ctx.grid) + _dot_along(clipped, values, scale, ctx.grid)
+        return clipped.neg_().add_(gradient), stretch / scale, -scale * pull, None
+
+
+def _sum_along(values: Tensor, scale: Tensor, grid: IntGrid) -> Tensor:
+    """Over all that a scale is for."""
     if grid.axis is None:
-        if learn:
-            # counted from 0, as torch's backward takes a negative zero point one too high
-            one = (scale.reshape(1), (zero_point - grid.qmin).reshape(1))
-            return _learnable_per_tensor(values, *one, 0, grid.steps, 1.0)
-        return torch.fake_quantize_per_tensor_affine(values, scale, zero_point.to(torch.int32), *ends)
-    if learn:
-        return _learnable_per_channel(values, scale, zero_point, grid.axis, *ends, 1.0)
-    return torch.fake_quantize_per_channel_affine(values, scale, zero_point.to(torch.int32), grid.axis, *ends)
+        return values.sum().reshape(scale.shape)
+    return values.sum([axis for axis in range(values.ndim) if axis != grid.axis])
+
+
+def _dot_along(left: Tensor, right: Tensor, scale: Tensor, grid: IntGrid) -> Tensor:
+    if grid.axis is None:
+        return torch.dot(left.flatten(), right.flatten()).reshape(scale.shape)
+    return _sum_along(left * right, scale, grid)
 
 
 def _along(parameter: Tensor, values: Tensor, grid: IntGrid) -> Tensor:

@@ -1,74 +1,75 @@
 """What the float network answers, computed once a sample: samples repeat at every epoch."""
 
-import tempfile
-from contextlib import ExitStack
+import math
+from tempfile import SpooledTemporaryFile
 from types import TracebackType
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 
-MAPPED_ABOVE = 512 * 2**20
-"""Bytes of cached maps above which they live in a memory-mapped file."""
+IN_MEMORY = 16 * 2**20
+"""Bytes of answers above which they live in a temporary file."""
+Part = tuple[torch.Size, torch.dtype]
 
 
 def normalised(features: Tensor) -> Tensor:
-    """Each sample's map, flat, divided by its own L2 norm (eq. 7).
+    """Each sample's map, flat, of root mean square 1: its direction (eq. 7), in numbers that float16 holds well.
 
     >>> normalised(torch.full((1, 1, 2, 2), 3.0))
-    tensor([[0.5000, 0.5000, 0.5000, 0.5000]])
+    tensor([[1., 1., 1., 1.]])
     """
-    return torch.nn.functional.normalize(features.flatten(1), dim=1, eps=1e-30)
+    flat = features.flatten(1)
+    return torch.nn.functional.normalize(flat, dim=1, eps=1e-30).mul_(math.sqrt(flat.shape[1]))
 
 
 class Teacher:
-    """Outputs in float32 and unit block maps in float16, by sample number."""
+    """Outputs in float32 and normalised block maps in float16, by sample number."""
 
     def __init__(self, prepared: PreparedGraph, images: Tensor, batch: int) -> None:
         self._prepared, self._images, self._batch = prepared, images, batch
-        self._stack = ExitStack()
-        self._outputs = torch.empty(0)
-        self._maps: list[Tensor] = []
+        self._answers = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed at exit
+        self._parts: list[Part] = []
 
     def __enter__(self) -> Self:
-        for chosen in torch.arange(len(self._images)).split(self._batch):
-            output, maps = self._prepared.teach(self._images[chosen])
-            if not self._maps:
-                self._outputs = output.new_empty((len(self._images), *output.shape[1:]))
-                self._maps = self._reserve(maps)
-            self._outputs[chosen] = output
-            for kept, each in zip(self._maps, maps, strict=True):
-                kept[chosen] = normalised(each).mul_(_spread(each)).half()
+        try:
+            self._write()
+        except OSError as error:
+            self._answers.close()
+            raise SrptqError(
+                f"no room for what the float network answers, {len(self._images) * self._size / 2**20:.0f} MiB in the "
+                f"folder of temporary files ({error}); set TMPDIR to one that has it, or give fewer patches"
+            ) from error
         return self
+
+    def _write(self) -> None:
+        for images in self._images.split(self._batch):
+            output, maps = self._prepared.teach(images)
+            batch = [output.float(), *(normalised(each).half() for each in maps)]
+            self._parts = [(each.shape[1:], each.dtype) for each in batch]
+            for sample in zip(*(each.cpu() for each in batch), strict=True):
+                for each in sample:
+                    self._answers.write(each.contiguous().numpy().data)
+
+    @property
+    def _size(self) -> int:
+        """Bytes of a sample."""
+        return sum(shape.numel() * dtype.itemsize for shape, dtype in self._parts)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._maps.clear()
-        self._stack.close()
+        self._answers.close()
 
     def __call__(self, chosen: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The float output and unit block maps of some samples."""
-        return self._outputs[chosen], [self._unit(kept[chosen]) for kept in self._maps]
-
-    def _unit(self, kept: Tensor) -> Tensor:
-        return kept.to(self._outputs.device).float() / _spread(kept)
-
-    def _reserve(self, maps: tuple[Tensor, ...]) -> list[Tensor]:
-        shapes = [(len(self._images), each[0].numel()) for each in maps]
-        if sum(2 * rows * columns for rows, columns in shapes) <= MAPPED_ABOVE:
-            return [
-                torch.empty(shape, dtype=torch.half, device=m.device) for shape, m in zip(shapes, maps, strict=True)
-            ]
-        folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="srptq-"))
-        return [
-            torch.from_file(f"{folder}/{n}", True, rows * columns, dtype=torch.half).view(rows, columns)  # noqa: FBT003
-            for n, (rows, columns) in enumerate(shapes)
-        ]
-
-
-def _spread(features: Tensor) -> float:
-    """Brings unit maps to values around one, where float16 is precise."""
-    return features[0].numel() ** 0.5
+        """The float output and normalised block maps of some samples."""
+        batch = [torch.empty((len(chosen), *shape), dtype=dtype) for shape, dtype in self._parts]
+        for place, number in enumerate(chosen.tolist()):
+            self._answers.seek(number * self._size)
+            for each in batch:
+                self._answers.readinto(each[place].numpy().data)
+        output, *maps = (each.to(self._images.device) for each in batch)
+        return output, maps

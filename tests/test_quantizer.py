@@ -100,11 +100,29 @@ def cases(draw: st.DrawFn) -> tuple[QParams, Tensor]:
     return found, draw(st.sampled_from([values, (ties * scale).contiguous(), torch.zeros_like(values)]))
 
 
+def torchs_own(values: Tensor, found: QParams) -> Tensor:
+    """By the kernels that toolkits put in place of our quantizers."""
+    grid, zero_point = found.grid, found.zero_point.int()
+    if grid.real_offset:
+        offset = along(found.zero_point * found.scale, grid)
+        whole = QParams(found.scale, torch.zeros_like(found.zero_point), replace(grid, real_offset=False))
+        return torchs_own(values + offset, whole) - offset
+    ends = grid.qmin, grid.qmax
+    if grid.axis is None:
+        return torch.fake_quantize_per_tensor_affine(values, found.scale, zero_point, *ends)
+    return torch.fake_quantize_per_channel_affine(values, found.scale, zero_point, grid.axis, *ends)
+
+
 @given(cases())
-def test_the_kernels_do_the_arithmetic_of_the_grid_bit_for_bit(case: tuple[QParams, Tensor]) -> None:
+def test_rounding_has_the_bits_and_the_gradient_of_torchs_kernels(case: tuple[QParams, Tensor]) -> None:
     found, values = case
     wanted = dequantize(quantize(values, found), found)
-    assert torch.equal(fake_quantize(values, found), wanted)
+    values, pull = values.clone().requires_grad_(), sample(5)
+    ours, theirs = fake_quantize(values, found), torchs_own(values, found)
+    assert torch.equal(ours, wanted)
+    assert torch.equal(ours, theirs)
+    (by_ours,), (by_theirs,) = (torch.autograd.grad(each, values, pull) for each in (ours, theirs))
+    assert torch.equal(by_ours, by_theirs)
 
 
 @given(cases(), st.sampled_from(["full", "pact"]))

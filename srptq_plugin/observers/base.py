@@ -1,7 +1,7 @@
 """What every observer shares: rows, batches of several places, refusal of NaN, merging."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -12,6 +12,18 @@ from torch import Tensor
 from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import Bounds, IntGrid
+
+PIECE = {"cpu": 2**18}
+"""How many values are looked at together: as many as a processor's cache holds. Elsewhere many more."""
+
+
+def pieces(rows: Tensor) -> Iterator[Tensor]:
+    """Rows [rows, n] cut across, so that one pass after another over a piece stays in the cache.
+
+    >>> [piece.shape[1] for piece in pieces(torch.zeros(2, 2**18))]
+    [131072, 131072]
+    """
+    yield from rows.split(max(1, PIECE.get(rows.device.type, 2**26) // len(rows)), dim=1)
 
 
 @dataclass(frozen=True)
@@ -43,13 +55,18 @@ class Part:
     @property
     def zeros(self) -> Tensor:
         """How many values of each row are exactly zero."""
-        on_cpu = self.rows.device.type == "cpu"  # where numpy counts eight times as fast
-        found = torch.from_numpy(count_nonzero(self.rows.numpy(), axis=1)) if on_cpu else self.rows.count_nonzero(dim=1)
-        return (self.rows.shape[1] - found).cpu().double()
+        found = sum((_nonzeros(piece) for piece in pieces(self.rows)), torch.zeros(()))
+        return self.rows.shape[1] - found.double()
 
     def clone(self) -> "Part":
         """A copy that a network working in place cannot change."""
         return replace(self, rows=self.rows.clone())
+
+
+def _nonzeros(rows: Tensor) -> Tensor:
+    if rows.device.type != "cpu":
+        return rows.count_nonzero(dim=1).cpu()
+    return torch.tensor([count_nonzero(row.numpy()) for row in rows.bool()])  # numpy counts truths fastest
 
 
 def extremes(batch: Sequence[Part]) -> tuple[Tensor, Tensor]:

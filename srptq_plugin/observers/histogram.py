@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srptq_plugin.observers.base import Part, extremes
+from srptq_plugin.observers.base import Part, extremes, pieces
 
 FLOAT32_DIGITS = 24
 SMALLEST_EXPONENT = -120
@@ -33,7 +33,10 @@ def equal_histogram(rows: Tensor, low: Tensor, high: Tensor, bins: int) -> Tenso
     """
     low, width = (ends.float().to(rows.device)[:, None] for ends in (low, high - low))
     width = torch.where(width > 0, width, torch.ones_like(width))
-    return bin_counts((rows - low).div_(width).mul_(bins).clamp_(0, bins - 1), bins)
+    counts = torch.zeros(len(rows), bins, dtype=torch.float64)
+    for piece in pieces(rows):
+        counts += bin_counts((piece - low).div_(width).mul_(bins).clamp_(0, bins - 1), bins)
+    return counts
 
 
 def without_zeros(counts: Tensor, zeros: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -95,9 +98,11 @@ class RunningHistogram:
 
 
 def _count(rows: Tensor, exponent: Tensor, start: Tensor, bins: int) -> Tensor:
-    scale, first = ((-exponent).float().exp2(), start.float())
-    numbers = (rows * scale.to(rows.device)[:, None]).floor_().sub_(first.to(rows.device)[:, None])
-    return bin_counts(numbers, bins)
+    scale, first = (each.float().to(rows.device)[:, None] for each in ((-exponent).float().exp2(), start))
+    counts = torch.zeros(len(rows), bins, dtype=torch.float64)
+    for piece in pieces(rows):
+        counts += bin_counts((piece * scale).floor_().sub_(first), bins)
+    return counts
 
 
 def _frame(low: Tensor, high: Tensor, bins: int) -> tuple[Tensor, Tensor]:
