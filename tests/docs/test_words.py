@@ -102,6 +102,7 @@ def test_the_picture_of_the_folders_is_true() -> None:
             assert list((ROOT / folder).rglob(name)), line
 
 
+@pytest.mark.usefixtures("plugins")
 @pages
 def test_keys_and_values_that_are_named_may_be_said_in_a_recipe(page: Path) -> None:
     for span in spans(page):
@@ -171,6 +172,7 @@ def test_the_table_of_what_is_there_names_all_quantizers_and_observers() -> None
         assert {entry.name for entry in registry.entries(kind)} - {"edsr-mini"} <= set(readme), kind
 
 
+@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_is_a_recipe(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
