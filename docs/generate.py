@@ -17,6 +17,7 @@ import plugin_parts
 from pieces import sentences, table
 
 from srptq_plugin.cli import catalogue
+from srptq_plugin.cli.parser import COMMANDS
 from srptq_plugin.contracts import quiet
 from srptq_plugin.recipe_keys import Section, sections, words_of
 from srptq_plugin.registry import Registry
@@ -112,6 +113,11 @@ def _observer(name: str, kind: type[object]) -> str:
     return "\n\n".join([f"## `{name}`", *about, *listed])
 
 
+def commands() -> str:
+    """What `srptq` does, a row a command."""
+    return table(["command", "what it does"], [[f"`srptq {name}`", text] for name, text, _ in COMMANDS])
+
+
 def _values(option: Parameter) -> str:
     return ", ".join(words_of(option.annotation))
 
@@ -121,6 +127,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "keys": keys,
     "targets": targets,
     "observers": observers,
+    "commands": commands,
     "hooks": plugin_parts.hooks,
     "record": plugin_parts.record,
     "example": plugin_parts.example,

@@ -18,11 +18,11 @@ from srptq_plugin.recipe import Recipe
 from srptq_plugin.recipe_files import Layer, parse_set
 from srptq_plugin.recipe_keys import sections
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import RECIPE, SUMMARY, TABLE
+from srptq_plugin.run import PROGRAM, RECIPE, SUMMARY, TABLE
 
 TARGETS = "|".join(entry.name for entry in Registry().entries("target"))
 NAMED = re.compile(rf"(?<![\w/.-])(?:{TARGETS})-w\d+a\d+[\w-]*")
-FILE = re.compile(r"[\w./*-]+/[\w.*-]*|[\w*-]+\.(?:py|md|yaml|json|jsonl|toml|onnx|safetensors)")
+FILE = re.compile(r"[\w./*-]+/[\w.*-]*|[\w*-]+\.(?:py|md|yaml|json|jsonl|toml|onnx|pt2|safetensors)")
 FOLDERS = (ROOT, ROOT / "srptq_plugin", ROOT / "examples" / "mqbench")
 OF_THE_USER = (
     "run/",
@@ -30,6 +30,7 @@ OF_THE_USER = (
     "mine.yaml",
     "model.onnx",
     "path/op.ordinal",
+    PROGRAM,
     RECIPE,
     SUMMARY,
     TABLE,
