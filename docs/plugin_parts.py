@@ -90,7 +90,8 @@ def _defaults(kind: type) -> dict[str, str]:
 def _words(value: object) -> str:
     if isinstance(value, frozenset | tuple):
         items = cast("Iterable[object]", value)
-        return ", ".join(_words(each) for each in (sorted(items, key=str) if isinstance(value, frozenset) else items))
+        ordered = sorted(items, key=str) if isinstance(value, frozenset) else items
+        return ", ".join(map(_words, ordered)) or "none"
     words = {True: "yes", False: "no", None: "none"}
     return words[value] if isinstance(value, bool | None) else f"`{value}`"
 

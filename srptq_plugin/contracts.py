@@ -265,7 +265,7 @@ class Entry(Generic[T]):
     load: Callable[[], T]
     """Called whenever it is used: import here what is slow, or may not be installed."""
     aliases: tuple[str, ...] = ()
-    """Other names that find it."""
+    """Other names that recipes may say."""
 
 
 @dataclass(frozen=True)
