@@ -14,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from srptq_plugin import verify
+from srptq_plugin.cli.abouts import ABOUTS
 from srptq_plugin.cli.commands import COMMANDS
 from srptq_plugin.cli.costs import cost_report
+from srptq_plugin.cli.parser import COMMANDS as PARSED
+from srptq_plugin.cli.parser import parse
 from srptq_plugin.cli.progress import Bars
 from srptq_plugin.cli.reports import evaluation_report, run_report
 from srptq_plugin.console import Mark, Table, plain, show
@@ -114,6 +117,21 @@ def test_no_word_is_broken(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, 
     cells = [cell for block in report for row in getattr(block, "rows", ()) for cell in row]
     words = {word for cell in cells for word in getattr(cell, "text", cell).split()}
     assert words <= {word for line in lines for word in line.split()}
+
+
+@pytest.mark.parametrize("name", ["", *(name for name, _, _ in PARSED)])
+def test_help_fits_80_columns(srptq: Srptq, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = srptq(*filter(None, [name]), "--help")
+    assert result.code == 0
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ABOUTS)
+def test_the_examples_in_help_are_commands(name: str) -> None:
+    _, found, examples = ABOUTS[name].partition("\nexamples:\n")
+    assert found
+    assert all(parse(line.split()[1:]).command == name for line in examples.splitlines())
 
 
 @given(data=st.data(), columns=st.integers(2, 4), wordy=st.integers(0, 1))
