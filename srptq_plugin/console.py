@@ -154,7 +154,7 @@ def _length(cell: Cell) -> int:
     """How many columns of the screen it takes, the tick or the cross among them."""
     from rich.cells import cell_len  # noqa: PLC0415
 
-    return cell_len(cell) if isinstance(cell, str) else cell_len(cell.text) + 2
+    return cell_len(_words(cell)) + (0 if isinstance(cell, str) else len("✓ "))
 
 
 def _widths(table: Table, width: int) -> list[int]:
