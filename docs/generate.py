@@ -7,13 +7,17 @@ import json
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, getdoc, signature
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import plugin_parts
+from pieces import sentences, table
+
 from srptq_plugin.cli import catalogue
+from srptq_plugin.cli.parser import COMMANDS
 from srptq_plugin.contracts import quiet
 from srptq_plugin.recipe_keys import Section, sections, words_of
 from srptq_plugin.registry import Registry
@@ -42,18 +46,6 @@ WISHES = {
 }
 """The words for what a target's rules say."""
 OF_THE_PIPELINE = ("grid", "places")
-Row = Sequence[str]
-
-
-def table(columns: Row, rows: Iterable[Row]) -> str:
-    """A Markdown table.
-
-    >>> print(table(["a"], [["1"]]))
-    | a |
-    | --- |
-    | 1 |
-    """
-    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
 
 
 def recipes() -> str:
@@ -121,14 +113,13 @@ def _observer(name: str, kind: type[object]) -> str:
     return "\n\n".join([f"## `{name}`", *about, *listed])
 
 
+def commands() -> str:
+    """What `srptq` does, a row a command."""
+    return table(["command", "what it does"], [[f"`srptq {name}`", text] for name, text, _ in COMMANDS])
+
+
 def _values(option: Parameter) -> str:
     return ", ".join(words_of(option.annotation))
-
-
-def sentences(doc: str) -> str:
-    """The sentences of a docstring, without its example, a paragraph a line."""
-    text = doc.partition(">>>")[0].strip()
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
@@ -136,6 +127,10 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "keys": keys,
     "targets": targets,
     "observers": observers,
+    "commands": commands,
+    "hooks": plugin_parts.hooks,
+    "record": plugin_parts.record,
+    "example": plugin_parts.example,
 }
 
 

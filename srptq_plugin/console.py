@@ -1,7 +1,7 @@
 """What the screen shows: facts and tables, in colour in a terminal and as plain lines in a pipe."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ NARROW = 110
 """Terminals of fewer columns have no room for sentences in a table."""
 ANOTHER = 10
 """What each further column of sentences takes."""
+GAP = 3
+"""Between two columns."""
 
 
 def show(report: Sequence[Block], stream: TextIO) -> None:
@@ -106,17 +108,66 @@ def _in_terminal(report: Sequence[Block], stream: TextIO) -> None:
         if isinstance(block, Lines):
             _print_lines(block, console.print)
         else:
-            console.print(_rich_facts(block) if isinstance(block, Facts) else _rich_table(block))
+            console.print(_rich_facts(block) if isinstance(block, Facts) else _rich_table(block, console.width))
 
 
 def _fitted(report: Sequence[Block], width: int) -> Iterator[Block]:
     for block in report:
-        if isinstance(block, Table) and block.wordy and width < NARROW + ANOTHER * (block.wordy - 1):
-            kept = len(block.columns) - block.wordy
-            yield Table(block.columns[:kept], [row[:kept] for row in block.rows], block.right)
-            yield Facts([fact for row in block.rows for fact in _sentences(block, row)])
-        else:
+        if not isinstance(block, Table):
             yield block
+        elif block.wordy and width < NARROW + ANOTHER * (block.wordy - 1):
+            kept = len(block.columns) - block.wordy
+            yield _whole_words(Table(block.columns[:kept], [row[:kept] for row in block.rows], block.right), width)
+            yield _below(block)
+        else:
+            yield _whole_words(block, width)
+
+
+def _whole_words(table: Table, width: int) -> Block:
+    """The table, or a line for each of its cells where not even its words have room beside each other."""
+    return table if _room(table, width) >= 0 else _below(replace(table, wordy=len(table.columns) - 1))
+
+
+def _room(table: Table, width: int) -> int:
+    """What is left of a line beside the longest words of all columns."""
+    return width - GAP * (len(table.columns) - 1) - sum(_least(table))
+
+
+def _least(table: Table) -> list[int]:
+    """The width of each column's longest word; the first column is never wrapped."""
+    first, *others = _columns(table)
+    return [
+        max(map(_length, first)),
+        *(max(_length(word) for cell in each for word in _split(cell)) for each in others),
+    ]
+
+
+def _columns(table: Table) -> Iterator[tuple[Cell, ...]]:
+    return zip(*[table.columns, *table.rows], strict=True)
+
+
+def _split(cell: Cell) -> list[str]:
+    return _words(cell).split() or [""]
+
+
+def _length(cell: Cell) -> int:
+    """How many columns of the screen it takes, the tick or the cross among them."""
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    return cell_len(_words(cell)) + (0 if isinstance(cell, str) else len("✓ "))
+
+
+def _widths(table: Table, width: int) -> list[int]:
+    """How wide each column is: what words need, and a share of the rest by what more there is to say."""
+    least, most = _least(table), [max(map(_length, each)) for each in _columns(table)]
+    more = [wanted - needed for wanted, needed in zip(most, least, strict=True)]
+    room = min(_room(table, width), sum(more))
+    return [needed + wanted * room // max(sum(more), 1) for needed, wanted in zip(least, more, strict=True)]
+
+
+def _below(table: Table) -> Facts:
+    """What the last columns say, once for each that says the same."""
+    return Facts(list(dict.fromkeys(fact for row in table.rows for fact in _sentences(table, row))))
 
 
 def _sentences(table: Table, row: Sequence[Cell]) -> Iterator[tuple[str, Cell]]:
@@ -149,19 +200,20 @@ def _rich_facts(facts: Facts) -> "RenderableType":
     return grid
 
 
-def _rich_table(table: Table) -> "RenderableType":
+def _rich_table(table: Table, width: int) -> "RenderableType":
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table as RichTable  # noqa: PLC0415
 
     grid = RichTable(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for name in table.columns:
-        first = name == table.columns[0]
+    widths = _widths(table, width)
+    for number, name in enumerate(table.columns):
         grid.add_column(
             name,
             justify="right" if name in table.right else "left",
-            style="cyan" if first else "",
-            no_wrap=first,
+            style="" if number else "cyan",
+            no_wrap=not number,
             overflow="fold",
+            width=widths[number],
         )
     for row in table.rows:
         grid.add_row(*map(_styled, row))

@@ -35,10 +35,10 @@ def quiet(_what: str, _done: int, _total: int) -> None:
 
 
 class Observer(Protocol):
-    """Batches of one tensor become bounds."""
+    """Batches of one tensor become bounds; it pickles, as processes that calibrate together exchange it."""
 
     def update(self, values: "Tensor") -> None:
-        """Take in a batch; a NaN or an infinity raises `SrptqError`."""
+        """Take in a batch; a NaN or an infinity raises `SrptqError`. Keep a copy: a network may work in place."""
         ...
 
     def merge(self, other: "Observer") -> None:
@@ -46,23 +46,31 @@ class Observer(Protocol):
         ...
 
     def bounds(self) -> Bounds:
-        """The bounds by all batches so far; none seen raises `SrptqError`."""
+        """The bounds by all batches so far, one pair or one for each channel; none seen raises `SrptqError`."""
         ...
 
 
 class ObserverFactory(Protocol):
-    """Makes an observer for a grid; keyword arguments are the recipe's options."""
+    """Makes an observer for a grid; keyword arguments are `places`, 1 unless given, and the recipe's options.
 
-    def __call__(self, grid: IntGrid, *args: Any, **options: Any) -> Observer: ...
+    Where the grid has an `axis` there are bounds for each channel along it, else one pair. So many tensors as `places`
+    share one encoding: a batch is what that many calls of `update` hold. A `TypeError` or `SrptqError` is told as a
+    mistake in the options; the first is made to find such, before any image is read.
+    """
+
+    def __call__(self, grid: IntGrid, *args: Any, **options: Any) -> Observer:
+        """One that has seen nothing."""
+        ...
 
 
 class Toolkit(Protocol):
     """Realises a plan: puts fake-quantizers at its sites."""
 
     version: str
+    """For the summary of a run."""
 
     def realise(self, program: "ExportedProgram", plan: "Plan") -> "PreparedGraph":
-        """The prepared graph of the exported network."""
+        """The exported network with `build_quantizer(plan, group)` at every site, and parameters of its own."""
         ...
 
 
@@ -106,37 +114,44 @@ class Host(Protocol):
 
 @dataclass(frozen=True)
 class Rules:
-    """What a target allows, and where it wants quantizers.
-
-    `placements` names the placements it runs, its default first. `inputs` and `outputs` are the
-    operations whose inputs or outputs are quantized under `full`; `fused` are those that a runtime
-    computes inside the operation before them, so that the quantizer comes after them; `fused_in_conv` only
-    where that is a convolution. With `joins_in_conv`
-    a runtime adds the skip while it computes the convolution: the branch that comes straight from one has
-    no quantizer of its own. With `integer_bias` biases are 32-bit integers at the scale of the products. With
-    `one_encoding` all readers of a tensor read the same integers. Without `per_channel` weights have one scale.
-    `head_weight_bits` is the most that weights of the first convolutions may have. With `sign_bit` a recipe's bits are
-    those of the magnitude, and a signed grid has one more.
-    """
+    """What a target allows, and where it wants quantizers."""
 
     weights: IntGrid
+    """The grid of weights; a recipe says the bits."""
     activations: IntGrid
+    """The grid of activations."""
     weight_bits: frozenset[int]
+    """The bits that a weight may have."""
     activation_bits: frozenset[int]
+    """The bits that an activation may have."""
     placements: tuple[str, ...] = ("full", "convs")
+    """The placements that it runs, its default first."""
     inputs: frozenset[str] = frozenset({"conv", "add", "cat"})
+    """Operations whose inputs are quantized under `full`."""
     outputs: frozenset[str] = frozenset({"conv", "add", "cat"})
+    """Operations whose outputs are quantized under `full`."""
     fused: frozenset[str] = frozenset({"relu"})
+    """Operations that are computed inside the one before them, so that the quantizer comes after them."""
     fused_in_conv: frozenset[str] = frozenset()
+    """The same, only where that is a convolution."""
     shared_concat: bool = False
+    """What a concat reads and gives shares one encoding."""
     joins_in_conv: bool = False
+    """A convolution adds the skip itself: the branch of an add that comes straight from one has no quantizer."""
     integer_bias: bool = False
+    """Biases are 32-bit integers at the scale of the products."""
     one_encoding: bool = False
+    """All readers of a tensor read the same integers."""
     per_channel: bool = True
+    """A weight may have a scale for each channel; otherwise it has one."""
     head_weight_bits: int | None = None
+    """The most bits that weights of the first convolutions may have."""
     unsigned_if_nonnegative: bool = False
+    """What is never negative is unsigned."""
     sign_bit: bool = False
+    """A recipe's bits are those of the magnitude, and a signed grid has one more."""
     integer_bits: frozenset[int] = frozenset({8})
+    """The bits that it computes in integers; with none it is a simulation, which may leave parts float."""
 
     def sized(self, grid: IntGrid, bits: int) -> IntGrid:
         """A grid with a recipe's number of bits.
@@ -156,13 +171,14 @@ class Runtime(Protocol):
     """A written file in the target's real runtime."""
 
     name: str
+    """What reports call it, with its version."""
 
     def __call__(self, image: "Array") -> "Array":
-        """Run a [N, 3, H, W] batch."""
+        """Run a [N, 3, H, W] batch, float32 in the network's own range, of any size unless the file has only one."""
         ...
 
     def integer_convs(self) -> int | None:
-        """How many convolutions the execution graph runs in integers; none where another program reads the file."""
+        """How many convolutions run in integers; `None` where that cannot be told, and then no speed is measured."""
         ...
 
 
@@ -175,18 +191,21 @@ class Target(Protocol):
     """What a recipe's `export` may say, and which values of each, the default first."""
 
     def require(self) -> None:
-        """Raise `MissingRuntimeError` when what writing needs is not installed."""
+        """Raise `MissingRuntimeError` when what writing needs is not installed; asked before anything is read."""
         ...
 
     def write(self, network: Path, table: "QuantTable", folder: Path, *args: Any, **exports: Any) -> Sequence[Path]:
-        """Write the artefacts from the float ONNX file and the table; the first is the one to run.
+        """Write files into the folder, which is moved later; the first is the one to run, none is a simulation.
 
-        A target takes what its `exports` name as keywords, and nothing more.
+        They come from the float ONNX file and the table alone. Keywords are what `exports` names, and nothing more.
         """
         ...
 
     def load(self, artefact: Path) -> Runtime:
-        """Load a written file, or any float ONNX file; one that is not installed raises `MissingRuntimeError`."""
+        """Load a written file, or the float ONNX file beside it, whose speed is compared.
+
+        A runtime that is not installed raises `MissingRuntimeError`: nothing is verified then, and the run says so.
+        """
         ...
 
     def command(self, artefact: Path, size: Size | None) -> str:
@@ -218,12 +237,16 @@ class Linter(Protocol):
 
 
 class Reconstruction(Protocol):
-    """Tunes the bounds of a prepared graph against its float self."""
+    """Tunes what a prepared graph learns against its float self."""
 
     def __call__(
         self, prepared: "PreparedGraph", images: "Tensor", *, progress: Progress = quiet, **options: Any
     ) -> Mapping[str, float]:
-        """Tune in place; returns the figures worth a line in the summary."""
+        """Tune in place; returns the figures worth a line in the summary.
+
+        Every site is observed and quantizes. `images` are all patches [N, 3, H, W] in the network's own range;
+        `options` are the recipe's, and the recipe's `seed`. One that is not known raises `SrptqError`.
+        """
         ...
 
 
@@ -236,16 +259,21 @@ class Entry(Generic[T]):
     """
 
     name: str
+    """What recipes and commands say: letters, digits, `.`, `_` and `-`."""
     summary: str
+    """Its line in `srptq plugins`."""
     load: Callable[[], T]
+    """Called whenever it is used: import here what is slow, or may not be installed."""
     aliases: tuple[str, ...] = ()
+    """Other names that recipes may say."""
 
 
 @dataclass(frozen=True)
 class ToolkitEntry(Entry[Toolkit]):
-    """A toolkit, by name; `host` says that it is a `Host` too."""
+    """A toolkit, by name."""
 
     host: bool = False
+    """Whether it is a `Host` too: one that looks components up by name."""
 
 
 class TargetEntry(Entry[Target]):
@@ -261,8 +289,8 @@ class ReconstructionEntry(Entry[Reconstruction]):
 
 
 class QuantizerEntry(Entry[type[Any]]):
-    """A fake-quantizer class, by name."""
+    """A subclass of `BoundedFakeQuantize`, by name."""
 
 
 class ModelEntry(Entry[Any]):
-    """A family of networks, by name."""
+    """A `ModelFamily` of networks, by name."""

@@ -28,54 +28,28 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def srptq_toolkits() -> Iterable[ToolkitEntry]:
-    """Toolkits, which put fake-quantizers at the sites of a plan; `load` gives a `contracts.Toolkit`.
-
-    Example:
-        ```python
-        @hookimpl
-        def srptq_toolkits():
-            def load():
-                from my_package.toolkit import EagerToolkit
-
-                return EagerToolkit()
-
-            return [ToolkitEntry("eager", "my own eager-mode quantizers", load)]
-        ```
-    """
-    raise NotImplementedError
-
-
-@hookspec
-def srptq_targets() -> Iterable[TargetEntry]:
-    """Targets: their grids, placement rules, writer and runtime; `load` gives a `contracts.Target`.
-
-    Example:
-        ```python
-        @hookimpl
-        def srptq_targets():
-            def load():
-                from my_package.npu import TARGET
-
-                return TARGET
-
-            return [TargetEntry("my-npu", "8-bit affine, per tensor", load, aliases=("npu",))]
-        ```
-    """
-    raise NotImplementedError
-
-
-@hookspec
 def srptq_observers() -> Iterable[ObserverEntry]:
     """Observers, which make bounds from batches; `load` gives a `contracts.ObserverFactory`.
 
+    One is made for each encoding, of weights as of activations. It sees float tensors in the network's own units: a
+    weight once, an activation batch by batch. `BatchObserver` in `srptq_plugin/observers/base.py` does all that the
+    contract asks for, but for two methods: what to remember of a batch, and the bounds by that. One that has `offers()`
+    too, a list of bounds, lets PaC choose among them.
+
     Example:
         ```python
-        class Halves:
-            def __init__(self, grid: IntGrid, share: float = 0.5) -> None: ...
-            def update(self, values: Tensor) -> None: ...
-            def merge(self, other: Observer) -> None: ...
-            def bounds(self) -> Bounds: ...
+        from srptq_plugin import Bounds, hookimpl
+        from srptq_plugin.contracts import ObserverEntry
+        from srptq_plugin.observers.minmax import MinMaxObserver
+
+
+        class Halves(MinMaxObserver):
+            def __init__(self, grid, *, share=0.5, places=1):
+                super().__init__(grid, places=places)
+                self.share, self.settings = share, (share,)
+
+            def row_bounds(self, seen):
+                return Bounds(self.share * seen.low, self.share * seen.high)
 
 
         @hookimpl
@@ -89,14 +63,60 @@ def srptq_observers() -> Iterable[ObserverEntry]:
 
 
 @hookspec
-def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
-    """Reconstructions, which tune a prepared graph in place; `load` gives a `contracts.Reconstruction`.
+def srptq_quantizers() -> Iterable[QuantizerEntry]:
+    """Fake-quantizers, to tune or to train; `load` gives a subclass of `BoundedFakeQuantize`.
+
+    PaC, training, tables and files all ask for `qparams()`, which projects `bounds` on the target's grid. What a recipe
+    may say is in `choices`, with defaults; what it says, in `options`. Bounds that are set twice, as a run that goes on
+    does, must stay what they were.
 
     Example:
         ```python
-        def widen(prepared, images, *, progress=quiet, factor=1.1):
-            ...  # move the bounds of the prepared graph's quantizers
-            return {"widened": 37}
+        from srptq_plugin import BoundedFakeQuantize, Bounds, hookimpl
+        from srptq_plugin.contracts import QuantizerEntry
+        from srptq_plugin.grid import round_through
+
+
+        class Stepped(BoundedFakeQuantize):
+            choices = {"step": 0.0625}
+
+            @property
+            def bounds(self):
+                found, step = super().bounds, self.options["step"]
+                return Bounds(*(round_through(end / step) * step for end in (found.lower, found.upper)))
+
+
+        @hookimpl
+        def srptq_quantizers():
+            return [QuantizerEntry("stepped", "bounds are multiples of a step", load=lambda: Stepped)]
+        ```
+
+    A recipe then says `activations: {quantizer: stepped, quantizer_options: {step: 0.125}}`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
+    """Reconstructions, which tune a prepared graph in place; `load` gives a `contracts.Reconstruction`.
+
+    A `PreparedGraph` called is the quantized network; its `teach(images)` gives the float network's output and those of
+    its blocks, its `quantizers` are those of the encodings, by name.
+
+    Example:
+        ```python
+        from srptq_plugin import Bounds, SrptqError, hookimpl
+        from srptq_plugin.contracts import ReconstructionEntry, quiet
+
+
+        def widen(prepared, images, *, progress=quiet, seed=0, factor=1.1, **unknown):
+            if unknown:
+                raise SrptqError(f"reconstruction widen: unknown option {', '.join(unknown)}; it has factor")
+            for done, quantizer in enumerate(prepared.quantizers.values()):
+                progress("widening", done, len(prepared.quantizers))
+                found = quantizer.bounds
+                quantizer.set_bounds(Bounds.of(found.lower * factor, found.upper * factor))
+            return {"widened": len(prepared.quantizers)}
 
 
         @hookimpl
@@ -110,41 +130,100 @@ def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
 
 
 @hookspec
-def srptq_quantizers() -> Iterable[QuantizerEntry]:
-    """Fake-quantizer classes, to tune or to train; `load` gives the class.
+def srptq_models() -> Iterable[ModelEntry]:
+    """Families of networks, for `--model`; `load` gives a `ModelFamily` of `srptq_plugin/models/record.py`.
+
+    Its `build` reads what it can from the weights, and says as `SrptqError` what is not as it should be. The network
+    takes RGB images of any size and gives them a whole number of times as large, both in `input_range`.
 
     Example:
         ```python
-        class Stochastic(BoundedFakeQuantize):
-            choices = {"seed": 0}
+        from torch import nn
 
-            def forward(self, values: Tensor) -> Tensor: ...  # reads self.options["seed"]
+        from srptq_plugin import hookimpl
+        from srptq_plugin.contracts import ModelEntry
+        from srptq_plugin.models import ModelFamily, Network, load_into
+        from srptq_plugin.models.arguments import settle
+
+
+        def build(request):
+            scale = settle("tiny-sr", {"upscale": 2}, {}, request.arguments)["upscale"]
+            module = nn.Sequential(nn.Conv2d(3, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+            if request.state is not None:
+                load_into(module, request.state)
+            return Network(module, request.input_range or (0.0, 1.0))
 
 
         @hookimpl
-        def srptq_quantizers():
-            return [QuantizerEntry("stochastic", "rounds up as often as not", load=lambda: Stochastic)]
+        def srptq_models():
+            family = ModelFamily("tiny-sr", "one convolution and a pixel shuffle", build)
+            return [ModelEntry(family.name, family.summary, load=lambda: family)]
         ```
 
-    A recipe then says `activations: {quantizer: stochastic, quantizer_options: {seed: 3}}`.
+    A command then says `--model tiny-sr --model-args upscale=3`; for one network, `--model package.module:factory` does
+    without a plugin.
     """
     raise NotImplementedError
 
 
 @hookspec
-def srptq_models() -> Iterable[ModelEntry]:
-    """Families of networks; `load` gives what `srptq quantize --model` builds and fills from a checkpoint.
+def srptq_targets() -> Iterable[TargetEntry]:
+    """Targets: their grids, placement rules, writer and runtime; `load` gives a `contracts.Target`.
+
+    `Placer` in `srptq_plugin/qdq.py` writes Q/DQ ONNX; a format of one's own reads `QuantTable`: a scale and a zero
+    point for each site, integers for each weight. `examples/third_party_target/tiny_npu.py` is a whole target.
+
+    `srptq verify`, which ends every run, compares the first file with the simulation, on images of four sizes, odd ones
+    too, or of the only one that the file takes. At 8 bits they agree to 50 dB or better; where the runtime counts its
+    integer convolutions, those that were planned are among them; and a `Linter` has no severe finding.
 
     Example:
         ```python
+        from srptq_plugin import hookimpl
+        from srptq_plugin.contracts import TargetEntry
+
+
         @hookimpl
-        def srptq_models():
+        def srptq_targets():
             def load():
-                from my_package.networks import FAMILY
+                from tiny_npu import TinyNpu
 
-                return FAMILY
+                return TinyNpu()
 
-            return [ModelEntry("tiny-sr", "four convolutions and a pixel shuffle", load)]
+            return [TargetEntry("my-npu", "8 bits, scales are powers of two", load, aliases=("npu",))]
         ```
+
+    A recipe then says `target: my-npu`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def srptq_toolkits() -> Iterable[ToolkitEntry]:
+    """Toolkits, which put fake-quantizers at the sites of a plan; `load` gives a `contracts.Toolkit`.
+
+    Where sites are, on which grids, is decided before: the same recipe means the same integers in every toolkit.
+
+    Example:
+        ```python
+        from srptq_plugin import hookimpl
+        from srptq_plugin.contracts import ToolkitEntry
+        from srptq_plugin.export import own_module
+        from srptq_plugin.graph import PreparedGraph
+
+
+        class Bare:
+            version = "1.0"
+
+            def realise(self, program, plan):
+                return PreparedGraph.placed(own_module(program), plan)
+
+
+        @hookimpl
+        def srptq_toolkits():
+            return [ToolkitEntry("bare", "the core's own quantizers, in a plain graph", load=Bare)]
+        ```
+
+    A recipe then says `toolkit: bare`, a command `--toolkit bare`.
     """
     raise NotImplementedError

@@ -1,11 +1,14 @@
 """The documents' generated parts, and the keys of a recipe that they show."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import generate
+import plugin_parts
 import pytest
 
 from srptq_plugin.cli import catalogue
+from srptq_plugin.contracts import Entry, Rules, ToolkitEntry
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.recipe_files import Layer, parse_set
 from srptq_plugin.recipe_keys import NEEDED, Key, sections
@@ -29,6 +32,12 @@ def test_every_generated_part_is_in_a_document() -> None:
 
 def test_every_rule_of_a_target_has_words() -> None:
     assert set(generate.WISHES) == set(catalogue.WISHES)
+
+
+@pytest.mark.parametrize("kind", [Rules, Entry, ToolkitEntry])
+def test_every_field_of_a_record_has_a_sentence(kind: type) -> None:
+    told = {name for each in kind.__mro__ if each is not object for name in plugin_parts.told(each)}
+    assert {field.name for field in fields(kind)} <= told
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)

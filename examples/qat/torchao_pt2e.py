@@ -1,6 +1,6 @@
 """Training in torchao's PT2E flow from the bounds of a run: `python examples/qat/torchao_pt2e.py [RUN]`.
 
-RUN is a folder that `srptq quantize --recipe onnxruntime-w8a8-fast` wrote. Three lines are ours, after prepare.
+RUN is a folder that `srptq quantize --recipe onnxruntime-w8a8-fast` wrote. Two lines are ours, after prepare.
 """
 
 import sys

@@ -8,66 +8,12 @@ from typing import NoReturn
 from srptq_plugin import __version__
 from srptq_plugin.analysis import KINDS
 from srptq_plugin.cli import values
+from srptq_plugin.cli.abouts import ABOUT, ABOUTS, EPILOG
 
 USER_ERROR = 2
 DEFAULT_RECIPE = "openvino-w8a8"
 MODEL = "a family (see `srptq plugins`) or package.module:factory"
-ABOUT = "Post-training quantization of super-resolution networks."
-EPILOG = """\
-a first run, on the network and the photographs that come with the package:
-  srptq quantize
-  srptq evaluate run --data Set5
-
-exit codes:
-  0  done
-  1  a check failed: the runtime does not compute what was simulated
-  2  your input is at fault; the message says what and where
-  3  an internal error; please report it with what -v shows
-"""
 LOG = "log to stderr what is being done"
-QUANTIZE = """\
-Quantize a network and write a run folder: the target's files, the recipe in
-full, a summary. Without --model the bundled EDSR x4, without --images the
-photographs of scikit-image.
-
-examples:
-  srptq quantize --recipe onnxruntime-w8a8 --out run8
-  srptq quantize --model edsr --weights edsr_x4.pth --images lr --out run
-  srptq quantize --model mynet:build --model-args upscale=4 --weights net.pth
-  srptq quantize --set activations.bits=6 calibration.patches=200
-"""
-COST = """\
-Count what a network costs in float and quantized: multiplications, BitOPs,
-bytes of the model, memory of the feature maps, and FQSR's and DAQ's figures.
-Give a run folder, or a recipe and a network: no image is read.
-
-examples:
-  srptq cost run
-  srptq cost edsr --weights edsr_x4.pth --recipe paper-w4a4
-  srptq cost mynet:build --input-size 1x3x339x510
-"""
-ANALYZE = """\
-Measure what each stage, each combination of stages, each block and each site
-costs the image: quantized alone, and left float while the rest is quantized.
-With --budget, measure every tensor at several numbers of bits, and write the
-recipe that spends them best.
-
-examples:
-  srptq analyze run
-  srptq analyze edsr --weights edsr_x4.pth --recipe paper-w4a4 --by stage
-  srptq analyze --recipe paper-w4a4 --budget bops=0.3 --recipe-out mixed.yaml
-"""
-PLOT = """\
-Draw what `srptq analyze` measured: heat maps of stages, blocks and sites, and
-of a budget's answer PSNR against cost. With --site, how the values of a run's
-tensor are spread, and where its bounds are on the way to integers.
-
-examples:
-  srptq plot run
-  srptq plot budget.json --out pictures
-  srptq plot run --site body.0/add
-"""
-ABOUTS = {"analyze": ANALYZE, "quantize": QUANTIZE, "cost": COST, "plot": PLOT}
 
 
 class Parser(ArgumentParser):
@@ -178,13 +124,20 @@ def _analyze(parser: ArgumentParser) -> None:
     _calibration(parser)
     add = parser.add_argument
     add("--patches", type=values.count, default=8, metavar="N", help="how many to measure on (default: %(default)s)")
-    add("--by", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help="stage, block, site (default: all)")
+    add(
+        "--by",
+        nargs="+",
+        choices=KINDS,
+        default=KINDS,
+        metavar="KIND",
+        help="what to measure: stage, block, site (default: all)",
+    )
     add("--data", type=values.path, metavar="DIR", help="high-resolution images, for PSNR and SSIM on Y as well")
     add(
         "--out",
         type=values.path,
         metavar="FILE",
-        help="(default: analysis.json or budget.json, in the run folder if there is one)",
+        help="what was measured (default: analysis.json or budget.json, in the run folder if there is one)",
     )
     add(
         "--budget",
@@ -193,9 +146,20 @@ def _analyze(parser: ArgumentParser) -> None:
         help="write a recipe: least noise at size or bops of N of 8 bits everywhere, or least bops at a drop of N dB",
     )
     add(
-        "--bits", nargs="+", type=values.count, default=(4, 8, 16), metavar="N", help="to choose from (default: 4 8 16)"
+        "--bits",
+        nargs="+",
+        type=values.count,
+        default=(4, 8, 16),
+        metavar="N",
+        help="what --budget chooses from (default: 4 8 16)",
     )
-    add("--recipe-out", type=values.path, default="mixed.yaml", metavar="FILE", help="(default: %(default)s)")
+    add(
+        "--recipe-out",
+        type=values.path,
+        default="mixed.yaml",
+        metavar="FILE",
+        help="where --budget writes it (default: %(default)s)",
+    )
 
 
 def _plot(parser: ArgumentParser) -> None:

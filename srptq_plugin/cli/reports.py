@@ -156,8 +156,9 @@ def _projection(sites: Sequence[Record]) -> Iterator[tuple[str, Cell]]:
     if not found:
         return
     worst = max(found, key=lambda name: found[name]["cost_db"])
-    cost, won = (round(sum(e[key] for e in found.values()) / len(found), 2) + 0.0 for key in ("cost_db", "won_db"))
-    told = f"{cost:.2f} dB an activation against a real offset, at most {found[worst]['cost_db']:.2f} at {worst}"
+    means = (sum(e[key] for e in found.values()) / len(found) for key in ("cost_db", "won_db"))
+    cost, won, most = (round(each, 2) + 0.0 for each in (*means, found[worst]["cost_db"]))
+    told = f"{cost:.2f} dB an activation against a real offset, at most {most:.2f} at {worst}"
     yield "grid costs", told + (f"; tuning won back {won:.2f} dB" if any(e["won_db"] for e in found.values()) else "")
 
 

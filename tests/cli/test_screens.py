@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 from command_line import Srptq, Terminal, Written, raising, refused, returning
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from srptq_plugin import verify
+from srptq_plugin.cli.abouts import ABOUTS
 from srptq_plugin.cli.commands import COMMANDS
 from srptq_plugin.cli.costs import cost_report
+from srptq_plugin.cli.parser import COMMANDS as PARSED
+from srptq_plugin.cli.parser import parse
 from srptq_plugin.cli.progress import Bars
 from srptq_plugin.cli.reports import evaluation_report, run_report
-from srptq_plugin.console import plain, show
+from srptq_plugin.console import Mark, Table, plain, show
 from srptq_plugin.contracts import quiet
 from srptq_plugin.recipe_keys import sections
 from srptq_plugin.registry import Registry
@@ -102,7 +107,7 @@ def test_catalogues(srptq: Srptq) -> None:
 
 
 @pytest.mark.parametrize("command", ["recipes", "recipes --keys", "targets", "plugins"])
-@pytest.mark.parametrize("columns", ["80", "110", "130", "200"])
+@pytest.mark.parametrize("columns", ["60", "72", "80", "95", "110", "130", "200"])
 def test_no_word_is_broken(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, command: str, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     report = COMMANDS[command.split(maxsplit=1)[0]](Namespace(name=None, keys="--keys" in command), quiet).report
@@ -111,6 +116,40 @@ def test_no_word_is_broken(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, 
     assert max(map(len, lines)) <= int(columns)
     cells = [cell for block in report for row in getattr(block, "rows", ()) for cell in row]
     words = {word for cell in cells for word in getattr(cell, "text", cell).split()}
+    assert words <= {word for line in lines for word in line.split()}
+
+
+@pytest.mark.parametrize("name", ["", *(name for name, _, _ in PARSED)])
+def test_help_fits_80_columns(srptq: Srptq, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = srptq(*filter(None, [name]), "--help")
+    assert result.code == 0
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ABOUTS)
+def test_the_examples_in_help_are_commands(name: str) -> None:
+    _, found, examples = ABOUTS[name].partition("\nexamples:\n")
+    assert found
+    assert all(parse(line.split()[1:]).command == name for line in examples.splitlines())
+
+
+@given(data=st.data(), columns=st.integers(2, 4), wordy=st.integers(0, 1))
+@settings(max_examples=40)
+def test_words_of_any_table_are_whole_at_80_columns(data: st.DataObject, columns: int, wordy: int) -> None:
+    cell = st.lists(st.text("abcdefg_", min_size=1, max_size=40), max_size=8).map(" ".join)
+    row = st.tuples(
+        st.text("abcdefg_", min_size=1, max_size=20),
+        *[cell | cell.map(lambda text: Mark(text, good=True))] * (columns - 1),
+    )
+    rows = data.draw(st.lists(row, min_size=1, max_size=4))
+    screen = Terminal()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        show([Table([f"column{number}" for number in range(columns)], rows, wordy=wordy)], screen)
+    lines = ANSI.sub("", screen.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 80
+    words = {word for row in rows for each in row for word in getattr(each, "text", each).split()}
     assert words <= {word for line in lines for word in line.split()}
 
 

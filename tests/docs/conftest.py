@@ -9,6 +9,7 @@ import skimage.data
 import torch
 from documents import blocks
 from PIL import Image
+from shown_plugins import install
 
 from srptq_plugin.cli import main
 from srptq_plugin.models import edsr
@@ -32,6 +33,12 @@ def small_network() -> edsr.EDSR:
     """An EDSR for x4 that runs at once."""
     torch.manual_seed(0)
     return edsr.EDSR(upscale=4, features=8, blocks=2).eval()
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugins that documents show are installed."""
+    install(monkeypatch)
 
 
 @pytest.fixture
@@ -73,6 +80,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
         name = block.text.partition("\n")[0].removeprefix("# ")
         (folder / name).write_text(block.text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
+        install(patch)
         _make_small(patch, weights)
         patch.chdir(folder)
         assert main(["quantize", "--recipe", "openvino-w8a8", "--images", "lr", "--out", "run"]) in (0, 1)

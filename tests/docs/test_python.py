@@ -54,6 +54,7 @@ def is_mqbench_real() -> bool:
     return found is not None and found.origin is not None and "standins" not in found.origin
 
 
+@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_what_it_imports_is_there(block: Block) -> None:
     for node in imports(block):
@@ -68,7 +69,7 @@ def _is_there(path: str) -> bool:
     return bool(module and hasattr(import_module(module), name)) or importlib.util.find_spec(path) is not None
 
 
-@pytest.mark.usefixtures("workplace", "inactive")
+@pytest.mark.usefixtures("workplace", "inactive", "plugins")
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_it_runs(block: Block, given: Names) -> None:
     if INSIDE_MQBENCH in block.text and not is_mqbench_real():

@@ -28,7 +28,7 @@ def logs_as_before() -> Iterator[None]:
     root.setLevel(level)
 
 
-@pytest.mark.usefixtures("workplace")
+@pytest.mark.usefixtures("workplace", "plugins")
 @pytest.mark.parametrize("block", RUN, ids=str)
 def test_a_block_of_commands_runs(block: Block, capsys: pytest.CaptureFixture[str]) -> None:
     for command in commands_of(block):

@@ -18,11 +18,11 @@ from srptq_plugin.recipe import Recipe
 from srptq_plugin.recipe_files import Layer, parse_set
 from srptq_plugin.recipe_keys import sections
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import RECIPE, SUMMARY, TABLE
+from srptq_plugin.run import PROGRAM, RECIPE, SUMMARY, TABLE
 
 TARGETS = "|".join(entry.name for entry in Registry().entries("target"))
 NAMED = re.compile(rf"(?<![\w/.-])(?:{TARGETS})-w\d+a\d+[\w-]*")
-FILE = re.compile(r"[\w./*-]+/[\w.*-]*|[\w*-]+\.(?:py|md|yaml|json|jsonl|toml|onnx|safetensors)")
+FILE = re.compile(r"[\w./*-]+/[\w.*-]*|[\w*-]+\.(?:py|md|yaml|json|jsonl|toml|onnx|pt2|safetensors)")
 FOLDERS = (ROOT, ROOT / "srptq_plugin", ROOT / "examples" / "mqbench")
 OF_THE_USER = (
     "run/",
@@ -30,6 +30,7 @@ OF_THE_USER = (
     "mine.yaml",
     "model.onnx",
     "path/op.ordinal",
+    PROGRAM,
     RECIPE,
     SUMMARY,
     TABLE,
@@ -102,6 +103,7 @@ def test_the_picture_of_the_folders_is_true() -> None:
             assert list((ROOT / folder).rglob(name)), line
 
 
+@pytest.mark.usefixtures("plugins")
 @pages
 def test_keys_and_values_that_are_named_may_be_said_in_a_recipe(page: Path) -> None:
     for span in spans(page):
@@ -171,6 +173,7 @@ def test_the_table_of_what_is_there_names_all_quantizers_and_observers() -> None
         assert {entry.name for entry in registry.entries(kind)} - {"edsr-mini"} <= set(readme), kind
 
 
+@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_is_a_recipe(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"

@@ -1,0 +1,26 @@
+"""Pieces of Markdown that documents are filled with."""
+
+from collections.abc import Iterable, Sequence
+
+Row = Sequence[str]
+
+
+def table(columns: Row, rows: Iterable[Row]) -> str:
+    """A table.
+
+    >>> print(table(["a"], [["1"]]))
+    | a |
+    | --- |
+    | 1 |
+    """
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
+
+
+def sentences(doc: str) -> str:
+    r"""The sentences of a docstring, without its example, a paragraph a line.
+
+    >>> sentences("One\nsentence.\n\n>>> 1 + 1\n2")
+    'One sentence.'
+    """
+    text = doc.partition(">>>")[0].strip()
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))

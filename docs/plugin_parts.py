@@ -1,0 +1,123 @@
+"""What `docs/plugins.md` says of hooks, records and contracts, from their docstrings."""
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from inspect import Signature, cleandoc, getdoc, getsource, isfunction, signature
+from itertools import pairwise
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, cast
+
+from pieces import sentences, table
+
+from srptq_plugin import hookspecs, models
+from srptq_plugin.contracts import (
+    Entry,
+    Finding,
+    Host,
+    Linter,
+    Observer,
+    ObserverFactory,
+    Reconstruction,
+    Rules,
+    Runtime,
+    Target,
+    Toolkit,
+)
+from srptq_plugin.registry import HOOKS, KINDS
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "third_party_observer" / "mean_sigma.py"
+CONTRACTS: Mapping[str, Sequence[type]] = {
+    "srptq_observers": (ObserverFactory, Observer),
+    "srptq_quantizers": (),
+    "srptq_reconstructions": (Reconstruction,),
+    "srptq_models": (models.ModelFamily, models.Request, models.Network),
+    "srptq_targets": (Target, Rules, Runtime, Linter, Finding),
+    "srptq_toolkits": (Toolkit, Host),
+}
+"""What a plugin has to keep, hook by hook, in the order in which people need them."""
+FENCE = "```"
+HOOK = re.compile(r"(?P<about>.*)Example:\n(?P<code> *```python\n.*```)\n(?P<after>.*)", re.DOTALL)
+"""What the docstring of a hook has: what it is, a block, and how a recipe or command then names it."""
+
+
+def example() -> str:
+    """The file of the example's observer."""
+    return f"{FENCE}python\n# {EXAMPLE.name}\n{EXAMPLE.read_text(encoding='utf-8')}{FENCE}"
+
+
+def record() -> str:
+    """The fields that every record has."""
+    return _members(Entry)
+
+
+def hooks() -> str:
+    """A part a hook: what it hands in, an example, and the contracts."""
+    return "\n\n".join(_hook(name, contracts) for name, contracts in CONTRACTS.items())
+
+
+def _hook(name: str, contracts: Sequence[type]) -> str:
+    kind = KINDS[HOOKS[name]]
+    doc = HOOK.fullmatch(getdoc(getattr(hookspecs, name)) or "")
+    if doc is None:
+        raise ValueError(f"{name}: its docstring has no example")
+    texts = [sentences(doc["about"]), dedent(doc["code"]), sentences(doc["after"])]
+    own = [f"### `{kind.__name__}`, beyond what every record has\n\n{_members(kind)}"] if told(kind) else []
+    return "\n\n".join([f"## {HOOKS[name].capitalize()}s: `{name}`", *texts, *own, *map(_contract, contracts)])
+
+
+def _contract(kind: type) -> str:
+    members = _members(kind)
+    title = kind.__name__ if members else f"{kind.__name__}({', '.join(signature(kind).parameters)})"
+    return "\n\n".join(filter(None, [f"### `{title}`", sentences(getdoc(kind) or ""), members]))
+
+
+def _members(kind: type) -> str:
+    """A table; of a record's fields also what they are unless given."""
+    found, defaults = {**told(kind), **_methods(kind)}, _defaults(kind)
+    columns = ["name", "what it is", *(["default"] if defaults else [])]
+    rows = [[f"`{name}`", about, *([defaults.get(name, "")] if defaults else [])] for name, about in found.items()]
+    return table(columns, rows) if rows else ""
+
+
+def _defaults(kind: type) -> dict[str, str]:
+    known = fields(kind) if is_dataclass(kind) else ()
+    return {each.name: _words(each.default) for each in known if each.default is not MISSING}
+
+
+def _words(value: object) -> str:
+    if isinstance(value, frozenset | tuple):
+        items = cast("Iterable[object]", value)
+        ordered = sorted(items, key=str) if isinstance(value, frozenset) else items
+        return ", ".join(map(_words, ordered)) or "none"
+    words = {True: "yes", False: "no", None: "none"}
+    return words[value] if isinstance(value, bool | None) else f"`{value}`"
+
+
+def told(kind: type) -> dict[str, str]:
+    """The sentence under each field of a class."""
+    (node,) = ast.parse(dedent(getsource(kind))).body
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    return {
+        field.target.id: " ".join(cleandoc(text).split())
+        for field, below in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(text := below.value.value, str)
+    }
+
+
+def _methods(kind: type) -> dict[str, str]:
+    found: dict[str, Callable[..., Any]] = {name: each for name, each in vars(kind).items() if isfunction(each)}
+    own = {name: each for name, each in found.items() if name == "__call__" or not name.startswith("_")}
+    docs = {_call(name, each): cleandoc(each.__doc__) for name, each in own.items() if each.__doc__}
+    return {call: " ".join(sentences(doc).split()) for call, doc in docs.items()}
+
+
+def _call(name: str, method: Callable[..., Any]) -> str:
+    """A method as it is called."""
+    _, *parameters = signature(method).parameters.values()
+    plain = [each.replace(annotation=Signature.empty, default=Signature.empty) for each in parameters]
+    return f"{name}{Signature(plain)}"

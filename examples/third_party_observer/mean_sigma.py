@@ -1,0 +1,36 @@
+"""An observer of one's own, in one file: so many standard deviations to either side of the mean."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from srptq_plugin import Bounds, IntGrid, SrptqError, hookimpl
+from srptq_plugin.contracts import ObserverEntry
+from srptq_plugin.observers.base import Average, BatchObserver, Part, extremes
+
+
+class MeanSigma(BatchObserver[Average]):
+    """Each batch's mean and `k` deviations, at most its extremes; averaged over the batches."""
+
+    def __init__(self, grid: IntGrid, *, k: float = 3.0, places: int = 1) -> None:
+        super().__init__(grid, places=places)
+        if k <= 0:
+            raise SrptqError(f"k: {k}; give a number above 0")
+        self.k, self.settings = k, (k,)
+
+    def measure(self, batch: Sequence[Part]) -> Average:
+        """What to remember of a batch: a row for each channel, or one."""
+        low, high = extremes(batch)
+        rows = torch.cat([part.rows for part in batch], 1).cpu().double()
+        mean, reach = rows.mean(1), self.k * rows.std(1, correction=0)
+        return Average(torch.stack([low.maximum(mean - reach), high.minimum(mean + reach)]))
+
+    def row_bounds(self, seen: Average) -> Bounds:
+        """The bounds of each row, by all batches."""
+        return Bounds(*seen.value)
+
+
+@hookimpl
+def srptq_observers() -> Iterable[ObserverEntry]:
+    """What the entry point registers."""
+    return [ObserverEntry("mean-sigma", "k standard deviations around the mean", load=lambda: MeanSigma)]
