@@ -4,8 +4,8 @@
         --rows rows.jsonl [--steps 1000]
 
 DATA holds Set5 and Set14; IMAGES are photographs. With `--model rrdb` and weights of ESRGAN for its columns. PSNR and
-SSIM are the simulation's, on Y. Bytes are what `srptq cost` says of the model. Milliseconds are ONNX Runtime's, medians
-of runs that take turns with its float network's; where a target runs elsewhere there are none. `--steps` adds rows
+SSIM are the simulation's, on Y. Bytes are what `srptq cost` says of the model. How many times as fast as float, ONNX
+Runtime says: medians of runs that take turns; where a target runs elsewhere nothing. `--steps` adds rows
 trained on from the calibrated ones. The paper's PI, which looks at no reference image, is not computed. Prints
 Markdown. Each measurement is added to the file of rows, and one that is there is not taken again: started again, it
 goes on.
@@ -177,7 +177,7 @@ def main() -> None:
 
 def _print(arguments: argparse.Namespace, rows: Rows) -> None:
     print(f"### {arguments.weights.stem}, {arguments.side} x {arguments.side} pixels timed\n")
-    print(f"| method | bits | bytes | ms | {' | '.join(arguments.sets)} |")
+    print(f"| method | bits | bytes | times float | {' | '.join(arguments.sets)} |")
     print("| --- | --- | --- | --- |" + " --- |" * len(arguments.sets))
     for method in methods(arguments.steps):
         row = rows.of(key(arguments, method))
@@ -188,8 +188,7 @@ def _print(arguments: argparse.Namespace, rows: Rows) -> None:
 
 
 def _timed(row: Any) -> str:
-    beside = f" (float {row['float_ms']:.0f})" if row.get("float_ms") else ""
-    return "" if row["ms"] is None else f"{row['ms']:.0f}{beside}"
+    return "" if row["ms"] is None else f"{row.get('float_ms', row['ms']) / row['ms']:.2f}"
 
 
 def _arguments() -> argparse.Namespace:

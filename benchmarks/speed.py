@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ from srptq_plugin.settings import makers_of, rules_of
 LEVELS = (0.0, 255.0)
 OBSERVERS = ("dbdc", "minmax", "percentile", "mse", "entropy")
 PATCHES, EPOCH = 100, 20
+_torchs_kernel: Any = torch._fake_quantize_learnable_per_tensor_affine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 Row = tuple[str, float, float]
 """What, how many seconds or bytes, and how many times those of the first row."""
 
@@ -153,21 +155,24 @@ def _plain_step() -> Callable[[], None]:
 
 
 def rounding(runs: int) -> list[Row]:
-    """Torch's fused kernels, which ours are, beside the plain arithmetic that MQBench writes out."""
+    """Ours, torch's fused kernel, and the plain arithmetic that MQBench writes out."""
     values = torch.randn(2, 64, 48, 48, requires_grad=True)
     bounds = [torch.tensor(end, dtype=torch.float64, requires_grad=True) for end in (-1.0, 1.0)]
 
-    def fused() -> None:
+    def ours() -> None:
         fake_quantize(values, project(Bounds(bounds[0], bounds[1]), IntGrid(4))).sum().backward()
 
-    scale, zero_point = torch.tensor(0.125, requires_grad=True), torch.tensor(8.0, requires_grad=True)
+    scale, zero_point = torch.tensor([0.125], requires_grad=True), torch.tensor([8.0], requires_grad=True)
+
+    def fused() -> None:
+        _torchs_kernel(values, scale, zero_point, 0, 15, 1.0).sum().backward()
 
     def unfused() -> None:
         moved = values / scale + zero_point
         rounded = moved + (moved.round() - moved).detach()
         ((rounded.clamp(0, 15) - zero_point) * scale).sum().backward()
 
-    return _interleaved({"fused": fused, "unfused": unfused}, 10 * runs)
+    return _interleaved({"ours": ours, "torch's learnable kernel": fused, "written out": unfused}, 10 * runs)
 
 
 def memory(threads: int) -> Iterator[Row]:
