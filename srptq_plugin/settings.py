@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from srptq_plugin.contracts import Observer, ObserverFactory, Rules
-from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.errors import SrptqError, UnknownNameError, together
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.recipe_schema import TensorSettings
@@ -27,7 +27,7 @@ def rules_of(recipe: Recipe, registry: Registry) -> Rules:
         *_export_problems(recipe, target.exports),
     ]
     if problems:
-        raise SrptqError("\n".join(f"recipe {recipe.name}: {problem}" for problem in problems))
+        raise SrptqError(together(f"recipe {recipe.name}: {problem}" for problem in problems))
     return presets[preset]
 
 
