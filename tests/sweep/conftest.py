@@ -1,3 +1,4 @@
+import importlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,12 @@ import pytest
 from sweeping import Sweep
 
 from srptq_plugin.pipeline import quantize
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported() -> None:
+    """What torch imports late: an import that a case interrupts stays half done for all that follow."""
+    importlib.import_module("torch._dynamo")
 
 
 @pytest.fixture
