@@ -53,5 +53,5 @@ def _refuse_invalid(path: Path, model: onnx.ModelProto, error: Exception) -> Non
     """What no rule can read is the file's fault where ONNX's own checker says so."""
     try:
         onnx.checker.check_model(model)
-    except Exception as fault:
+    except (onnx.checker.ValidationError, ValueError) as fault:  # ValueError: more than protobuf can hold
         raise SrptqError(f"{path}: no valid ONNX graph ({first_line(fault)}); export it again") from error

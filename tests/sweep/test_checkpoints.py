@@ -31,7 +31,11 @@ def pickled(content: object, *, zipped: bool = True, protocol: int = 2) -> bytes
     return file.getvalue()
 
 
-FILES: Mapping[str, bytes] = {"pth": pickled(STATE), "old.pth": pickled(STATE, zipped=False), "safetensors": save(STATE)}
+FILES: Mapping[str, bytes] = {
+    "pth": pickled(STATE),
+    "old.pth": pickled(STATE, zipped=False),
+    "safetensors": save(STATE),
+}
 
 
 def check(sweep: Sweep, name: str, content: bytes, model: str = "edsr") -> None:
@@ -73,6 +77,8 @@ def tarred() -> bytes:
     return file.getvalue()
 
 
+RECURSIVE: dict[str, Any] = {}
+RECURSIVE["model"] = RECURSIVE
 PICKLES: Mapping[str, bytes] = {
     "a plain pickle": pickle.dumps({"a": 1}),
     "a pickle of code": pickle.dumps(Runs()),
@@ -92,7 +98,7 @@ PICKLES: Mapping[str, bytes] = {
     "a tape": tarred(),
     "a module": pickled(nn.Conv2d(3, 3, 1)),
     "a program": pickled({"model": nn.Conv2d(3, 3, 1)}),
-    "a recursive mapping": pickled((lambda found: found.update(model=found) or found)({})),
+    "a recursive mapping": pickled(RECURSIVE),
     "a protocol of the future": b"\x80\x63}.",
 }
 

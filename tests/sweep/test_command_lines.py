@@ -1,5 +1,6 @@
 """Options that are odd, and places that cannot be read or written."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -62,7 +63,9 @@ def test_odd_commands(sweep: Sweep, value: str) -> None:
     sweep(value, names=["COMMAND", "arguments"])
 
 
-@pytest.mark.parametrize("value", [*ODD, ":", "a:", ":b", "a:b", "os:getcwd", "os.path:gone", "json:loads", "a.b.c:d:e"])
+@pytest.mark.parametrize(
+    "value", [*ODD, ":", "a:", ":b", "a:b", "os:getcwd", "os.path:gone", "json:loads", "a.b.c:d:e"]
+)
 def test_odd_networks(sweep: Sweep, value: str) -> None:
     sweep("cost", f"--model={value}", names=["model"])
 
@@ -114,13 +117,15 @@ def test_odd_factories(sweep: Sweep, name: str, monkeypatch: pytest.MonkeyPatch)
     sweep("cost", "--model", f"{module}:build", names=[module, "plan", "the code that was loaded"], loud=True)
 
 
-LOCKED = ("/proc", "/sys", "/dev/null", "/dev/full", "file", "file/below", "link", "loop", "x" * 300, "a/b/c/d", ".")
+LOCKED = ("/proc", "/sys", "pipe", "to-pipe", "file", "file/below", "link", "loop", "x" * 300, "a/b/c/d", ".")
 
 
 @pytest.fixture
 def places(sweep: Sweep) -> Sweep:
     (sweep.place / "file").write_text("mine")
     (sweep.place / "link").symlink_to("gone")
+    os.mkfifo(sweep.place / "pipe")
+    (sweep.place / "to-pipe").symlink_to("pipe")
     (sweep.place / "loop").symlink_to("loop")
     save(pixels(24, 28), sweep.place / "hr" / "a.png")
     return sweep
@@ -133,12 +138,23 @@ def test_run_folders_that_cannot_be_made(places: Sweep, out: str) -> None:
 
 @pytest.mark.parametrize("out", LOCKED)
 def test_files_that_cannot_be_written(places: Sweep, runs: Runs, out: str) -> None:
-    places("evaluate", runs("paper"), "--data", "hr", "--csv", out, names=["--csv", out], makes=["link", "gone", "loop", "file"])
+    places(
+        "evaluate",
+        runs("paper"),
+        "--data",
+        "hr",
+        "--csv",
+        out,
+        names=["--csv", out],
+        makes=["link", "gone", "loop", "file"],
+    )
     places("analyze", runs("paper"), "--by", "stage", "--patches", "1", "--images", "gone", "--out", out)
 
 
 @pytest.mark.parametrize("out", LOCKED)
 def test_pictures_that_cannot_be_written(places: Sweep, out: str) -> None:
-    part = '{"kind": "stage", "name": "head", "alone": {"psnr": 30, "noise": 1}, "left_float": {"psnr": 31, "noise": 1}}'
+    part = (
+        '{"kind": "stage", "name": "head", "alone": {"psnr": 30, "noise": 1}, "left_float": {"psnr": 31, "noise": 1}}'
+    )
     (places.place / "a.json").write_text(f'{{"parts": [{part}], "quantized": {{"psnr": 29, "noise": 1}}}}')
     places("plot", "a.json", "--out", out, makes=["a", "x"], names=[out, "--out"])

@@ -58,7 +58,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(width: int, height: int, depth: int = 8, colours: int = 2, body: bytes = b"", more: bytes = b"") -> bytes:
+def png(width: int, height: int, *, depth: int = 8, colours: int = 2, body: bytes = b"", more: bytes = b"") -> bytes:
     """A PNG file whose header says this, whatever is in it."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(body))

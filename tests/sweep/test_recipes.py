@@ -119,7 +119,9 @@ def test_what_is_no_file(sweep: Sweep, command: tuple[str, ...], name: str) -> N
 NAMES = ("", " ", ".", "..", "/", "a/b", "~", "openvino", "OPENVINO-W8A8", "-", "*", "x" * 300, "x" * 300 + ".yaml")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "\x1b[2J", "a\nb", "\udcff.yaml", ".yaml", "é.yaml", "/dev/null", "http://a/b.yaml"])
+@pytest.mark.parametrize(
+    "name", [*NAMES, "\x1b[2J", "a\nb", "\udcff.yaml", ".yaml", "é.yaml", "/dev/null", "http://a/b.yaml"]
+)
 def test_odd_names(sweep: Sweep, name: str) -> None:
     sweep("recipes", name, names=["recipe", "arguments"])
     sweep(*PLANNED, "--recipe", name, names=["recipe", "arguments", "gone.pth"])
@@ -142,13 +144,15 @@ VALUES = ("", "null", "-1", "'8'", "1e400", "[]", "{}", "[1, {a: [b]}]", "pams",
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("value", VALUES)
 def test_values_that_are_set(sweep: Sweep, key: str, value: str) -> None:
-    sweep(*PLANNED, "--set", f"{key}={value}", names=[key.split(".")[0], "gone.pth", "placement"])
+    sweep(*PLANNED, "--set", f"{key}={value}", names=[key.partition(".")[0], "gone.pth", "placement"])
 
 
 ODD = ("", "=", "==", "a", "=8", "a=", ".=8", "a.=8", ".a=8", "a..b=8", " = ", "--set", "-", "\x1b=1", "weights=\x1b")
 
 
-@pytest.mark.parametrize("text", [*ODD, "a.b.c.d.e.f=1", "." * 500 + "=1", "a" * 9000 + "=1", "weights.bits=8 9", "\udcff=1"])
+@pytest.mark.parametrize(
+    "text", [*ODD, "a.b.c.d.e.f=1", "." * 500 + "=1", "a" * 9000 + "=1", "weights.bits=8 9", "\udcff=1"]
+)
 def test_odd_settings(sweep: Sweep, text: str) -> None:
     sweep(*PLANNED, "--set", text, names=["--set", "arguments"])
 
@@ -156,10 +160,12 @@ def test_odd_settings(sweep: Sweep, text: str) -> None:
 @EXAMPLES
 @given(st.text(max_size=40))
 def test_any_setting(sweep: Sweep, text: str) -> None:
-    sweep(*PLANNED, f"--set={os.fsdecode(text.encode('utf-8', 'surrogatepass'))}", names=["--set", "argument", "gone.pth"])
+    sweep(
+        *PLANNED, f"--set={os.fsdecode(text.encode('utf-8', 'surrogatepass'))}", names=["--set", "argument", "gone.pth"]
+    )
 
 
 @EXAMPLES
 @given(st.sampled_from(KEYS), st.integers() | st.floats() | st.text(max_size=9) | st.lists(st.integers(), max_size=3))
 def test_any_value(sweep: Sweep, key: str, value: object) -> None:
-    sweep(*PLANNED, "--set", f"{key}={value}", names=[key.split(".")[0], "gone.pth", "placement"])
+    sweep(*PLANNED, "--set", f"{key}={value}", names=[key.partition(".")[0], "gone.pth", "placement"])
