@@ -43,7 +43,7 @@ def check(sweep: Sweep, name: str, content: bytes, model: str = "edsr") -> None:
     sweep("quantize", "--model", model, "--weights", name, *STOPPED, names=[name, "weights", f"model {model}", "gone"])
 
 
-@pytest.mark.parametrize("mutation", binary(24, 60, 40, 60), ids=str)
+@pytest.mark.parametrize("mutation", binary(5, 8, 5, 8), ids=str)
 @pytest.mark.parametrize("name", FILES)
 def test_damaged(sweep: Sweep, name: str, mutation: Mutation) -> None:
     check(sweep, f"a.{name}", mutation(FILES[name]))
@@ -177,7 +177,7 @@ CHANGES: Mapping[str, Change] = {
     "zeros": torch.zeros_like,
     "huge": lambda tensor: torch.full_like(tensor, 3e38),
 }
-KEYS = ("sub_mean.weight", "add_mean.bias", "head.0.weight", "body.0.body.0.weight", "tail.0.0.weight", "tail.1.bias")
+KEYS = ("sub_mean.weight", "add_mean.bias", "head.0.weight", "tail.0.0.weight")
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -40,13 +40,13 @@ def test_damaged(sweep: Sweep, analysis: bytes, mutation: Mutation) -> None:
     check(sweep, mutation(analysis))
 
 
-@pytest.mark.parametrize("mutation", edits(60, ("parts", "parts", "quantized")), ids=str)
+@pytest.mark.parametrize("mutation", edits(30, ("parts", "parts", "quantized")), ids=str)
 def test_edited(sweep: Sweep, analysis: bytes, mutation: Mutation) -> None:
     found = json.loads(analysis)
     check(sweep, mutation(json.dumps({**found, "parts": found["parts"][:4]}).encode()))
 
 
-@pytest.mark.parametrize("mutation", edits(80), ids=str)
+@pytest.mark.parametrize("mutation", edits(40), ids=str)
 def test_edited_budgets(sweep: Sweep, mutation: Mutation) -> None:
     check(sweep, mutation(json.dumps(BUDGET).encode()))
 
@@ -67,7 +67,7 @@ NUMBERS: Mapping[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("key", MIXED)
+@pytest.mark.parametrize("key", ["psnr", "bops"])
 @pytest.mark.parametrize("number", NUMBERS)
 def test_odd_numbers(sweep: Sweep, key: str, number: str) -> None:
     check(sweep, json.dumps({**BUDGET, "mixed": {**MIXED, key: NUMBERS[number]}}).encode())

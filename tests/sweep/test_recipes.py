@@ -29,12 +29,12 @@ def check(sweep: Sweep, content: bytes) -> None:
     sweep("recipes", FILE, names=[FILE])
 
 
-@pytest.mark.parametrize("mutation", binary(30, 60, 40, 20), ids=str)
+@pytest.mark.parametrize("mutation", binary(16, 30, 16, 10), ids=str)
 def test_damaged(sweep: Sweep, mutation: Mutation) -> None:
     check(sweep, mutation(FULL))
 
 
-@pytest.mark.parametrize("mutation", edits(140), ids=str)
+@pytest.mark.parametrize("mutation", edits(90), ids=str)
 def test_wrong_values(sweep: Sweep, mutation: Mutation) -> None:
     (sweep.place / FILE).write_bytes(mutation(AS_JSON))
     sweep(*PLANNED, "--recipe", FILE, names=[FILE, "recipe", "options", "gone.pth"])
@@ -138,7 +138,7 @@ KEYS = (
     *("calibration.images", "calibration.scale", "calibration.patches", "calibration.size", "calibration.choose"),
     *("calibration.seed", "training", "training.steps", "training.average", "extends", "recipe", "weights.bits.deep"),
 )
-VALUES = ("", "null", "-1", "'8'", "1e400", "[]", "{}", "[1, {a: [b]}]", "pams", "x: y: z")
+VALUES = ("", "1e400", "[1, {a: [b]}]")
 
 
 @pytest.mark.parametrize("key", KEYS)

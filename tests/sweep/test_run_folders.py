@@ -8,7 +8,7 @@ from typing import Any
 
 import networks
 import pytest
-from mutations import Mutation, binary, edits, flips, flips_in_front, replacements, scribbles, truncations
+from mutations import Mutation, edits, flips, flips_in_front, replacements, scribbles, truncations
 from photographs import pixels, save
 from safetensors import safe_open
 from safetensors.torch import save as saved
@@ -44,7 +44,9 @@ def damage(path: Path, mutation: Mutation) -> None:
 
 
 Copied = Callable[[str], Path]
-BYTES = [*replacements(), *truncations(12), *flips(24), *scribbles(12)]
+BYTES = [*replacements()[::2], *truncations(6), *flips(8), *scribbles(6)]
+FEW = [*truncations(2), *flips(4), *scribbles(2)]
+"""For what takes long to read."""
 
 
 @pytest.mark.parametrize("mutation", BYTES, ids=str)
@@ -54,7 +56,7 @@ def test_damaged_texts(sweep: Sweep, copied: Copied, name: str, mutation: Mutati
     sweep(*VERIFY, names=[name, "recipe", "quantizer", "observer"])
 
 
-@pytest.mark.parametrize("mutation", [*BYTES, *flips_in_front(40, 7000)], ids=str)
+@pytest.mark.parametrize("mutation", [*BYTES, *flips_in_front(10, 7000)], ids=str)
 def test_damaged_tables(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
     damage(copied("paper") / TABLE, mutation)
     sweep(*EVALUATE, names=[TABLE])
@@ -66,14 +68,14 @@ def test_damaged_programs(sweep: Sweep, copied: Copied, mutation: Mutation) -> N
     sweep(*COST, names=[PROGRAM])
 
 
-@pytest.mark.parametrize("mutation", binary(6, 10, 6), ids=str)
+@pytest.mark.parametrize("mutation", FEW, ids=str)
 @pytest.mark.parametrize("target", FILES)
 def test_damaged_files_of_targets(sweep: Sweep, copied: Copied, target: str, mutation: Mutation) -> None:
     damage(copied(target) / FILES[target], mutation)
     sweep(*VERIFY, names=[FILES[target]])
 
 
-@pytest.mark.parametrize("mutation", binary(3, 3, 3), ids=str)
+@pytest.mark.parametrize("mutation", FEW[::2], ids=str)
 def test_damaged_networks(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
     damage(copied("onnxruntime") / NETWORK, mutation)
     sweep(*VERIFY, names=[NETWORK])
@@ -82,7 +84,7 @@ def test_damaged_networks(sweep: Sweep, copied: Copied, mutation: Mutation) -> N
 READ = ("schema", "model", "artefacts", "target", "recipe", "toolkit")
 
 
-@pytest.mark.parametrize("mutation", edits(160, READ), ids=str)
+@pytest.mark.parametrize("mutation", edits(50, READ), ids=str)
 def test_edited_summaries(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
     damage(copied("paper") / SUMMARY, mutation)
     sweep(*EVALUATE, names=[SUMMARY, "input range"])
@@ -113,7 +115,6 @@ def test_edited_models(sweep: Sweep, copied: Copied, change: Mapping[str, Any]) 
     found = json.loads(summary.read_text())
     summary.write_text(json.dumps({**found, "model": {**found["model"], **change}}))
     sweep(*EVALUATE, names=[SUMMARY, "input range", "a.png"])
-    sweep(*COST, names=[SUMMARY])
 
 
 ARTEFACTS: Sequence[object] = (
@@ -128,7 +129,7 @@ def test_edited_artefacts(sweep: Sweep, copied: Copied, artefacts: object) -> No
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "artefacts": artefacts}))
     told = [f"run/{each}" for each in artefacts] if isinstance(artefacts, list) else []
     sweep(*VERIFY, names=[SUMMARY, *told, "x1b", "x" * 300])
-    sweep(*QUANTIZE, names=["gone.pth", "--out"])
+    sweep(*QUANTIZE, names=["gone.pth", "--out", "x" * 300])
 
 
 def in_header(mutation: Mutation) -> Callable[[Path], None]:
@@ -142,11 +143,10 @@ def in_header(mutation: Mutation) -> Callable[[Path], None]:
     return edit
 
 
-@pytest.mark.parametrize("mutation", edits(160, ("plan", "plan", "plan", "schema")), ids=str)
+@pytest.mark.parametrize("mutation", edits(36, ("plan", "plan", "plan", "schema")), ids=str)
 def test_edited_plans(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
     in_header(mutation)(copied("paper") / TABLE)
     sweep(*EVALUATE, names=[TABLE])
-    sweep(*COST, names=[TABLE])
 
 
 TENSORS: Mapping[str, Callable[[Any], Any]] = {
@@ -167,14 +167,7 @@ TENSORS: Mapping[str, Callable[[Any], Any]] = {
     "huge": lambda tensor: tensor.float() * 0 + 3e38,
     "fractions": lambda tensor: tensor.float() + 0.25,
 }
-KINDS = (
-    "head.weight:integers",
-    "head.weight:scale",
-    "head.weight:zero_point",
-    "head.weight:norms",
-    "input:scale",
-    "input:zero_point",
-)
+KINDS = ("head.weight:integers", "head.weight:scale", "input:zero_point")
 
 
 @pytest.mark.parametrize("change", TENSORS)
@@ -204,8 +197,8 @@ def others(tmp_path_factory: pytest.TempPathFactory, runs: Runs) -> Mapping[str,
     }
 
 
-@pytest.mark.parametrize("command", [COST, EVALUATE, VERIFY, ANALYZE], ids=lambda each: each[0])
-@pytest.mark.parametrize("name", [SUMMARY, RECIPE, TABLE, PROGRAM, NETWORK])
+@pytest.mark.parametrize("command", [COST, ANALYZE], ids=lambda each: each[0])
+@pytest.mark.parametrize("name", [SUMMARY, TABLE, PROGRAM])
 @pytest.mark.parametrize("other", ["network", "target"])
 def test_files_of_other_runs(
     sweep: Sweep, copied: Copied, others: Mapping[str, Path], *, other: str, name: str, command: Sequence[str]

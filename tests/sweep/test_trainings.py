@@ -53,7 +53,7 @@ def check(sweep: Sweep) -> None:
     sweep(*TRAIN, names=[CHECKPOINT], makes=["trained"])
 
 
-BYTES = [*replacements(), *truncations(8), *flips(8), *flips_in_front(4, 2000), *scribbles(6)]
+BYTES = [*replacements()[::2], *truncations(4), *flips(3), *flips_in_front(3, 2000), *scribbles(3)]
 
 
 @pytest.mark.parametrize("mutation", BYTES, ids=str)
@@ -71,11 +71,11 @@ def changed(key: str, value: object) -> Change:
 
 
 STATES: Mapping[str, Change] = {
-    **{f"no {key}": lambda state, key=key: state.pop(key) for key in ("learnt", "average", "best", "options", "log")},
-    **{f"no {key}": lambda state, key=key: state.pop(key) for key in ("done", "usual", "score", "optimizers")},
-    **{f"{key} is nothing": changed(key, None) for key in ("learnt", "average", "best", "options", "log", "done")},
-    **{f"{key} is text": changed(key, "text") for key in ("learnt", "average", "best", "usual", "score", "optimizers")},
-    **{f"{key} is empty": changed(key, []) for key in ("learnt", "average", "best", "log", "optimizers")},
+    **{f"no {key}": lambda state, key=key: state.pop(key) for key in ("learnt", "average", "log")},
+    **{f"no {key}": lambda state, key=key: state.pop(key) for key in ("done", "optimizers")},
+    **{f"{key} is nothing": changed(key, None) for key in ("best", "options", "log", "done")},
+    **{f"{key} is text": changed(key, "text") for key in ("average", "usual", "optimizers")},
+    **{f"{key} is empty": changed(key, []) for key in ("best", "log")},
     "the end without a log": lambda state: state.update(log=[], done=2),
     "it is beyond the end": changed("done", 10**9),
     "it is before the start": changed("done", -5),
