@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TextIO
 
+from srptq_plugin.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
@@ -95,7 +97,7 @@ def _plain_table(table: Table) -> Iterator[str]:
 
 
 def _words(cell: Cell) -> str:
-    return cell.text if isinstance(cell, Mark) else cell
+    return printable(cell.text if isinstance(cell, Mark) else cell)
 
 
 def _in_terminal(report: Sequence[Block], stream: TextIO) -> None:
@@ -224,5 +226,5 @@ def _styled(cell: Cell) -> "Text":
     from rich.text import Text  # noqa: PLC0415
 
     if isinstance(cell, str):
-        return Text(cell)
-    return Text(f"{'✓' if cell.good else '✗'} {cell.text}", style="green" if cell.good else "bold red")
+        return Text(_words(cell))
+    return Text(f"{'✓' if cell.good else '✗'} {_words(cell)}", style="green" if cell.good else "bold red")

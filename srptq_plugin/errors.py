@@ -6,6 +6,10 @@ from difflib import get_close_matches
 MANY = 40
 FEW = 8
 """How many choices are listed where there are many."""
+MOST_LINES = 10
+"""Mistakes that are told at once."""
+LONGEST, LONGEST_VALUE = 300, 60
+"""Letters of a message that others wrote, and of a value in one of ours."""
 
 
 class SrptqError(Exception):
@@ -28,7 +32,7 @@ class UnknownNameError(SrptqError):
         known = sorted(choices)
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}; {hint}choices: {_listed(name, known)}")
+        super().__init__(f"unknown {kind} {short(repr(name))}; {hint}choices: {_listed(name, known)}")
 
 
 def _listed(name: str, known: Sequence[str]) -> str:
@@ -66,3 +70,48 @@ class MissingRuntimeError(MissingExtraError):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, name)
+
+
+def first_line(error: BaseException) -> str:
+    r"""What an error of others says, in one line of a bearable length; its kind where it says nothing.
+
+    >>> first_line(ValueError("no number\nat line 3")), first_line(KeyError("scale")), first_line(AssertionError())
+    ('no number', "KeyError: 'scale'", 'AssertionError')
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return f"{f'{type(error).__name__}: ' if isinstance(error, LookupError) else ''}{lines[0][:LONGEST]}"
+
+
+def short(text: str, longest: int = LONGEST_VALUE) -> str:
+    """The beginning of what is too long for a message.
+
+    >>> short("x" * 100, 10)
+    'xxxxxxx...'
+    """
+    return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def together(problems: Iterable[str]) -> str:
+    """Several mistakes, a line each, of many the first.
+
+    >>> together(f"key{number}: unknown" for number in range(12)).splitlines()[-2:]
+    ['key9: unknown', 'and 2 more']
+    """
+    lines = list(dict.fromkeys(problems))
+    more = [f"and {len(lines) - MOST_LINES} more"] if len(lines) > MOST_LINES else []
+    return "\n".join([*lines[:MOST_LINES], *more])
+
+
+def printable(message: str) -> str:
+    r"""A message that leaves a terminal as it is, whatever a file is called.
+
+    >>> printable("\x1b[2J.png: not a readable image\nfür heute")
+    '\\x1b[2J.png: not a readable image\nfür heute'
+    """
+    return "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in message)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")

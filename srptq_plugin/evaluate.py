@@ -13,7 +13,7 @@ from srptq_plugin.images import to_pixels, to_tensor, upscale
 from srptq_plugin.metrics import psnr_y, ssim_y
 from srptq_plugin.pairs import Pair, load_pairs
 from srptq_plugin.resize import Pixels
-from srptq_plugin.run import Forward, Run
+from srptq_plugin.run import SUMMARY, Forward, Run
 from srptq_plugin.scores import Evaluation, Score, Tiles
 from srptq_plugin.seams import Seam, compare
 from srptq_plugin.tiling import Tiling, tiled, tiling_of
@@ -91,7 +91,13 @@ def _scores(run: Run, ways: Mapping[str, Forward], pairs: Sequence[Pair], progre
 def _enlarged(run: Run, forward: Forward | None, low: Pixels) -> Pixels:
     if forward is None:
         return upscale(low, run.scale)
-    return to_pixels(torch.from_numpy(forward(_fed(run, low))[0]), run.input_range)
+    output = forward(_fed(run, low))
+    if output.shape[2:] != tuple(run.scale * side for side in low.shape[:2]):
+        raise SrptqError(
+            f"{run.folder / SUMMARY}: says that the network upscales by {run.scale}, which gives no output of "
+            f"{output.shape[2]}x{output.shape[3]} (height, width); run `srptq quantize` again"
+        )
+    return to_pixels(torch.from_numpy(output[0]), run.input_range)
 
 
 def _fed(run: Run, low: Pixels) -> Array:

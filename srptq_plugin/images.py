@@ -1,7 +1,6 @@
 """Photographs in, patches and tensors out: 8-bit RGB arrays of [height, width, 3] with their names."""
 
 import logging
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.resize import Pixels, downscale, upscale
 
 __all__ = [
@@ -48,7 +47,6 @@ SAMPLES = (
     "motorcycle_left.png",
     "rocket.jpg",
 )
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, PIL.Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,10 @@ def read_image(path: str | Path) -> Pixels:
         with PIL.Image.open(path, formats=FORMATS) as file:
             _check_depth(file)
             return _wide(file, Path(path)) if _is_wide(file) else _rgb(file, Path(path))
-    except UNREADABLE as error:
-        raise SrptqError(f"{path}: not a readable image ({error}); give a PNG, JPEG, BMP, TIFF or WebP file") from error
+    except Exception as error:  # Pillow lets all kinds through, AssertionError among them
+        raise SrptqError(
+            f"{path}: not a readable image ({first_line(error)}); give a PNG, JPEG, BMP, TIFF or WebP file"
+        ) from error
 
 
 def list_images(folder: str | Path) -> list[Path]:

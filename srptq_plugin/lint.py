@@ -1,14 +1,17 @@
 """lint(): an ONNX file, ours or anybody's, against the rules of a target."""
 
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from srptq_plugin.contracts import Finding, Linter
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.registry import Registry
+
+SHOWN = 6
+"""Values of a circle that are named."""
 
 
 def lint(path: Path | str, target: str, registry: Registry | None = None) -> Sequence[Finding]:
@@ -17,14 +20,38 @@ def lint(path: Path | str, target: str, registry: Registry | None = None) -> Seq
     linter = known.load()
     if not isinstance(linter, Linter):
         raise SrptqError(f"--target {target}: it has no rules for files of others; `srptq verify` runs its own")
-    return linter.lint(_read(Path(path)))
+    model = _read(Path(path))
+    try:
+        return linter.lint(model)
+    except Exception as error:
+        _refuse_invalid(Path(path), model, error)
+        raise
 
 
 def _read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
-    except (OSError, DecodeError, ValueError) as error:
-        raise SrptqError(f"{path}: cannot be read as ONNX ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # protobuf's own among them, and those of data in other files
+        raise SrptqError(f"{path}: cannot be read as ONNX ({first_line(error)})") from error
     if not model.graph.node:
         raise SrptqError(f"{path}: no ONNX graph; give a file that an exporter wrote")
+    _refuse_circles(path, model)
     return model
+
+
+def _refuse_circles(path: Path, model: onnx.ModelProto) -> None:
+    """Rules follow values from node to node, which has to end."""
+    try:
+        read = {value: [each for each in node.input if each] for node in model.graph.node for value in node.output}
+        TopologicalSorter(read).prepare()
+    except CycleError as error:
+        circle = " -> ".join(error.args[1][:SHOWN])
+        raise SrptqError(f"{path}: no valid ONNX graph, values are computed from themselves: {circle}") from error
+
+
+def _refuse_invalid(path: Path, model: onnx.ModelProto, error: Exception) -> None:
+    """What no rule can read is the file's fault where ONNX's own checker says so."""
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError) as fault:  # ValueError: more than protobuf can hold
+        raise SrptqError(f"{path}: no valid ONNX graph ({first_line(fault)}); export it again") from error

@@ -9,8 +9,8 @@ from typing import Any, NoReturn, cast
 import yaml
 from yaml.resolver import BaseResolver
 
-from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.recipe_values import shown
+from srptq_plugin.errors import LONGEST, SrptqError, UnknownNameError, short
+from srptq_plugin.recipe_values import is_writable, shown
 
 HERE = Path(__file__).parent
 SET = "--set"
@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 - as PyYAML calls it
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.tag != BaseResolver.DEFAULT_SCALAR_TAG:
+            if key.tag != BaseResolver.DEFAULT_SCALAR_TAG or not is_writable(key.value):
                 _refuse("a key that is not a word; put it in quotes", key.start_mark)
             if key.value in seen:
                 _refuse(f"the key {key.value!r} is here twice; keep one", key.start_mark)
@@ -86,7 +86,7 @@ def read_layers(name_or_path: str | Path) -> list[Layer]:
         if path in chain:
             names = " -> ".join(link.name for link in (*chain, path))
             raise SrptqError(f"{chain[-1]}: extends: a circle, {names}; remove one of them")
-        data = {"name": path.stem, **_read(path)} if not chain else _without_name(_read(path))
+        data = {"name": path.stem, **_read(path)} if not chain else _without_name(_read(path, chain[-1]))
         wanted = _parent(data.pop("extends", None), path)
         chain.append(path)
         layers.insert(0, Layer(str(path), data))
@@ -107,12 +107,18 @@ def _find(wanted: str | Path, child: Path | None) -> Path:
     path = Path(wanted)
     if isinstance(wanted, str) and path.suffix not in SUFFIXES and path.name == wanted:
         return _shipped(wanted, child)
+    name = f"{_by(child)}recipe {shown(str(wanted))}"
     if path.suffix not in SUFFIXES:
-        raise SrptqError(f"recipe {shown(str(wanted))}: not a .yaml file; choices: {', '.join(shipped())}")
+        raise SrptqError(f"{name}: not a .yaml file; choices: {', '.join(shipped())}")
     try:
         return (child.parent / path if child else path).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a name that no file can have
-        raise SrptqError(f"recipe {shown(str(wanted))}: {error}; give the path of a .yaml file") from error
+        raise SrptqError(f"{name}: {error}; give the path of a .yaml file") from error
+
+
+def _by(child: Path | None) -> str:
+    """Which file extends what is at fault."""
+    return f"{child}: extends: " if child else ""
 
 
 def _shipped(name: str, child: Path | None) -> Path:
@@ -120,15 +126,16 @@ def _shipped(name: str, child: Path | None) -> Path:
     if name in known:
         return known[name].resolve()
     error = UnknownNameError("recipe", name, known)
-    raise SrptqError(f"{child}: extends: {error}") if child else error
+    raise SrptqError(f"{_by(child)}{error}") if child else error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, child: Path | None = None) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
-        raise SrptqError(f"recipe {path}: cannot be read ({reason}); give a .yaml file in UTF-8") from error
+        name = short(str(path), LONGEST)
+        raise SrptqError(f"{_by(child)}recipe {name}: cannot be read ({reason}); give a .yaml file in UTF-8") from error
     data = parse(text, str(path))
     if not isinstance(data, dict):
         found = "nothing" if data is None else shown(data)
@@ -169,7 +176,7 @@ def parse_set(text: str) -> Layer:
     """
     keys, equals, value = text.partition("=")
     path = keys.strip().split(".")
-    if not equals or not all(path):
+    if not equals or not all(path) or not is_writable(keys):
         raise SrptqError(f"{SET} {shown(text)}: give key=value, such as activations.bits=4")
     data: Any = parse(value, f"{SET} {keys.strip()}")
     for key in reversed(path):

@@ -9,8 +9,9 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import ErrorDetails
 
+from srptq_plugin.errors import short
+
 LARGEST = 2**63 - 1
-LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ def _is_share(value: object) -> bool:
 
 
 def _is_word(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and _is_writable(value)
+    return isinstance(value, str) and bool(value.strip()) and is_writable(value)
 
 
-def _is_writable(text: str) -> bool:
+def is_writable(text: str) -> bool:
     """Whether UTF-8 has it, which lacks halves of surrogate pairs."""
     return not any("\ud800" <= each <= "\udfff" for each in text)
 
@@ -70,7 +71,7 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, str):
-        return _is_writable(value)
+        return is_writable(value)
     small = not isinstance(value, int) or abs(value) <= LARGEST
     return small and (value is None or isinstance(value, int | list | dict))
 
@@ -98,7 +99,7 @@ def shown(value: object) -> str:
         text = "null" if value is None else repr(value)
     except (ValueError, RecursionError):
         return f"a huge {type(value).__name__}"
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return short(text)
 
 
 def key_of(error: ErrorDetails) -> str:
@@ -107,7 +108,7 @@ def key_of(error: ErrorDetails) -> str:
     >>> key_of({"type": "missing", "loc": ("stages", "hed", "[key]"), "msg": "", "input": None})
     'stages.hed'
     """
-    return ".".join(str(part) for part in error["loc"] if part != "[key]")
+    return short(".".join(str(part) for part in error["loc"] if part != "[key]"))
 
 
 def problem(error: ErrorDetails, keys: Iterable[str]) -> str:

@@ -13,15 +13,17 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from srptq_plugin.contracts import Array, Size, Target
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import LONGEST, SrptqError, first_line, short
 from srptq_plugin.export import graph_of
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.images import Image, load_images, sample_images
 from srptq_plugin.models.record import ModelRecord
+from srptq_plugin.network import Network
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
+from srptq_plugin.run_record import SCHEMA, artefacts_of, record_of, size_of
 from srptq_plugin.settings import makers_of
-from srptq_plugin.table import QuantTable
+from srptq_plugin.table import QuantTable, fault_of
 
 RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
     "recipe.yaml",
@@ -31,7 +33,6 @@ RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
     "summary.json",
 )
 TRAINED = "training.jsonl"
-SCHEMA = 1
 Forward = Callable[[Array], Array]
 
 
@@ -55,13 +56,15 @@ class Run:
             )
         run = cls(folder, registry or Registry())
         if run.summary.get("schema") != SCHEMA:
+            found = short(str(run.summary.get("schema")))
             raise SrptqError(
-                f"{folder / SUMMARY}: schema {run.summary.get('schema')}, this version reads {SCHEMA}; "
-                "run `srptq quantize` again"
+                f"{folder / SUMMARY}: schema {found}, this version reads {SCHEMA}; run `srptq quantize` again"
             )
         absent = [key for key in ("model", "artefacts") if key not in run.summary]
         if absent:
             raise SrptqError(f"{folder / SUMMARY}: no {' and no '.join(absent)} in it; run `srptq quantize` again")
+        if artefacts_of(run.summary) is None:
+            raise SrptqError(f"{folder / SUMMARY}: its artefacts are no names of files; run `srptq quantize` again")
         run.record  # noqa: B018 - refused here, where it is damaged
         return run
 
@@ -70,8 +73,10 @@ class Run:
         """Every figure that the screen showed."""
         try:
             found = json.loads((self.folder / SUMMARY).read_text())
-        except ValueError as error:
-            raise SrptqError(f"{self.folder / SUMMARY}: not JSON ({error}); run `srptq quantize` again") from error
+        except (ValueError, RecursionError) as error:
+            raise SrptqError(
+                f"{self.folder / SUMMARY}: not JSON ({first_line(error)}); run `srptq quantize` again"
+            ) from error
         return found if isinstance(found, dict) else {}
 
     @cached_property
@@ -83,6 +88,10 @@ class Run:
     def table(self) -> QuantTable:
         """What was decided for every site."""
         table = QuantTable.load(self.folder / TABLE)
+        if fault := fault_of(table, Network(self.network)):
+            raise SrptqError(
+                f"{self.folder / TABLE}: of another network than {PROGRAM} ({fault}); run `srptq quantize` again"
+            )
         if not table.states:
             return table
         return replace(table, plan=replace(table.plan, makers=makers_of(self.recipe, self.registry)))
@@ -100,16 +109,13 @@ class Run:
     @cached_property
     def record(self) -> ModelRecord:
         """What is known of the network."""
-        found = self.summary["model"]
         try:
-            low, high = found["input_range"]
-            mean = tuple(map(float, found["mean"])) if found.get("mean") else None
-            sizes = int(found["scale"]), (float(low), float(high)), mean, int(found["parameters"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return record_of(self.summary["model"])
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise SrptqError(
-                f"{self.folder / SUMMARY}: what it says of the model is damaged ({error!r}); run `srptq quantize` again"
+                f"{self.folder / SUMMARY}: what it says of the model is damaged ({short(repr(error), LONGEST)}); "
+                "run `srptq quantize` again"
             ) from error
-        return ModelRecord(str(found["name"]), *sizes)  # pyright: ignore[reportArgumentType] - three colours
 
     @property
     def input_range(self) -> tuple[float, float]:
@@ -124,8 +130,7 @@ class Run:
     @property
     def input_size(self) -> Size | None:
         """The only input that the exported file takes; none when it takes any height and width."""
-        found = self.summary["model"].get("input_size")
-        return tuple(found) if found else None
+        return size_of(self.summary["model"])
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -149,7 +154,9 @@ class Run:
         try:
             return torch.export.load(self.folder / PROGRAM)
         except Exception as error:
-            raise SrptqError(f"{self.folder / PROGRAM}: not readable ({error}); run `srptq quantize` again") from error
+            raise SrptqError(
+                f"{self.folder / PROGRAM}: not readable ({first_line(error)}); run `srptq quantize` again"
+            ) from error
 
     def float(self) -> Forward:
         """The float network on arrays."""
@@ -157,12 +164,7 @@ class Run:
 
     def simulation(self) -> Forward:
         """The quantized network in torch, from the table alone."""
-        try:
-            return _on_arrays(self.table.simulate(self.network))
-        except (KeyError, AttributeError) as error:
-            raise SrptqError(
-                f"{self.folder / TABLE}: of another network than {PROGRAM} ({error}); run `srptq quantize` again"
-            ) from error
+        return _on_arrays(self.table.simulate(self.network))
 
 
 def _on_arrays(network: Callable[[torch.Tensor], torch.Tensor]) -> Forward:

@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SCHEMA, SUMMARY, TABLE, TRAINED
+from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, TRAINED
+from srptq_plugin.run_record import SCHEMA, is_name
 
 DRAFT = ".draft-"
 
@@ -24,6 +25,8 @@ class RunFolder:
             raise SrptqError(
                 f"--out {folder}: holds files that are no run; give a new or empty folder, or an earlier run"
             )
+        for path in filter(Path.is_dir, self._old_files()):
+            raise SrptqError(f"--out {folder}: {path.name} in it is a folder, where a run has a file; move it away")
 
     @contextmanager
     def draft(self) -> Generator[Path]:
@@ -57,11 +60,11 @@ class RunFolder:
         """What an earlier run wrote, its summary first; nothing where there was none."""
         try:
             summary = json.loads((self.folder / SUMMARY).read_text())
-            artefacts = [str(name) for name in summary["artefacts"]] if summary["schema"] == SCHEMA else []
-        except (OSError, ValueError, KeyError, TypeError):
+            artefacts = [Path(name).name for name in summary["artefacts"]] if summary["schema"] == SCHEMA else []
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return []
         names = [SUMMARY, RECIPE, NETWORK, PROGRAM, TABLE, TRAINED, *artefacts]
-        return [self.folder / Path(name).name for name in names]
+        return [self.folder / name for name in names if is_name(name)]
 
 
 def _is_kept(path: Path) -> bool:

@@ -1,10 +1,11 @@
 """A recipe held against what is installed: the target's rules, and the observers with their options."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from srptq_plugin.contracts import Observer, ObserverFactory, Rules
-from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.errors import SrptqError, UnknownNameError, together
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.recipe_schema import TensorSettings
@@ -27,7 +28,7 @@ def rules_of(recipe: Recipe, registry: Registry) -> Rules:
         *_export_problems(recipe, target.exports),
     ]
     if problems:
-        raise SrptqError("\n".join(f"recipe {recipe.name}: {problem}" for problem in problems))
+        raise SrptqError(together(f"recipe {recipe.name}: {problem}" for problem in problems))
     return presets[preset]
 
 
@@ -65,7 +66,9 @@ def _skip_problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
 def _dynamic_problems(recipe: Recipe, rules: Rules, registry: Registry) -> Iterator[str]:
     for role in ("weights", "activations"):
         name: str = getattr(recipe, role).quantizer
-        if registry.quantizer(name).load().dynamic and not rules.activations.real_offset:
+        with _named(f"recipe {recipe.name}: {role}.quantizer"):
+            dynamic = registry.quantizer(name).load().dynamic
+        if dynamic and not rules.activations.real_offset:
             yield (
                 f"{role}.quantizer: {name} computes its levels from the tensor at hand, each image's anew, which "
                 f"{recipe.target} does not run; set it to bounded, or simulate it with target: paper, preset: paper"
@@ -110,8 +113,18 @@ def makers_of(recipe: Recipe, registry: Registry) -> Mapping[Role, Maker]:
     }
 
 
+@contextmanager
+def _named(key: str) -> Generator[None]:
+    """Which key has a name that is not known."""
+    try:
+        yield
+    except UnknownNameError as error:
+        raise SrptqError(f"{key}: {error}") from error
+
+
 def _maker(path: str, settings: TensorSettings, registry: Registry) -> Maker:
-    kind, options = registry.quantizer(settings.quantizer).load(), settings.quantizer_options
+    with _named(f"{path}.quantizer"):
+        kind, options = registry.quantizer(settings.quantizer).load(), settings.quantizer_options
     for key, given in (("quantizer", {}), ("quantizer_options", options)):
         try:
             kind("", IntGrid(settings.bits), constant=path == "weights", options=given)
@@ -121,7 +134,8 @@ def _maker(path: str, settings: TensorSettings, registry: Registry) -> Maker:
 
 
 def _observer_maker(path: str, settings: TensorSettings, registry: Registry) -> ObserverMaker:
-    factory: ObserverFactory = registry.observer(settings.observer).load()
+    with _named(f"{path}.observer"):
+        factory: ObserverFactory = registry.observer(settings.observer).load()
 
     def make(grid: IntGrid, places: int) -> Observer:
         try:

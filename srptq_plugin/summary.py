@@ -13,7 +13,7 @@ from srptq_plugin.grid import Bounds
 from srptq_plugin.models import ModelRecord
 from srptq_plugin.projection import Projection
 from srptq_plugin.recipe import Recipe
-from srptq_plugin.run import SCHEMA
+from srptq_plugin.run_record import SCHEMA
 from srptq_plugin.table import QuantTable
 
 logger = logging.getLogger(__name__)

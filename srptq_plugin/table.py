@@ -2,21 +2,21 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, fx, nn
 
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line, short
 from srptq_plugin.graph import PreparedGraph, insert_quantizers
 from srptq_plugin.grid import IntGrid, QParams, dequantize, quantize
 from srptq_plugin.network import Network, tensor_arguments
+from srptq_plugin.plan_record import missing_from, plan_of, record_of, shapes_of
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
-from srptq_plugin.sites import Edge, Plan, Site
+from srptq_plugin.sites import Edge, Plan
 
 SCHEMA = 1
 STATE = ":state:"
@@ -128,7 +128,7 @@ class QuantTable:
             tensors[f"{conv}:bias"] = bias.contiguous()
         for group, state in self.states.items():
             tensors |= {f"{group}{STATE}{key}": each.contiguous() for key, each in state.items()}
-        header = json.dumps({"schema": SCHEMA, "plan": _plan_record(self.plan)}, sort_keys=True)
+        header = json.dumps({"schema": SCHEMA, "plan": record_of(self.plan)}, sort_keys=True)
         path.write_bytes(save(tensors, metadata={"srptq": header}))
 
     @classmethod
@@ -138,16 +138,18 @@ class QuantTable:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {})["srptq"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise SrptqError(f"{path}: not a quant table ({error}); run `srptq quantize` again") from error
-        if header.get("schema") != SCHEMA:
-            raise SrptqError(
-                f"{path}: schema {header.get('schema')}, this version reads {SCHEMA}; run `srptq quantize` again"
-            )
+            schema = header.get("schema")
+        except Exception as error:  # SafetensorError and OSError; of headers that were edited any other
+            raise SrptqError(f"{path}: not a quant table ({first_line(error)}); run `srptq quantize` again") from error
+        if schema != SCHEMA:
+            told = short(str(schema))
+            raise SrptqError(f"{path}: schema {told}, this version reads {SCHEMA}; run `srptq quantize` again")
         try:
-            return cls._assembled(_plan_of(header["plan"]), tensors)
-        except (KeyError, TypeError) as error:
-            raise SrptqError(f"{path}: not a whole quant table ({error}); run `srptq quantize` again") from error
+            return cls._assembled(plan_of(header["plan"]), tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SrptqError(
+                f"{path}: not a whole quant table ({first_line(error)}); run `srptq quantize` again"
+            ) from error
 
     @classmethod
     def _assembled(cls, plan: Plan, tensors: Mapping[str, Tensor]) -> "QuantTable":
@@ -160,11 +162,52 @@ class QuantTable:
         norms = {name: tensors[f"{name}:norms"] for name in names}
         biases = {conv: tensors[f"{conv}:bias"] for conv in plan.convs if f"{conv}:bias" in tensors}
         states = {group: _under(f"{group}{STATE}", tensors) for group in plan.groups}
+        for name, found in qparams.items():
+            _check_numbers(name, found)
+        for name in names:
+            _check_weight(name, weights[name], norms[name], qparams[name])
         return cls(plan, qparams, weights, norms, biases, {group: state for group, state in states.items() if state})
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)}
+
+
+def fault_of(table: QuantTable, network: Network) -> str:
+    """What of a table does not fit a network; nothing where all does."""
+    if missing := missing_from(network, table.plan):
+        return missing
+    shapes = shapes_of(network, table.plan)
+    wrong = [name for name, each in table.weights.items() if shapes.get(name) != tuple(each.shape)]
+    if wrong:
+        return f"{wrong[0]} is {list(table.weights[wrong[0]].shape)}, should be {list(shapes.get(wrong[0], ()))}"
+    biases = {conv: network.parameter(network.nodes[conv], 2) for conv in table.biases}
+    other = [conv for conv, found in biases.items() if found is None or found[1].shape != table.biases[conv].shape]
+    return f"the bias of {other[0]}" if other else ""
+
+
+def _check_numbers(name: str, found: QParams) -> None:
+    """Refuse scales and zero points that no projection gives."""
+    scale, zero_point = found.scale, found.zero_point
+    if scale.shape != zero_point.shape or scale.ndim > (found.grid.axis is not None):
+        raise ValueError(f"{name}: scales of shape {list(scale.shape)}, zero points of {list(zero_point.shape)}")
+    if scale.dtype != torch.float32 or zero_point.dtype != torch.float32:
+        raise ValueError(f"{name}: scales are {scale.dtype}, zero points {zero_point.dtype}; both should be float32")
+    if not (bool((scale > 0).all()) and bool(torch.isfinite(scale * found.grid.steps + zero_point).all())):
+        raise ValueError(f"{name}: scales and zero points that are no positive, or no finite numbers")
+
+
+def _check_weight(name: str, integers: Tensor, norms: Tensor, found: QParams) -> None:
+    """Refuse integers that are not of their grid."""
+    channels = integers.shape[0] if integers.ndim else 0
+    if (
+        not channels
+        or norms.shape != (channels,)
+        or found.scale.numel() not in (1, integers.shape[found.grid.axis or 0])
+    ):
+        raise ValueError(f"{name}: integers of shape {list(integers.shape)}, {found.scale.numel()} scales")
+    if int(integers.min()) < found.grid.qmin or int(integers.max()) > found.grid.qmax:
+        raise ValueError(f"{name}: integers beyond {found.grid.qmin} to {found.grid.qmax}")
 
 
 def magnitudes(weight: Tensor) -> Tensor:
@@ -187,31 +230,3 @@ def _storage(grid: IntGrid) -> torch.dtype:
     if grid.bits > 8:  # noqa: PLR2004
         return torch.int32
     return torch.int8 if grid.signed else torch.uint8
-
-
-def _plan_record(plan: Plan) -> dict[str, Any]:
-    return {
-        "sites": [asdict(site) for site in plan.sites],
-        "blocks": plan.blocks,
-        "convs": plan.convs,
-        "floats": dict(plan.floats),
-        "integer_bias": plan.integer_bias,
-    }
-
-
-def _plan_of(record: Mapping[str, Any]) -> Plan:
-    return Plan(
-        sites=tuple(_site_of(site) for site in record["sites"]),
-        blocks=tuple(record["blocks"]),
-        convs=tuple(record["convs"]),
-        floats=record["floats"],
-        integer_bias=record["integer_bias"],
-    )
-
-
-def _site_of(record: Mapping[str, Any]) -> Site:
-    fields = dict(record)
-    fields["grid"] = IntGrid(**fields["grid"])
-    fields["consumers"] = tuple(Edge(**edge) for edge in fields["consumers"])
-    fields["bounds"] = tuple(fields["bounds"]) if fields["bounds"] else None
-    return Site(**fields)

@@ -1,3 +1,4 @@
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,3 +24,15 @@ def test_files_that_could_not_be_written(tmp_path: Path) -> None:
         check_file("--csv", tmp_path)
     with pytest.raises(SrptqError, match=r"no folder .*nowhere; make it"):
         check_file("--csv", tmp_path / "nowhere" / "a.csv")
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link"):
+        with pytest.raises(SrptqError, match="is no regular file"):
+            check_file("--csv", path)
+        with pytest.raises(SrptqError, match="is no regular file"), whole_file(path) as draft:
+            draft.write_text("all of it")
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()

@@ -4,6 +4,8 @@ import logging
 import sys
 import warnings
 
+from srptq_plugin.errors import printable
+
 OURS = ("srptq_plugin", "srptq_adapters")
 CHATTY = ("torchao", "torch.utils._pytree", "torch.onnx")
 """Warn whenever they are imported, about GPU kernels and deprecations that no user of ours can act on."""
@@ -23,7 +25,7 @@ class Format(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line; where it comes from, when that is not us."""
         where = "" if record.name.startswith(OURS) else f" {record.name}:"
-        return f"srptq: {record.levelname.lower()}:{where} {super().format(record)}"
+        return f"srptq: {record.levelname.lower()}:{where} {printable(super().format(record))}"
 
 
 def configure(*, verbose: bool) -> None:

@@ -11,7 +11,7 @@ from srptq_plugin.cli.analysing import ANALYSIS, BUDGET
 from srptq_plugin.cli.answer import Answer
 from srptq_plugin.console import Facts
 from srptq_plugin.contracts import Progress
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import LONGEST, SrptqError, first_line, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,10 +41,23 @@ def plot(asked: Namespace, progress: Progress) -> Answer:
     canvas(1, 1)
     folder = _folder(asked)
     found = _analysis(asked) if asked.site is None else _site(asked, progress)
+    drawn = {name: _drawn(picture, asked.subject) for name, picture in found.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: saved(picture.drawn(), folder / f"{name}.png") for name, picture in found.items()}
+    files = {name: saved(figure, folder / f"{name}.png") for name, figure in drawn.items()}
     pictures = [{"file": str(files[name]), **picture.record()} for name, picture in found.items()]
     return Answer({"pictures": pictures}, [Facts([("file", str(each)) for each in files.values()])])
+
+
+def _drawn(picture: Picture, subject: Path) -> "Figure":
+    """Before anything is written."""
+    try:
+        figure = picture.drawn()
+        figure.draw_without_rendering()
+    except Exception as error:
+        raise SrptqError(
+            f"{subject}: numbers that cannot be drawn ({first_line(error)}); run `srptq analyze` again"
+        ) from error
+    return figure
 
 
 def _folder(asked: Namespace) -> Path:
@@ -77,8 +90,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         found = json.loads(path.read_text())
     except FileNotFoundError:
         raise SrptqError(f"{path}: no such file; give what `srptq analyze` wrote, or a run folder") from None
-    except ValueError as error:
-        raise SrptqError(f"{path}: not JSON ({error}); run `srptq analyze` again") from error
+    except (ValueError, RecursionError) as error:
+        raise SrptqError(f"{path}: not JSON ({first_line(error)}); run `srptq analyze` again") from error
     if not isinstance(found, dict) or not found.keys() & {"parts", "curve"}:
         raise SrptqError(f"{path}: not what `srptq analyze` wrote; give its file, or a run folder")
     return found
@@ -93,8 +106,8 @@ def _pictures(path: Path) -> dict[str, Picture]:
         if "curve" in found:
             return {f"{path.stem}-curve": Curve.of(found)}
         maps = {f"{path.stem}-{kind}s": HeatMap.of(found, kind) for kind in KINDS}
-    except (KeyError, TypeError) as error:
-        raise SrptqError(f"{path}: damaged ({error!r}); run `srptq analyze` again") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SrptqError(f"{path}: damaged ({short(repr(error), LONGEST)}); run `srptq analyze` again") from error
     return {name: each for name, each in maps.items() if each is not None}
 
 

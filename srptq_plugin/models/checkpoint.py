@@ -7,15 +7,18 @@ from pickle import UnpicklingError
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line, short
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 SHOWN = 8
+LONGEST = 120
+"""Letters of a key."""
+DEEPEST = 8
+"""Wrappers within wrappers; a pickle may hold itself."""
 Renames = tuple[tuple[str, str], ...]
 """Patterns of keys in one layout, and what they are called in another."""
 
@@ -28,9 +31,17 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     read = _safetensors if path.suffix == ".safetensors" else _pickled
     state = _plain(_unwrapped(read(path)), path)
     for key, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise SrptqError(f"weights: {key} in {path} holds NaN or infinity; give a checkpoint that works")
+        _check(tensor, f"weights: {short(key)} in {path}")
     return state
+
+
+def _check(tensor: Tensor, name: str) -> None:
+    """Refuse what has no plain values, and values that are no numbers."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+        kind = f"{str(tensor.layout).removeprefix('torch.')} {str(tensor.dtype).removeprefix('torch.')}"
+        raise SrptqError(f"{name} is {kind} on {tensor.device}; give plain real numbers")
+    if not torch.isfinite(tensor).all():
+        raise SrptqError(f"{name} holds NaN or infinity; give a checkpoint that works")
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -69,14 +80,14 @@ def _renamed(key: str, renames: Renames) -> str:
 
 def _few(what: str, keys: list[str]) -> str:
     more = f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"{len(keys)} {what}: {', '.join(keys[:SHOWN])}{more}"
+    return f"{len(keys)} {what}: {', '.join(short(key, LONGEST) for key in keys[:SHOWN])}{more}"
 
 
 def _safetensors(path: Path) -> object:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise SrptqError(f"weights: {path} is no valid safetensors file ({error})") from error
+    except Exception as error:  # SafetensorError, and what numbers out of bounds raise
+        raise SrptqError(f"weights: {path} is no valid safetensors file ({first_line(error)})") from error
 
 
 def _pickled(path: Path) -> object:
@@ -88,19 +99,19 @@ def _pickled(path: Path) -> object:
             "reading it could run code. Where you trust it, re-save it as safetensors or with "
             "torch.save(model.state_dict(), ...)"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # of a damaged pickle: IndexError, AssertionError and more
         raise SrptqError(
-            f"weights: PyTorch cannot read {path} ({str(error).splitlines()[0] if str(error) else error!r}); "
-            "give a state dict as .safetensors, .pth or .pt"
+            f"weights: PyTorch cannot read {path} ({first_line(error)}); give a state dict as .safetensors, .pth or .pt"
         ) from error
 
 
 def _unwrapped(content: object) -> object:
-    while isinstance(content, Mapping):
-        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapper is None:
+    for _ in range(DEEPEST):
+        inner = [content[key] for key in WRAPPERS if isinstance(content, Mapping) and key in content]
+        found = next((each for each in inner if isinstance(each, Mapping)), None)
+        if found is None:
             break
-        content = content[wrapper]
+        content = found
     return content
 
 

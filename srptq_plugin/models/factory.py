@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.models.checkpoint import load_into
 from srptq_plugin.models.record import UNIT, Network, Request
 
@@ -62,4 +62,4 @@ def _called(path: str, factory: Callable[..., object], request: Request) -> nn.M
 
 
 def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.errors import SrptqError, UnknownNameError, first_line
 from srptq_plugin.models.checkpoint import load_state
 from srptq_plugin.models.edsr import EDSR_FAMILY, MINI_FAMILY
 from srptq_plugin.models.factory import build_from
@@ -75,10 +75,23 @@ def measured_scale(name: str, module: nn.Module, input_range: Range) -> int:
 
 def _built(name: str, request: Request, families: Mapping[str, ModelFamily]) -> Network:
     if name in families:
-        return families[name].build(request)
+        return _of_family(families[name], request)
     if ":" in name:
         return build_from(name, request)
     raise UnknownNameError("model", name, [*families, "package.module:factory"])
+
+
+def _of_family(family: ModelFamily, request: Request) -> Network:
+    """A family reads its sizes from the weights, which may be anything."""
+    try:
+        return family.build(request)
+    except SrptqError:
+        raise
+    except Exception as error:
+        raise SrptqError(
+            f"model {family.name}: the weights are of another network, or damaged "
+            f"({first_line(error)}); give those that it was saved with"
+        ) from error
 
 
 def _probed(
@@ -93,5 +106,5 @@ def _probed(
             return _probed(name, module, level, sides[1:])
         raise SrptqError(
             f"model {name}: running it on an input of {[1, 3, *size]} failed "
-            f"({type(error).__name__}: {error}); it must accept one RGB image of any size"
+            f"({type(error).__name__}: {first_line(error)}); it must accept one RGB image of any size"
         ) from error

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from srptq_plugin.calibrating import device_of
 from srptq_plugin.contracts import Progress, quiet
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.export import graph_of
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import quantize
@@ -23,7 +23,7 @@ from srptq_plugin.network import Network
 from srptq_plugin.pairs import Pair, load_pairs
 from srptq_plugin.plan import make_plan
 from srptq_plugin.qat.batches import Patches, held_out
-from srptq_plugin.qat.training import Options, Training, Validation, train
+from srptq_plugin.qat.training import Options, Training, Validation, train, validation_of
 from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_schema import TrainingSettings
 from srptq_plugin.registry import Registry
@@ -220,9 +220,23 @@ class _Job:
         part.replace(self.beside / CHECKPOINT)
 
     def _resumed(self, training: Training) -> list[Validation]:
-        state: Mapping[str, Any] = torch.load(self.beside / CHECKPOINT, map_location="cpu", weights_only=True)
-        training.resume(state)
-        return [Validation(**record) for record in state["log"]]
+        path = self.beside / CHECKPOINT
+        try:
+            state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            log = [validation_of(record) for record in state["log"]]
+            training.resume(state)
+            _check_log(log, training.done)
+        except SrptqError as error:
+            raise SrptqError(f"{path}: {error}") from error
+        except Exception as error:  # a damaged pickle lets all kinds through
+            told = first_line(error)
+            raise SrptqError(f"{path}: damaged ({told}); remove {self.beside} to start anew") from error
+        return log
+
+
+def _check_log(log: list[Validation], done: int) -> None:
+    if [record.step for record in log][-1:] != [done]:
+        raise ValueError(f"its log does not end at step {done}")
 
 
 def _write(draft: Path, table: QuantTable, writer: RunWriter, start: Run, log: list[Validation]) -> None:

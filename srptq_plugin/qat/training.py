@@ -61,6 +61,16 @@ class Validation:
     loss: float | None
 
 
+def validation_of(record: Mapping[str, Any]) -> Validation:
+    """One of those that a checkpoint keeps.
+
+    >>> validation_of({"step": 100, "psnr": 31.5, "loss": None})
+    Validation(step=100, psnr=31.5, loss=None)
+    """
+    loss = record["loss"]
+    return Validation(int(record["step"]), float(record["psnr"]), None if loss is None else float(loss))
+
+
 class Training:
     """All that changes while a graph is trained; saved and restored as one."""
 
@@ -151,15 +161,18 @@ class Training:
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        shapes = [each.shape for each in (*self.learnt, *self.counted)]
-        if state["options"] != vars(self.options) or [each.shape for each in state["learnt"]] != shapes:
+        both = [*self.learnt, *self.counted]
+        alike = _alike(state["learnt"], both) and _alike(state["best"], both) and _alike(state["average"], self.learnt)
+        done = int(state["done"])
+        if state["options"] != vars(self.options) or not alike or not 0 <= done <= self.options.steps:
             raise SrptqError(
                 "the checkpoint is of another training; resume with the same recipe and run, or start anew"
             )
+        self.usual, self.score = float(state["usual"]), float(state["score"])
         self._put(state["learnt"])
         self.average, self.best = ([each.clone() for each in state[key]] for key in ("average", "best"))
         self.learning.restore(state["optimizers"])
-        self.done, self.usual, self.score = int(state["done"]), float(state["usual"]), float(state["score"])
+        self.done = done
 
 
 def train(
@@ -193,3 +206,10 @@ def _validated(training: Training, validate: Callable[[PreparedGraph], float], l
     loss = sum(losses) / len(losses) if losses else None
     losses.clear()
     return Validation(training.done, float(score), loss)
+
+
+def _alike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    """Whether tensors have the shapes and types of others, and hold numbers."""
+    pairs = list(zip(found, wanted, strict=False))
+    same = all(one.shape == other.shape and one.dtype == other.dtype for one, other in pairs)
+    return len(found) == len(wanted) and same and all(bool(torch.isfinite(each).all()) for each in found)

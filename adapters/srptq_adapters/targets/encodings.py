@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.grid import IntGrid, QParams
 
 Version = Literal["1.0.0", "0.6.1", "2.0.0"]
@@ -91,8 +91,10 @@ def read(path: Path, parameters: Iterable[str]) -> Encodings:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = _READERS[record["version"]](record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SrptqError(f"{path}: not an encodings file of version {', '.join(VERSIONS)} ({error!r})") from error
+    except Exception as error:  # whatever numbers and names that were edited come to
+        raise SrptqError(
+            f"{path}: not an encodings file of version {', '.join(VERSIONS)} ({first_line(error)})"
+        ) from error
     weights = set(parameters)
     sides = [{n: q for n, q in found.items() if (n in weights) is weight} for weight in (False, True)]
     return Encodings(*sides)

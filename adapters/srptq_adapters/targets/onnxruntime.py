@@ -11,7 +11,7 @@ import onnx
 
 from srptq_adapters.targets.files import installed, moved_into, write_qdq
 from srptq_plugin.contracts import Array, Rules, Size
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.table import QuantTable
 
@@ -87,7 +87,7 @@ def _session(runtime: Any, artefact: Path, options: Any) -> Any:
     try:
         return runtime.InferenceSession(str(artefact), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise SrptqError(f"{artefact}: ONNX Runtime does not load it: {error}") from error
+        raise SrptqError(f"{artefact}: ONNX Runtime does not load it: {first_line(error)}") from error
 
 
 TARGET = OnnxRuntimeTarget()

@@ -7,7 +7,7 @@ from onnx import ModelProto
 
 from srptq_adapters.targets.files import installed
 from srptq_plugin.contracts import Array
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line
 
 
 class Reader:
@@ -22,7 +22,7 @@ class Reader:
         try:
             self._session = runtime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         except Exception as error:
-            raise SrptqError(f"{path}: ONNX Runtime does not load it: {error}") from error
+            raise SrptqError(f"{path}: ONNX Runtime does not load it: {first_line(error)}") from error
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, image: Array) -> Array:

@@ -14,6 +14,7 @@ from srptq_adapters.targets.encodings import VERSIONS, Encodings, Version, read
 from srptq_adapters.targets.files import moved_into
 from srptq_adapters.targets.reader import Reader
 from srptq_plugin.contracts import Rules, Size
+from srptq_plugin.errors import SrptqError, short
 from srptq_plugin.grid import IntGrid, QParams, dequantize, quantize
 from srptq_plugin.onnx_io import OnnxNetwork
 from srptq_plugin.sites import Site
@@ -118,6 +119,9 @@ def _snap_weights(model: ModelProto, parameters: Mapping[str, QParams]) -> None:
 def encoded(model: ModelProto, path: Path) -> ModelProto:
     """A float model with the encodings of a file put in: weights at their levels, activations through Q/DQ."""
     found = read(path, [each.name for each in model.graph.initializer])
+    known = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    if absent := {*found.activations, *found.parameters} - known:
+        raise SrptqError(f"{path}: no tensor {short(min(absent))} in the float file; run `srptq quantize` again")
     _snap_weights(model, found.parameters)
     for name, qparams in found.activations.items():
         _put_qdq(model, name, qparams)

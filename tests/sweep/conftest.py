@@ -1,0 +1,41 @@
+import importlib
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import networks
+import pytest
+from sweeping import Sweep
+
+from srptq_plugin.pipeline import quantize
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported() -> None:
+    """What torch imports late: an import that a case interrupts stays half done for all that follow."""
+    importlib.import_module("torch._dynamo")
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
+    """A place for one case."""
+    with TemporaryDirectory() as folder, monkeypatch.context() as patch:
+        yield Sweep(Path(folder), patch)
+
+
+Runs = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Run folders of a toy network by target, made when first asked for; not to be changed."""
+    pytest.importorskip("torchao")
+    folder = tmp_path_factory.mktemp("runs")
+
+    @cache
+    def made(target: str) -> Path:
+        recipe = networks.recipe(8, target, calibration={"patches": 2, "size": 12})
+        return quantize(recipe, model=networks.network("shared"), out=folder / target, device="cpu").folder
+
+    return made

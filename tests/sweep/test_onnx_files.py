@@ -1,0 +1,166 @@
+"""Files for `srptq lint`: damaged ones, and graphs that no exporter would write."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import networks
+import numpy as np
+import onnx
+import pytest
+from mutations import Mutation, binary
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
+from sweeping import Sweep
+
+FILE = "model.onnx"
+LINT = ("lint", FILE, "--target", "tensorrt")
+
+
+def check(sweep: Sweep, content: bytes) -> None:
+    (sweep.place / FILE).write_bytes(content)
+    sweep(*LINT, names=[FILE])
+
+
+@pytest.fixture(scope="module")
+def plain() -> bytes:
+    return networks.float_model("mixed").SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def quantized(runs: Callable[[str], Path]) -> bytes:
+    return (runs("onnxruntime") / "model_onnxruntime.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("mutation", binary(12, 30, 12, 12), ids=str)
+def test_damaged(sweep: Sweep, plain: bytes, mutation: Mutation) -> None:
+    check(sweep, mutation(plain))
+
+
+@pytest.mark.parametrize("mutation", binary(4, 24, 12), ids=str)
+def test_damaged_with_quantizers(sweep: Sweep, quantized: bytes, mutation: Mutation) -> None:
+    check(sweep, mutation(quantized))
+
+
+def node(kind: str, inputs: str = "", outputs: str = "y", **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
+
+
+def initializer(name: str, *values: float, kind: type[np.generic] = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.array(values, kind), name)
+
+
+def model(*nodes: onnx.NodeProto, initializers: tuple[TensorProto, ...] = ()) -> ModelProto:
+    """A file that nobody checked."""
+    found = ModelProto(ir_version=10)
+    found.opset_import.add(version=20)
+    found.graph.node.extend(nodes)
+    found.graph.initializer.extend(initializers)
+    return found
+
+
+def elsewhere(location: str, **more: str) -> TensorProto:
+    """An initializer whose values are in another file."""
+    tensor = TensorProto(name="s", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": location, **more}.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def raw(dims: tuple[int, ...], kind: int = TensorProto.FLOAT, content: bytes = bytes(4)) -> TensorProto:
+    return TensorProto(name="s", data_type=kind, dims=dims, raw_data=content)
+
+
+def wrongly(attribute: AttributeProto, name: str) -> ModelProto:
+    """An attribute of a type that the operation does not have."""
+    found = model(node("DequantizeLinear", "x s z"), initializers=(initializer("s", 1, 2), initializer("z", 0)))
+    attribute.name = name
+    found.graph.node[0].attribute.append(attribute)
+    return found
+
+
+Q, DQ = "QuantizeLinear", "DequantizeLinear"
+KINDS = (Q, DQ, "Conv", "ConvTranspose", "Add", "Relu", "Clip", "DepthToSpace", "Reshape", "Transpose", "Concat")
+ODD: Mapping[str, ModelProto] = {
+    "nothing": ModelProto(),
+    "no nodes": model(),
+    **{f"{kind} of nothing": model(node(kind)) for kind in (*KINDS, "QLinearConv", "Constant", "Nonsense")},
+    **{f"{kind} into nothing": model(node(kind, "a s z", "")) for kind in (*KINDS, "QLinearConv", "Constant")},
+    **{f"{kind} of one": model(node(kind, "a")) for kind in KINDS},
+    **{f"{kind} of itself": model(node(kind, "y y y")) for kind in KINDS},
+    **{f"{kind} behind DQ": model(node(DQ, "", "a"), node(kind, "a a a")) for kind in KINDS},
+    **{f"{kind} before Q": model(node(kind, "a s z", "b"), node(Q, "b")) for kind in KINDS},
+    "a circle": model(node(Q, "b s z", "a"), node(DQ, "a s z", "b"), initializers=(initializer("s", 1, 2),)),
+    "a circle of clips": model(
+        *(node("Clip", "b", "a"), node("Clip", "a", "b"), node(Q, "a s z"), node("Conv", "y y")),
+        initializers=(initializer("s", 1, 2), initializer("z", 0, kind=np.int8)),
+    ),
+    "a circle behind": model(
+        *(node(DQ, "x s z", "a"), node("Relu", "b", "c"), node("Relu", "a", "b"), node("Relu", "c", "a")),
+        initializers=(initializer("s", 1, 2), initializer("x", 1), initializer("z", 0, kind=np.int8)),
+    ),
+    "text as scales": model(
+        node(Q, "x s z"), initializers=(TensorProto(name="s", data_type=TensorProto.STRING, string_data=[b"a"]),)
+    ),
+    "text as zero points": model(
+        node(Q, "x s s"), initializers=(TensorProto(name="s", data_type=8, dims=[1], string_data=[b"a"]),)
+    ),
+    "an unknown type": model(node(Q, "x s s"), initializers=(raw((1,), 99),)),
+    "no type": model(node(Q, "x s s"), initializers=(TensorProto(name="s"),)),
+    "too few bytes": model(node(Q, "x s s"), initializers=(raw((1000,)),)),
+    "too many bytes": model(node(Q, "x s s"), initializers=(raw((1,), content=bytes(7)),)),
+    "a huge shape": model(node(Q, "x s s"), initializers=(raw((2**40, 2**40)),)),
+    "a negative shape": model(node(Q, "x s s"), initializers=(raw((-1, 3)),)),
+    "nan as scales": model(node(Q, "x s z"), node(DQ, "y s z", "b"), initializers=(initializer("s", np.nan),)),
+    "values elsewhere": model(node(Q, "x s s"), initializers=(elsewhere("gone.bin"),)),
+    "values above": model(node(Q, "x s s"), initializers=(elsewhere("../../secret"),)),
+    "values in no file": model(node(Q, "x s s"), initializers=(elsewhere(""),)),
+    "values in itself": model(node(Q, "x s s"), initializers=(elsewhere(FILE, offset="-5", length="many"),)),
+    "values in a folder": model(node(Q, "x s s"), initializers=(elsewhere("."),)),
+    "an unknown output type": model(node(Q, "x s z", output_dtype=999)),
+    "a type as text": model(node(Q, "x s z", output_dtype="int8")),
+    "an axis as text": wrongly(helper.make_attribute("axis", "first"), "axis"),
+    "an axis far out": wrongly(helper.make_attribute("axis", 99), "axis"),
+    "an attribute without a type": wrongly(AttributeProto(), "axis"),
+    "an attribute of a future type": wrongly(AttributeProto(type=7), "axis"),
+    "a permutation of one number": model(node("Transpose", "a", perm=3)),
+    "a constant of text": model(node("Constant", "", "s", value_string="a"), node(Q, "x s s")),
+    "a constant as float": model(node("Constant", "", "s", value=1.5), node(Q, "x s s")),
+    "a constant's list": model(node("Constant", "", "s", value_floats=[1.0]), node(Q, "x s s")),
+    "two of one name": model(node(Q, "x s z"), node(Q, "x s z"), node("Relu", "y", "y")),
+    "another domain": model(node(Q, "x s z", domain="com.microsoft")),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_graphs(sweep: Sweep, name: str) -> None:
+    check(sweep, ODD[name].SerializeToString())
+
+
+def test_names_that_disturb_a_terminal(sweep: Sweep) -> None:
+    odd = model(node("QLinearConv", "a", "\x1b[2Jy\n\n"))
+    odd.graph.node[0].name = "\x1b]0;title\x07"
+    check(sweep, odd.SerializeToString())
+
+
+def linked(path: Path, target: str) -> None:
+    path.symlink_to(target)
+
+
+PLACES: Mapping[str, Callable[[Path], object]] = {
+    "nowhere": lambda _: None,
+    "a folder": Path.mkdir,
+    "a link to nothing": lambda path: linked(path, "nowhere"),
+    "a link to itself": lambda path: linked(path, FILE),
+    "a device": lambda path: linked(path, "/dev/null"),
+    "a link to a folder": lambda path: linked(path, "."),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_what_is_no_file(sweep: Sweep, name: str) -> None:
+    PLACES[name](sweep.place / FILE)
+    sweep(*LINT, names=[FILE])
+
+
+@pytest.mark.parametrize("target", ["", "tensort", "paper", "onnxruntime", "..", "x" * 300])
+def test_other_targets(sweep: Sweep, target: str) -> None:
+    sweep("lint", FILE, "--target", target, names=["target"])

@@ -1,0 +1,225 @@
+"""Run folders: files missing, damaged, edited, of another network or version."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import networks
+import pytest
+from mutations import Mutation, edits, flips, flips_in_front, replacements, scribbles, truncations
+from photographs import pixels, save
+from safetensors import safe_open
+from safetensors.torch import save as saved
+from sweeping import Sweep
+
+from srptq_plugin.pipeline import quantize
+from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE
+
+Runs = Callable[[str], Path]
+RUN = "run"
+COST = ("cost", RUN)
+EVALUATE = ("evaluate", RUN, "--data", "hr")
+VERIFY = ("verify", RUN)
+ANALYZE = ("analyze", RUN, "--by", "stage", "--patches", "1", "--device", "cpu")
+QUANTIZE = ("quantize", "--out", RUN, "--weights", "gone.pth")
+FILES = {"onnxruntime": "model_onnxruntime.onnx", "snpe": "model_snpe.encodings", "openvino": "model_openvino.xml"}
+"""What each target runs."""
+
+
+@pytest.fixture
+def copied(sweep: Sweep, runs: Runs) -> Callable[[str], Path]:
+    """A copy of a run that may be damaged, and images to evaluate on."""
+
+    def copy(target: str) -> Path:
+        save(pixels(24, 28), sweep.place / "hr" / "a.png")
+        return shutil.copytree(runs(target), sweep.place / RUN)
+
+    return copy
+
+
+def damage(path: Path, mutation: Mutation) -> None:
+    path.write_bytes(mutation(path.read_bytes()))
+
+
+Copied = Callable[[str], Path]
+BYTES = [*replacements()[::2], *truncations(6), *flips(8), *scribbles(6)]
+FEW = [*truncations(2), *flips(4), *scribbles(2)]
+"""For what takes long to read."""
+
+
+@pytest.mark.parametrize("mutation", BYTES, ids=str)
+@pytest.mark.parametrize("name", [SUMMARY, RECIPE])
+def test_damaged_texts(sweep: Sweep, copied: Copied, name: str, mutation: Mutation) -> None:
+    damage(copied("paper") / name, mutation)
+    sweep(*VERIFY, names=[name, "recipe", "quantizer", "observer"])
+
+
+@pytest.mark.parametrize("mutation", [*BYTES, *flips_in_front(10, 7000)], ids=str)
+def test_damaged_tables(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
+    damage(copied("paper") / TABLE, mutation)
+    sweep(*EVALUATE, names=[TABLE])
+
+
+@pytest.mark.parametrize("mutation", BYTES, ids=str)
+def test_damaged_programs(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
+    damage(copied("paper") / PROGRAM, mutation)
+    sweep(*COST, names=[PROGRAM])
+
+
+@pytest.mark.parametrize("mutation", FEW, ids=str)
+@pytest.mark.parametrize("target", FILES)
+def test_damaged_files_of_targets(sweep: Sweep, copied: Copied, target: str, mutation: Mutation) -> None:
+    damage(copied(target) / FILES[target], mutation)
+    sweep(*VERIFY, names=[FILES[target]])
+
+
+@pytest.mark.parametrize("mutation", FEW[::2], ids=str)
+def test_damaged_networks(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
+    damage(copied("onnxruntime") / NETWORK, mutation)
+    sweep(*VERIFY, names=[NETWORK])
+
+
+READ = ("schema", "model", "artefacts", "target", "recipe", "toolkit")
+
+
+@pytest.mark.parametrize("mutation", edits(50, READ), ids=str)
+def test_edited_summaries(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
+    damage(copied("paper") / SUMMARY, mutation)
+    sweep(*EVALUATE, names=[SUMMARY, "input range"])
+
+
+@pytest.mark.parametrize("mutation", edits(40), ids=str)
+def test_summaries_edited_anywhere(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
+    damage(copied("paper") / SUMMARY, mutation)
+    sweep(*VERIFY, names=[SUMMARY])
+    sweep(*QUANTIZE, names=["gone.pth", "--out"])
+
+
+MODELS: Sequence[Mapping[str, Any]] = (
+    *({"scale": each} for each in (0, -1, 3, 1000, 2.5, 10**30, True)),
+    *({"input_range": each} for each in ([0, 0], [1, 0], [0, 1e308], [-1e308, 1e308], [0, 10**400], ["0", "1"])),
+    *({"input_range": each} for each in ([None, 1], [0, 1, 2], "01", [float("nan"), 1], [0, float("inf")])),
+    *({"input_size": each} for each in ([], [1], [1, 3, 0, 8], [1, 3, -8, 8], [2, 3, 8, 8], "1x3x8x8", 3, [1.5] * 4)),
+    *({"input_size": each} for each in ([1, 3, 8, 8], [1, 3, 10**9, 10**9], ["1", "3", "8", "8"], {"0": 1}, True)),
+    *({"mean": each} for each in (3, "abc", [1], [1, 2, 3, 4], [None] * 3, {"a": 1}, [[1]])),
+    *({"parameters": each} for each in (-1, 1e300, "many", [], None)),
+    *({"name": each} for each in (None, 3, [], {}, "\x1b[2J", "x" * 9000)),
+)
+
+
+@pytest.mark.parametrize("change", MODELS, ids=str)
+def test_edited_models(sweep: Sweep, copied: Copied, change: Mapping[str, Any]) -> None:
+    summary = copied("paper") / SUMMARY
+    found = json.loads(summary.read_text())
+    summary.write_text(json.dumps({**found, "model": {**found["model"], **change}}))
+    sweep(*EVALUATE, names=[SUMMARY, "input range", "a.png"])
+
+
+ARTEFACTS: Sequence[object] = (
+    *(None, 3, "model.onnx", {"a": 1}, [None], [3], [[]], [""], ["."], [".."], ["/dev/null"], ["gone.onnx"]),
+    *(["../hr/a.png"], [RECIPE], [TABLE], ["a\0b"], ["\x1b[2J"], ["x" * 300], [FILES["snpe"]], [NETWORK]),
+)
+
+
+@pytest.mark.parametrize("artefacts", ARTEFACTS, ids=str)
+def test_edited_artefacts(sweep: Sweep, copied: Copied, artefacts: object) -> None:
+    summary = copied("onnxruntime") / SUMMARY
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "artefacts": artefacts}))
+    told = [f"run/{each}" for each in artefacts] if isinstance(artefacts, list) else []
+    sweep(*VERIFY, names=[SUMMARY, *told, "x1b", "x" * 300])
+    sweep(*QUANTIZE, names=["gone.pth", "--out", "x" * 300])
+
+
+def in_header(mutation: Mutation) -> Callable[[Path], None]:
+    """Edit the plan in a table's header; its tensors stay."""
+
+    def edit(path: Path) -> None:
+        with safe_open(path, framework="pt") as file:
+            header, tensors = file.metadata()["srptq"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        path.write_bytes(saved(tensors, metadata={"srptq": mutation(header.encode()).decode()}))
+
+    return edit
+
+
+@pytest.mark.parametrize("mutation", edits(36, ("plan", "plan", "plan", "schema")), ids=str)
+def test_edited_plans(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
+    in_header(mutation)(copied("paper") / TABLE)
+    sweep(*EVALUATE, names=[TABLE])
+
+
+TENSORS: Mapping[str, Callable[[Any], Any]] = {
+    "gone": lambda _: None,
+    "empty": lambda tensor: tensor.flatten()[:0],
+    "twice": lambda tensor: tensor.flatten().repeat(2),
+    "a scalar": lambda tensor: tensor.flatten()[0],
+    "flat": lambda tensor: tensor.flatten(),
+    "another axis": lambda tensor: tensor[None],
+    "doubles": lambda tensor: tensor.double(),
+    "integers": lambda tensor: tensor.long(),
+    "booleans": lambda tensor: tensor > 0,
+    "complex": lambda tensor: tensor.cfloat(),
+    "nan": lambda tensor: tensor.float() * float("nan"),
+    "infinity": lambda tensor: (tensor.float().abs() + 1) / 0,
+    "zeros": lambda tensor: tensor * 0,
+    "negative": lambda tensor: -tensor.float().abs() - 1,
+    "huge": lambda tensor: tensor.float() * 0 + 3e38,
+    "fractions": lambda tensor: tensor.float() + 0.25,
+}
+KINDS = ("head.weight:integers", "head.weight:scale", "input:zero_point")
+
+
+@pytest.mark.parametrize("change", TENSORS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_edited_tensors(sweep: Sweep, copied: Copied, kind: str, change: str) -> None:
+    path = copied("paper") / TABLE
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    name = next(
+        each
+        for each in tensors
+        if each.endswith(kind.removeprefix("input")) and ("weight" in each) == ("weight" in kind)
+    )
+    edited = {**tensors, name: TENSORS[change](tensors[name])}
+    path.write_bytes(saved({key: each.contiguous() for key, each in edited.items() if each is not None}, metadata))
+    sweep(*EVALUATE, names=[TABLE])
+
+
+@pytest.fixture(scope="session")
+def others(tmp_path_factory: pytest.TempPathFactory, runs: Runs) -> Mapping[str, Path]:
+    """Runs of other networks and recipes."""
+    recipe = networks.recipe(4, "paper", calibration={"patches": 2, "size": 12})
+    folder = tmp_path_factory.mktemp("others") / "run"
+    return {
+        "network": quantize(recipe, model=networks.network("normed"), out=folder, device="cpu").folder,
+        "target": runs("snpe"),
+    }
+
+
+@pytest.mark.parametrize("command", [COST, ANALYZE], ids=lambda each: each[0])
+@pytest.mark.parametrize("name", [SUMMARY, TABLE, PROGRAM])
+@pytest.mark.parametrize("other", ["network", "target"])
+def test_files_of_other_runs(
+    sweep: Sweep, copied: Copied, others: Mapping[str, Path], *, other: str, name: str, command: Sequence[str]
+) -> None:
+    shutil.copyfile(others[other] / name, copied("paper") / name)
+    sweep(*command, names=[name, TABLE, "model_snpe"], makes=["run/analysis.json"])
+
+
+STATES: Mapping[str, Callable[[Path], object]] = {
+    "gone": Path.unlink,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a link to nothing": lambda path: (path.unlink(), path.symlink_to("gone")),
+    "a link to itself": lambda path: (path.unlink(), path.symlink_to(path.name)),
+    "a device": lambda path: (path.unlink(), path.symlink_to("/dev/null")),
+    "unreadable": lambda path: path.chmod(0),
+}
+
+
+@pytest.mark.parametrize("name", [SUMMARY, RECIPE, TABLE, PROGRAM, NETWORK, FILES["onnxruntime"]])
+@pytest.mark.parametrize("state", STATES)
+def test_files_that_cannot_be_read(sweep: Sweep, copied: Copied, state: str, name: str) -> None:
+    STATES[state](copied("onnxruntime") / name)
+    sweep(*VERIFY, names=[name, "/dev/null"])
+    sweep(*QUANTIZE, names=["gone.pth", "--out"])
