@@ -33,6 +33,10 @@ def _program(content: bytes) -> ExportedProgram:
     return _load(BytesIO(content))
 
 
+def _loaded(path: Path) -> ExportedProgram:
+    return _program(path.read_bytes())
+
+
 class Sweep:
     """A folder to work in, where every case is judged alike."""
 
@@ -44,7 +48,7 @@ class Sweep:
         scratch.mkdir()
         patch.chdir(self.place)
         patch.setattr(tempfile, "tempdir", str(scratch))
-        patch.setattr(torch.export, "load", lambda path: _program(Path(path).read_bytes()))
+        patch.setattr(torch.export, "load", _loaded)
 
     def __call__(
         self, *argv: str | Path, names: Sequence[str] = (), makes: Sequence[str] = (), loud: bool = False

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import subprocess
 import tarfile
 import zipfile
 from collections import OrderedDict
@@ -58,8 +59,8 @@ def test_wrong_suffixes(sweep: Sweep, name: str, suffix: str) -> None:
 class Runs:
     """What runs a command when it is unpickled."""
 
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("touch touched",)
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[list[str]]]:
+        return subprocess.check_call, (["touch", "touched"],)
 
 
 def zipped(**files: bytes) -> bytes:
@@ -151,7 +152,7 @@ CHANGES: Mapping[str, Change] = {
     "nothing": lambda _: None,
     "text": lambda _: "text",
     "a number": lambda _: 3,
-    "a list": lambda tensor: tensor.tolist(),
+    "a list": list,
     "a mapping": lambda tensor: {"weight": tensor},
     "an array": lambda tensor: tensor.numpy(),
     "a parameter": nn.Parameter,

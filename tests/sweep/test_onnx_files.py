@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import networks
 import numpy as np
@@ -40,7 +41,7 @@ def test_damaged_with_quantizers(sweep: Sweep, quantized: bytes, mutation: Mutat
     check(sweep, mutation(quantized))
 
 
-def node(kind: str, inputs: str = "", outputs: str = "y", **attributes: object) -> onnx.NodeProto:
+def node(kind: str, inputs: str = "", outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
 
 
@@ -75,6 +76,10 @@ def wrongly(attribute: AttributeProto, name: str) -> ModelProto:
     attribute.name = name
     found.graph.node[0].attribute.append(attribute)
     return found
+
+
+def _future() -> AttributeProto:
+    return AttributeProto.FromString(b"\xa0\x01\x63")
 
 
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
@@ -120,7 +125,7 @@ ODD: Mapping[str, ModelProto] = {
     "an axis as text": wrongly(helper.make_attribute("axis", "first"), "axis"),
     "an axis far out": wrongly(helper.make_attribute("axis", 99), "axis"),
     "an attribute without a type": wrongly(AttributeProto(), "axis"),
-    "an attribute of a future type": wrongly(AttributeProto(type=7), "axis"),
+    "an attribute of a future type": wrongly(_future(), "axis"),
     "a permutation of one number": model(node("Transpose", "a", perm=3)),
     "a constant of text": model(node("Constant", "", "s", value_string="a"), node(Q, "x s s")),
     "a constant as float": model(node("Constant", "", "s", value=1.5), node(Q, "x s s")),
