@@ -35,7 +35,7 @@ from srptq_plugin.recipe import Recipe, check_names
 from srptq_plugin.recipe_files import Layer
 from srptq_plugin.registry import Registry
 from srptq_plugin.run import Run
-from srptq_plugin.settings import makers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of, tuner_of
 from srptq_plugin.sites import Plan
 from srptq_plugin.table import QuantTable
 
@@ -80,7 +80,8 @@ class Source:
         if isinstance(self.model, nn.Module):
             network = ModelNetwork(self.model, self.input_range or UNIT)
             return describe(type(self.model).__name__, network)
-        families = {entry.name: entry.load() for entry in registry.entries("model")}
+        entries = registry.entries("model")
+        families = {name: entry.load() for entry in entries for name in (entry.name, *entry.aliases)}
         return load_model(self.model, self.weights, dict(self.arguments), self.input_range, families=families)
 
 
@@ -135,6 +136,7 @@ def check_recipe(recipe: Recipe, registry: Registry) -> None:
     check_names(recipe, registry)
     rules_of(recipe, registry)
     makers_of(recipe, registry)
+    tuner_of(recipe, registry)
 
 
 def _patches(recipe: Recipe, record: ModelRecord) -> Tensor:
@@ -222,9 +224,5 @@ class Calibrator:
         self.projections = projections(prepared, self.observed, shuffled[:PROBED])
 
     def _reconstruct(self, prepared: PreparedGraph, patches: Tensor) -> Mapping[str, float]:
-        settings = self.inputs.recipe.reconstruction
-        if settings is None:
-            return {}
-        tune = self.inputs.registry.reconstruction(settings.name).load()
-        options = {"seed": self.inputs.recipe.calibration.seed, **settings.options()}
-        return tune(prepared, patches, progress=self.progress, **options)
+        tune = tuner_of(self.inputs.recipe, self.inputs.registry)
+        return {} if tune is None else tune(prepared, patches, progress=self.progress)

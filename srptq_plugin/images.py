@@ -192,7 +192,7 @@ def _check_patches(images: Sequence[Image], count: int, size: int, multiple: int
             height, width = image.pixels.shape[:2]
             raise SrptqError(
                 f"{image.name}: {width}x{height} pixels is smaller than the patches of {size}x{size}; "
-                f"use patches of at most {min(width, height)} or leave the image out"
+                f"use patches of at most {min(width, height)} (calibration.size) or leave the image out"
             )
 
 

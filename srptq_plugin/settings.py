@@ -1,7 +1,9 @@
 """A recipe held against what is installed: the target's rules, and the observers with their options."""
 
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from inspect import signature
 from typing import Any
 
 from srptq_plugin.contracts import Observer, ObserverFactory, Rules
@@ -128,7 +130,7 @@ def _maker(path: str, settings: TensorSettings, registry: Registry) -> Maker:
     for key, given in (("quantizer", {}), ("quantizer_options", options)):
         try:
             kind("", IntGrid(settings.bits), constant=path == "weights", options=given)
-        except SrptqError as error:
+        except (TypeError, SrptqError) as error:
             raise SrptqError(f"{path}.{key}: {settings.quantizer}: {error}") from error
     return Maker(_observer_maker(path, settings, registry), kind, options)
 
@@ -145,3 +147,17 @@ def _observer_maker(path: str, settings: TensorSettings, registry: Registry) -> 
 
     make(IntGrid(settings.bits), 1)
     return make
+
+
+def tuner_of(recipe: Recipe, registry: Registry) -> Callable[..., Mapping[str, float]] | None:
+    """The recipe's reconstruction with its options, which fit it; it takes a prepared graph, images and `progress`."""
+    settings = recipe.reconstruction
+    if settings is None:
+        return None
+    tune = registry.reconstruction(settings.name).load()
+    options = {"seed": recipe.calibration.seed, **settings.options()}
+    try:
+        signature(tune).bind(None, None, progress=None, **options)
+    except TypeError as error:
+        raise SrptqError(f"reconstruction: {settings.name}: {error}") from error
+    return partial(tune, **options)

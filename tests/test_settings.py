@@ -2,17 +2,19 @@
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import networks
 import pytest
 
+from srptq_plugin import hookimpl
+from srptq_plugin.contracts import ReconstructionEntry
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import makers_of, rules_of
+from srptq_plugin.settings import makers_of, rules_of, tuner_of
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"weights": {"bits": 16}}, r"weights\.bits: openvino has no 16 bits here; choices: 2, .*, 8; the nearest is 8"),
@@ -137,3 +139,28 @@ def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path) -> No
     with pytest.raises(SrptqError, match=r"activations\.options: observer dbdc: ratio: -1"):
         quantize(recipe, images=tmp_path / "nowhere", out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def _nudge(
+    _prepared: object, _images: object, *, progress: object, seed: int, strength: float = 1.0
+) -> dict[str, float]:
+    raise AssertionError(progress, seed, strength)
+
+
+class Nudging:
+    """A plugin with a reconstruction of its own, which is also known by another name."""
+
+    @hookimpl
+    def srptq_reconstructions(self) -> list[ReconstructionEntry]:
+        return [ReconstructionEntry("nudge", "moves a little", lambda: cast("Any", _nudge), aliases=("push",))]
+
+
+@pytest.mark.parametrize("name", ["nudge", "push"])
+def test_a_wrong_option_of_anybodys_reconstruction_is_refused_before_anything_is_read(
+    name: str, tmp_path: Path
+) -> None:
+    registry = Registry([Nudging()])
+    recipe = networks.recipe(reconstruction={"name": name, "strenght": 2.0})
+    with pytest.raises(SrptqError, match=f"reconstruction: {name}: .*unexpected keyword argument 'strenght'"):
+        quantize(recipe, images=tmp_path / "none", out=tmp_path / "run", registry=registry)
+    assert tuner_of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry) is not None
