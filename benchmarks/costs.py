@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from srptq_plugin.contracts import Size
-from srptq_plugin.estimate import Estimate
+from srptq_plugin.costs.estimate import Estimate
 from srptq_plugin.models import SRGANGenerator, describe
 from srptq_plugin.models.record import Network
 from srptq_plugin.registry import Registry

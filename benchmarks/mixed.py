@@ -19,9 +19,9 @@ from rows import Rows
 from srptq_plugin.analysis.precision import Budget, Precision, Unit
 from srptq_plugin.analysis.widths import Uniform, at_every_width, mixed
 from srptq_plugin.calibrating import Inputs, Source, resolved
-from srptq_plugin.pairs import load_pairs
+from srptq_plugin.evaluating.pairs import load_pairs
+from srptq_plugin.evaluating.scoring import mean_scores
 from srptq_plugin.registry import Registry
-from srptq_plugin.scoring import mean_scores
 
 RECIPE, SETS, PATCHES = "paper-w4a4", ("Set5", "Set14"), 8
 WIDTHS, COMPARED = (3, 4, 5, 6, 7, 8), (4, 5, 6)

@@ -22,10 +22,10 @@ from rows import Key, Rows
 
 from srptq_plugin import Recipe, quantize
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.evaluating.pairs import Pair, load_pairs
+from srptq_plugin.evaluating.scoring import Upscale, mean_scores
 from srptq_plugin.images import load_images
 from srptq_plugin.models import load_model
-from srptq_plugin.pairs import Pair, load_pairs
-from srptq_plugin.scoring import Upscale, mean_scores
 
 ALL, SOME = ("Set5", "Set14", "B100"), ("Set5", "Set14")
 UNTUNED = ("reconstruction=null",)

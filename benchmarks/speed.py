@@ -30,11 +30,11 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import Bounds, IntGrid, project
 from srptq_plugin.models import EDSR
 from srptq_plugin.network import Network
-from srptq_plugin.pac import reconstruct
 from srptq_plugin.plan import make_plan
 from srptq_plugin.quantizer import Mode, fake_quantize
+from srptq_plugin.recipes.settings import makers_of, rules_of
+from srptq_plugin.reconstruction.pac import reconstruct
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import makers_of, rules_of
 
 LEVELS = (0.0, 255.0)
 OBSERVERS = ("dbdc", "minmax", "percentile", "mse", "entropy")

@@ -20,10 +20,10 @@ import torch
 from rows import Key, Rows
 
 from srptq_plugin import quantize
-from srptq_plugin.pairs import load_pairs
+from srptq_plugin.evaluating.pairs import load_pairs
+from srptq_plugin.evaluating.scoring import mean_scores
 from srptq_plugin.qat.run import train_run
-from srptq_plugin.run import TRAINED, Run
-from srptq_plugin.scoring import mean_scores
+from srptq_plugin.runs.run import TRAINED, Run
 
 SETS, SCALE = ("Set5", "Set14"), 4
 STARTS: Mapping[str, Sequence[str]] = {

@@ -19,7 +19,7 @@ from pieces import sentences, table
 from srptq_plugin.cli import catalogue
 from srptq_plugin.cli.parser import COMMANDS
 from srptq_plugin.contracts import quiet
-from srptq_plugin.recipe_keys import Section, sections, words_of
+from srptq_plugin.recipes.keys import Section, sections, words_of
 from srptq_plugin.registry import Registry
 
 FOLDER = Path(__file__).parent

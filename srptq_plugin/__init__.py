@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from srptq_plugin.activation import activate, deactivate
-    from srptq_plugin.equalise import equalised
+    from srptq_plugin.equalising.equalise import equalised
     from srptq_plugin.errors import SrptqError
     from srptq_plugin.grid import Bounds, IntGrid, QParams, project
     from srptq_plugin.hookspecs import hookimpl
     from srptq_plugin.pipeline import Run, quantize
     from srptq_plugin.qat.prepared import train
     from srptq_plugin.quantizer import BoundedFakeQuantize
-    from srptq_plugin.recipe import Recipe
+    from srptq_plugin.recipes.recipe import Recipe
     from srptq_plugin.registry import Registry
     from srptq_plugin.starting import initialise
     from srptq_plugin.table import QuantTable
@@ -43,13 +43,13 @@ _HOMES = {
     "IntGrid": "grid",
     "QParams": "grid",
     "QuantTable": "table",
-    "Recipe": "recipe",
+    "Recipe": "recipes.recipe",
     "Registry": "registry",
     "Run": "pipeline",
     "SrptqError": "errors",
     "activate": "activation",
     "deactivate": "activation",
-    "equalised": "equalise",
+    "equalised": "equalising.equalise",
     "hookimpl": "hookspecs",
     "initialise": "starting",
     "project": "grid",

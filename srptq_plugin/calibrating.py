@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from srptq_plugin.clock import Clock
 from srptq_plugin.contracts import Progress, Rules, quiet
-from srptq_plugin.equalise import equalise
+from srptq_plugin.equalising.equalise import equalise
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.graph import PreparedGraph
@@ -31,11 +31,11 @@ from srptq_plugin.models.record import UNIT, ModelRecord, check_range
 from srptq_plugin.network import Network
 from srptq_plugin.plan import make_plan
 from srptq_plugin.projection import Projection, observed_bounds, projections, tuned_bounds
-from srptq_plugin.recipe import Recipe, check_names
-from srptq_plugin.recipe_files import Layer
+from srptq_plugin.recipes.files import Layer
+from srptq_plugin.recipes.recipe import Recipe, check_names
+from srptq_plugin.recipes.settings import makers_of, rules_of, tuner_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import Run
-from srptq_plugin.settings import makers_of, rules_of, tuner_of
+from srptq_plugin.runs.run import Run
 from srptq_plugin.sites import Plan
 from srptq_plugin.table import QuantTable
 

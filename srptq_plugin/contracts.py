@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule
 
     from srptq_plugin.graph import PreparedGraph
-    from srptq_plugin.recipe import Recipe
+    from srptq_plugin.recipes.recipe import Recipe
     from srptq_plugin.registry import Registry
     from srptq_plugin.sites import Plan
     from srptq_plugin.table import QuantTable

@@ -16,13 +16,13 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network
 from srptq_plugin.models.record import check_range
 from srptq_plugin.onnx_io import export_float
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import NETWORK, PROGRAM, Run
-from srptq_plugin.run_folder import RunFolder
-from srptq_plugin.summary import of_group
+from srptq_plugin.runs.folder import RunFolder
+from srptq_plugin.runs.run import NETWORK, PROGRAM, Run
+from srptq_plugin.runs.summary import of_group
+from srptq_plugin.runs.writing import RunWriter
 from srptq_plugin.table import QuantTable
-from srptq_plugin.writing import RunWriter
 
 DEFAULT_RECIPE = "openvino-w8a8"
 

@@ -13,8 +13,8 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.fusing import Fusing
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT, Network, is_pooled, tensor_arguments
-from srptq_plugin.recipe import Recipe
-from srptq_plugin.recipe_schema import Override
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.schema import Override
 from srptq_plugin.sites import Edge, Maker, Plan, Role, Site
 from srptq_plugin.stages import Stage, Stages, find_blocks
 

@@ -17,7 +17,7 @@ from srptq_plugin.network import Network
 from srptq_plugin.placed import Placed, placed
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import TABLE
+from srptq_plugin.runs.run import TABLE
 from srptq_plugin.sites import Site
 from srptq_plugin.table import QuantTable, magnitudes
 

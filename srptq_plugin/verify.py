@@ -12,10 +12,10 @@ import torch
 
 from srptq_plugin.contracts import Array, Linter, Progress, Rules, Runtime, quiet
 from srptq_plugin.errors import MissingRuntimeError
+from srptq_plugin.evaluating.metrics import level_differences, psnr
 from srptq_plugin.images import Image, to_tensor
-from srptq_plugin.metrics import level_differences, psnr
-from srptq_plugin.run import NETWORK, Run
-from srptq_plugin.settings import rules_of
+from srptq_plugin.recipes.settings import rules_of
+from srptq_plugin.runs.run import NETWORK, Run
 from srptq_plugin.sites import Plan
 
 SIZES = ((48, 48), (33, 57), (75, 63), (64, 71))

@@ -22,9 +22,9 @@ from srptq_plugin.models import RDN, RRDB
 from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.onnx_io import export_float
 from srptq_plugin.plan import make_plan
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.settings import makers_of, rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.sites import Plan
 
 UNIT = (0.0, 1.0)

@@ -11,12 +11,12 @@ import networks
 import torch
 from torch import Tensor, distributed, multiprocessing
 
-from srptq_plugin.bias_correction import correct_biases
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.pac import reconstruct
 from srptq_plugin.qat.training import Options, Training, train
 from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.reconstruction.bias_correction import correct_biases
+from srptq_plugin.reconstruction.pac import reconstruct
 
 Result = Mapping[str, Any]
 Work = Callable[[int, int], Result]

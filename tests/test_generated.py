@@ -9,9 +9,9 @@ import pytest
 
 from srptq_plugin.cli import catalogue
 from srptq_plugin.contracts import Entry, Rules, ToolkitEntry
-from srptq_plugin.recipe import Recipe
-from srptq_plugin.recipe_files import Layer, parse_set
-from srptq_plugin.recipe_keys import NEEDED, Key, sections
+from srptq_plugin.recipes.files import Layer, parse_set
+from srptq_plugin.recipes.keys import NEEDED, Key, sections
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 
 PAGES = sorted(generate.FOLDER.glob("*.md"))

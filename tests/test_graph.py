@@ -15,8 +15,8 @@ from srptq_plugin.grid import IntGrid
 from srptq_plugin.observers.dbdc import DBDCObserver
 from srptq_plugin.observers.minmax import MinMaxObserver
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.recipes.settings import rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import rules_of
 
 KINDS = list(networks.NETWORKS)
 CASES = [("openvino", 8), ("onnxruntime", 4)]

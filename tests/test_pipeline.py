@@ -30,9 +30,9 @@ from srptq_plugin.models import load_model
 from srptq_plugin.network import MOVEMENT, Network
 from srptq_plugin.onnx_io import export_float, metadata_of
 from srptq_plugin.pipeline import DEFAULT_RECIPE, quantize
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import NETWORK, RECIPE, TABLE, Run
+from srptq_plugin.runs.run import NETWORK, RECIPE, TABLE, Run
 from srptq_plugin.stages import Stage
 from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify

@@ -17,9 +17,9 @@ from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT, Network, tensor_arguments
 from srptq_plugin.onnx_io import OnnxNetwork
 from srptq_plugin.plan import make_plan
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.settings import rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import rules_of
 from srptq_plugin.sites import Edge, Plan, Site
 
 KINDS = [*networks.NETWORKS, "rdn", "rrdb"]

@@ -14,7 +14,7 @@ from shown_plugins import FOLDERS, HOOKS, install, plugin_of
 from srptq_plugin import IntGrid, Recipe, Registry, SrptqError, quantize
 from srptq_plugin.calibrating import check_recipe
 from srptq_plugin.cli import main
-from srptq_plugin.recipe_files import Layer
+from srptq_plugin.recipes.files import Layer
 from srptq_plugin.registry import HOOKS as KNOWN
 
 SMALL = {"patches": 4, "size": 24}

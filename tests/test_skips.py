@@ -14,9 +14,9 @@ from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.models import SRGANGenerator, SRResNet
 from srptq_plugin.network import Network, tensor_arguments
 from srptq_plugin.plan import make_plan
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.settings import rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import rules_of
 from srptq_plugin.sites import Edge, Plan, Site
 
 MODELS: Mapping[str, nn.Module] = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from srptq_plugin import Recipe, Registry, SrptqError, quantize
-from srptq_plugin.recipe_files import Layer
+from srptq_plugin.recipes.files import Layer
 
 pytest.importorskip("onnxruntime")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "third_party_target"

@@ -18,9 +18,9 @@ from srptq_plugin.contracts import Array, Runtime, TargetEntry
 from srptq_plugin.hookspecs import hookimpl
 from srptq_plugin.images import Image
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.recipes.settings import rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import NETWORK, Run
-from srptq_plugin.settings import rules_of
+from srptq_plugin.runs.run import NETWORK, Run
 from srptq_plugin.verify import LEAST_PSNR, SIZES, integer_plan, verify
 
 pytest.importorskip("torchao")

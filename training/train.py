@@ -28,11 +28,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.evaluating.pairs import Pair, load_pairs
+from srptq_plugin.evaluating.scoring import mean_scores
 from srptq_plugin.models.checkpoint import load_state
 from srptq_plugin.models.edsr import EDSR
-from srptq_plugin.pairs import Pair, load_pairs
 from srptq_plugin.qat.batches import Batch, Patches
-from srptq_plugin.scoring import mean_scores
 
 LEVELS = (0.0, 255.0)
 HELD_OUT = 8

@@ -105,9 +105,9 @@ def srptq_observers() -> Iterable[ObserverEntry]:
 @hookimpl
 def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
     """What tunes bounds or biases."""
-    means = lazy("srptq_plugin.bias_correction:reconstruct")
+    means = lazy("srptq_plugin.reconstruction.bias_correction:reconstruct")
     return [
-        ReconstructionEntry("pac", "pixel-aware calibration", lazy("srptq_plugin.pac:reconstruct")),
+        ReconstructionEntry("pac", "pixel-aware calibration", lazy("srptq_plugin.reconstruction.pac:reconstruct")),
         ReconstructionEntry("bias-correction", "the float network's mean in each channel (Nagel et al. 2019)", means),
     ]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from srptq_plugin.memory import FLOAT
+from srptq_plugin.costs.memory import FLOAT
 
 Measure = Literal["size", "bops"]
 Reals = NDArray[np.float64]

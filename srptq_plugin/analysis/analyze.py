@@ -13,10 +13,10 @@ from srptq_plugin.analysis.parts import Part, parts_of
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.analysis.switching import PartlyQuantized
 from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.evaluating.metrics import PEAK, decibels
+from srptq_plugin.evaluating.pairs import Pair
+from srptq_plugin.evaluating.scoring import scores
 from srptq_plugin.images import to_tensor
-from srptq_plugin.metrics import PEAK, decibels
-from srptq_plugin.pairs import Pair
-from srptq_plugin.scoring import scores
 
 BATCH = 4
 Way = Literal["alone", "left_float"]

@@ -15,8 +15,8 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.observers.base import Part
 from srptq_plugin.observers.histogram import RunningHistogram
 from srptq_plugin.projection import observed_bounds
-from srptq_plugin.run import Run
-from srptq_plugin.settings import makers_of
+from srptq_plugin.recipes.settings import makers_of
+from srptq_plugin.runs.run import Run
 from srptq_plugin.sites import Plan, Role
 
 BINS = 256

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from srptq_plugin.analysis.allocate import Choice, Measure, Problem, Product
 from srptq_plugin.analysis.analyze import Quality, analyze
 from srptq_plugin.analysis.widths import EIGHT, Uniform, mixed
-from srptq_plugin.cost import Costs
+from srptq_plugin.costs.cost import Costs
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.evaluating.pairs import Pair
 from srptq_plugin.network import Network
-from srptq_plugin.pairs import Pair
 from srptq_plugin.sites import Edge, Site
 
 Unit = Literal["site", "stage"]

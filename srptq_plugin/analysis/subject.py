@@ -7,11 +7,11 @@ from torch import Tensor, fx
 
 from srptq_plugin.calibrating import Calibrator, Inputs
 from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.evaluating.metrics import PEAK
 from srptq_plugin.export import graph_of
 from srptq_plugin.images import load_images, random_patches, to_tensor
-from srptq_plugin.metrics import PEAK
 from srptq_plugin.models.record import ModelRecord
-from srptq_plugin.run import Run
+from srptq_plugin.runs.run import Run
 from srptq_plugin.table import QuantTable
 
 PATCHES = 8

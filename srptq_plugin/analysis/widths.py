@@ -11,8 +11,8 @@ from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.calibrating import Inputs
 from srptq_plugin.contracts import Progress, Rules, quiet
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.recipe import Recipe
-from srptq_plugin.settings import nearest
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.settings import nearest
 from srptq_plugin.sites import Plan, Site
 from srptq_plugin.stages import STAGES
 from srptq_plugin.table import QuantTable

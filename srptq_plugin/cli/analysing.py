@@ -16,7 +16,7 @@ from srptq_plugin.errors import SrptqError
 if TYPE_CHECKING:
     from srptq_plugin.analysis.allocate import Measure
     from srptq_plugin.calibrating import Inputs, Source
-    from srptq_plugin.run import Run
+    from srptq_plugin.runs.run import Run
 
 ANALYSIS, BUDGET = "analysis.json", "budget.json"
 OF_A_RUN = ("recipe", "set", "model", "weights", "model_args", "input_range")
@@ -32,7 +32,7 @@ def analyze(asked: Namespace, progress: Progress) -> Answer:
 def _sensitivity(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
     from srptq_plugin.analysis.analyze import analyze as analysing  # noqa: PLC0415 - loads torch
     from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
-    from srptq_plugin.pairs import load_pairs  # noqa: PLC0415
+    from srptq_plugin.evaluating.pairs import load_pairs  # noqa: PLC0415
 
     out = _file(asked, run, ANALYSIS)
     if run is not None:
@@ -64,7 +64,7 @@ def _keep(found: Mapping[str, Any], out: Path) -> None:
 def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
     from srptq_plugin.analysis.precision import Budget, Precision  # noqa: PLC0415
     from srptq_plugin.analysis.widths import at_every_width, recipe_of  # noqa: PLC0415
-    from srptq_plugin.pairs import load_pairs  # noqa: PLC0415
+    from srptq_plugin.evaluating.pairs import load_pairs  # noqa: PLC0415
     from srptq_plugin.whole_file import check_file, whole_file  # noqa: PLC0415
 
     out = _file(asked, run, BUDGET)
@@ -97,8 +97,8 @@ def _inputs(asked: Namespace, run: "Run | None") -> "Inputs":
 
 def cost(asked: Namespace, _progress: Progress) -> Answer:
     """Count arithmetic, bytes and memory, of a run or of what a recipe would make of a network."""
-    from srptq_plugin.estimate import Estimate  # noqa: PLC0415
-    from srptq_plugin.recipe import Recipe  # noqa: PLC0415
+    from srptq_plugin.costs.estimate import Estimate  # noqa: PLC0415
+    from srptq_plugin.recipes.recipe import Recipe  # noqa: PLC0415
     from srptq_plugin.registry import Registry  # noqa: PLC0415
 
     run = _run(asked)
@@ -113,7 +113,7 @@ def cost(asked: Namespace, _progress: Progress) -> Answer:
 
 def _run(asked: Namespace) -> "Run | None":
     """The run folder, where it is one; a network has a name."""
-    from srptq_plugin.run import Run  # noqa: PLC0415
+    from srptq_plugin.runs.run import Run  # noqa: PLC0415
 
     if asked.subject is None:
         return None

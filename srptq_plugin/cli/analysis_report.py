@@ -8,7 +8,7 @@ from typing import Any
 
 from srptq_plugin.cli.reports import STAGES, bit_counts
 from srptq_plugin.console import Block, Facts, Lines, Table
-from srptq_plugin.metrics import PEAK, decibels
+from srptq_plugin.evaluating.metrics import PEAK, decibels
 
 Record = Mapping[str, Any]
 SHOWN = 12

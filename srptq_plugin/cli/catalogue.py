@@ -12,9 +12,9 @@ from srptq_plugin.console import Cell, Facts, Lines, Mark, Table
 from srptq_plugin.contracts import Change, Entry, Progress, Rules, Target
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.recipe import Recipe
-from srptq_plugin.recipe_files import shipped
-from srptq_plugin.recipe_keys import sections
+from srptq_plugin.recipes.files import shipped
+from srptq_plugin.recipes.keys import sections
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import PluginInfo, Registry
 
 Record = dict[str, Any]

@@ -58,8 +58,8 @@ def train(asked: Namespace, progress: Progress) -> Answer:
 
 def evaluate(asked: Namespace, progress: Progress) -> Answer:
     """Score the outputs against high-resolution images."""
-    from srptq_plugin import evaluate as evaluating  # noqa: PLC0415
-    from srptq_plugin.run import Run  # noqa: PLC0415
+    from srptq_plugin.evaluating import evaluate as evaluating  # noqa: PLC0415
+    from srptq_plugin.runs.run import Run  # noqa: PLC0415
     from srptq_plugin.whole_file import check_file  # noqa: PLC0415
 
     run = Run.open(asked.run)
@@ -76,7 +76,7 @@ def verify(asked: Namespace, progress: Progress) -> Answer:
     """Hold the runtime against the simulation."""
     from srptq_plugin import verify as verifying  # noqa: PLC0415
     from srptq_plugin.images import load_images  # noqa: PLC0415
-    from srptq_plugin.run import Run  # noqa: PLC0415
+    from srptq_plugin.runs.run import Run  # noqa: PLC0415
 
     run = Run.open(asked.run)
     images = load_images(asked.images) if asked.images else None

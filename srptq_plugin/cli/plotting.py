@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from srptq_plugin.analysis.distribution import Step
-    from srptq_plugin.run import Run
+    from srptq_plugin.runs.run import Run
 
 OF_A_SITE = ("images", "scale")
 
@@ -114,7 +114,7 @@ def _pictures(path: Path) -> dict[str, Picture]:
 def _site(asked: Namespace, progress: Progress) -> dict[str, Picture]:
     from srptq_plugin.analysis.distribution import distribution  # noqa: PLC0415
     from srptq_plugin.plotting.histogram import Histogram  # noqa: PLC0415
-    from srptq_plugin.run import Run  # noqa: PLC0415
+    from srptq_plugin.runs.run import Run  # noqa: PLC0415
 
     if asked.subject.is_file():
         raise SrptqError(f"--site: {asked.subject} is a file; give the run folder that has the site")

@@ -15,26 +15,26 @@ from torch import Tensor
 from srptq_plugin.calibrating import device_of
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError, first_line
+from srptq_plugin.evaluating.pairs import Pair, load_pairs
+from srptq_plugin.evaluating.scoring import mean_scores
 from srptq_plugin.export import graph_of
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import quantize
 from srptq_plugin.images import Image, load_images, to_pixels, to_tensor
 from srptq_plugin.network import Network
-from srptq_plugin.pairs import Pair, load_pairs
 from srptq_plugin.plan import make_plan
 from srptq_plugin.qat.batches import Patches, held_out
 from srptq_plugin.qat.training import Options, Training, Validation, train, validation_of
-from srptq_plugin.recipe import Recipe, check_names
-from srptq_plugin.recipe_schema import TrainingSettings
+from srptq_plugin.recipes.recipe import Recipe, check_names
+from srptq_plugin.recipes.schema import TrainingSettings
+from srptq_plugin.recipes.settings import makers_of, rules_of
 from srptq_plugin.registry import Registry
 from srptq_plugin.resize import Pixels
-from srptq_plugin.run import NETWORK, PROGRAM, TRAINED, Run
-from srptq_plugin.run_folder import RunFolder
-from srptq_plugin.scoring import mean_scores
-from srptq_plugin.settings import makers_of, rules_of
+from srptq_plugin.runs.folder import RunFolder
+from srptq_plugin.runs.run import NETWORK, PROGRAM, TRAINED, Run
+from srptq_plugin.runs.writing import Clock, RunWriter
 from srptq_plugin.starting import initialise
 from srptq_plugin.table import QuantTable
-from srptq_plugin.writing import Clock, RunWriter
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import Features, PreparedGraph
-from srptq_plugin.learning import BOTH, Learning, Rates
 from srptq_plugin.qat.batches import Batch
 from srptq_plugin.qat.calibration import moved
 from srptq_plugin.qat.pams import transfer_loss
 from srptq_plugin.quantizer import Mode
+from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates
 from srptq_plugin.together import average
 
 LEVELS = 255

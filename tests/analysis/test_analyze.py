@@ -10,12 +10,12 @@ from srptq_plugin.analysis import Kind
 from srptq_plugin.analysis.analyze import BATCH, Analysis, analyze
 from srptq_plugin.analysis.parts import parts_of
 from srptq_plugin.analysis.subject import Subject
+from srptq_plugin.evaluating.metrics import psnr_y, ssim_y
+from srptq_plugin.evaluating.pairs import Pair
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.images import Image, to_pixels, to_tensor
-from srptq_plugin.metrics import psnr_y, ssim_y
 from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.network import Network
-from srptq_plugin.pairs import Pair
 from srptq_plugin.stages import STAGES
 from srptq_plugin.table import QuantTable
 

@@ -16,7 +16,7 @@ from srptq_plugin.errors import UnknownNameError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import Bounds, project
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.run import SUMMARY, Run
+from srptq_plugin.runs.run import SUMMARY, Run
 from srptq_plugin.sites import Site
 
 pytest.importorskip("torchao")

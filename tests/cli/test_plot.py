@@ -10,7 +10,7 @@ from command_line import Srptq, raising, refused
 from PIL import Image
 
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.run import SUMMARY, Run
+from srptq_plugin.runs.run import SUMMARY, Run
 
 pytest.importorskip("torchao")
 pytest.importorskip("matplotlib")

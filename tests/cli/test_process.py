@@ -11,9 +11,10 @@ import pytest
 import torch
 from command_line import Result, Srptq, captured, raising, refused, returning, shell
 
-from srptq_plugin import evaluate, pipeline
-from srptq_plugin.run import Run
-from srptq_plugin.scores import Evaluation, Score
+from srptq_plugin import pipeline
+from srptq_plugin.evaluating import evaluate
+from srptq_plugin.evaluating.scores import Evaluation, Score
+from srptq_plugin.runs.run import Run
 
 HEAVY = ("torch", "numpy", "pydantic", "rich", "yaml")
 

@@ -23,9 +23,9 @@ from srptq_plugin.cli.progress import Bars
 from srptq_plugin.cli.reports import evaluation_report, run_report
 from srptq_plugin.console import Mark, Table, plain, show
 from srptq_plugin.contracts import quiet
-from srptq_plugin.recipe_keys import sections
+from srptq_plugin.recipes.keys import sections
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import Run
+from srptq_plugin.runs.run import Run
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

@@ -13,8 +13,8 @@ from shown_plugins import install
 
 from srptq_plugin.cli import main
 from srptq_plugin.models import edsr
-from srptq_plugin.recipe import Recipe
-from srptq_plugin.recipe_files import Layer, merge
+from srptq_plugin.recipes.files import Layer, merge
+from srptq_plugin.recipes.recipe import Recipe
 
 SMALL = Layer(
     "small",

@@ -16,7 +16,7 @@ from documents import PAGES, ROOT, Block, Command, blocks, commands, commands_of
 import srptq_plugin
 from srptq_plugin.calibrating import check_recipe
 from srptq_plugin.cli.parser import COMMANDS, DEFAULT_RECIPE, parse
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

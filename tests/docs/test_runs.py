@@ -12,7 +12,7 @@ from documents import Block, blocks, commands_of
 from srptq_plugin.cli import main
 from srptq_plugin.cli.reports import run_report
 from srptq_plugin.console import plain
-from srptq_plugin.run import SUMMARY
+from srptq_plugin.runs.run import SUMMARY
 
 LABEL = re.compile(r"^(\w[\w ]*?)(?:  |$)", re.MULTILINE)
 RUN = [block for block in blocks("sh") if {each.program for each in commands_of(block)} & {"srptq"}]

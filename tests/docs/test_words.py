@@ -14,11 +14,11 @@ from documents import PAGES, ROOT, Block, blocks, links, prose, spans
 from srptq_plugin.calibrating import check_recipe
 from srptq_plugin.cli.analysing import ANALYSIS, BUDGET
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.recipe import Recipe
-from srptq_plugin.recipe_files import Layer, parse_set
-from srptq_plugin.recipe_keys import sections
+from srptq_plugin.recipes.files import Layer, parse_set
+from srptq_plugin.recipes.keys import sections
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import PROGRAM, RECIPE, SUMMARY, TABLE
+from srptq_plugin.runs.run import PROGRAM, RECIPE, SUMMARY, TABLE
 
 TARGETS = "|".join(entry.name for entry in Registry().entries("target"))
 NAMED = re.compile(rf"(?<![\w/.-])(?:{TARGETS})-w\d+a\d+[\w-]*")

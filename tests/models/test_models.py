@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.evaluating.metrics import psnr_y
 from srptq_plugin.images import list_images, read_image, to_pixels, to_tensor
-from srptq_plugin.metrics import psnr_y
 from srptq_plugin.models import (
     EDSR,
     FAMILIES,

@@ -9,7 +9,7 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import dequantize, quantize
 from srptq_plugin.qat.calibration import moved
 from srptq_plugin.qat.training import Options, Training
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 
 IMAGES = networks.images(8, 12, 12, seed=5)

@@ -24,9 +24,9 @@ from srptq_plugin.qat.daq import DaqFakeQuantize, MixedDaqFakeQuantize, gaussian
 from srptq_plugin.qat.dynamic import LinearFakeQuantize
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.quantizer import Mode
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import Run
+from srptq_plugin.runs.run import Run
 from srptq_plugin.table import QuantTable
 
 STEPS = {1: 1.596, 2: 0.996, 3: 0.586, 4: 0.335, 5: 0.188}

@@ -22,9 +22,9 @@ from srptq_plugin.qat.ddtb import DdtbFakeQuantize, Gate
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.qat.training import Options, Training, train
 from srptq_plugin.quantizer import BoundedFakeQuantize
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
-from srptq_plugin.run import Run
+from srptq_plugin.runs.run import Run
 from srptq_plugin.table import QuantTable
 
 IMAGES = networks.images(8, seed=5)

@@ -20,7 +20,7 @@ from srptq_plugin.qat.fqsr import FqsrFakeQuantize
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.qat.training import Training
 from srptq_plugin.quantizer import Mode
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.table import QuantTable
 

@@ -14,8 +14,8 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.images import downscale
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.qat.run import train_run
-from srptq_plugin.recipe import Recipe
-from srptq_plugin.run import Run
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.runs.run import Run
 
 pytest.importorskip("torchao")
 pytest.importorskip("onnxruntime")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mutations import Mutation, binary, edits
 from sweeping import Sweep
 
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
 
 FILE = "mine.yaml"
 FULL = Recipe.load("openvino-w8a8").to_yaml().encode()

@@ -15,7 +15,7 @@ from safetensors.torch import save as saved
 from sweeping import Sweep
 
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE
+from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE
 
 Runs = Callable[[str], Path]
 RUN = "run"

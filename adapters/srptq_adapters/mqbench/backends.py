@@ -12,10 +12,10 @@ from srptq_adapters.mqbench.pattern import Config
 from srptq_plugin.contracts import Rules
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.recipe import Recipe
-from srptq_plugin.recipe_schema import SkipSettings, StageSettings
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.schema import SkipSettings, StageSettings
+from srptq_plugin.recipes.settings import rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import rules_of
 
 TARGETS = {"Tensorrt": "tensorrt", "SNPE": "snpe", "OPENVINO": "openvino", "QDQ": "onnxruntime", "Academic": "paper"}
 """By the name of the backend."""

@@ -20,8 +20,8 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.network import Network
 from srptq_plugin.placed import INSIDE, Placed, placed, plan_of
 from srptq_plugin.quantizer import BoundedFakeQuantize
-from srptq_plugin.recipe import Recipe
-from srptq_plugin.recipe_files import Layer
+from srptq_plugin.recipes.files import Layer
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.grid import Bounds
 from srptq_plugin.network import Network, drop_identities
 from srptq_plugin.placed import INSIDE
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.sites import Plan
 

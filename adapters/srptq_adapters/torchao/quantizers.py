@@ -17,9 +17,9 @@ from srptq_adapters.torchao.shell import SRFakeQuantize, constructor, grid_of, s
 from srptq_plugin.graph import build_quantizer
 from srptq_plugin.network import Network, drop_identities, tensor_arguments
 from srptq_plugin.plan import make_plan
-from srptq_plugin.recipe import Recipe
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.settings import makers_of, rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.sites import ObserverMaker, Plan, Site
 
 ANNOTATION = "quantization_annotation"

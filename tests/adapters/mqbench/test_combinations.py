@@ -15,7 +15,7 @@ from mqbench.utils.state import enable_calibration, enable_quantization  # pyrig
 from torch import fx
 
 from srptq_adapters.mqbench.grids import grid_of
-from srptq_plugin import pac
+from srptq_plugin.reconstruction import pac
 
 pytestmark = pytest.mark.usefixtures("real", "active")
 

@@ -23,7 +23,7 @@ from srptq_plugin.pipeline import quantize
 from srptq_plugin.placed import Placed, placed
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.quantizer import Mode
-from srptq_plugin.run import TABLE, Run
+from srptq_plugin.runs.run import TABLE, Run
 
 pytest.importorskip("torchao")
 pytest.importorskip("onnxruntime")

@@ -19,10 +19,10 @@ from torch import Tensor, fx
 import srptq_plugin
 from srptq_adapters.mqbench.pattern import FLOAT
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
-from srptq_plugin import pac
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.reconstruction import pac
 
 Prepare = Callable[..., fx.GraphModule]
 IMAGES = networks.images(4, seed=3)

@@ -16,8 +16,8 @@ from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_adapters.mqbench.toolkit import MqbenchToolkit
 from srptq_plugin.contracts import Host, Toolkit
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.pac import reconstruct
 from srptq_plugin.quantizer import Mode
+from srptq_plugin.reconstruction.pac import reconstruct
 from srptq_plugin.registry import Registry
 from srptq_plugin.sites import Plan
 from srptq_plugin.table import QuantTable

@@ -20,8 +20,8 @@ from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.network import Network
 from srptq_plugin.onnx_io import OnnxNetwork, export_float
 from srptq_plugin.plan import make_plan
+from srptq_plugin.recipes.settings import makers_of, rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import makers_of, rules_of
 from srptq_plugin.table import QuantTable
 
 pytest.importorskip("openvino")

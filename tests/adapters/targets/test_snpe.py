@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from srptq_plugin.contracts import Runtime
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import dequantize
+from srptq_plugin.recipes.settings import rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.settings import rules_of
 from srptq_plugin.table import QuantTable
 
 pytest.importorskip("onnxruntime")

@@ -15,8 +15,8 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.network import Network, tensor_arguments
 from srptq_plugin.onnx_io import OnnxNetwork
-from srptq_plugin.pac import reconstruct
 from srptq_plugin.qdq import Placer
+from srptq_plugin.reconstruction.pac import reconstruct
 from srptq_plugin.sites import Plan, Site
 from srptq_plugin.table import QuantTable
 

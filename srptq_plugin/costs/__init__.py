@@ -1,0 +1,1 @@
+"""What a network and a plan of bits cost: products, bytes, feature maps at once."""

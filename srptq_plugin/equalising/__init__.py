@@ -1,0 +1,1 @@
+"""Channels scaled where they are made and back where they are read, so that rounding moves the image least."""

@@ -1,0 +1,1 @@
+"""How well a network draws: images in, how networks run on them, figures out."""

@@ -1,0 +1,1 @@
+"""Tuning a prepared graph against its float self: PaC, and what it stands on."""

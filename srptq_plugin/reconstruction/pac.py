@@ -1,0 +1,211 @@
+"""PaC, pixel-aware calibration: tune the bounds until the quantized network draws what the float one draws.
+
+Paper: Tu et al., CVPR 2023, section 3.3. Loss (eq. 9): how far the outputs are off, in 8-bit image levels whatever
+the network's range, + 5 x the pixel transfer loss of the block outputs. Only bounds learn unless asked otherwise.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.quantizer import Gradient, Mode
+from srptq_plugin.reconstruction.bias_correction import CORRECTED_ON, correct_biases
+from srptq_plugin.reconstruction.choosing import choose_bounds
+from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, Weights, learnt_by
+from srptq_plugin.reconstruction.recolouring import recoloured
+from srptq_plugin.reconstruction.sensitivity import block_shares
+from srptq_plugin.reconstruction.teacher import Teacher
+from srptq_plugin.together import average, gathered
+
+CHOSEN_ON = 16
+TINY = 1e-20
+REGION = 16
+LEVELS = 255
+"""Steps of an 8-bit image: the paper's networks, and so its weights of the losses, are in these."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be asked of PaC; the defaults are ours.
+
+    The paper's own: `schedule` alternating, weights first; `output_loss` l1; `rates` absolute; `gradient` pact; neither
+    `recolour`, which gives every second image other colours, nor `region_weight`, that of the root mean square of
+    what regions of 16 x 16 pixels are off by.
+    """
+
+    epochs: int = 10
+    batch: int = 2
+    schedule: Literal["alternating", "joint"] = "joint"
+    rates: Literal["relative", "absolute"] = "relative"
+    weight_rate: float = 1e-3
+    activation_rate: float = 1e-3
+    weights: Weights = "fixed"
+    value_rate: float = 0.02
+    start: Literal["observed", "image"] = "observed"
+    bias_correction: bool = False
+    feature_weight: float = 5.0
+    blocks: Literal["equal", "sensitivity"] = "equal"
+    output_weight: float = 1.0
+    output_loss: Literal["l1", "rms"] = "rms"
+    region_weight: float = 1.0
+    recolour: bool = True
+    feature_loss: Literal["sum", "literal"] = "sum"
+    gradient: Gradient = "full"
+    seed: int = 0
+
+    def turn(self, epoch: int, roles: Turn = BOTH) -> Turn:
+        """Whose bounds learn in an epoch, of the roles that are quantized."""
+        return roles if self.schedule == "joint" else (roles[epoch % len(roles)],)
+
+
+def reconstruct(
+    prepared: PreparedGraph, images: Tensor, *, progress: Progress = quiet, **options: object
+) -> Mapping[str, float]:
+    """Tune the bounds of an observed graph in place; unlabelled images [N, 3, H, W] are all it takes."""
+    try:
+        chosen = Options(**options)  # pyright: ignore[reportArgumentType]
+    except TypeError as error:
+        raise SrptqError(f"reconstruction pac: {error}; choices: {', '.join(vars(Options()))}") from error
+    if all(each.fixed for each in prepared.quantizers.values()):
+        raise SrptqError("reconstruction pac: no quantizer here has bounds to tune; set reconstruction to null")
+    counts = gathered(len(images))
+    if len(set(counts)) > 1:
+        raise SrptqError(f"reconstruction pac: the processes have {counts} images; give each of them as many")
+    with torch.enable_grad():
+        return _Tuning(prepared, images, chosen, progress).run()
+
+
+class _Tuning:
+    def __init__(self, prepared: PreparedGraph, images: Tensor, options: Options, progress: Progress) -> None:
+        self.prepared, self.options, self.progress = prepared, options, progress
+        ends = gathered((float(images.min()), float(images.max())))
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        self.images = recoloured(images, low, high, options.seed) if options.recolour else images
+        self.levels = LEVELS / max(high - low, 1e-30)
+        self.steps = options.epochs * math.ceil(len(images) / options.batch)
+        prepared.set_mode(Mode.QUANTIZE)
+
+    def run(self) -> dict[str, float]:
+        with Teacher(self.prepared, self.images, self.options.batch) as self.teacher:
+            self.shares = self._shares()
+            observed = self._mean_loss()
+            after, ratio = self._tuned(self._started(observed))
+        return {"loss_before": observed, "loss_after": after, "steps": self.steps, "gradient_ratio": ratio}
+
+    def _started(self, before: float) -> float:
+        """Improve the start by the means that need no gradient descent; the loss there."""
+        if self.options.start == "image":
+            self.progress("choosing bounds", 0, 0)
+            before = self._or_back(before, learnt_by(self.prepared), self._choose)
+        if self.options.bias_correction:
+            self.progress("correcting biases", 0, 0)
+            before = self._or_back(before, list(self.prepared.biases.values()), self._correct)
+        return before
+
+    def _shares(self) -> Tensor:
+        """How much each block counts in the feature loss."""
+        if self.options.blocks == "equal":
+            return torch.ones((), device=self.images.device)
+        shares = block_shares(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed)
+        average([shares])
+        return shares
+
+    def _choose(self) -> None:
+        choose_bounds(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed)
+
+    def _correct(self) -> None:
+        correct_biases(self.prepared, self.images[:CORRECTED_ON])
+
+    def _tuned(self, before: float) -> tuple[float, float]:
+        """Tune; the loss afterwards, and how strongly the feature loss pulled beside the output loss at the start."""
+        options = self.options
+        rates = Rates(options.weight_rate, options.activation_rate, options.rates, options.value_rate)
+        with Learning(self.prepared, rates, options.weights) as self.learning:
+            for quantizer in self.prepared.quantizers.values():
+                quantizer.gradient = options.gradient
+            ratio = self._gradient_ratio()
+            return self._or_back(before, self.learning.learnt, self._tune), ratio
+
+    def _or_back(self, before: float, changed: Sequence[nn.Parameter], change: Callable[[], None]) -> float:
+        """The loss after a change, or before it where the calibration images say that it was better."""
+        start = [each.detach().clone() for each in changed]
+        change()
+        after = self._mean_loss()
+        if after < before:
+            return after
+        for each, value in zip(changed, start, strict=True):
+            each.data.copy_(value)
+        return before
+
+    def _tune(self) -> None:
+        step = 0
+        roles: Turn = tuple(role for role in BOTH if self.prepared.of_role(role))
+        generator = torch.Generator().manual_seed(self.options.seed)
+        for epoch in range(self.options.epochs):
+            turn = self.options.turn(epoch, roles)
+            self.learning.take_turns(turn)
+            for chosen in torch.randperm(len(self.images), generator=generator).split(self.options.batch):
+                self.progress("tuning", step, self.steps)
+                self.learning.step(self._loss(chosen), turn, 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+                step += 1
+        self.progress("tuning", step, self.steps)
+
+    def _loss(self, chosen: Tensor) -> Tensor:
+        """Equation 9 on some samples."""
+        output, features = self._losses(chosen)
+        return self.options.output_weight * output + self.options.feature_weight * features
+
+    def _losses(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Equations 6 and 8 on some samples."""
+        output, maps = self.prepared.features(self.images[chosen])
+        wanted, targets = self.teacher(chosen)
+        distances = [self._distance(each, target) for each, target in zip(maps, targets, strict=True)]
+        return self._off(output - wanted), (self.shares * torch.stack(distances)).mean()
+
+    def _off(self, error: Tensor) -> Tensor:
+        """How far the image is off in levels: on average, or in the root mean square of a sample, which PSNR sees.
+
+        Regions count on top: what a few of them are off by hardly shows in the mean, but is seen in every even area.
+        """
+        regions = avg_pool2d(error, min(REGION, *error.shape[2:]))
+        off = error.abs().mean() if self.options.output_loss == "l1" else _root_mean_square(error)
+        return self.levels * (off + self.options.region_weight * _root_mean_square(regions))
+
+    def _distance(self, features: Tensor, target: Tensor) -> Tensor:
+        """The squared distance of two maps on the unit sphere: 2 - 2 cos."""
+        flat = features.flatten(1)
+        length = flat.norm(dim=1).clamp(min=1e-30) * math.sqrt(flat.shape[1])
+        cosine = (flat * target).sum(1) / length
+        squared = (2 - 2 * cosine).mean()
+        return squared / flat.shape[1] if self.options.feature_loss == "literal" else squared
+
+    def _mean_loss(self) -> float:
+        total = torch.zeros((), dtype=torch.float64, device=self.images.device)
+        with torch.no_grad():
+            for chosen in torch.arange(len(self.images)).split(self.options.batch):
+                total += self._loss(chosen) * len(chosen)
+        average([total])
+        return float(total) / len(self.images)
+
+    def _gradient_ratio(self) -> float:
+        self.learning.take_turns(BOTH)
+        parameters, some = learnt_by(self.prepared), torch.arange(min(self.options.batch, len(self.images)))
+        norms = [_norm(torch.autograd.grad(self._losses(some)[n], parameters, allow_unused=True)) for n in range(2)]
+        return self.options.feature_weight * norms[1] / max(norms[0], 1e-30)
+
+
+def _root_mean_square(error: Tensor) -> Tensor:
+    """Of each sample, on average."""
+    return error.square().flatten(1).mean(1).add(TINY).sqrt().mean()
+
+
+def _norm(gradients: tuple[Tensor | None, ...]) -> float:
+    return math.sqrt(sum(float(g.square().sum()) for g in gradients if g is not None))

@@ -1,0 +1,72 @@
+"""Where a run is written: beside its place first, then moved there whole."""
+
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.runs.record import SCHEMA, is_name
+from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, TRAINED
+
+DRAFT = ".draft-"
+
+
+class RunFolder:
+    """A folder that is new, empty or an earlier run; of an earlier run only its own files are replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise SrptqError(f"--out {folder}: is a file; give a folder")
+        if self.folder.is_dir() and any(map(_is_kept, self.folder.iterdir())) and not self._old_files():
+            raise SrptqError(
+                f"--out {folder}: holds files that are no run; give a new or empty folder, or an earlier run"
+            )
+        for path in filter(Path.is_dir, self._old_files()):
+            raise SrptqError(f"--out {folder}: {path.name} in it is a folder, where a run has a file; move it away")
+
+    @contextmanager
+    def draft(self) -> Generator[Path]:
+        """A folder to write in; on success its files replace those of an earlier run, the summary last."""
+        made = self._make()
+        try:
+            with TemporaryDirectory(dir=self.folder, prefix=DRAFT) as name:
+                yield Path(name)
+                self._move(Path(name))
+        finally:
+            for folder in made:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+
+    def _make(self) -> list[Path]:
+        """Make the folder; those that were not there, the innermost first."""
+        try:
+            absent = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SrptqError(f"--out {self.folder}: cannot be made ({error.strerror}); give another folder") from error
+        return absent
+
+    def _move(self, draft: Path) -> None:
+        for old in self._old_files():
+            old.unlink(missing_ok=True)
+        for new in sorted(draft.iterdir(), key=lambda path: path.name == SUMMARY):
+            os.replace(new, self.folder / new.name)  # noqa: PTH105
+
+    def _old_files(self) -> list[Path]:
+        """What an earlier run wrote, its summary first; nothing where there was none."""
+        try:
+            summary = json.loads((self.folder / SUMMARY).read_text())
+            artefacts = [Path(name).name for name in summary["artefacts"]] if summary["schema"] == SCHEMA else []
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return []
+        names = [SUMMARY, RECIPE, NETWORK, PROGRAM, TABLE, TRAINED, *artefacts]
+        return [self.folder / name for name in names if is_name(name)]
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a file is anybody's: a draft is what is left of a run that was killed."""
+    return not path.name.startswith(DRAFT)

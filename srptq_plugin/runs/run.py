@@ -1,0 +1,175 @@
+"""A run folder: what `quantize` wrote, read back by `verify` and `evaluate`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from srptq_plugin.contracts import Array, Size, Target
+from srptq_plugin.errors import LONGEST, SrptqError, first_line, short
+from srptq_plugin.export import graph_of
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.images import Image, load_images, sample_images
+from srptq_plugin.models.record import ModelRecord
+from srptq_plugin.network import Network
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.settings import makers_of
+from srptq_plugin.registry import Registry
+from srptq_plugin.runs.record import SCHEMA, artefacts_of, record_of, size_of
+from srptq_plugin.table import QuantTable, fault_of
+
+RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
+    "recipe.yaml",
+    "model.onnx",
+    "model.pt2",
+    "quant_table.safetensors",
+    "summary.json",
+)
+TRAINED = "training.jsonl"
+Forward = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with a recipe, the float network, its quant table, a target's artefacts and a summary."""
+
+    folder: Path
+    registry: Registry
+
+    @classmethod
+    def open(cls, folder: Path | str, registry: Registry | None = None) -> "Run":
+        """Read a folder that `quantize` wrote; says which file is missing."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise SrptqError(f"{folder}: no such run folder; `srptq quantize --out {folder}` makes one")
+        missing = [name for name in (RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY) if not (folder / name).is_file()]
+        if missing:
+            raise SrptqError(
+                f"{folder}: not a whole run folder, {', '.join(missing)} missing; run `srptq quantize` again"
+            )
+        run = cls(folder, registry or Registry())
+        if run.summary.get("schema") != SCHEMA:
+            found = short(str(run.summary.get("schema")))
+            raise SrptqError(
+                f"{folder / SUMMARY}: schema {found}, this version reads {SCHEMA}; run `srptq quantize` again"
+            )
+        absent = [key for key in ("model", "artefacts") if key not in run.summary]
+        if absent:
+            raise SrptqError(f"{folder / SUMMARY}: no {' and no '.join(absent)} in it; run `srptq quantize` again")
+        if artefacts_of(run.summary) is None:
+            raise SrptqError(f"{folder / SUMMARY}: its artefacts are no names of files; run `srptq quantize` again")
+        run.record  # noqa: B018 - refused here, where it is damaged
+        return run
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Every figure that the screen showed."""
+        try:
+            found = json.loads((self.folder / SUMMARY).read_text())
+        except (ValueError, RecursionError) as error:
+            raise SrptqError(
+                f"{self.folder / SUMMARY}: not JSON ({first_line(error)}); run `srptq quantize` again"
+            ) from error
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe, resolved."""
+        return Recipe.load(self.folder / RECIPE)
+
+    @cached_property
+    def table(self) -> QuantTable:
+        """What was decided for every site."""
+        table = QuantTable.load(self.folder / TABLE)
+        if fault := fault_of(table, Network(self.network)):
+            raise SrptqError(
+                f"{self.folder / TABLE}: of another network than {PROGRAM} ({fault}); run `srptq quantize` again"
+            )
+        if not table.states:
+            return table
+        return replace(table, plan=replace(table.plan, makers=makers_of(self.recipe, self.registry)))
+
+    @cached_property
+    def target(self) -> Target:
+        """The target that the artefacts are for."""
+        return self.registry.target(self.recipe.target).load()
+
+    @property
+    def artefacts(self) -> list[Path]:
+        """The target's files, the one to run first."""
+        return [self.folder / name for name in self.summary["artefacts"]]
+
+    @cached_property
+    def record(self) -> ModelRecord:
+        """What is known of the network."""
+        try:
+            return record_of(self.summary["model"])
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            raise SrptqError(
+                f"{self.folder / SUMMARY}: what it says of the model is damaged ({short(repr(error), LONGEST)}); "
+                "run `srptq quantize` again"
+            ) from error
+
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """What black and white are at the network's input and output."""
+        return self.record.input_range
+
+    @property
+    def scale(self) -> int:
+        """The network's upscaling factor."""
+        return self.record.scale
+
+    @property
+    def input_size(self) -> Size | None:
+        """The only input that the exported file takes; none when it takes any height and width."""
+        return size_of(self.summary["model"])
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Its height and width."""
+        return self.input_size[2:] if self.input_size else None
+
+    def images(self) -> list[Image]:
+        """Those that it was calibrated on where they still are, else the sample photographs."""
+        settings = self.recipe.calibration
+        if settings.images and Path(settings.images).is_dir():
+            return load_images(Path(settings.images), scale=settings.scale)
+        return sample_images(max(self.scale, 2))
+
+    @cached_property
+    def network(self) -> fx.GraphModule:
+        """The float network."""
+        return graph_of(self.program())
+
+    def program(self) -> ExportedProgram:
+        """The float network as it was exported, a new one each time."""
+        try:
+            return torch.export.load(self.folder / PROGRAM)
+        except Exception as error:
+            raise SrptqError(
+                f"{self.folder / PROGRAM}: not readable ({first_line(error)}); run `srptq quantize` again"
+            ) from error
+
+    def float(self) -> Forward:
+        """The float network on arrays."""
+        return _on_arrays(PreparedGraph.plain(self.network))
+
+    def simulation(self) -> Forward:
+        """The quantized network in torch, from the table alone."""
+        return _on_arrays(self.table.simulate(self.network))
+
+
+def _on_arrays(network: Callable[[torch.Tensor], torch.Tensor]) -> Forward:
+    def forward(image: Array) -> Array:
+        with torch.no_grad():
+            return np.asarray(network(torch.from_numpy(image)))
+
+    return forward

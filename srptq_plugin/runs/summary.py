@@ -1,0 +1,101 @@
+"""What `summary.json` says of a run before it is verified."""
+
+import logging
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from srptq_plugin.contracts import Size
+from srptq_plugin.grid import Bounds
+from srptq_plugin.models import ModelRecord
+from srptq_plugin.projection import Projection
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.runs.record import SCHEMA
+from srptq_plugin.table import QuantTable
+
+logger = logging.getLogger(__name__)
+Record = Mapping[str, Any]
+PACKAGES = ("srptq-plugin", "torch", "torchao", "numpy", "onnx", "openvino", "onnxruntime")
+
+
+def summary_of(
+    recipe: Recipe,
+    record: ModelRecord,
+    size: Size | None,
+    table: QuantTable,
+    found: Mapping[str, Record] | None = None,
+) -> dict[str, Any]:
+    """Versions, recipe, network, every site, and what stays float; `found` is by group what `of_group` gives."""
+    return {
+        "schema": SCHEMA,
+        "versions": _versions(),
+        "toolkit": recipe.toolkit,
+        "target": recipe.target,
+        "recipe": recipe.model_dump(mode="json"),
+        "model": _model_record(record, size),
+        "sites": _site_records(table, found or {}),
+        "floats": dict(table.plan.floats),
+        "convs": len(table.plan.convs),
+    }
+
+
+def _model_record(record: ModelRecord, size: Size | None) -> dict[str, Any]:
+    return {
+        "name": record.name,
+        "parameters": record.parameters,
+        "scale": record.scale,
+        "input_range": list(record.input_range),
+        "mean": list(record.mean) if record.mean else None,
+        "input_size": list(size) if size else None,
+    }
+
+
+def _site_records(table: QuantTable, found: Mapping[str, Record]) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    for site in table.plan.sites:
+        qparams = table.qparams[site.name]
+        numbers = {"scale": qparams.scale, "zero_point": qparams.zero_point}
+        numbers |= {"lower": qparams.bounds.lower, "upper": qparams.bounds.upper}
+        fields = {
+            "name": site.name,
+            "role": site.role,
+            "stage": site.stage,
+            "bits": site.grid.bits,
+            "group": site.group,
+            "dynamic": site.group in table.states,
+            **(found.get(site.group) or of_group()),
+        }
+        records.append(fields | {key: np.atleast_1d(value.numpy()).tolist() for key, value in numbers.items()})
+    return records
+
+
+def of_group(
+    projection: Projection | None = None, observed: Bounds | None = None, tuned: Bounds | None = None
+) -> Record:
+    """Of sites of one encoding: what the grid costs, and the bounds before it, the outermost of all channels.
+
+    >>> of_group(observed=Bounds.of(-3, 2))
+    {'projection': None, 'observed': [-3.0, 2.0], 'tuned': None}
+    """
+    ends = {name: bounds and list(bounds.outermost) for name, bounds in (("observed", observed), ("tuned", tuned))}
+    return {"projection": _projection_record(projection), **ends}
+
+
+def _projection_record(found: Projection | None) -> dict[str, float] | None:
+    """Decibels; none for a site that was not observed."""
+    if found is None:
+        return None
+    return {"cost_db": round(found.cost, 3), "won_db": round(found.won, 3), "tuned_db": round(found.tuned, 3)}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            logger.debug("%s is not installed", name)
+    return found

@@ -1,0 +1,60 @@
+"""A run folder's files from a float network and a quant table: the target's, the summary, and what verifying found."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srptq_plugin.clock import Clock
+from srptq_plugin.contracts import Progress, Size
+from srptq_plugin.models import ModelRecord
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.registry import Registry
+from srptq_plugin.runs.run import NETWORK, RECIPE, SUMMARY, TABLE, Run
+from srptq_plugin.runs.summary import Record, summary_of
+from srptq_plugin.table import QuantTable
+from srptq_plugin.verify import verify
+
+
+@dataclass(frozen=True)
+class RunWriter:
+    """Writes what every run holds; the float network's own files are there already."""
+
+    recipe: Recipe
+    record: ModelRecord
+    registry: Registry
+    size: Size | None
+    clock: Clock
+    progress: Progress
+
+    def write(self, draft: Path, table: QuantTable) -> list[str]:
+        """The recipe, the table and the target's files; the names of these."""
+        (draft / RECIPE).write_text(self.recipe.to_yaml())
+        table.save(draft / TABLE)
+        target = self.registry.target(self.recipe.target).load()
+        return [path.name for path in target.write(draft / NETWORK, table, draft, **self.recipe.export)]
+
+    def finish(
+        self,
+        draft: Path,
+        table: QuantTable,
+        artefacts: list[str],
+        figures: Mapping[str, Any],
+        found: Mapping[str, Record] | None = None,
+    ) -> None:
+        """The summary is written before verifying, which reads it, and again after."""
+        summary = summary_of(self.recipe, self.record, self.size, table, found)
+        summary["toolkit_version"] = self.registry.toolkit(self.recipe.toolkit).load().version
+        summary |= {**figures, "artefacts": artefacts, "seconds": self.clock.seconds}
+        _write_json(draft / SUMMARY, summary)
+        with self.clock("verify"):
+            summary["verify"] = verify(Run.open(draft, self.registry), progress=self.progress)
+        target = self.registry.target(self.recipe.target).load()
+        summary["command"] = target.command(draft / artefacts[0], self.size) if artefacts else ""
+        summary["seconds"] = self.clock.seconds
+        _write_json(draft / SUMMARY, summary)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,262 @@
+"""Memory of feature maps: against what torch itself keeps, and against a search over every path to a reader."""
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import networks
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, fx
+
+from srptq_plugin.contracts import Rules
+from srptq_plugin.costs.memory import Memory, Moment
+from srptq_plugin.costs.shapes import shapes_of
+from srptq_plugin.grid import IntGrid
+from srptq_plugin.network import GUARDS, MOVEMENT, Network
+from srptq_plugin.recipes.settings import rules_of
+from srptq_plugin.registry import Registry
+from srptq_plugin.sites import Edge, Plan, Site
+
+SIZE = (1, 3, 8, 10)
+ATEN: Any = torch.ops.aten
+
+
+class Kept(fx.Interpreter):
+    """Runs a network and looks, after each operation, at what cannot be freed yet."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.bytes: list[int] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "call_module" and n.target == GUARDS:
+            return None
+        value = super().run_node(n)
+        tensors = [each for node, each in [*self.env.items(), (n, value)] if node.op not in ("get_attr", "output")]
+        flat = [each for each in tensors if isinstance(each, Tensor)]
+        flat += [part for each in tensors if isinstance(each, list) for part in each]
+        memories = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in flat}
+        self.bytes.append(sum(memories.values()))
+        return value
+
+
+def kept(network: Network) -> int:
+    with torch.no_grad():
+        interpreter = Kept(network.module)
+        interpreter.run(torch.zeros(SIZE))
+    return max(interpreter.bytes)
+
+
+def memory(network: Network, rules: Rules | None = None) -> Memory:
+    return Memory(network, shapes_of(network, SIZE), rules)
+
+
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, *networks.OTHERS])
+def test_in_float_it_is_what_torch_keeps(kind: str) -> None:
+    module = networks.graph(kind)
+    module.graph.eliminate_dead_code()  # fx keeps what nobody reads to the end
+    network = Network(module)
+    assert memory(network).peak().bytes == kept(network)
+
+
+OPERATIONS = ("conv", "relu", "add", "cat", "split", "shuffle")
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Network:
+    """Random networks without dead ends; a tensor may be read several times, and the parts of a split apart."""
+    module, graph = torch.nn.Module(), fx.Graph()
+    image = graph.placeholder("x")
+    maps = [(image, 3, 1)]
+    for number in range(draw(st.integers(1, 9))):
+        op = draw(st.sampled_from(OPERATIONS))
+        source, channels, scale = draw(st.sampled_from(maps))
+        alike = [each for each in maps if each[1:] == (channels, scale)]
+        if op == "conv":
+            out = draw(st.sampled_from((4, 8)))
+            module.register_buffer(f"w{number}", torch.zeros(out, channels, 1, 1))
+            weight = graph.get_attr(f"w{number}")
+            maps.append((graph.call_function(ATEN.conv2d.default, (source, weight)), out, scale))
+        elif op == "relu":
+            maps.append((graph.call_function(ATEN.relu.default, (source,)), channels, scale))
+        elif op == "add":
+            other = draw(st.sampled_from(alike))[0]
+            maps.append((graph.call_function(ATEN.add.Tensor, (source, other)), channels, scale))
+        elif op == "cat":
+            other = draw(st.sampled_from(alike))[0]
+            maps.append((graph.call_function(ATEN.cat.default, ([source, other], 1)), 2 * channels, scale))
+        elif op == "split" and channels % 2 == 0:
+            parts = graph.call_function(ATEN.split.Tensor, (source, channels // 2, 1))
+            halves = (graph.call_function(_getitem, (parts, part)) for part in (0, 1))
+            maps += [(half, channels // 2, scale) for half in halves]
+        elif op == "shuffle" and channels % 4 == 0:
+            maps.append((graph.call_function(ATEN.pixel_shuffle.default, (source, 2)), channels // 4, 2 * scale))
+    loose = [node for node, *_ in maps if not node.users]
+    graph.output(tuple(loose))
+    return Network(fx.GraphModule(module, graph))
+
+
+def _getitem(parts: Any, part: int) -> Any:
+    return parts[part]
+
+
+_getitem.__name__ = "getitem"
+
+
+@settings(max_examples=60)
+@given(graphs())
+def test_any_graph_in_float_is_what_torch_keeps(network: Network) -> None:
+    assert memory(network).peak().bytes == kept(network)
+
+
+@st.composite
+def planned(draw: st.DrawFn) -> tuple[Network, Plan]:
+    """A random network, and sites for some of those who read each tensor."""
+    network = draw(graphs())
+    sites: list[Site] = []
+    for node, op in network.ops.items():
+        if op in ("split", "output"):
+            continue
+        readers: dict[int, list[Edge]] = {}
+        for user, place in network.edges_out(node):
+            bits = draw(st.sampled_from((0, 2, 5, 8))) if network.ops[user] in ("conv", "add", "cat") else 0
+            readers.setdefault(bits, []).append(Edge(network.name(user), place))
+        for bits, edges in readers.items():
+            if bits:
+                name = f"{network.name(node)}@{bits}"
+                sites.append(_site(name, network.name(node), bits, edges))
+    return network, Plan(tuple(sites), (), (), {})
+
+
+def _site(name: str, source: str, bits: int, edges: list[Edge]) -> Site:
+    return Site(name, "activation", "body", IntGrid(bits), source, tuple(edges), group=name)
+
+
+class BruteForce:
+    """At every operation, every tensor in every format for which a path of moves leads to a reader still to come."""
+
+    def __init__(self, network: Network, plan: Plan) -> None:
+        self.network, self.order = network, list(network.ops)
+        self.known = {edge: site for site in plan.sites for edge in site.consumers}
+        self.sides = {node: shape.sides for node, shape in shapes_of(network, SIZE).items()}
+
+    def bytes(self, now: int) -> int:
+        """At one operation."""
+        made = [node for node in self.order[: now + 1] if node in self.sides and not self._is_view(node)]
+        return sum(self._of_tensor(node, now) for node in made)
+
+    def _of_tensor(self, node: fx.Node, now: int) -> int:
+        every = list(self._paths(node, None, node)) or [("32", self.order.index(node), node)]
+        total, whole = 0, math.prod(self.sides[node])
+        for wanted in {wanted for wanted, step, _ in every if step >= now}:
+            parts = {view for each, _, view in every if each == wanted}
+            elements = sum(math.prod(self.sides[part]) for part in parts)
+            total += math.ceil(min(elements, whole) * int(wanted.split()[0]) / 8)
+        return total
+
+    def _paths(self, node: fx.Node, first: int | None, view: fx.Node) -> Iterator[tuple[str, int, fx.Node]]:
+        """Format, the step up to which this tensor is needed, and the part that is."""
+        for user, place in self.network.edges_out(node):
+            step = self.order.index(user) if first is None else first
+            site = self.known.get(Edge(self.network.name(user), place))
+            if site:
+                yield f"{site.grid.bits} {site.name}", step, view
+            elif self._is_view(user):
+                part = user if first is None and user in self.sides else view
+                yield from self._paths(user, first, part)
+            elif self.network.ops[user] in MOVEMENT:
+                yield from self._paths(user, step, view)
+            else:
+                yield "32", step, view
+
+    def _is_view(self, node: fx.Node) -> bool:
+        return self.network.ops[node] in ("split", "getitem")
+
+
+@settings(max_examples=100)
+@given(planned())
+def test_a_plan_stores_each_map_for_its_readers(given_: tuple[Network, Plan]) -> None:
+    network, plan = given_
+    found, wanted = memory(network).timeline(plan), BruteForce(network, plan)
+    assert [moment.bytes for moment in found] == [wanted.bytes(now) for now in range(len(found))]
+
+
+@settings(max_examples=40)
+@given(planned(), st.integers(0, 100))
+def test_more_bits_are_never_less_memory(given_: tuple[Network, Plan], which: int) -> None:
+    network, plan = given_
+    sites = list(plan.sites)
+    if sites:
+        chosen = which % len(sites)
+        site = sites[chosen]
+        sites[chosen] = _site(site.name, site.source, site.grid.bits + 3, list(site.consumers))
+    more = Plan(tuple(sites), (), (), {})
+    pairs = zip(memory(network).timeline(plan), memory(network).timeline(more), strict=True)
+    assert all(one.bytes <= other.bytes for one, other in pairs)
+
+
+@cache
+def timelines(kind: str, target: str) -> tuple[dict[str, int], dict[str, int]]:
+    """In maps' channels at the size of the image: at 8 bits, and in float."""
+    recipe = networks.recipe(8, target)
+    found = memory(Network(networks.graph(kind)), rules_of(recipe, Registry()))
+    pixels = SIZE[2] * SIZE[3]
+    eight, plain = found.timeline(networks.plan(kind, recipe)), found.timeline()
+    return _by_name(eight, pixels), _by_name(plain, 4 * pixels)
+
+
+def _by_name(moments: tuple[Moment, ...], unit: int) -> dict[str, int]:
+    return {moment.operation: moment.bytes // unit for moment in moments}
+
+
+@pytest.mark.parametrize("kind", ["edsr", "scaled"])
+def test_a_branch_that_is_added_inside_its_convolution_is_not_stored(kind: str) -> None:
+    eight, plain = timelines(kind, "openvino")
+    long_skip, skip, branch, out = 6, 6, 6, 6
+    assert eight["body.1/add"] == long_skip + skip + branch + out
+    assert plain["body.1/add"] == eight["body.1/add"]
+    assert "body.1.second/conv" not in eight
+
+
+def test_nor_is_one_that_is_scaled_there() -> None:
+    eight, plain = timelines("esrgan", "openvino")
+    for inside in ("body.0.rdb1.conv2/conv", "body.0.rdb1/mul"):
+        assert inside not in eight
+        assert inside not in plain
+    long_skip, concat, out = 6, 10, 6
+    assert eight["body.0.rdb1/add"] == long_skip + concat + out
+
+
+def test_the_image_is_stored_whoever_reads_it() -> None:
+    graph = fx.Graph()
+    graph.output(graph.call_function(ATEN.relu.default, (graph.placeholder("x"),)))
+    network = Network(fx.GraphModule(torch.nn.Module(), graph))
+    rules = rules_of(networks.recipe(8, "openvino"), Registry())
+    image = 4 * math.prod(SIZE)
+    assert [moment.bytes for moment in memory(network, rules).timeline()] == [image, 2 * image, image]
+
+
+def test_where_the_target_adds_apart_the_branch_is_stored() -> None:
+    eight, plain = timelines("edsr", "onnxruntime")
+    long_skip, skip, branch, out = 6, 6, 6, 6
+    assert plain["body.1.second/conv"] == long_skip + skip + branch + out
+    assert eight["body.1.second/conv"] == plain["body.1.second/conv"]
+
+
+def test_an_activation_is_computed_in_its_convolution() -> None:
+    eight, _ = timelines("edsr", "onnxruntime")
+    shallow, out = 6, 6
+    assert eight["body.0/relu"] == shallow + out
+    assert "body.0.first/conv" not in eight
+
+
+def test_a_pixel_shuffle_is_a_copy_at_the_bits_of_its_reader() -> None:
+    eight, plain = timelines("edsr", "openvino")
+    before, after, pixels, colours = 24, 6 * 4, 4, 3
+    assert eight["shuffle/pixel_shuffle"] == plain["shuffle/pixel_shuffle"] == before + after
+    assert eight["tail/conv"] == after + pixels * colours * 4
+    assert plain["tail/conv"] == after + pixels * colours

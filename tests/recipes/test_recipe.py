@@ -1,0 +1,156 @@
+"""Recipes: what ships loads, what extends merges, and whatever is wrong gets one clear error."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from pydantic import ValidationError
+
+import srptq_adapters.plugin
+from srptq_plugin.contracts import ReconstructionEntry
+from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.hookspecs import hookimpl
+from srptq_plugin.recipes.files import parse, shipped
+from srptq_plugin.recipes.recipe import Recipe, check_names
+from srptq_plugin.recipes.schema import OtherSettings, PacSettings
+from srptq_plugin.reconstruction.pac import Options
+from srptq_plugin.registry import Registry
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry([srptq_adapters.plugin], entry_points=False)
+
+
+def write(folder: Path, text: str, name: str = "mine") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", Recipe.names())
+def test_every_shipped_recipe_loads_and_its_names_exist(name: str, registry: Registry, tmp_path: Path) -> None:
+    recipe = Recipe.load(name)
+    check_names(recipe, registry)
+    assert recipe.name == name
+    assert name.startswith(f"{recipe.target}-w{recipe.weights.bits}a{recipe.activations.bits}")
+    assert Recipe.load(write(tmp_path, recipe.to_yaml(), "recipe")) == recipe
+    assert shipped()[name].read_text(encoding="utf-8").startswith("# For ")
+
+
+def test_the_shipped_recipes_are_those_that_are_documented() -> None:
+    targets = ["onnxruntime", "openvino", "snpe", "tensorrt"]
+    fast = [f"{target}-w8a8-fast" for target in targets]
+    usual = [f"{target}-w8a8" for target in targets]
+    others = ["openvino-w4a4", "openvino-w6a6", "snpe-w8a16", "snpe-w4a16"]
+    others += ["snpe-w8a8-edges16", "paper-w8a8-edges16"]
+    observers = ["minmax", "percentile", "mse", "entropy"]
+    paper = [f"paper-w{bits}a{bits}{kind}" for bits in (4, 6, 8) for kind in ("", "-best")]
+    baselines = [*(f"{target}-w8a8-stock" for target in targets), *(f"paper-w4a4-{each}" for each in observers)]
+    dynamic = ["paper-w4a4-daq", "paper-w4a4-dfq", "paper-w2a2-ddtb"]
+    fqsr = [f"paper-w{bits}a{bits}-fqsr-s{skips}" for bits, skips in ((4, 8), (4, 32), (6, 6), (6, 8), (8, 8), (8, 32))]
+    assert Recipe.names() == sorted([*usual, *fast, *others, "openvino-w4a4-best", *paper, *baselines, *fqsr, *dynamic])
+    assert all(Recipe.load(name).reconstruction is None for name in (*fast, *baselines))
+    assert all(Recipe.load(name).placement == "convs" for name in paper)
+    assert all(Recipe.load(name).preset == "fqsr" for name in fqsr)
+
+
+def test_the_first_and_last_layers_keep_8_bits_unless_told_otherwise() -> None:
+    recipe = Recipe.load("paper-w4a4", ["stages.tail.weights=null", "stages.body.quantize=false"])
+    bits = {name: (stage.weights, stage.activations) for name, stage in recipe.stages.items()}
+    assert bits == {"head": (8, 8), "body": (None, None), "upsample": (None, None), "tail": (None, 8)}
+    assert not recipe.stages["body"].quantize
+    assert Recipe(target="paper").stages["head"].weights == 8
+
+
+def test_a_recipe_extends_deeply_another_by_name_or_by_path(tmp_path: Path) -> None:
+    write(tmp_path, "extends: openvino-w8a8\nname: never-inherited\ncalibration: {size: 32}\n", "base")
+    (tmp_path / "deep").mkdir()
+    path = write(tmp_path / "deep", "extends: ../base.yaml\nactivations: {bits: 4}\n")
+    recipe = Recipe.load(path, ["calibration.patches=7"])
+    assert (recipe.name, recipe.target, recipe.preset) == ("mine", "openvino", "mixed")
+    assert (recipe.activations.bits, recipe.activations.options) == (4, {"ratio": "auto"})
+    assert (recipe.calibration.size, recipe.calibration.patches) == (32, 7)
+
+
+def test_a_file_may_extend_the_shipped_recipe_of_its_own_name(tmp_path: Path) -> None:
+    assert Recipe.load(write(tmp_path, "extends: openvino-w8a8", "openvino-w8a8")).target == "openvino"
+
+
+def test_a_circle_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "extends: b.yaml", "a")
+    path = write(tmp_path, f"extends: ../{tmp_path.name}/a.yaml", "b")
+    with pytest.raises(SrptqError, match=r"extends: a circle, b.yaml -> a.yaml -> b.yaml"):
+        Recipe.load(path)
+
+
+def test_another_observer_or_reconstruction_does_not_inherit_options() -> None:
+    recipe = Recipe.load("openvino-w8a8", ["activations.observer=mse", "reconstruction.name=mine"])
+    assert recipe.activations.options == {}
+    assert recipe.reconstruction == OtherSettings.model_validate({"name": "mine"})
+    same = Recipe.load("openvino-w8a8", ["activations.observer=dbdc", "reconstruction.name=pac"])
+    assert same == Recipe.load("openvino-w8a8")
+
+
+def test_another_quantizer_does_not_inherit_options_either() -> None:
+    own = "activations.quantizer_options.gated=0.1"
+    recipe = Recipe.load("paper-w2a2-ddtb", [own, "activations.observer=mse"])
+    assert (recipe.activations.quantizer_options, recipe.activations.options) == ({"gated": 0.1}, {})
+    other = Recipe.load("paper-w2a2-ddtb", [own, "activations.quantizer=bounded"])
+    assert (other.activations.quantizer_options, other.activations.options) == ({}, {"percentile": 1})
+
+
+def test_overrides_are_yaml_and_the_last_one_wins() -> None:
+    texts = ["activations.bits=4", "activations.bits=6", "overrides=[{sites: 'body.*', bits: 8}]"]
+    recipe = Recipe.load("openvino-w8a8-fast", [*texts, "reconstruction.weight_rate=1e-3"])
+    assert (recipe.activations.bits, recipe.overrides[0].sites, recipe.overrides[0].bits) == (6, "body.*", 8)
+    assert isinstance(recipe.reconstruction, PacSettings)
+    assert recipe.reconstruction.weight_rate == 1e-3
+
+
+def test_pacs_settings_are_pacs_options() -> None:
+    ours, theirs = PacSettings().options(), vars(Options())
+    assert ours == {key: theirs[key] for key in ours}
+    assert PacSettings.model_fields.keys() - {"name"} <= theirs.keys()
+
+
+def test_another_reconstruction_keeps_its_own_options(tmp_path: Path) -> None:
+    path = write(tmp_path, "target: paper\nreconstruction: {name: widen, factor: 1.2, deep: {a: [1, x]}}\n")
+    recipe = Recipe.load(path)
+    assert isinstance(recipe.reconstruction, OtherSettings)
+    assert recipe.reconstruction.options() == {"factor": 1.2, "deep": {"a": [1, "x"]}}
+    assert Recipe.load(write(tmp_path, recipe.to_yaml())) == recipe
+
+
+def test_an_unknown_recipe_lists_the_choices() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown recipe 'openvino-w8a'; did you mean 'openvino-w8a8'\?"):
+        Recipe.load("openvino-w8a")
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", "1.0e-3", "+1e-3"])
+def test_plain_exponents_are_numbers(text: str) -> None:
+    assert parse(text, "") == 1e-3
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Recipe.load("paper-w4a4").target = "openvino"  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_every_unknown_name_is_listed_with_its_key(registry: Registry) -> None:
+    recipe = Recipe.load(
+        "paper-w4a4", ["target=papr", "weights.observer=min", "toolkit=torch", "reconstruction.name=pack"]
+    )
+    with pytest.raises(SrptqError) as raised:
+        check_names(recipe, registry)
+    keys = [line.split(": ")[1] for line in str(raised.value).splitlines()]
+    assert keys == ["target", "toolkit", "weights.observer", "reconstruction.name"]
+    assert "did you mean 'paper'?" in str(raised.value)
+
+
+def test_a_plugins_reconstruction_is_a_name_like_any_other(registry: Registry) -> None:
+    def hook() -> list[ReconstructionEntry]:
+        return [ReconstructionEntry("widen", "", load=registry.reconstruction("pac").load)]
+
+    registry.register(SimpleNamespace(srptq_reconstructions=hookimpl(hook)), "mine")
+    check_names(Recipe.load("paper-w4a4", ["reconstruction={name: widen}"]), registry)

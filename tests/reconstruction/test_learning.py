@@ -1,0 +1,112 @@
+"""Weights and biases that learn with the bounds: what changes, what does not, and what ships."""
+
+from pathlib import Path
+from typing import Any
+
+import networks
+import pytest
+import torch
+from torch import Tensor
+
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.quantizer import fake_quantize
+from srptq_plugin.reconstruction.learning import Weights
+from srptq_plugin.reconstruction.pac import reconstruct
+from srptq_plugin.table import QuantTable
+
+IMAGES = networks.images(6, seed=3)
+
+
+def tuned(kind: str = "edsr", bits: int = 4, weights: Weights = "free", **options: Any) -> PreparedGraph:
+    prepared = networks.calibrated(kind, bits, "onnxruntime")
+    settings: dict[str, Any] = {"schedule": "joint", "epochs": 4, **options}
+    reconstruct(prepared, IMAGES, weights=weights, **settings)
+    return prepared
+
+
+def values(prepared: PreparedGraph) -> dict[str, Tensor]:
+    sites = (site for site in prepared.plan.sites if site.role == "weight")
+    return {site.name: prepared.parameter(site).detach().clone() for site in sites}
+
+
+def test_free_weights_and_biases_learn_and_nothing_else_of_the_network() -> None:
+    prepared = tuned()
+    before = networks.network("edsr").state_dict()
+    after = {name: p for name, p in prepared.module.named_parameters() if "srptq_site" not in name}
+    changed = {name for name, p in after.items() if not torch.equal(p, before[name])}
+    planned = {conv.removesuffix("/conv") for conv in prepared.plan.convs}
+    assert changed == {f"{path}.{leaf}" for path in planned for leaf in ("weight", "bias")}
+
+
+def test_the_float_network_that_it_learns_from_stays() -> None:
+    prepared = networks.calibrated("edsr", 4, "onnxruntime")
+    float_before, program = prepared.teach(IMAGES)[0], networks.exported("edsr").module()(IMAGES)
+    reconstruct(prepared, IMAGES, weights="free", schedule="joint", epochs=2)
+    assert torch.equal(prepared.teach(IMAGES)[0], float_before)
+    assert torch.equal(networks.exported("edsr").module()(IMAGES), program)
+
+
+@pytest.mark.parametrize("changed", [{}, {"region_weight": 0.0, "recolour": False}])
+def test_it_lowers_the_loss_further_than_bounds_alone(changed: dict[str, Any]) -> None:
+    losses: dict[str, float] = {}
+    for weights in ("fixed", "rounding", "free"):
+        prepared = networks.calibrated("edsr", 3, "onnxruntime")
+        options: dict[str, Any] = {"schedule": "joint", "epochs": 20, "value_rate": 0.05, **changed}
+        losses[weights] = reconstruct(prepared, IMAGES, weights=weights, **options)["loss_after"]
+    assert max(losses["rounding"], losses["free"]) < 0.8 * losses["fixed"]
+    assert losses["free"] < losses["rounding"] or not changed
+
+
+def test_rounding_takes_one_of_the_two_levels_around_each_weight() -> None:
+    start = networks.calibrated("edsr", 3, "onnxruntime")
+    before, grids = values(start), start.qparams()
+    prepared = tuned(bits=3, weights="rounding", epochs=20, value_rate=0.2, weight_rate=0.0)
+    moved = 0
+    for name, weight in values(prepared).items():
+        step = grids[name].scale.reshape(-1, 1, 1, 1)
+        real = fake_quantize(weight, prepared.qparams()[name])
+        inside = (before[name] - before[name].clamp(-3 * step, 3 * step)).abs() < 1e-9
+        assert ((real - before[name]).abs() <= step * 1.001)[inside].all()
+        moved += int((real != fake_quantize(before[name], grids[name])).sum())
+    assert moved > 10
+    assert not prepared.learnt_biases()
+
+
+@pytest.mark.parametrize("kind", ["edsr", "imdn", "shared"])
+def test_a_table_of_tuned_weights_simulates_the_tuned_graph(kind: str, tmp_path: Path) -> None:
+    prepared = networks.calibrated(kind, 4, "openvino")
+    reconstruct(prepared, IMAGES, weights="free", schedule="joint", epochs=2)
+    table = QuantTable.of(prepared)
+    table.save(tmp_path / "table")
+    loaded = QuantTable.load(tmp_path / "table")
+    assert set(loaded.biases) == set(prepared.plan.convs)
+    network = networks.graph(kind)
+    plain = network(IMAGES)
+    assert torch.equal(loaded.simulate(network)(IMAGES), prepared(IMAGES))
+    assert torch.equal(network(IMAGES), plain)
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    one, other = (values(tuned(epochs=2)) for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_start_that_was_better_is_gone_back_to_weights_included() -> None:
+    before = values(networks.calibrated("edsr", 4, "onnxruntime"))
+    prepared = tuned(value_rate=50.0, epochs=1)
+    assert all(torch.equal(weight, before[name]) for name, weight in values(prepared).items())
+    assert not prepared.learnt_biases()
+
+
+def test_alternating_lets_weights_learn_in_their_turn_only() -> None:
+    seen: list[dict[str, Tensor]] = []
+    prepared = networks.calibrated("edsr", 4, "onnxruntime")
+
+    def look(what: str, done: int, _total: int) -> None:
+        if what == "tuning" and done % 3 == 0:
+            seen.append(values(prepared))
+
+    reconstruct(prepared, IMAGES, progress=look, weights="free", epochs=2, schedule="alternating")
+    first, second, third = seen
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(second[name], third[name]) for name in second)
