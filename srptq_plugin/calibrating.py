@@ -81,7 +81,7 @@ class Source:
             network = ModelNetwork(self.model, self.input_range or UNIT)
             return describe(type(self.model).__name__, network)
         entries = registry.entries("model")
-        families = {name: entry.load() for entry in entries for name in (entry.name, *entry.aliases)}
+        families = {name: entry.load() for entry in entries for name in entry.names}
         return load_model(self.model, self.weights, dict(self.arguments), self.input_range, families=families)
 
 

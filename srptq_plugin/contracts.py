@@ -267,6 +267,11 @@ class Entry(Generic[T]):
     aliases: tuple[str, ...] = ()
     """Other names that recipes may say."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it is known by."""
+        return (self.name, *self.aliases)
+
 
 @dataclass(frozen=True)
 class ToolkitEntry(Entry[Toolkit]):

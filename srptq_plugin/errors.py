@@ -113,5 +113,15 @@ def printable(message: str) -> str:
     return "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in message)
 
 
+def told(message: str) -> str:
+    r"""A message as the screen shows it, its further lines under the first.
+
+    >>> print(told("two mistakes\nhere and there"))
+    two mistakes
+        here and there
+    """
+    return printable(message).replace("\n", "\n    ")
+
+
 def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")

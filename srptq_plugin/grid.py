@@ -207,7 +207,7 @@ class Levels:
     """
 
     def __init__(self, qparams: QParams, values: Tensor) -> None:
-        self.scale, zero_point = _broadcast(qparams, values)
+        self.scale, zero_point = (along(each, values, qparams.grid) for each in (qparams.scale, qparams.zero_point))
         real = qparams.grid.real_offset
         self.offset = zero_point * self.scale if real else None
         self.origin = torch.zeros_like(zero_point) if real else zero_point
@@ -251,14 +251,19 @@ def neighbours(values: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
     >>> neighbours(torch.tensor([0.3]), project(Bounds.of(-1.0, 1.0), IntGrid(2)))
     (tensor([0.]), tensor([0.6667]))
     """
-    step, _ = _broadcast(qparams, values)
+    step = along(qparams.scale, values, qparams.grid)
     below = (values / step).floor() * step
     return below, below + step
 
 
-def _broadcast(qparams: QParams, values: Tensor) -> tuple[Tensor, Tensor]:
-    if qparams.scale.ndim == 0 or qparams.grid.axis is None:
-        return qparams.scale, qparams.zero_point
+def along(parameter: Tensor, values: Tensor, grid: IntGrid) -> Tensor:
+    """What each channel has one of, in the shape that goes along a tensor.
+
+    >>> along(torch.ones(3), torch.zeros(2, 3, 8, 8), IntGrid(8, axis=1)).shape
+    torch.Size([1, 3, 1, 1])
+    """
+    if parameter.ndim == 0 or grid.axis is None:
+        return parameter
     shape = [1] * values.ndim
-    shape[qparams.grid.axis] = -1
-    return qparams.scale.reshape(shape), qparams.zero_point.reshape(shape)
+    shape[grid.axis] = -1
+    return parameter.reshape(shape)

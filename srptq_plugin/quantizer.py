@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.grid import Bounds, IntGrid, Levels, QParams, project
+from srptq_plugin.grid import Bounds, IntGrid, Levels, QParams, along, project
 
 Gradient = Literal["full", "pact"]
 
@@ -70,14 +70,6 @@ def _dot_along(left: Tensor, right: Tensor, scale: Tensor, grid: IntGrid) -> Ten
     return _sum_along(left * right, scale, grid)
 
 
-def _along(parameter: Tensor, values: Tensor, grid: IntGrid) -> Tensor:
-    if grid.axis is None:
-        return parameter
-    shape = [1] * values.ndim
-    shape[grid.axis] = -1
-    return parameter.reshape(shape)
-
-
 def finite(gradient: Tensor) -> Tensor:
     """A gradient without what is not finite.
 
@@ -103,10 +95,9 @@ class _ClippedOnly(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         (gradient,) = gradients
         values, lower, upper = ctx.saved_tensors
-        below = values < _along(lower, values, ctx.grid)
-        above = values > _along(upper, values, ctx.grid)
-        rest = [axis for axis in range(values.ndim) if axis != ctx.grid.axis]
-        pulls = [(gradient * side).sum(rest).to(lower) for side in (below, above)]
+        below = values < along(lower, values, ctx.grid)
+        above = values > along(upper, values, ctx.grid)
+        pulls = [_sum_along(gradient * side, lower, ctx.grid).to(lower) for side in (below, above)]
         return gradient * ~(below | above), pulls[0], pulls[1], None
 
 

@@ -109,7 +109,7 @@ class Registry:
         return self._find(ModelEntry, name)
 
     def _find(self, kind: type[E], name: str) -> E:
-        known = {label: entry for entry, _ in self._entries if isinstance(entry, kind) for label in _labels(entry)}
+        known = {label: entry for entry, _ in self._entries if isinstance(entry, kind) for label in entry.names}
         if name not in known:
             raise UnknownNameError(_kind(kind), name, known)
         return known[name]
@@ -174,12 +174,8 @@ def _kind(entry: type[Entry[Any]]) -> str:
     return next(kind for kind, known in KINDS.items() if issubclass(entry, known))
 
 
-def _labels(entry: Entry[Any]) -> tuple[str, ...]:
-    return (entry.name, *entry.aliases)
-
-
 def _keys(entry: Entry[Any]) -> Iterator[tuple[str, str]]:
-    return ((_kind(type(entry)), label) for label in _labels(entry))
+    return ((_kind(type(entry)), label) for label in entry.names)
 
 
 def _collect(plugin: object, info: PluginInfo) -> list[Entry[Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srptq_plugin.cli.parser import USER_ERROR, parse
-from srptq_plugin.errors import SrptqError, printable
+from srptq_plugin.errors import SrptqError, told
 
 if TYPE_CHECKING:
     from srptq_plugin.cli.answer import Answer
@@ -146,7 +146,7 @@ def _brief(error: BaseException) -> str:
 
 
 def _complain(message: str) -> None:
-    print(f"srptq: {printable(message)}".replace("\n", "\n    "), file=sys.stderr)  # noqa: T201
+    print(f"srptq: {told(message)}", file=sys.stderr)  # noqa: T201
 
 
 def _abandon(*descriptors: int) -> None:

@@ -9,7 +9,7 @@ from srptq_plugin import __version__
 from srptq_plugin.analysis import KINDS
 from srptq_plugin.cli import values
 from srptq_plugin.cli.abouts import ABOUT, ABOUTS, EPILOG
-from srptq_plugin.errors import printable
+from srptq_plugin.errors import told
 
 USER_ERROR = 2
 DEFAULT_RECIPE = "openvino-w8a8"
@@ -22,8 +22,7 @@ class Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with 2, the user's input is at fault."""
-        told = printable(message).replace("\n", "\n    ")
-        self.exit(USER_ERROR, f"srptq: error: {told}; see {self.prog} --help\n")
+        self.exit(USER_ERROR, f"srptq: error: {told(message)}; see {self.prog} --help\n")
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:

@@ -1,6 +1,6 @@
 """Exact histograms: equal bins over given extremes, and a running one whose range grows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,9 +33,14 @@ def equal_histogram(rows: Tensor, low: Tensor, high: Tensor, bins: int) -> Tenso
     """
     low, width = (ends.float().to(rows.device)[:, None] for ends in (low, high - low))
     width = torch.where(width > 0, width, torch.ones_like(width))
+    return _counted(rows, bins, lambda piece: (piece - low).div_(width).mul_(bins).clamp_(0, bins - 1))
+
+
+def _counted(rows: Tensor, bins: int, numbered: Callable[[Tensor], Tensor]) -> Tensor:
+    """The counts of rows whose values have these bin numbers."""
     counts = torch.zeros(len(rows), bins, dtype=torch.float64)
     for piece in pieces(rows):
-        counts += bin_counts((piece - low).div_(width).mul_(bins).clamp_(0, bins - 1), bins)
+        counts += bin_counts(numbered(piece), bins)
     return counts
 
 
@@ -99,10 +104,7 @@ class RunningHistogram:
 
 def _count(rows: Tensor, exponent: Tensor, start: Tensor, bins: int) -> Tensor:
     scale, first = (each.float().to(rows.device)[:, None] for each in ((-exponent).float().exp2(), start))
-    counts = torch.zeros(len(rows), bins, dtype=torch.float64)
-    for piece in pieces(rows):
-        counts += bin_counts((piece * scale).floor_().sub_(first), bins)
-    return counts
+    return _counted(rows, bins, lambda piece: (piece * scale).floor_().sub_(first))
 
 
 def _frame(low: Tensor, high: Tensor, bins: int) -> tuple[Tensor, Tensor]:
