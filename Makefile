@@ -1,5 +1,5 @@
 # make quantize   the bundled network on the bundled images; ARGS="--recipe openvino-w8a8-fast" changes that
-# make test       the tests; ARGS="-k recipe" picks some
+# make test       the tests, on every core; ARGS="-k recipe" picks some
 # make check      lint, format and types
 # make bench      what observing, tuning and importing cost, as docs/benchmarks.md has it
 # make format     what the formatter and the fixable lints change
@@ -18,7 +18,7 @@ quantize: $(VENV)/.all
 	$(BIN)/srptq quantize $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -29,8 +29,8 @@ def export_network(module: nn.Module, size: Size | None = None) -> ExportedProgr
 
 
 def folded(module: nn.Module, size: Size | None = None) -> tuple[nn.Module, ExportedProgram]:
-    """A copy in evaluation mode, as it is exported, and its program."""
-    module = copy.deepcopy(module).eval()
+    """A copy in evaluation mode on the processor, as it is exported, and its program."""
+    module = copy.deepcopy(module).cpu().eval()
     program = _trace(module, size)
     simpler = fold(module, program)
     return (module, program) if simpler is None else (simpler, _trace(simpler, size))

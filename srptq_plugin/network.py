@@ -199,7 +199,7 @@ class Network:
         weight = found[1]
         colours = weight.shape[0]
         square = tuple(weight.shape) == (colours, colours, 1, 1) and colours <= 4  # noqa: PLR2004
-        return square and bool((weight[..., 0, 0] * (1 - torch.eye(colours)) == 0).all())
+        return square and torch.equal(weight[..., 0, 0], weight[..., 0, 0].diag().diag())
 
     def is_nonnegative(self, node: fx.Node) -> bool:
         """Whether a tensor has no negative values by construction."""
@@ -212,7 +212,8 @@ class Network:
         if not self._is_image(node):
             return None
         shape = self.input.meta["val"].shape
-        corners = torch.tensor(list(product(image, repeat=int(shape[1]))), dtype=torch.float32)
+        device = next((each.device for each in self.module.parameters()), None)
+        corners = torch.tensor(list(product(image, repeat=int(shape[1]))), dtype=torch.float32, device=device)
         values = self._evaluate(node, corners[:, :, None, None].expand(-1, -1, 8, 8).contiguous())
         return float(values.min()), float(values.max())
 

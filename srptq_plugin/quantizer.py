@@ -168,7 +168,8 @@ class BoundedFakeQuantize(nn.Module):
         """Start from these bounds, projected: each bound is where its gradient acts."""
         real = project(bounds, self.grid).bounds
         for parameter, end in ((self.lower, real.lower), (self.upper, real.upper)):
-            parameter.data = end.detach().clone()
+            home = end.device if end.device.type != "cpu" else parameter.device
+            parameter.data = end.detach().to(home, copy=True)
             parameter.requires_grad_(not self.fixed)
         self._fresh = False
 

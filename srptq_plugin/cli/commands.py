@@ -66,7 +66,7 @@ def evaluate(asked: Namespace, progress: Progress) -> Answer:
     if asked.csv:
         check_file("--csv", asked.csv)
     how = {"tile": asked.tile, "overlap": asked.overlap, "ensemble": asked.ensemble, "strict": asked.strict}
-    found = evaluating.evaluate(run, asked.data, asked.scale, progress, **how)
+    found = evaluating.evaluate(run, asked.data, asked.scale, progress, **how, device=asked.device)
     if asked.csv:
         found.save(asked.csv)
     return Answer(found.record(), evaluation_report(found.record()))

@@ -102,7 +102,7 @@ def _calibration(parser: ArgumentParser, what: str = "low-resolution images to c
     add = parser.add_argument
     add("--images", type=values.path, metavar="DIR", help=what)
     add("--scale", type=values.scale, metavar="N", help="the images are high-resolution: make them smaller by N")
-    add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
+    _device(parser)
 
 
 def _size(parser: ArgumentParser, text: str) -> None:
@@ -198,7 +198,11 @@ def _train(parser: ArgumentParser) -> None:
     add("--out", type=values.path, default="trained", metavar="DIR", help="the run folder (default: %(default)s)")
     add("--resume", action="store_true", help="go on with an interrupted training of the same folder")
     add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
-    add("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
+    _device(parser)
+
+
+def _device(parser: ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", metavar="D", help="cpu, cuda or auto (default: %(default)s)")
 
 
 def _evaluate(parser: ArgumentParser) -> None:
@@ -211,6 +215,7 @@ def _evaluate(parser: ArgumentParser) -> None:
     add("--ensemble", action="store_true", help="mean of the 8 turned and mirrored outputs; takes 8 times as long")
     add("--csv", type=values.path, metavar="FILE", help="write the scores of each image")
     add("--strict", action="store_true", help="stop where an image cannot be scored, instead of leaving it out")
+    _device(parser)
 
 
 def _verify(parser: ArgumentParser) -> None:

@@ -62,9 +62,9 @@ def equalised(
     rules = rules_of(chosen, registry or Registry())
     copied, program = folded(module)
     network = Network(graph_of(program))
-    equalise(network, make_plan(network, rules, chosen, input_range), images, chosen.calibration.seed)
+    equalise(network, make_plan(network, rules, chosen, input_range), images.cpu(), chosen.calibration.seed)
     copied.load_state_dict(program.state_dict, strict=False)
-    return copied
+    return copied.to(next(module.parameters()).device)
 
 
 def measured_parts(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from srptq_plugin.calibrating import device_of
 from srptq_plugin.contracts import Array, Progress, quiet
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.evaluating.ensemble import ensembled
@@ -31,11 +32,12 @@ def evaluate(
     overlap: int | None = None,
     ensemble: bool = False,
     strict: bool = False,
+    device: str = "auto",
 ) -> Evaluation:
     """Score every output; `data` holds `HR` and `LR_x4` folders, or high-resolution images to make smaller.
 
     `tile` and `overlap` are low-resolution pixels; a run whose file takes one size only is always run in tiles of it.
-    With `strict` an image that cannot be scored is an error.
+    With `strict` an image that cannot be scored is an error. The runtime runs where it does, torch on the `device`.
     """
     if scale is not None and scale != run.scale:
         raise SrptqError(f"--scale {scale}: the network of {run.folder} upscales by {run.scale}")
@@ -44,7 +46,7 @@ def evaluate(
     if ensemble:
         _check_turns(run, size)
     pairs = load_pairs(Path(data), run.scale, strict=strict)
-    networks = _networks(run)
+    networks = _networks(run, device_of(device))
     tiles = _tiles(run, networks["float"], tiling, pairs.usable) if tiling else None
     ways = {name: _wrapped(forward, tiling, run.scale, ensemble=ensemble) for name, forward in networks.items()}
     scores = list(_scores(run, ways, pairs.usable, progress))
@@ -59,9 +61,9 @@ def _check_turns(run: Run, size: tuple[int, int] | None) -> None:
         )
 
 
-def _networks(run: Run) -> dict[str, Forward]:
+def _networks(run: Run, device: torch.device) -> dict[str, Forward]:
     """What is compared; the runtime only where there is one."""
-    networks = {"float": run.float(), "simulated": run.simulation()}
+    networks = {"float": run.float(device), "simulated": run.simulation(device)}
     if run.artefacts:
         try:
             networks["runtime"] = run.target.load(run.artefacts[0])

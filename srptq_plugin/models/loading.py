@@ -1,5 +1,6 @@
 """From what `--model` and `--weights` say to a network in eval mode with its record."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -54,7 +55,7 @@ parameters=380955)
 
 def describe(name: str, network: Network) -> LoadedModel:
     """A network with its record; its scale is measured."""
-    module = network.module.cpu().eval()
+    module = copy.deepcopy(network.module).cpu().eval()
     parameters = sum(parameter.numel() for parameter in module.parameters())
     scale = measured_scale(name, module, network.input_range)
     return LoadedModel(module, ModelRecord(name, scale, network.input_range, network.mean, parameters))

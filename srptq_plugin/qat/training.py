@@ -170,7 +170,7 @@ class Training:
             )
         self.usual, self.score = float(state["usual"]), float(state["score"])
         self._put(state["learnt"])
-        self.average, self.best = ([each.clone() for each in state[key]] for key in ("average", "best"))
+        self.average, self.best = (_moved(state[key], both) for key in ("average", "best"))
         self.learning.restore(state["optimizers"])
         self.done = done
 
@@ -206,6 +206,11 @@ def _validated(training: Training, validate: Callable[[PreparedGraph], float], l
     loss = sum(losses) / len(losses) if losses else None
     losses.clear()
     return Validation(training.done, float(score), loss)
+
+
+def _moved(values: Sequence[Tensor], to: Sequence[Tensor]) -> list[Tensor]:
+    """Copies, each on the device of another tensor."""
+    return [value.to(each.device, copy=True) for value, each in zip(values, to, strict=False)]
 
 
 def _alike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:

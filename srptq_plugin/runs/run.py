@@ -1,5 +1,6 @@
 """A run folder: what `quantize` wrote, read back by `verify` and `evaluate`."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
 )
 TRAINED = "training.jsonl"
 Forward = Callable[[Array], Array]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -158,18 +160,20 @@ class Run:
                 f"{self.folder / PROGRAM}: not readable ({first_line(error)}); run `srptq quantize` again"
             ) from error
 
-    def float(self) -> Forward:
+    def float(self, device: torch.device = CPU) -> Forward:
         """The float network on arrays."""
-        return _on_arrays(PreparedGraph.plain(self.network))
+        return _on_arrays(PreparedGraph.plain(copy.deepcopy(self.network)), device)
 
-    def simulation(self) -> Forward:
+    def simulation(self, device: torch.device = CPU) -> Forward:
         """The quantized network in torch, from the table alone."""
-        return _on_arrays(self.table.simulate(self.network))
+        return _on_arrays(self.table.simulate(copy.deepcopy(self.network)), device)
 
 
-def _on_arrays(network: Callable[[torch.Tensor], torch.Tensor]) -> Forward:
+def _on_arrays(network: PreparedGraph, device: torch.device) -> Forward:
+    network.to(device)
+
     def forward(image: Array) -> Array:
         with torch.no_grad():
-            return np.asarray(network(torch.from_numpy(image)))
+            return np.asarray(network(torch.from_numpy(image).to(device)).cpu())
 
     return forward

@@ -1,0 +1,59 @@
+"""The devices that tests use beside the processor: a GPU where there is one, and one made of second.cpp."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.utils.cpp_extension import load
+
+from srptq_plugin.graph import PreparedGraph
+
+
+@pytest.fixture(scope="session")
+def second(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Torch knows the device `second`, whose tensors never meet the processor's."""
+    if not (shutil.which("c++") and shutil.which("ninja")):
+        pytest.skip("no C++ compiler and ninja, which make the second device")
+    source, folder = Path(__file__).with_name("second.cpp"), tmp_path_factory.mktemp("second")
+    load("srptq_second", [str(source)], build_directory=str(folder), extra_cflags=["-O0"], is_python_module=False)
+    torch.utils.rename_privateuse1_backend("second")  # pyright: ignore[reportPrivateImportUsage]
+    module = ModuleType("torch.second")
+    module.__dict__.update(
+        is_available=lambda: True,
+        device_count=lambda: 1,
+        current_device=lambda: 0,
+        _is_in_bad_fork=lambda: False,
+        manual_seed_all=_no_numbers_of_its_own,
+    )
+    torch._register_device_module("second", module)  # pyright: ignore[reportPrivateUsage]
+
+
+def _no_numbers_of_its_own(_seed: int) -> None:
+    """Every seed here is a generator's on the processor."""
+
+
+@pytest.fixture(params=["second", "cuda"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Its name."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    if request.param == "second":
+        request.getfixturevalue("second")
+        monkeypatch.setattr(PreparedGraph, "to", _swapping(PreparedGraph.to))
+    return request.param
+
+
+def _swapping(move: Callable[..., PreparedGraph]) -> Callable[..., PreparedGraph]:
+    """Parameters stay the objects that they are, as they do on the way to a GPU without being asked."""
+
+    def to(self: PreparedGraph, device: torch.device) -> PreparedGraph:
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            return move(self, device)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(False)
+
+    return to
