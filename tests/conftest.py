@@ -12,6 +12,10 @@ settings.register_profile("srptq", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("srptq")
 torch.set_num_threads(1)
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if WORKER and hasattr(os, "sched_setaffinity"):  # a core each, which runtimes count
+    CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
 
 
 @pytest.fixture(scope="session", autouse=True)
