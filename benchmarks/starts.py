@@ -30,6 +30,7 @@ STARTS: Mapping[str, Sequence[str]] = {
     "min-max": ("activations.observer=minmax", "reconstruction=null"),
     "own": ("reconstruction=null",),
     "DBDC + PaC": ("activations.observer=dbdc",),
+    "DBDC + PaC, weights too": ("activations.observer=dbdc", "reconstruction.weights=free"),
 }
 OWN: Mapping[str, Sequence[str]] = {
     "bounded": (),
@@ -119,7 +120,7 @@ def main() -> None:
         row, ours = (rows.of(_key(arguments, each)) for each in (training, _ours(training)))
         if row is not None:
             cells = [f"{row[when][name]:.2f}" for when in ("before", "after") for name in SETS]
-            after = _as_good_after(row, ours) if ours is not None and ours is not row else ""
+            after = "" if ours is None or "PaC" in training.start else _as_good_after(row, ours)
             print(f"| {training.quantizer} | {training.bits} | {training.start} | {' | '.join(cells)} | {after} |")
 
 

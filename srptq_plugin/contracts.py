@@ -162,6 +162,15 @@ class Rules:
         """
         return grid.at(bits + (self.sign_bit and grid.signed))
 
+    def placement(self, asked: str | None) -> str:
+        """What a recipe asks for, or the default.
+
+        >>> grid = IntGrid(8)
+        >>> Rules(grid, grid, frozenset({8}), frozenset({8})).placement(None)
+        'full'
+        """
+        return asked or self.placements[0]
+
     def named(self, grid: IntGrid) -> int:
         """The number of bits by which a recipe names a grid, `sized` undone."""
         return grid.bits - (self.sign_bit and grid.signed)

@@ -93,10 +93,10 @@ def short(text: str, longest: int = LONGEST_VALUE) -> str:
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
-def together(problems: Iterable[str]) -> str:
+def at_once(problems: Iterable[str]) -> str:
     """Several mistakes, a line each, of many the first.
 
-    >>> together(f"key{number}: unknown" for number in range(12)).splitlines()[-2:]
+    >>> at_once(f"key{number}: unknown" for number in range(12)).splitlines()[-2:]
     ['key9: unknown', 'and 2 more']
     """
     lines = list(dict.fromkeys(problems))

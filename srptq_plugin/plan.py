@@ -52,7 +52,7 @@ class _Planner:
     def __init__(self, network: Network, rules: Rules, recipe: Recipe, image: tuple[float, float]) -> None:
         self.network, self.rules, self.recipe, self.image = network, rules, recipe, image
         self.stages = Stages(network)
-        self.full = (recipe.placement or rules.placements[0]) == "full"
+        self.full = rules.placement(recipe.placement) == "full"
         self.refused: dict[fx.Node, str] = {}
         self.planned = [conv for conv in network.convs if self._plans(conv)]
         self.fusing = Fusing(network, rules, self.planned)

@@ -68,18 +68,18 @@ def _recipe(path: Path, registry: Registry) -> Record:
         "toolkit": recipe.toolkit,
         "weights": recipe.weights.bits,
         "activations": recipe.activations.bits,
-        "placement": recipe.placement or _usual_placement(recipe, registry),
+        "placement": _placement(recipe, registry),
         "reconstruction": recipe.reconstruction.name if recipe.reconstruction else None,
         "comment": _comment(path),
     }
 
 
-def _usual_placement(recipe: Recipe, registry: Registry) -> str | None:
+def _placement(recipe: Recipe, registry: Registry) -> str | None:
     try:
         presets = registry.target(recipe.target).load().presets
-        return presets[recipe.preset or next(iter(presets))].placements[0]
+        return presets[recipe.preset or next(iter(presets))].placement(recipe.placement)
     except (SrptqError, KeyError):
-        return None
+        return recipe.placement
 
 
 def _comment(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from srptq_plugin.errors import SrptqError, together
+from srptq_plugin.errors import SrptqError, at_once
 from srptq_plugin.evaluating.metrics import WINDOW
 from srptq_plugin.images import Image, downscale, list_images, read_image
 from srptq_plugin.resize import Pixels
@@ -46,7 +46,7 @@ def load_pairs(data: Path, scale: int, *, strict: bool = False) -> Pairs:
         except SrptqError as error:
             skipped.append(str(error))
     if skipped and (strict or not usable):
-        raise SrptqError(together([_refusal(data, len(skipped), len(usable)), *skipped]))
+        raise SrptqError(at_once([_refusal(data, len(skipped), len(usable)), *skipped]))
     for problem in skipped:
         logger.warning("left out: %s", problem)
     return Pairs(tuple(usable), tuple(skipped))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from srptq_plugin.errors import SrptqError, UnknownNameError, together
+from srptq_plugin.errors import SrptqError, UnknownNameError, at_once
 from srptq_plugin.recipes.files import Data, Layer, dump, merge, parse_set, read_layers, shipped, source
 from srptq_plugin.recipes.schema import (
     Calibration,
@@ -101,7 +101,7 @@ class Recipe(Settings):
             return cls.model_validate(merge(layers))
         except ValidationError as error:
             lines = (_line(details, layers) for details in error.errors(include_url=False))
-            raise SrptqError(together(lines)) from error
+            raise SrptqError(at_once(lines)) from error
 
     @staticmethod
     def names() -> list[str]:
@@ -155,7 +155,7 @@ def check_names(recipe: Recipe, registry: "Registry") -> None:
         look_ups.append(("reconstruction.name", registry.reconstruction, recipe.reconstruction.name))
     problems = [text for key, find, name in look_ups if (text := _unknown(key, find, name))]
     if problems:
-        raise SrptqError(together(f"recipe {recipe.name}: {text}" for text in problems))
+        raise SrptqError(at_once(f"recipe {recipe.name}: {text}" for text in problems))
 
 
 def _unknown(key: str, find: Callable[[str], object], name: str) -> str:

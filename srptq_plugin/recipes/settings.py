@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any
 
 from srptq_plugin.contracts import Observer, ObserverFactory, Rules
-from srptq_plugin.errors import SrptqError, UnknownNameError, together
+from srptq_plugin.errors import SrptqError, UnknownNameError, at_once
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import TensorSettings
@@ -30,7 +30,7 @@ def rules_of(recipe: Recipe, registry: Registry) -> Rules:
         *_export_problems(recipe, target.exports),
     ]
     if problems:
-        raise SrptqError(together(f"recipe {recipe.name}: {problem}" for problem in problems))
+        raise SrptqError(at_once(f"recipe {recipe.name}: {problem}" for problem in problems))
     return presets[preset]
 
 
@@ -58,8 +58,7 @@ def _or_float(path: str, bits: int, allowed: frozenset[int]) -> str:
 
 
 def _skip_problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
-    placement = recipe.placement or rules.placements[0]
-    if recipe.skips.bits is not None and placement == "convs":
+    if recipe.skips.bits is not None and rules.placement(recipe.placement) == "convs":
         yield "skips.bits: placement convs leaves skips float; set placement to full, or skips.bits to null"
     if rules.integer_bits and not recipe.skips.quantize:
         yield f"skips.quantize: false, but {recipe.target} needs integers; a paper-... recipe simulates it"

@@ -111,7 +111,7 @@ def differences(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
 
 
 def _placement(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
-    placement = recipe.placement or rules.placements[0]
+    placement = rules.placement(recipe.placement)
     if backend.name == "Academic" and placement == "full":
         yield "placement full: MQBench's Academic quantizes the inputs of convolutions only"
     if backend.name != "Academic":
