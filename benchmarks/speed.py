@@ -4,7 +4,8 @@
 
 EDSR-baseline x4, random weights. Observing: a forward of 16 patches of 48 x 48 through one prepared graph, with each
 observer and without any. Tuning: a step of PaC on 2 patches at 4 bits, beside the float network's forward and full
-backward. Medians of interleaved runs. Memory: what a process of its own holds at most, beyond what it held before.
+backward. Medians of interleaved runs. Memory: what tensors take at most, and what a process of its own holds at most
+beyond what it held before.
 """
 
 import argparse
@@ -14,12 +15,14 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.ao.quantization.observer import HistogramObserver
+from torch.profiler import ProfilerActivity, profile
 
 from srptq_plugin import Recipe
 from srptq_plugin.analysis.analyze import analyze
@@ -55,7 +58,8 @@ def main() -> None:
         ("Observing, 16 patches", "s", lambda: observing(arguments.runs)),
         ("Tuning, a step of 2 patches", "s", tuning),
         ("Fake quantization and its gradient, 2 x 64 x 48 x 48", "s", lambda: rounding(arguments.runs)),
-        ("Memory, with the answers of 100 patches kept", "MiB", lambda: memory(arguments.threads)),
+        ("Tensors that a step holds at most", "MiB", tensors),
+        ("Memory of the process, with the answers of 100 patches kept", "MiB", lambda: memory(arguments.threads)),
         ("Importing", "s", lambda: importing(arguments.runs)),
         ("Analysing every site, 8 patches", "s", analysing),
     ):
@@ -173,6 +177,26 @@ def rounding(runs: int) -> list[Row]:
         ((rounded.clamp(0, 15) - zero_point) * scale).sum().backward()
 
     return _interleaved({"ours": ours, "torch's learnable kernel": fused, "written out": unfused}, 10 * runs)
+
+
+def tensors() -> list[Row]:
+    """As torch allocates them, whatever a process makes of freed blocks."""
+    graph, patches = prepared(), images(4)
+    graph.observe([patches])
+    ways = {"float, forward and backward": _plain_step(), "PaC": lambda: reconstruct(graph, patches, epochs=1)}
+    held = {name: _most_held(run) for name, run in ways.items()}
+    return [(name, amount, amount / held["float, forward and backward"]) for name, amount in held.items()]
+
+
+def _most_held(run: Callable[[], object]) -> float:
+    """MiB, beyond what was held before."""
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    results: Any = found.profiler
+    events = (each for each in results.kineto_results.events() if each.name() == "[memory]")
+    changes = [each.nbytes() for each in sorted(events, key=lambda each: each.start_ns())]
+    return max(accumulate(changes)) / 2**20
 
 
 def memory(threads: int) -> Iterator[Row]:

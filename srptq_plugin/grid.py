@@ -195,40 +195,6 @@ def _scale(step: Tensor, grid: IntGrid) -> Tensor:
     return scale.float()
 
 
-class Levels:
-    """The levels of a grid beside a tensor: which one each value is nearest to, in steps from the origin.
-
-    The origin is the zero point, or the real offset where the grid has one.
-
-    >>> levels = Levels(project(Bounds.of(-1.0, 1.0), IntGrid(2)), torch.zeros(3))
-    >>> steps = levels.steps(torch.tensor([-2.0, 0.0, 0.4]))
-    >>> steps.tolist(), levels.real_(levels.clip_(steps)).tolist()
-    ([-3.0, 0.0, 1.0], [-0.6666666865348816, 0.0, 0.6666666865348816])
-    """
-
-    def __init__(self, qparams: QParams, values: Tensor) -> None:
-        self.scale, zero_point = (along(each, values, qparams.grid) for each in (qparams.scale, qparams.zero_point))
-        real = qparams.grid.real_offset
-        self.offset = zero_point * self.scale if real else None
-        self.origin = torch.zeros_like(zero_point) if real else zero_point
-        self.lowest, self.highest = qparams.grid.qmin - self.origin, qparams.grid.qmax - self.origin
-
-    def steps(self, values: Tensor) -> Tensor:
-        """How many steps each value is from the origin, wherever the grid ends; a new tensor."""
-        inverse = self.scale.reciprocal()
-        steps = values * inverse if self.offset is None else (values + self.offset).mul_(inverse)
-        return steps.round_()
-
-    def clip_(self, steps: Tensor) -> Tensor:
-        """The same within the grid, in place."""
-        return steps.clamp_min_(self.lowest).clamp_max_(self.highest)
-
-    def real_(self, steps: Tensor) -> Tensor:
-        """The real values of steps, in place."""
-        values = steps.mul_(self.scale)
-        return values if self.offset is None else values.sub_(self.offset)
-
-
 def quantize(values: Tensor, qparams: QParams) -> Tensor:
     """The integers of a tensor, as PaC's forward and every exported file have them.
 
@@ -236,13 +202,48 @@ def quantize(values: Tensor, qparams: QParams) -> Tensor:
     [0, 85, 153]
     """
     levels = Levels(qparams, values)
-    return levels.clip_(levels.steps(values)).add_(levels.origin).to(torch.int32)
+    return levels.clip_(levels.nearest(values)).to(torch.int32)
 
 
 def dequantize(integers: Tensor, qparams: QParams) -> Tensor:
     """The real values that integers stand for."""
-    levels = Levels(qparams, integers)
-    return levels.real_(integers - levels.origin)
+    return Levels(qparams, integers).real_(integers.float())
+
+
+class Levels:
+    """The levels of a grid beside a tensor: the integer that each value is nearest to, and back.
+
+    >>> levels = Levels(project(Bounds.of(-1.0, 1.0), IntGrid(2)), torch.zeros(3))
+    >>> integers = levels.nearest(torch.tensor([-2.0, 0.0, 0.4]))
+    >>> integers.tolist(), levels.real_(levels.clip_(integers)).tolist()
+    ([-2.0, 1.0, 2.0], [-0.6666666865348816, 0.0, 0.6666666865348816])
+    """
+
+    def __init__(self, qparams: QParams, values: Tensor) -> None:
+        self.grid = grid = qparams.grid
+        self.scale, zero_point = (along(each, values, grid) for each in (qparams.scale, qparams.zero_point))
+        self.offset = zero_point * self.scale if grid.real_offset else None
+        self.origin = None if grid.real_offset or grid.symmetric else zero_point
+        self.ends = grid.qmin - 0.5, grid.qmax + 0.5
+
+    def nearest(self, values: Tensor, out: Tensor | None = None) -> Tensor:
+        """The nearest integers, wherever the grid ends; a new tensor, or this one."""
+        inverse = self.scale.reciprocal()
+        if self.offset is not None:
+            return torch.add(values, self.offset, out=out).mul_(inverse).round_()
+        integers = torch.mul(values, inverse, out=out).round_()
+        return integers if self.origin is None else integers.add_(self.origin)
+
+    def clip_(self, integers: Tensor) -> Tensor:
+        """The same within the grid, in place."""
+        return integers.clamp_(self.grid.qmin, self.grid.qmax)
+
+    def real_(self, integers: Tensor) -> Tensor:
+        """The real values that integers stand for, in place."""
+        if self.origin is not None:
+            integers.sub_(self.origin)
+        values = integers.mul_(self.scale)
+        return values if self.offset is None else values.sub_(self.offset)
 
 
 def neighbours(values: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.grid import Bounds, IntGrid, Levels, QParams, along, project
-
-Gradient = Literal["full", "pact"]
+from srptq_plugin.grid import Bounds, IntGrid, QParams, project
+from srptq_plugin.rounding import Gradient, fake_quantize, fake_quantize_pact, finite
 
 
 class Mode(Enum):
@@ -20,85 +19,6 @@ class Mode(Enum):
     OFF = "off"
     OBSERVE = "observe"
     QUANTIZE = "quantize"
-
-
-def fake_quantize(values: Tensor, qparams: QParams) -> Tensor:
-    """Quantize and dequantize; gradients reach the values, the scale and the zero point.
-
-    >>> fake_quantize(torch.tensor([-2.0, 0.0, 0.4]), project(Bounds.of(-1.0, 1.0), IntGrid(2)))
-    tensor([-0.6667,  0.0000,  0.6667])
-    """
-    return _Rounded.apply(values, qparams.scale, qparams.zero_point, qparams.grid)  # pyright: ignore[reportReturnType]
-
-
-class _Rounded(torch.autograd.Function):
-    """The nearest level; straight through within the grid, and beyond it a pull on the end that clipped."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Tensor:
-        ctx.save_for_backward(values, scale, zero_point)
-        ctx.grid = grid
-        levels = Levels(QParams(scale, zero_point, grid), values)
-        return levels.real_(levels.clip_(levels.steps(values)))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
-        (gradient,) = gradients
-        values, scale, zero_point = ctx.saved_tensors
-        levels = Levels(QParams(scale, zero_point, ctx.grid), values)
-        steps = levels.steps(values)
-        kept = levels.clip_(steps.clone())
-        clipped = steps.sub_(kept).abs_().clamp_(max=1).mul_(gradient)
-        if not any(ctx.needs_input_grad[1:]):
-            return gradient - clipped, None, None, None
-        error = levels.real_(kept).sub_(values)
-        pull = _sum_along(clipped, scale, ctx.grid)
-        stretch = _dot_along(error, gradient, scale, ctx.grid) + _dot_along(clipped, values, scale, ctx.grid)
-        return clipped.neg_().add_(gradient), stretch / scale, -scale * pull, None
-
-
-def _sum_along(values: Tensor, scale: Tensor, grid: IntGrid) -> Tensor:
-    """Over all that a scale is for."""
-    if grid.axis is None:
-        return values.sum().reshape(scale.shape)
-    return values.sum([axis for axis in range(values.ndim) if axis != grid.axis])
-
-
-def _dot_along(left: Tensor, right: Tensor, scale: Tensor, grid: IntGrid) -> Tensor:
-    if grid.axis is None:
-        return torch.dot(left.flatten(), right.flatten()).reshape(scale.shape)
-    return _sum_along(left * right, scale, grid)
-
-
-def finite(gradient: Tensor) -> Tensor:
-    """A gradient without what is not finite.
-
-    A map that quantization made constant has no derivative through a standard deviation, as attention takes it.
-
-    >>> finite(torch.tensor([1.0, float("nan"), float("inf")]))
-    tensor([1., 0., 0.])
-    """
-    return gradient if gradient.sum().isfinite() else gradient.nan_to_num(0.0, 0.0, 0.0)
-
-
-class _ClippedOnly(torch.autograd.Function):
-    """PACT's gradient: each clipped value pulls the bound that clipped it, nothing else moves a bound."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, _lower: Tensor, _upper: Tensor, qparams: QParams) -> Tensor:
-        real = qparams.bounds
-        ctx.save_for_backward(values, real.lower, real.upper)
-        ctx.grid = qparams.grid
-        return fake_quantize(values, qparams)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        (gradient,) = gradients
-        values, lower, upper = ctx.saved_tensors
-        below = values < along(lower, values, ctx.grid)
-        above = values > along(upper, values, ctx.grid)
-        pulls = [_sum_along(gradient * side, lower, ctx.grid).to(lower) for side in (below, above)]
-        return gradient * ~(below | above), pulls[0], pulls[1], None
 
 
 class BoundedFakeQuantize(nn.Module):
@@ -253,8 +173,7 @@ class BoundedFakeQuantize(nn.Module):
                 self._held = self.qparams().detach()
             return fake_quantize(values, self._held)
         if self.gradient == "pact":
-            bounds = self.bounds
-            return _ClippedOnly.apply(values, bounds.lower, bounds.upper, self.qparams().detach())  # pyright: ignore[reportReturnType]
+            return fake_quantize_pact(values, self.bounds, self.qparams())
         return fake_quantize(values, self.qparams())
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -19,8 +19,10 @@ from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.quantizer import Gradient, Mode
 from srptq_plugin.reconstruction.bias_correction import CORRECTED_ON, correct_biases
 from srptq_plugin.reconstruction.choosing import choose_bounds
+from srptq_plugin.reconstruction.cosine import cosines
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, Weights, learnt_by
 from srptq_plugin.reconstruction.recolouring import recoloured
+from srptq_plugin.reconstruction.recomputing import Recomputing
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher
 from srptq_plugin.together import average, gathered
@@ -165,7 +167,8 @@ class _Tuning:
 
     def _losses(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Equations 6 and 8 on some samples."""
-        output, maps = self.prepared.features(self.images[chosen])
+        with Recomputing(self.prepared):
+            output, maps = self.prepared.features(self.images[chosen])
         wanted, targets = self.teacher(chosen)
         distances = [self._distance(each, target) for each, target in zip(maps, targets, strict=True)]
         return self._off(output - wanted), (self.shares * torch.stack(distances)).mean()
@@ -181,11 +184,8 @@ class _Tuning:
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:
         """The squared distance of two maps on the unit sphere: 2 - 2 cos."""
-        flat = features.flatten(1)
-        length = flat.norm(dim=1).clamp(min=1e-30) * math.sqrt(flat.shape[1])
-        cosine = (flat * target).sum(1) / length
-        squared = (2 - 2 * cosine).mean()
-        return squared / flat.shape[1] if self.options.feature_loss == "literal" else squared
+        squared = (2 - 2 * cosines(features, target)).mean()
+        return squared / target.shape[1] if self.options.feature_loss == "literal" else squared
 
     def _mean_loss(self) -> float:
         total = torch.zeros((), dtype=torch.float64, device=self.images.device)
