@@ -207,7 +207,7 @@ def quantize(values: Tensor, qparams: QParams) -> Tensor:
 
 def dequantize(integers: Tensor, qparams: QParams) -> Tensor:
     """The real values that integers stand for."""
-    return Levels(qparams, integers).real_(integers.float())
+    return Levels(qparams, integers).real_(integers.to(torch.float32, copy=True))
 
 
 class Levels:

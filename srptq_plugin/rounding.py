@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.grid import Bounds, IntGrid, Levels, QParams, along
+from srptq_plugin.pieces import alongside
 
 Gradient = Literal["full", "pact"]
-PIECE = 2**18
-"""So many values at a time go through every step, as they stay in the processor's cache."""
 _within: Callable[..., Tensor] = torch.ops.aten.hardtanh_backward.grad_input
 
 
@@ -79,9 +78,7 @@ def _pulls(qparams: QParams, values: Tensor, gradient: Tensor, inside: Tensor) -
 
 def _pieces(grid: IntGrid, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """The same values of each tensor, a piece at a time where one scale is for all."""
-    if grid.axis is not None or tensors[0].numel() <= PIECE or not all(each.is_contiguous() for each in tensors):
-        return [tensors]
-    return zip(*(each.view(-1).split(PIECE) for each in tensors), strict=True)
+    return alongside(*tensors) if grid.axis is None else [tensors]
 
 
 def _sum_along(values: Tensor, qparams: QParams) -> Tensor:

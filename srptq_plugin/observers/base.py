@@ -1,7 +1,7 @@
 """What every observer shares: rows, batches of several places, refusal of NaN, merging."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -12,18 +12,7 @@ from torch import Tensor
 from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import Bounds, IntGrid
-
-PIECE = {"cpu": 2**18}
-"""How many values are looked at together: as many as a processor's cache holds. Elsewhere many more."""
-
-
-def pieces(rows: Tensor) -> Iterator[Tensor]:
-    """Rows [rows, n] cut across, so that one pass after another over a piece stays in the cache.
-
-    >>> [piece.shape[1] for piece in pieces(torch.zeros(2, 2**18))]
-    [131072, 131072]
-    """
-    yield from rows.split(max(1, PIECE.get(rows.device.type, 2**26) // len(rows)), dim=1)
+from srptq_plugin.pieces import across
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Part:
     @property
     def zeros(self) -> Tensor:
         """How many values of each row are exactly zero."""
-        found = sum((_nonzeros(piece) for piece in pieces(self.rows)), torch.zeros(()))
+        found = sum((_nonzeros(piece) for piece in across(self.rows)), torch.zeros(()))
         return self.rows.shape[1] - found.double()
 
     def clone(self) -> "Part":

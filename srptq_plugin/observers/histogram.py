@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srptq_plugin.observers.base import Part, extremes, pieces
+from srptq_plugin.observers.base import Part, extremes
+from srptq_plugin.pieces import across
 
 FLOAT32_DIGITS = 24
 SMALLEST_EXPONENT = -120
@@ -39,7 +40,7 @@ def equal_histogram(rows: Tensor, low: Tensor, high: Tensor, bins: int) -> Tenso
 def _counted(rows: Tensor, bins: int, numbered: Callable[[Tensor], Tensor]) -> Tensor:
     """The counts of rows whose values have these bin numbers."""
     counts = torch.zeros(len(rows), bins, dtype=torch.float64)
-    for piece in pieces(rows):
+    for piece in across(rows):
         counts += bin_counts(numbered(piece), bins)
     return counts
 
