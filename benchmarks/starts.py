@@ -31,6 +31,12 @@ STARTS: Mapping[str, Sequence[str]] = {
     "own": ("reconstruction=null",),
     "DBDC + PaC": ("activations.observer=dbdc",),
     "DBDC + PaC, weights too": ("activations.observer=dbdc", "reconstruction.weights=free"),
+    "DBDC + PaC, as -best": (
+        "activations.observer=dbdc",
+        "equalise=true",
+        *(f"reconstruction.{key}" for key in ("epochs=20", "start=image", "weights=free")),
+        *(f"reconstruction.{key}" for key in ("activation_rate=0.003", "feature_weight=1.0")),
+    ),
 }
 OWN: Mapping[str, Sequence[str]] = {
     "bounded": (),
@@ -108,7 +114,8 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     rows = Rows(arguments.rows)
-    wanted = [each for each in trainings(arguments.bits) if each.quantizer in arguments.quantizers]
+    chosen = arguments.quantizers, arguments.starts
+    wanted = [each for each in trainings(arguments.bits) if each.quantizer in chosen[0] and each.start in chosen[1]]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(arguments, Path(folder))
         for training in wanted:
@@ -145,6 +152,7 @@ def _arguments() -> argparse.Namespace:
     for name in ("data", "images", "rows"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--quantizers", nargs="+", default=list(OWN), choices=list(OWN))
+    parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=list(STARTS))
     parser.add_argument("--bits", nargs="+", type=int, default=[4, 2])
     for name, default in (("steps", 1000), ("batch", 8), ("every", 100), ("threads", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
