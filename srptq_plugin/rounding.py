@@ -123,7 +123,8 @@ class _ClippedOnly(torch.autograd.Function):
         (gradient,) = gradients
         values, scale, zero_point = ctx.saved_tensors
         qparams = QParams(scale, zero_point, ctx.grid)
-        lower, upper = (along(end, values, ctx.grid) for end in (qparams.bounds.lower, qparams.bounds.upper))
+        real = qparams.bounds
+        lower, upper = (along(end, values, ctx.grid) for end in (real.lower, real.upper))
         below, above = values < lower, values > upper
         pulls = [_sum_along(gradient * side, qparams).double() for side in (below, above)]
         return gradient * ~(below | above), pulls[0], pulls[1], None

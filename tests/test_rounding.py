@@ -15,16 +15,11 @@ def normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(*(shape or (MANY,)), generator=torch.Generator().manual_seed(seed))
 
 
-def pulled(values: Tensor, pull: Tensor, grid: IntGrid, gradient: Gradient = "full") -> tuple[Tensor, ...]:
+def pulled(values: Tensor, pull: Tensor, grid: IntGrid) -> tuple[Tensor, ...]:
     """The gradients of values and bounds."""
     values = values.detach().requires_grad_()
     ends = [torch.tensor(end, dtype=torch.float64, requires_grad=True) for end in (-1.3, 1.7)]
-    bounds = Bounds(*ends)
-    given = (
-        fake_quantize_pact(values, bounds, project(bounds, grid))
-        if gradient == "pact"
-        else fake_quantize(values, project(bounds, grid))
-    )
+    given = fake_quantize(values, project(Bounds(*ends), grid))
     return torch.autograd.grad((given * pull).sum(), [values, *ends])
 
 
