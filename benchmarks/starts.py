@@ -12,7 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,15 @@ from srptq_plugin.qat.run import train_run
 from srptq_plugin.runs.run import TRAINED, Run
 
 SETS, SCALE = ("Set5", "Set14"), 4
+SETTINGS: Mapping[str, int] = {"steps": 1000, "batch": 8, "every": 100, "seed": 0}
+"""What each training is told, and what it is told unless arguments say otherwise."""
 STARTS: Mapping[str, Sequence[str]] = {
     "min-max": ("activations.observer=minmax", "reconstruction=null"),
     "own": ("reconstruction=null",),
     "DBDC + PaC": ("activations.observer=dbdc",),
     "DBDC + PaC, weights too": ("activations.observer=dbdc", "reconstruction.weights=free"),
-    "DBDC + PaC, as -best": (
-        "activations.observer=dbdc",
-        "equalise=true",
-        *(f"reconstruction.{key}" for key in ("epochs=20", "start=image", "weights=free")),
-        *(f"reconstruction.{key}" for key in ("activation_rate=0.003", "feature_weight=1.0")),
-    ),
 }
+OURS = tuple(start for start in STARTS if "PaC" in start)
 OWN: Mapping[str, Sequence[str]] = {
     "bounded": (),
     "pams": ("activations.options.percentile=0",),
@@ -89,7 +86,7 @@ class Bench:
             out=place / "start",
             overrides=training.overrides,
         )
-        settings = [f"training.{key}={getattr(self.arguments, key)}" for key in ("steps", "batch", "every")]
+        settings = [f"training.{key}={getattr(self.arguments, key)}" for key in SETTINGS]
         end = train_run(
             "paper-w4a4",
             start.folder,
@@ -121,23 +118,20 @@ def main() -> None:
         for training in wanted:
             if rows.of(_key(arguments, training)) is None and not arguments.no_measuring:
                 rows.add(_key(arguments, training), bench.measure(training))
-    print("| quantizer | bits | start | Set5 | Set14 | Set5, trained | Set14, trained | as good after |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| quantizer | bits | start | Set5 | Set14 | Set5, trained | Set14, trained | PaC as good after | weights too |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for training in wanted:
-        row, ours = (rows.of(_key(arguments, each)) for each in (training, _ours(training)))
+        row = rows.of(_key(arguments, training))
         if row is not None:
             cells = [f"{row[when][name]:.2f}" for when in ("before", "after") for name in SETS]
-            after = "" if ours is None or "PaC" in training.start else _as_good_after(row, ours)
-            print(f"| {training.quantizer} | {training.bits} | {training.start} | {' | '.join(cells)} | {after} |")
+            ours = (rows.of(_key(arguments, replace(training, start=start))) for start in OURS)
+            cells += ["" if each is None or training.start in OURS else _as_good_after(row, each) for each in ours]
+            print(f"| {training.quantizer} | {training.bits} | {training.start} | {' | '.join(cells)} |")
 
 
 def _key(arguments: argparse.Namespace, training: Training) -> Key:
-    setting = (str(arguments.steps), str(arguments.batch), str(arguments.every))
+    setting = (str(getattr(arguments, key)) for key in SETTINGS)
     return (*setting, training.quantizer, str(training.bits), training.start)
-
-
-def _ours(training: Training) -> Training:
-    return Training(training.quantizer, training.bits, "DBDC + PaC")
 
 
 def _as_good_after(row: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
@@ -154,7 +148,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quantizers", nargs="+", default=list(OWN), choices=list(OWN))
     parser.add_argument("--starts", nargs="+", default=list(STARTS), choices=list(STARTS))
     parser.add_argument("--bits", nargs="+", type=int, default=[4, 2])
-    for name, default in (("steps", 1000), ("batch", 8), ("every", 100), ("threads", 1)):
+    for name, default in {**SETTINGS, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--no-measuring", action="store_true")
     return parser.parse_args()

@@ -159,7 +159,8 @@ def _projection(sites: Sequence[Record]) -> Iterator[tuple[str, Cell]]:
     means = (sum(e[key] for e in found.values()) / len(found) for key in ("cost_db", "won_db"))
     cost, won, most = (round(each, 2) + 0.0 for each in (*means, found[worst]["cost_db"]))
     told = f"{cost:.2f} dB an activation against a real offset, at most {most:.2f} at {worst}"
-    yield "grid costs", told + (f"; tuning won back {won:.2f} dB" if any(e["won_db"] for e in found.values()) else "")
+    moved = f"won back {won:.2f} dB" if won >= 0 else f"gave up {-won:.2f} dB more for the image"
+    yield "grid costs", told + (f"; tuning {moved}" if any(e["won_db"] for e in found.values()) else "")
 
 
 def _some(names: Sequence[str]) -> str:

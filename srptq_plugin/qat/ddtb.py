@@ -20,12 +20,14 @@ from srptq_plugin.qat.dynamic import by_extremes
 from srptq_plugin.quantizer import BoundedFakeQuantize, fake_quantize
 from srptq_plugin.together import average
 
-HIDDEN, RATE = 32, 1e-3
+HIDDEN, RATE, SMALL = 32, 1e-3, 0.1
 INSIDE = IntGrid(2, real_offset=True)
 
 
 class Gate(nn.Module):
     """From the means of an image's channels to two numbers, 0 where a bound stays; 2-bit weights and activations.
+
+    It starts near 0, so that a short training too has pulled it there before it acts.
 
     >>> Gate(3).eval()(torch.zeros(2, 3, 5, 5)).shape
     torch.Size([2, 2])
@@ -38,7 +40,8 @@ class Gate(nn.Module):
     def __init__(self, channels: int, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.narrow, self.widen = _kernel(HIDDEN, channels, generator), _kernel(2, HIDDEN, generator)
+        self.narrow = _kernel(HIDDEN, channels, generator)
+        self.widen = _kernel(2, HIDDEN, generator, SMALL)
         self.gain, self.shift = nn.Parameter(torch.ones(HIDDEN)), nn.Parameter(torch.zeros(HIDDEN))
         self.register_buffer("mean", torch.zeros(HIDDEN))
         self.register_buffer("variance", torch.ones(HIDDEN))
@@ -57,10 +60,10 @@ class Gate(nn.Module):
         return functional.linear(self.rounded(pooled), self.rounded(kernel[None])[0])
 
 
-def _kernel(outputs: int, inputs: int, generator: torch.Generator) -> nn.Parameter:
-    """As torch starts a convolution's."""
+def _kernel(outputs: int, inputs: int, generator: torch.Generator, share: float = 1.0) -> nn.Parameter:
+    """As torch starts a convolution's, or a share of that."""
     weight = torch.empty(outputs, inputs)
-    return nn.Parameter(nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator))
+    return nn.Parameter(share * nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator))
 
 
 class DdtbFakeQuantize(BoundedFakeQuantize):

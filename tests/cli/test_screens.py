@@ -50,6 +50,12 @@ def test_the_report_holds_the_facts(written: Written, terminal: Terminal) -> Non
     assert "\x1b" in terminal.getvalue()
 
 
+@pytest.mark.parametrize(("won", "told"), [(0.25, "won back 0.25 dB"), (-1.5, "gave up 1.50 dB more for the image")])
+def test_what_tuning_gives_up_is_not_called_won(written: Written, won: float, told: str) -> None:
+    sites = [each | {"projection": {"cost_db": 0.0, "won_db": won}} for each in written.summary["sites"]]
+    assert f"tuning {told}" in plain(run_report({**written.summary, "sites": sites}, written.folder))
+
+
 def test_verify_and_evaluate(srptq: Srptq, written: Written, photographs: Path) -> None:
     found = srptq("verify", written.folder, "--json")
     passed = json.loads(found.out)["passed"]

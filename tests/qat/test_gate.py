@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srptq_plugin.grid import Bounds, IntGrid
-from srptq_plugin.qat.ddtb import DdtbFakeQuantize, Gate
+from srptq_plugin.qat.ddtb import SMALL, DdtbFakeQuantize, Gate
 from srptq_plugin.quantizer import Mode
 
 
@@ -133,10 +133,29 @@ def test_gradients_reach_both_bounds_and_the_gate() -> None:
 
 def test_the_bypassed_gate_is_pulled_to_one() -> None:
     gate = Gate(4).train()
-    made, values = quantizer(gate=gate).train(), images(16)
-    optimizer = torch.optim.Adam(gate.parameters(), lr=3e-3)
-    sizes: list[float] = []
-    for _ in range(150):
+    gate.widen.data.div_(SMALL)
+    made = quantizer(gate=gate).train()
+    sizes = bypassed(made, 150, torch.optim.Adam(gate.parameters(), lr=3e-3))
+    assert sizes[-1] < 0.05 * sizes[0]
+    assert made.pull() is None
+    made.reached(made.options["bypassed"])
+    made(images())
+    assert made.pull() is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_short_training_has_pulled_a_new_gate_before_it_acts(seed: int) -> None:
+    made = quantizer(gate=Gate(32, seed)).train()
+    rates = [{"params": [each], "lr": rate} for each, rate in made.own()]
+    bypassed(made, 40, torch.optim.Adam(rates), channels=32)
+    factors = 2 * made.gate(images(16, 32)).sigmoid()
+    assert factors.tolist() == [pytest.approx([1.0, 1.0], abs=0.03)] * 16
+
+
+def bypassed(made: Any, steps: int, optimizer: torch.optim.Optimizer, channels: int = 4) -> list[float]:
+    """Pull for so many steps; how strong the pull was at each."""
+    values, sizes = images(16, channels), list[float]()
+    for _ in range(steps):
         assert torch.equal(made(values), quantizer()(values))
         pull = made.pull()
         assert pull is not None
@@ -144,11 +163,7 @@ def test_the_bypassed_gate_is_pulled_to_one() -> None:
         optimizer.zero_grad()
         pull.backward()
         optimizer.step()
-    assert sizes[-1] < 0.05 * sizes[0]
-    assert made.pull() is None
-    made.reached(made.options["bypassed"])
-    made(values)
-    assert made.pull() is None
+    return sizes
 
 
 def test_one_image_is_batch_enough() -> None:
