@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ STARTS: Mapping[str, Sequence[str]] = {
     "DBDC + PaC": ("activations.observer=dbdc",),
     "DBDC + PaC, weights too": ("activations.observer=dbdc", "reconstruction.weights=free"),
 }
-OURS = tuple(start for start in STARTS if "PaC" in start)
+OURS = "DBDC + PaC", "DBDC + PaC, weights too"
+HEAD = "quantizer", "bits", "start", *SETS, *(f"{name}, trained" for name in SETS), "PaC after", "weights too after"
 OWN: Mapping[str, Sequence[str]] = {
     "bounded": (),
     "pams": ("activations.options.percentile=0",),
@@ -118,15 +119,19 @@ def main() -> None:
         for training in wanted:
             if rows.of(_key(arguments, training)) is None and not arguments.no_measuring:
                 rows.add(_key(arguments, training), bench.measure(training))
-    print("| quantizer | bits | start | Set5 | Set14 | Set5, trained | Set14, trained | PaC as good after | weights too |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(_line(HEAD), _line("---" for _ in HEAD), sep="\n")
     for training in wanted:
         row = rows.of(_key(arguments, training))
         if row is not None:
-            cells = [f"{row[when][name]:.2f}" for when in ("before", "after") for name in SETS]
+            cells = [training.quantizer, str(training.bits), training.start]
+            cells += [f"{row[when][name]:.2f}" for when in ("before", "after") for name in SETS]
             ours = (rows.of(_key(arguments, replace(training, start=start))) for start in OURS)
             cells += ["" if each is None or training.start in OURS else _as_good_after(row, each) for each in ours]
-            print(f"| {training.quantizer} | {training.bits} | {training.start} | {' | '.join(cells)} |")
+            print(_line(cells))
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _key(arguments: argparse.Namespace, training: Training) -> Key:

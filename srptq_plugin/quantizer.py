@@ -86,8 +86,11 @@ class BoundedFakeQuantize(nn.Module):
 
     def set_bounds(self, bounds: Bounds) -> None:
         """Start from these bounds, projected: each bound is where its gradient acts."""
-        real = project(bounds, self.grid).bounds
-        for parameter, end in ((self.lower, real.lower), (self.upper, real.upper)):
+        self.start(project(bounds, self.grid).bounds)
+
+    def start(self, bounds: Bounds) -> None:
+        """Learn from these very bounds."""
+        for parameter, end in ((self.lower, bounds.lower), (self.upper, bounds.upper)):
             home = end.device if end.device.type != "cpu" else parameter.device
             parameter.data = end.detach().to(home, copy=True)
             parameter.requires_grad_(not self.fixed)

@@ -1,12 +1,11 @@
 """FQSR, fully quantized super-resolution (Wang et al. 2020): one learnable interval a quantizer."""
 
-import torch
+from torch import Tensor
 
-from srptq_plugin.grid import Bounds
-from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.qat.mirrored import MirroredFakeQuantize
 
 
-class FqsrFakeQuantize(BoundedFakeQuantize):
+class FqsrFakeQuantize(MirroredFakeQuantize):
     """Clips to [-I, I] or, what is never negative, to [0, I]; I is `upper`, starts from max(|l|, |u|), learns from all.
 
     Equation (3): Q(v) = round(clip(v / I) * n) * I / n, n = 2^M - 1. Rounding is straight through and all else is
@@ -14,7 +13,7 @@ class FqsrFakeQuantize(BoundedFakeQuantize):
     preset `fqsr` of the target `paper` has these 2^(M + 1) - 1 signed or 2^M unsigned levels; on any other grid the
     interval has the levels of that grid, as what is trained is what is exported.
 
-    >>> from srptq_plugin.grid import IntGrid
+    >>> from srptq_plugin.grid import Bounds, IntGrid
     >>> quantizer = FqsrFakeQuantize("input", IntGrid(5, signed=True, symmetric=True, narrow=True))
     >>> quantizer.set_bounds(Bounds.of(-0.5, 2.0))
     >>> quantizer.bounds
@@ -25,15 +24,6 @@ class FqsrFakeQuantize(BoundedFakeQuantize):
     Bounds(0, 2)
     """
 
-    @property
-    def bounds(self) -> Bounds:
-        """Both at the learnt interval, or the lower one at zero."""
-        return _interval(super().bounds.upper, self.lower.detach() < 0)
-
-    def set_bounds(self, bounds: Bounds) -> None:
-        """Start from the bound that is farther out."""
-        super().set_bounds(_interval(bounds.reach, bounds.lower < 0))
-
-
-def _interval(end: torch.Tensor, signed: torch.Tensor) -> Bounds:
-    return Bounds(torch.where(signed, -end, 0.0), end)
+    def mirrors(self, lower: Tensor) -> Tensor:
+        """Where something is negative, or the grid is as wide on either side anyway."""
+        return (lower < 0) | (self.grid.symmetric and self.grid.signed)

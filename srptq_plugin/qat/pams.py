@@ -3,16 +3,15 @@
 import torch
 from torch import Tensor
 
-from srptq_plugin.grid import Bounds
-from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.qat.mirrored import MirroredFakeQuantize
 
 TINY = 1e-14
 
 
-class PamsFakeQuantize(BoundedFakeQuantize):
+class PamsFakeQuantize(MirroredFakeQuantize):
     """Clips to [-alpha, alpha]; alpha is `upper`, learns from clipped values, and starts from max(|l|, |u|).
 
-    >>> from srptq_plugin.grid import IntGrid
+    >>> from srptq_plugin.grid import Bounds, IntGrid
     >>> quantizer = PamsFakeQuantize("input", IntGrid(8, signed=True, symmetric=True, narrow=True))
     >>> quantizer.set_bounds(Bounds.of(-0.5, 2.0))
     >>> quantizer.bounds
@@ -20,16 +19,6 @@ class PamsFakeQuantize(BoundedFakeQuantize):
     """
 
     gradient = "pact"
-
-    @property
-    def bounds(self) -> Bounds:
-        """Both at the learnt maximum."""
-        upper = super().bounds.upper
-        return Bounds(-upper, upper)
-
-    def set_bounds(self, bounds: Bounds) -> None:
-        """Start from the bound that is farther out."""
-        super().set_bounds(Bounds(-bounds.reach, bounds.reach))
 
 
 def transfer_loss(features: Tensor, target: Tensor) -> Tensor:
