@@ -17,6 +17,8 @@ from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.sites import Plan, Role, Site
 
 Features = tuple[Tensor, tuple[Tensor, ...]]
+FLOAT = "srptq_float"
+"""Under this name a graph module's meta keeps the float network's parameters, once its own may change."""
 
 
 class PreparedGraph:
@@ -36,12 +38,20 @@ class PreparedGraph:
         self.quantizers = {group: found[group] for group in plan.groups}
         self.capture = _with_features(module, plan.blocks)
         self._float = {name: p.detach().clone() for name, p in _float_parameters(self.capture)}
-        self._float |= {name: p for name, p in (float_parameters or {}).items() if name in self._float}
+        for name, known in (float_parameters or {}).items():
+            if name in self._float:
+                self._float[name] = known.to(self._float[name].device)
 
     @classmethod
     def plain(cls, module: fx.GraphModule) -> "PreparedGraph":
         """The float network in the same form, without a site."""
         return cls(module, Plan((), (), (), {}))
+
+    @classmethod
+    def within(cls, module: fx.GraphModule, plan: Plan) -> "PreparedGraph":
+        """A toolkit's prepared model, in place: however often it is tuned, the teacher stays the float network."""
+        module.meta[FLOAT] = float_parameters(module)
+        return cls(module, plan, module.meta[FLOAT])
 
     @classmethod
     def placed(cls, module: fx.GraphModule, plan: Plan) -> "PreparedGraph":
@@ -224,6 +234,12 @@ def _with_features(module: fx.GraphModule, blocks: Sequence[str]) -> fx.GraphMod
     return fx.GraphModule(module, graph)
 
 
-def _float_parameters(module: fx.GraphModule) -> Iterator[tuple[str, Tensor]]:
+def float_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """The float network's parameters: a model's own, unless something changed them and kept these."""
+    known: dict[str, Tensor] | None = getattr(module, "meta", {}).get(FLOAT)
+    return known or {name: p.detach().clone() for name, p in _float_parameters(module)}
+
+
+def _float_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     bounds = {id(p) for m in module.modules() if isinstance(m, BoundedFakeQuantize) for p in m.parameters()}
     return ((name, p) for name, p in module.named_parameters() if id(p) not in bounds)

@@ -63,6 +63,7 @@ class BoundedFakeQuantize(nn.Module):
         self.lower, self.upper = (nn.Parameter(each, requires_grad=False) for each in (empty, empty.clone()))
         if bounds is not None:
             self.set_bounds(bounds)
+        self.eval()
 
     def _chosen(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         for name in options:

@@ -90,7 +90,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
             if type(share) not in (int, float) or not 0 <= share <= 1:
                 raise SrptqError(f"{name}: {share!r} is no share; give a number from 0 to 1")
         self.register_module("gate", None)
-        self._pulls: list[Tensor] = []
+        self._pulls: list[Tensor] | None = None
 
     @classmethod
     def begin(cls, members: Sequence[Any], look: Callable[[], object]) -> None:
@@ -109,7 +109,11 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
         gated = members[0].options["gated"]
         for n in order[: max(gated > 0, round(gated * len(members)))]:
             (channels,) = seen[fit[n]].channels
-            fit[n].gate = Gate(channels, seed=n).to(fit[n].lower.device)
+            fit[n].give_gate(Gate(channels, seed=n))
+
+    def give_gate(self, gate: Gate) -> None:
+        """From now on it has this one."""
+        self.gate = gate.to(self.lower.device).train(self.training)
 
     def own(self) -> Iterator[tuple[nn.Parameter, float]]:
         """The parameters of the gate."""
@@ -117,13 +121,14 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
             yield from ((each, RATE) for each in self.gate.parameters())
 
     def reached(self, share: float) -> None:
-        """The gate acts once the first part is over, and from then on."""
+        """The gate acts once the first part is over, and from then on; before, what the step ahead pulls is noted."""
+        self._pulls = []
         if self.gate is not None and share >= self.options["bypassed"]:
             self.gate.acts.fill_(value=True)
 
     def pull(self) -> Tensor | None:
         """While the gate is bypassed: how far its factors are from 1, before the sigmoid."""
-        pulls, self._pulls = self._pulls, []
+        pulls, self._pulls = self._pulls, None
         return torch.stack(pulls).mean() if pulls else None
 
     def state(self) -> dict[str, Tensor]:
@@ -134,7 +139,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
     def _quantize(self, values: Tensor) -> Tensor:
         if self.gate is not None and self.gate.acts:
             return fake_quantize(values, project(self._scaled(self.gate(values)), replace(self.grid, axis=0)))
-        if self.gate is not None and self.training:
+        if self.gate is not None and self._pulls is not None:
             self._pulls.append(self.gate(values).square().mean())
         return super()._quantize(values)
 
@@ -148,7 +153,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
     ) -> None:
         kernel = state_dict.get(f"{prefix}gate.narrow")
         if kernel is not None and self.gate is None:
-            self.gate = Gate(kernel.shape[1]).to(self.lower.device)
+            self.give_gate(Gate(kernel.shape[1]))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,6 +16,8 @@ from srptq_plugin.qat.batches import Batch, held_out
 from srptq_plugin.qat.training import Options, Training, Validation
 from srptq_plugin.qat.training import train as run_to_the_end
 from srptq_plugin.quantizer import Mode
+from srptq_plugin.recipes.files import Layer
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 
 OBSERVED = 16
@@ -36,21 +37,40 @@ def train(
     """Train a prepared model, in place, from the bounds that it has; sites without any observe the patches first.
 
     `low`: patches [N, 3, H, W]; `high`: what they were made from, without which the float network is the teacher. One
-    patch of twenty is held out, and that state is kept which draws these best. `options`: those of `Options`.
+    patch of twenty is held out, and that state is kept which draws these best. `options`: those of `Options`, as a
+    recipe's `training` has them.
     """
     if len(low) < 2 or (high is not None and len(high) != len(low)):  # noqa: PLR2004 - one is held out
         found = f"{len(low)} low and {'no' if high is None else len(high)} high ones"
         raise SrptqError(f"train: {found}; give two patches or more, and as many high ones, or none")
-    try:
-        chosen = Options(**options)
-    except TypeError as error:
-        raise SrptqError(f"train: {error}; choices: {', '.join(asdict(Options()))}") from error
+    for name, patches in (("low", low), ("high", high)):
+        _check(name, patches)
+    chosen = _settings({"batch": batch, "seed": seed, **options})
     with ExitStack() as stack:
         for host in _hosts(prepared):
             with torch.no_grad():
                 prepared(low[:OBSERVED])  # for those of its quantizers that observe
             stack.enter_context(host.bounded(prepared))
         return _trained(prepared, (low, high), chosen, _drawn(batch, seed), progress)
+
+
+def _check(name: str, patches: Tensor | None) -> None:
+    if patches is None:
+        return
+    if not patches.is_floating_point() or patches.ndim != 4:  # noqa: PLR2004 - a batch of images
+        found = f"{patches.dtype} of shape {tuple(patches.shape)}"
+        raise SrptqError(f"train: {name}: {found}; give floats [N, C, H, W] in the network's own range")
+    broken = (~patches.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if broken:
+        raise SrptqError(f"train: {name}: NaN or infinite values in patch {broken[0]}; leave it out")
+
+
+def _settings(options: dict[str, Any]) -> Options:
+    """The keys of a recipe's `training`, validated as a recipe's are."""
+    if "patch" in options:
+        raise SrptqError("train: patch: the patches are given; cut these to the size that is wanted")
+    layer = Layer("train()", {"target": "paper", "training": options})
+    return Options(**Recipe.from_layers([layer]).training.options())
 
 
 def _hosts(prepared: fx.GraphModule) -> Iterator[Host]:
@@ -68,7 +88,10 @@ def _trained(
         raise SrptqError("train: no fake-quantizer in the graph; prepare it by MQBench, or with SRQuantizer by torchao")
     out = held_out(len(low))
     peak = float(low.max() - low.min()) or 1.0
-    graph = PreparedGraph(prepared, plan)
+    graph = PreparedGraph.within(prepared, plan)
+    drawn = tuple(graph.teach(low[:1])[0].shape[1:])
+    if high is not None and high.shape[1:] != drawn:
+        raise SrptqError(f"train: high: patches {tuple(high.shape[1:])}; from these low ones the network draws {drawn}")
     _observe_the_rest(graph, low[:OBSERVED])
     graph.begin(low[:OBSERVED])
     training = Training(graph, options, peak)

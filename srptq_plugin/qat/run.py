@@ -3,9 +3,10 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from srptq_plugin.images import Image, load_images, to_pixels, to_tensor
 from srptq_plugin.network import Network
 from srptq_plugin.plan import make_plan
 from srptq_plugin.qat.batches import Patches, held_out
+from srptq_plugin.qat.origins import check_origins, origins_of
 from srptq_plugin.qat.training import Options, Training, Validation, train, validation_of
 from srptq_plugin.recipes.recipe import Recipe, check_names
 from srptq_plugin.recipes.schema import TrainingSettings
@@ -55,6 +57,10 @@ class Images:
         if out >= len(self.lows):
             raise SrptqError("--images: one image; give more, as some are held out to validate on, or give --data")
         return self[:-out], self[-out:]
+
+    def all(self) -> Iterator[Image]:
+        """The low-resolution images, then the others."""
+        yield from chain(self.lows, self.highs or ())
 
     def __getitem__(self, part: slice) -> "Images":
         return Images(self.lows[part], None if self.highs is None else self.highs[part])
@@ -94,7 +100,8 @@ def train_run(
         given = _images(images, scale, start)
         given, judged = given.split() if data is None else (given, _pairs(data, start.scale))
     prepared = _prepared(chosen, start, registry).to(device_of(device))
-    job = _Job(chosen.training, start, prepared, given, judged, beside, progress)
+    origins = origins_of(chosen, start, chain(given.all(), judged.all()))
+    job = _Job(chosen.training, start, prepared, given, judged, beside, origins, progress)
     with clock("train"):
         log = job.train(resume=resume)
     prepared.to(torch.device("cpu"))
@@ -164,6 +171,7 @@ class _Job:
     images: Images
     judged: Images
     beside: Path
+    origins: Mapping[str, str]
     progress: Progress
 
     def train(self, *, resume: bool) -> list[Validation]:
@@ -216,13 +224,15 @@ class _Job:
 
     def _save(self, training: Training, log: list[Validation]) -> None:
         part = self.beside / f"{CHECKPOINT}.part"
-        torch.save({**training.state(), "log": [asdict(record) for record in log]}, part)
+        state = {**training.state(), "log": [asdict(record) for record in log], "origins": self.origins}
+        torch.save(state, part)
         part.replace(self.beside / CHECKPOINT)
 
     def _resumed(self, training: Training) -> list[Validation]:
         path = self.beside / CHECKPOINT
         try:
             state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            check_origins(state["origins"], self.origins)
             log = [validation_of(record) for record in state["log"]]
             training.resume(state)
             _check_log(log, training.done)

@@ -82,7 +82,7 @@ class Training:
         self.learnt: list[nn.Parameter] = self.learning.learnt
         self.average = [each.detach().clone() for each in self.learnt]
         self.counted = [each for q in prepared.quantizers.values() for each in q.buffers()]
-        self.best, self.score = [*self.average, *self.counted], -math.inf
+        self.best, self.score = [each.clone() for each in (*self.average, *self.counted)], -math.inf
         self.done, self.usual = 0, 0.0
 
     def step(self, batch: Batch) -> float:
@@ -91,6 +91,11 @@ class Training:
             quantizer.train()
             quantizer.reached(self.done / self.options.steps)
         loss = self._loss(batch)
+        if not torch.isfinite(loss):
+            self.finish()
+            raise SrptqError(
+                f"training: the loss of step {self.done + 1} is {float(loss.detach())}; lower value_rate or bound_rate"
+            )
         self.learning.step(loss, BOTH, self.options.share(self.done), self._shorten)
         average(each for each in self.counted if each.is_floating_point())
         self.done += 1

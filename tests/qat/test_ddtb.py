@@ -15,13 +15,14 @@ from trainings import everything
 import srptq_plugin
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.grid import Bounds, IntGrid
 from srptq_plugin.images import Image
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.qat.batches import Patches
 from srptq_plugin.qat.ddtb import DdtbFakeQuantize, Gate
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.qat.training import Options, Training, train
-from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import Run
@@ -289,10 +290,29 @@ def test_a_prepared_model_starts_from_a_run_with_its_gates(gated: Run, caplog: p
     assert "gates" not in caplog.text
     found = {each.name: each.gate for each in model.modules() if isinstance(each, DdtbFakeQuantize) and each.gate}
     assert set(found) == {group for group, state in gated.table.states.items() if "gate.narrow" in state}
-    for each in model.modules():
-        if isinstance(each, DdtbFakeQuantize):
-            each.eval()
     assert model(IMAGES).detach().numpy() == pytest.approx(gated.simulation()(IMAGES.numpy()), abs=1e-6)
+
+
+def test_a_restored_gate_judges_each_image_alone_and_learns_nothing_of_it() -> None:
+    one, other = (DdtbFakeQuantize("x", IntGrid(2, real_offset=True), bounds=Bounds.of(-1.0, 1.5)) for _ in range(2))
+    one.give_gate(Gate(3))
+    for each in (one, other):
+        each.resume(one.state())
+        each.set_mode(Mode.QUANTIZE)
+        each.reached(1.0)
+    with torch.no_grad():
+        whole = other(IMAGES)
+        assert torch.equal(other(IMAGES[:1]), whole[:1])
+        assert torch.equal(whole, one(IMAGES))
+    assert all(map(torch.equal, one.state().values(), other.state().values()))
+
+
+def test_what_others_run_pulls_nothing() -> None:
+    training = begun()
+    (gated, *_) = (each for each in training.prepared.quantizers.values() if getattr(each, "gate", None))
+    gated.train()
+    training.prepared(IMAGES)
+    assert gated.pull() is None
 
 
 def test_one_that_has_no_gates_says_for_what_it_lacks_them(gated: Run, caplog: pytest.LogCaptureFixture) -> None:

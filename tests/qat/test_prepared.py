@@ -22,6 +22,25 @@ STRONG: dict[str, Any] = {"value_rate": 0.05, "bound_rate": 2e-3}
 TOOLKITS = ["torchao", "mqbench"]
 
 
+BROKEN = LOW.clone()
+BROKEN[3, 0, 2, 2] = torch.nan
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"stesp": 3}, "stesp"),
+    ({"loss": "mse"}, "loss"),
+    ({"every": 0}, "every"),
+    ({"steps": -3}, "steps"),
+    ({"average": 1.5}, "average"),
+    ({"batch": 0}, "batch"),
+    ({"patch": 16}, "patch: the patches are given"),
+]
+PATCHES: list[tuple[tuple[Tensor, ...], str]] = [
+    ((BROKEN,), "low: NaN or infinite values in patch 3"),
+    ((LOW, BROKEN), "high: NaN or infinite values in patch 3"),
+    ((LOW.mul(255).byte(),), "low: torch.uint8 of shape"),
+    ((LOW, LOW[:, :1]), r"high: patches \(1, 12, 12\); from these low ones the network draws \(3,"),
+]
+
+
 def calibrated(toolkit: str = "torchao") -> fx.GraphModule:
     if toolkit == "mqbench":
         pytest.importorskip("mqbench")
@@ -77,5 +96,31 @@ def test_mistakes_are_told() -> None:
         srptq_plugin.train(networks.graph("edsr"), LOW)
     with pytest.raises(SrptqError, match=r"20 low and 3 high ones; give"):
         srptq_plugin.train(calibrated(), LOW, high()[:3])
-    with pytest.raises(SrptqError, match=r"'stesp'; choices: steps"):
-        srptq_plugin.train(calibrated(), LOW, stesp=3)
+    for options, told in MISTAKES:
+        with pytest.raises(SrptqError, match=told):
+            srptq_plugin.train(calibrated(), LOW, **options)
+    for patches, told in PATCHES:
+        with pytest.raises(SrptqError, match=told):
+            srptq_plugin.train(calibrated(), *patches, steps=1)
+
+
+@pytest.mark.parametrize("toolkit", TOOLKITS)
+def test_the_teacher_stays_the_float_network(toolkit: str) -> None:
+    module = calibrated(toolkit)
+    strong: dict[str, Any] = {"steps": 10, "every": 10, "average": 0.9, "value_rate": 0.2}
+    srptq_plugin.train(module, LOW, **strong)
+    with torch.no_grad():
+        wanted, found = networks.network("edsr")(LOW[-1:]), module(LOW[-1:])
+    error = ((found[0] if isinstance(found, tuple) else found) - wanted).square().mean()
+    psnr = float(10 * torch.log10((LOW.max() - LOW.min()) ** 2 / error))
+    assert srptq_plugin.train(module, LOW, **strong)[0].psnr == pytest.approx(psnr, abs=1e-3)
+
+
+def test_a_training_that_bursts_leaves_its_best_state() -> None:
+    module = calibrated()
+    with torch.no_grad():
+        before = module(LOW)
+    with pytest.raises(SrptqError, match="the loss of step 1 is inf; lower value_rate or bound_rate"):
+        srptq_plugin.train(module, LOW, torch.full_like(high(), 3e38))
+    with torch.no_grad():
+        assert torch.equal(module(LOW), before)

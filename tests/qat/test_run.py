@@ -99,6 +99,24 @@ def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path) -> 
     assert (parts.folder / "training.jsonl").read_text() == (whole.folder / "training.jsonl").read_text()
 
 
+@pytest.mark.parametrize("what", ["recipe", "run", "set of images"])
+def test_what_began_otherwise_is_not_resumed(run: Run, images: Path, what: str) -> None:
+    def interrupt(what: str, done: int, _total: int) -> None:
+        if (what, done) == ("training", 3):
+            raise KeyboardInterrupt
+
+    begun = run
+    if what == "run":
+        begun = quantize(recipe(), model=networks.network("edsr"), out=images / "another")
+    with pytest.raises(KeyboardInterrupt):
+        trained(begun, images / "low", "parts", progress=interrupt)
+    if what == "set of images":
+        save(pixels(30, 24, seed=9), images / "low" / "0.png")
+    chosen = recipe(training={**TRAINING, "seed": 1}) if what == "recipe" else recipe()
+    with pytest.raises(SrptqError, match=f"checkpoint.pt: begun with another {what}; resume with what it was begun"):
+        trained(run, images / "low", "parts", resume=True, recipe=chosen)
+
+
 def test_the_other_toolkit_trains_the_same_run(run: Run, images: Path) -> None:
     pytest.importorskip("mqbench")
     one, other = trained(run, images / "low", "a"), trained(run, images / "low", "b", toolkit="mqbench")

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from srptq_adapters.mqbench.adopting import adopt, core_of
 from srptq_adapters.mqbench.patching import Undo, swapped
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.graph import FLOAT, PreparedGraph, float_parameters
 from srptq_plugin.network import Network
 from srptq_plugin.placed import INSIDE, Placed, placed, plan_of
 from srptq_plugin.quantizer import BoundedFakeQuantize
@@ -32,8 +32,6 @@ THEIRS = frozenset(
     | {"exclude_node", "exclude_node_prefix"}
 )
 """Keys of MQBench's own reconstruction, which stand in the config of whoever changes `pattern` only."""
-FLOAT = "srptq_float"
-"""Under this name a graph module's meta keeps the parameters that a reconstruction is about to change."""
 
 
 class Config(dict[str, Any]):
@@ -109,7 +107,7 @@ def reconstruct(
     tuned = deepcopy_graphmodule(model).eval()
     tuned.meta[FLOAT] = float_parameters(model)
     with bounded(tuned):
-        prepared = PreparedGraph(tuned, plan_of(tuned), tuned.meta[FLOAT])
+        prepared = PreparedGraph.within(tuned, plan_of(tuned))
         figures = registry.reconstruction(pattern).load()(prepared, images, **chosen)
     enable_quantization(tuned)
     told = ", ".join(f"{name} {figure:.6g}" for name, figure in figures.items())
@@ -127,12 +125,6 @@ def checked(pattern: str, options: Mapping[str, Any]) -> dict[str, Any]:
     layer = Layer("config", {"target": "paper", "reconstruction": {"name": pattern, **given}})
     settings = Recipe.from_layers([layer]).reconstruction
     return {**settings.options(), **seed} if settings else {}
-
-
-def float_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The float network's parameters: the model's own, unless a reconstruction changed them and kept these."""
-    known: dict[str, Tensor] | None = getattr(model, "meta", {}).get(FLOAT)
-    return known or {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
 def _require_rounding(model: nn.Module) -> None:

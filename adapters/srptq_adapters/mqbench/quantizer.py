@@ -20,20 +20,21 @@ GRADIENTS = ("full", "pact")
 class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
     """Two learnable bounds under MQBench: `core` holds them, `scale` and `zero_point` follow.
 
-    Registered as `BoundedFakeQuantize`; `a_fakeq_params: {gradient: pact}` takes PACT's gradient, and there are the
-    options of a kind that has some.
+    Registered as `BoundedFakeQuantize`; `a_fakeq_params: {gradient: pact}` takes PACT's gradient instead of the kind's
+    own, and there are the options of a kind that has some.
     """
 
     kind: ClassVar[type[BoundedFakeQuantize]] = BoundedFakeQuantize
 
-    def __init__(self, observer: Any, gradient: str = "full", **arguments: Any) -> None:
+    def __init__(self, observer: Any, gradient: str | None = None, **arguments: Any) -> None:
         options = {name: arguments.pop(name) for name in self.kind.choices if name in arguments}
         super().__init__(observer, **arguments)
-        if gradient not in GRADIENTS:
+        if gradient not in (None, *GRADIENTS):
             raise SrptqError(f"gradient: {gradient!r} is not known; choices: {', '.join(GRADIENTS)}")
         grid = grid_of(self)
         core = self.kind("", grid, _Observed(self.activation_post_process, grid), options=options)
-        core.gradient = gradient  # pyright: ignore[reportAttributeAccessIssue]
+        if gradient is not None:
+            core.gradient = gradient  # pyright: ignore[reportAttributeAccessIssue]
         self._take(core)
 
     @classmethod

@@ -44,4 +44,4 @@ def reconstruct(
             "reconstruct: no fake-quantizer of this plugin in the graph; prepare it with SRQuantizer or with_observer"
         )
     tune = (registry or Registry()).reconstruction(method).load()
-    return tune(PreparedGraph(prepared, plan), images, progress=progress, **options)
+    return tune(PreparedGraph.within(prepared, plan), images, progress=progress, **options)

@@ -173,6 +173,11 @@ def test_options_reach_the_observer_and_parameters_the_quantizer() -> None:
     assert made.core.gradient == "pact"
 
 
+@pytest.mark.parametrize(("name", "gradient"), [(BOUNDED, "full"), ("srptq.pams", "pact"), ("srptq.fqsr", "full")])
+def test_the_gradient_is_the_kinds_own_unless_given(name: str, gradient: str) -> None:
+    assert activation(a_fakequantize=name).core.gradient == gradient
+
+
 @pytest.mark.parametrize("bit", [1, 0, 9, 16, 4.0, "8", True])
 @pytest.mark.parametrize("side", ["w", "a"])
 def test_bits_that_a_file_cannot_hold_are_refused(bit: object, side: str) -> None:

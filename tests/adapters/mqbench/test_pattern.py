@@ -17,10 +17,9 @@ from mqbench.utils.state import disable_all, enable_calibration, enable_quantiza
 from torch import Tensor, fx
 
 import srptq_plugin
-from srptq_adapters.mqbench.pattern import FLOAT
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.graph import FLOAT, PreparedGraph
 from srptq_plugin.quantizer import BoundedFakeQuantize
 from srptq_plugin.reconstruction import pac
 
