@@ -40,6 +40,8 @@ from srptq_plugin.table import QuantTable
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
+EQUAL = 150.0
+"""The PSNR that is told where images are equal: a record holds no infinity."""
 LOOKED = 4
 """Batches that quantizers may look at beforehand."""
 
@@ -206,7 +208,7 @@ class _Job:
         psnr, _ = mean_scores(
             lambda image: network(image.to(self._device)), self._judged_pairs, self.run.scale, self.run.input_range
         )
-        return psnr
+        return min(psnr, EQUAL)
 
     @cached_property
     def _judged_pairs(self) -> list[Pair]:

@@ -200,7 +200,7 @@ class TrainingSettings(Settings):
     loss: Literal["l1", "rms"] = "l1"
     """Whether the image's error is its mean or its root mean square."""
     transfer: Real = 0.0
-    """How much PAMS's structured knowledge transfer counts; its paper has 1000."""
+    """How much PAMS's structured knowledge transfer counts, the distance of its paper's equation."""
     calibration: Real = 0.0
     """How much FQSR's calibration loss counts; its paper has 0.3."""
     average: Share = 0.999

@@ -1,6 +1,7 @@
 """From a calibrated run to a trained one, from a folder and from the command line."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from photographs import pixels, save
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.images import downscale
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.qat.run import train_run
+from srptq_plugin.qat.run import EQUAL, train_run
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import Run
 
@@ -97,6 +98,11 @@ def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path) -> 
     table = "quant_table.safetensors"
     assert (parts.folder / table).read_bytes() == (whole.folder / table).read_bytes()
     assert (parts.folder / "training.jsonl").read_text() == (whole.folder / "training.jsonl").read_text()
+
+
+def test_images_that_are_equal_have_a_finite_record(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("srptq_plugin.qat.run.mean_scores", lambda *_: (math.inf, 1.0))
+    assert trained(run, images / "low").summary["training"]["psnr"] == EQUAL
 
 
 @pytest.mark.parametrize("what", ["recipe", "run", "set of images"])
