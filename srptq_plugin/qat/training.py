@@ -30,9 +30,10 @@ LEVELS = 255
 class Options:
     """How to train. Rates are shares: of a site's range for bounds, of a weight's step for weights.
 
-    `transfer`: the weight of PAMS's structured knowledge transfer, on the output of the last block. `calibration`: the weight of FQSR's calibration loss, summed over quantizers, in
-    the network's own units (the paper has 0.3). `clip`: gradients longer than so many times their running mean are
-    shortened to that. `every`: steps between two validations, each of which writes a checkpoint.
+    `transfer`: the weight of PAMS's structured knowledge transfer, on the output of the last block. `calibration`: the
+    weight of FQSR's calibration loss, summed over quantizers, in the network's own units (the paper has 0.3). `clip`:
+    gradients longer than so many times their running mean are shortened to that. `every`: steps between two
+    validations, each of which writes a checkpoint.
     """
 
     steps: int = 1000

@@ -13,7 +13,8 @@ from srptq_plugin.registry import Registry
 
 pytest.importorskip("torchao")
 
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e import disable_observer, enable_fake_quant
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 
 from srptq_adapters.torchao import SRQuantizer
 
@@ -70,6 +71,29 @@ def test_torchao_converts_what_was_trained() -> None:
     prepared = prepare_pt2e(module, SRQuantizer.from_recipe(networks.recipe(4, "onnxruntime")))
     prepared(LOW[:2])
     srptq_plugin.train(prepared, LOW[:2].repeat(2, 1, 1, 1), steps=4, every=2, batch=2)
+    with torch.no_grad():
+        trained = prepared(LOW[:2])
+        assert torch.allclose(convert_pt2e(prepared)(LOW[:2]), trained, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bounded", "pams", "fqsr"])
+def test_torchaos_own_training_flow_learns_and_converts(kind: str) -> None:
+    module = torch.export.export(networks.folded("edsr"), (LOW[:2],)).module()
+    recipe = networks.recipe(4, "onnxruntime", activations={"quantizer": kind})
+    prepared = prepare_qat_pt2e(module, SRQuantizer.from_recipe(recipe))
+    with torch.no_grad():
+        wanted = prepared(LOW[:2])
+    prepared.apply(disable_observer)
+    prepared.apply(enable_fake_quant)
+    optimizer = torch.optim.Adam([each for each in prepared.parameters() if each.requires_grad], 1e-3)
+    losses: list[float] = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = (prepared(LOW[:2]) - wanted).abs().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses[1:]) < losses[0]
     with torch.no_grad():
         trained = prepared(LOW[:2])
         assert torch.allclose(convert_pt2e(prepared)(LOW[:2]), trained, atol=1e-5)
