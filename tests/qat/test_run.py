@@ -8,7 +8,7 @@ from typing import Any
 import networks
 import pytest
 import torch
-from command_line import captured, refused
+from command_line import captured, refused, returning
 from photographs import pixels, save
 
 from srptq_plugin.errors import SrptqError
@@ -101,7 +101,7 @@ def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path) -> 
 
 
 def test_images_that_are_equal_have_a_finite_record(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srptq_plugin.qat.run.mean_scores", lambda *_: (math.inf, 1.0))
+    monkeypatch.setattr("srptq_plugin.qat.run.mean_scores", returning((math.inf, 1.0)))
     assert trained(run, images / "low").summary["training"]["psnr"] == EQUAL
 
 
