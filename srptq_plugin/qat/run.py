@@ -3,7 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
@@ -104,7 +105,7 @@ def train_run(
     prepared = _prepared(chosen, start, registry).to(device_of(device))
     origins = origins_of(chosen, start, chain(given.all(), judged.all()))
     job = _Job(chosen.training, start, prepared, given, judged, beside, origins, progress)
-    with clock("train"):
+    with clock("train"), _told_where_to_go_on(beside):
         log = job.train(resume=resume)
     prepared.to(torch.device("cpu"))
     writer = RunWriter(chosen, start.record, registry, start.input_size, clock, progress)
@@ -112,6 +113,17 @@ def train_run(
         _write(draft, QuantTable.of(prepared), writer, start, log)
     shutil.rmtree(beside)
     return Run.open(place.folder, registry)
+
+
+@contextmanager
+def _told_where_to_go_on(beside: Path) -> Generator[None]:
+    """Whoever interrupts a training learns what is left of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (beside / CHECKPOINT).is_file():
+            logger.warning("interrupted; %s holds what was trained: go on with --resume", beside)
+        raise
 
 
 def _about_resuming(beside: Path, *, resume: bool) -> str:

@@ -80,7 +80,7 @@ def test_pairs_and_photographs_teach_the_same(run: Run, images: Path) -> None:
     assert not all(torch.equal(paired.table.weights[name], without.table.weights[name]) for name in alone.table.weights)
 
 
-def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = trained(run, images / "low", "whole")
     seen: list[int] = []
 
@@ -92,6 +92,7 @@ def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path) -> 
 
     with pytest.raises(KeyboardInterrupt):
         trained(run, images / "low", "parts", progress=interrupt)
+    assert "parts.training holds what was trained: go on with --resume" in caplog.text
     with pytest.raises(SrptqError, match="holds an interrupted training; go on with --resume"):
         trained(run, images / "low", "parts")
     parts = trained(run, images / "low", "parts", resume=True)
