@@ -35,8 +35,21 @@ def _read(path: Path) -> onnx.ModelProto:
         raise SrptqError(f"{path}: cannot be read as ONNX ({first_line(error)})") from error
     if not model.graph.node:
         raise SrptqError(f"{path}: no ONNX graph; give a file that an exporter wrote")
+    _refuse_broken_text(path, model)
     _refuse_circles(path, model)
     return model
+
+
+def _refuse_broken_text(path: Path, model: onnx.ModelProto) -> None:
+    """Protobuf gives bytes for a name that is no text."""
+    names: list[str | bytes] = [
+        each.name for each in (*model.graph.initializer, *model.graph.input, *model.graph.output)
+    ]
+    for node in model.graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+    broken = next((name for name in names if isinstance(name, bytes)), None)
+    if broken is not None:
+        raise SrptqError(f"{path}: no valid ONNX graph, the name {broken!r} is no text; export it again")
 
 
 def _refuse_circles(path: Path, model: onnx.ModelProto) -> None:

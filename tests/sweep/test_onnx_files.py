@@ -41,6 +41,16 @@ def test_damaged_with_quantizers(sweep: Sweep, quantized: bytes, mutation: Mutat
     check(sweep, mutation(quantized))
 
 
+@pytest.mark.parametrize("place", ["body_conv", "Conv", "kernel"])
+def test_names_that_are_no_text(sweep: Sweep, place: str) -> None:
+    kernel = numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), "kernel")
+    shape = [1, 1, 4, 4]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    conv = helper.make_node("Conv", ["x", "kernel"], ["y"], name="body_conv")
+    content = helper.make_model(helper.make_graph([conv], "g", ends[:1], ends[1:], [kernel])).SerializeToString()
+    check(sweep, content.replace(place.encode(), b"\xff" + place.encode()[1:]))
+
+
 def node(kind: str, inputs: str = "", outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
 
