@@ -22,14 +22,9 @@ FLOAT = "srptq_float"
 
 
 class PreparedGraph:
-    """Observe, tune, compare: everything specific to super-resolution works on this one form.
+    """Observe, tune, compare: everything specific to super-resolution works on this one form."""
 
-    `float_parameters` are the float network's where the module's own have changed since.
-    """
-
-    def __init__(
-        self, module: fx.GraphModule, plan: Plan, float_parameters: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def __init__(self, module: fx.GraphModule, plan: Plan) -> None:
         self.module, self.plan = module, plan
         found = {each.name: each for each in module.modules() if isinstance(each, BoundedFakeQuantize)}
         missing = [group for group in plan.groups if group not in found]
@@ -38,7 +33,7 @@ class PreparedGraph:
         self.quantizers = {group: found[group] for group in plan.groups}
         self.capture = _with_features(module, plan.blocks)
         self._float = {name: p.detach().clone() for name, p in _float_parameters(self.capture)}
-        for name, known in (float_parameters or {}).items():
+        for name, known in module.meta.get(FLOAT, {}).items():
             if name in self._float:
                 self._float[name] = known.to(self._float[name].device)
 
@@ -51,7 +46,7 @@ class PreparedGraph:
     def within(cls, module: fx.GraphModule, plan: Plan) -> "PreparedGraph":
         """A toolkit's prepared model, in place: however often it is tuned, the teacher stays the float network."""
         module.meta[FLOAT] = float_parameters(module)
-        return cls(module, plan, module.meta[FLOAT])
+        return cls(module, plan)
 
     @classmethod
     def placed(cls, module: fx.GraphModule, plan: Plan) -> "PreparedGraph":

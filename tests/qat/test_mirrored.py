@@ -1,6 +1,8 @@
 """PAMS and FQSR start where their own bounds are, on every grid that a target has."""
 
+from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -23,9 +25,13 @@ GRIDS = (
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
-@given(st.floats(-3, 0.1), st.floats(0.2, 3.0))
+def on_every_grid(test: Callable[..., None]) -> Any:
+    """For both kinds, from any bounds."""
+    drawn = given(st.floats(-3, 0.1), st.floats(0.2, 3.0))(test)
+    return pytest.mark.parametrize("kind", KINDS)(pytest.mark.parametrize("grid", GRIDS, ids=str)(drawn))
+
+
+@on_every_grid
 def test_from_its_own_bounds_it_starts_where_it_was(
     kind: type[MirroredFakeQuantize], grid: IntGrid, lower: float, upper: float
 ) -> None:
@@ -38,9 +44,7 @@ def test_from_its_own_bounds_it_starts_where_it_was(
         assert (again.scale.item(), again.zero_point.item()) == (found.scale.item(), found.zero_point.item())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
-@given(st.floats(-3, 0.1), st.floats(0.2, 3.0))
+@on_every_grid
 def test_from_any_other_bounds_it_reaches_as_far_as_they_do(
     kind: type[MirroredFakeQuantize], grid: IntGrid, lower: float, upper: float
 ) -> None:

@@ -26,12 +26,12 @@ TOOLKITS = ["torchao", "mqbench"]
 BROKEN = LOW.clone()
 BROKEN[3, 0, 2, 2] = torch.nan
 MISTAKES: list[tuple[dict[str, Any], str]] = [
-    ({"stesp": 3}, "stesp"),
-    ({"loss": "mse"}, "loss"),
-    ({"every": 0}, "every"),
-    ({"steps": -3}, "steps"),
-    ({"average": 1.5}, "average"),
-    ({"batch": 0}, "batch"),
+    ({"stesp": 3}, r"training.stesp: unknown key; did you mean 'steps'\? keys: average, .*value_rate"),
+    ({"loss": "mse"}, "training.loss: 'mse' is not allowed; give 'l1' or 'rms'"),
+    ({"every": 0}, "training.every: 0 is not allowed; give a whole number from 1"),
+    ({"steps": -3}, "training.steps: -3 is not allowed; give a whole number from 1"),
+    ({"average": 1.5}, "training.average: 1.5 is not allowed; give a number of 0 or more and less than 1"),
+    ({"batch": 0}, "training.batch: 0 is not allowed; give a whole number from 1"),
     ({"patch": 16}, "patch: the patches are given"),
 ]
 PATCHES: list[tuple[tuple[Tensor, ...], str]] = [

@@ -52,6 +52,12 @@ def trained(run: Run, images: Path, out: str = "trained", **options: Any) -> Run
     return train_run(options.pop("recipe", recipe()), run.folder, images=images, out=images.parent / out, **options)
 
 
+def interrupt(what: str, done: int, _total: int) -> None:
+    """As somebody who stops a training after three steps."""
+    if (what, done) == ("training", 3):
+        raise KeyboardInterrupt
+
+
 def test_it_starts_where_the_run_ended_and_ends_no_worse(run: Run, images: Path) -> None:
     found = trained(run, images / "low")
     told = found.summary["training"]
@@ -82,14 +88,6 @@ def test_pairs_and_photographs_teach_the_same(run: Run, images: Path) -> None:
 
 def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = trained(run, images / "low", "whole")
-    seen: list[int] = []
-
-    def interrupt(what: str, done: int, _total: int) -> None:
-        if what == "training":
-            seen.append(done)
-            if done == 3:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         trained(run, images / "low", "parts", progress=interrupt)
     assert "parts.training holds what was trained: go on with --resume" in caplog.text
@@ -108,10 +106,6 @@ def test_images_that_are_equal_have_a_finite_record(run: Run, images: Path, monk
 
 @pytest.mark.parametrize("what", ["recipe", "run", "set of images"])
 def test_what_began_otherwise_is_not_resumed(run: Run, images: Path, what: str) -> None:
-    def interrupt(what: str, done: int, _total: int) -> None:
-        if (what, done) == ("training", 3):
-            raise KeyboardInterrupt
-
     begun = run
     if what == "run":
         begun = quantize(recipe(), model=networks.network("edsr"), out=images / "another")
