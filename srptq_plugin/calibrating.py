@@ -29,6 +29,7 @@ from srptq_plugin.models import LoadedModel, describe, load_model
 from srptq_plugin.models import Network as ModelNetwork
 from srptq_plugin.models.record import UNIT, ModelRecord, check_range
 from srptq_plugin.network import Network
+from srptq_plugin.overflow import OverflowCost, overflow_cost
 from srptq_plugin.plan import make_plan
 from srptq_plugin.projection import Projection, observed_bounds, projections, tuned_bounds
 from srptq_plugin.recipes.files import Layer
@@ -181,6 +182,7 @@ class Calibrator:
     equalised: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     projections: Mapping[str, Projection] = field(default_factory=dict[str, Projection])
+    overflow: OverflowCost | None = None
     observed: Mapping[str, Bounds] = field(default_factory=dict[str, Bounds])
     tuned: Mapping[str, Bounds] = field(default_factory=dict[str, Bounds])
 
@@ -218,6 +220,7 @@ class Calibrator:
         with self.clock("observe"):
             prepared.observe(shuffled.split(self.inputs.recipe.calibration.batch), self.progress)
             self.observed = observed_bounds(prepared)
+            self.overflow = overflow_cost(prepared, shuffled[:PROBED])
         with self.clock("reconstruct"):
             self.figures = self._reconstruct(prepared, self.inputs.patches.to(self.inputs.device))
         self.tuned = tuned_bounds(prepared) if self.inputs.recipe.reconstruction else {}

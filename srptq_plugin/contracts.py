@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_check
 import numpy as np
 
 from srptq_plugin.grid import Bounds, IntGrid
+from srptq_plugin.saturation import PairSums
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -144,8 +145,8 @@ class Rules:
     """All readers of a tensor read the same integers."""
     per_channel: bool = True
     """A weight may have a scale for each channel; otherwise it has one."""
-    head_weight_bits: int | None = None
-    """The most bits that weights of the first convolutions may have."""
+    pair_sums: PairSums | None = None
+    """How kernels add products before 32 bits, on a processor without VNNI; none where all sums have 32 bits."""
     unsigned_if_nonnegative: bool = False
     """What is never negative is unsigned."""
     sign_bit: bool = False

@@ -31,6 +31,8 @@ class IntGrid:
     axis: int | None = None
     power_of_two: bool = False
     real_offset: bool = False
+    pair_limit: int | None = None
+    """The largest sum of two neighboring weights of one sign that kernels hold; see `saturation.py`."""
 
     @classmethod
     def between(

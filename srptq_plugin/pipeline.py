@@ -1,7 +1,7 @@
 """quantize(): calibrate, write, verify; everything in one run folder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ class _Job:
         with found.clock("export"):
             artefacts = self._write(program, table, draft)
         equalised = None if found.equalised is None else round(found.equalised, 2)
-        figures = {"equalised_db": equalised, "reconstruction": dict(found.figures)}
+        overflow = None if found.overflow is None else asdict(found.overflow)
+        figures = {"equalised_db": equalised, "overflow": overflow, "reconstruction": dict(found.figures)}
         groups = {each: of_group(*found.at(each)) for each in table.plan.groups}
         self._writer().finish(draft, table, artefacts, figures, groups)
 

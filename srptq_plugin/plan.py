@@ -102,12 +102,20 @@ class _Planner:
         for name, convs in readers.items():
             stage = self.stages.of(convs[0])
             bits = self._overridden(self._bits("weights", stage), "weights", [name, *self._names(convs[0])], name)
-            if stage == "head":
-                bits = min(bits, self.rules.head_weight_bits or bits)
             axis = 0 if self.recipe.weights.per_channel else None
             grid = replace(self.rules.sized(self.rules.weights, bits), axis=axis)
+            grid = replace(grid, pair_limit=self._pair_limit(grid, convs))
             edges = tuple(Edge(self.network.name(conv), 1) for conv in convs)
             yield Site(name, "weight", stage, grid, name, edges, group=name)
+
+    def _pair_limit(self, grid: IntGrid, convs: list[fx.Node]) -> int | None:
+        """Return the largest safe sum of two neighboring weights, by what the convolutions of a weight read."""
+        sums = self.rules.pair_sums if self.recipe.weights.overflow_safe else None
+        if sums is None:
+            return None
+        inputs = ((conv, tensor_arguments(conv)[0]) for conv in convs)
+        grids = [self._grid(conv, source, self.stages.of(conv)) for conv, source in inputs]
+        return sums.limit(grid, max(grids, key=lambda grid: grid.bits))
 
     def _bits(self, kind: Literal["weights", "activations"], stage: Stage) -> int:
         settings = self.recipe.stages[stage]

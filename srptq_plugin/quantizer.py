@@ -11,6 +11,7 @@ from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.grid import Bounds, IntGrid, QParams, project
 from srptq_plugin.rounding import Gradient, fake_quantize, fake_quantize_pact, finite
+from srptq_plugin.saturation import safe
 
 
 class Mode(Enum):
@@ -57,6 +58,7 @@ class BoundedFakeQuantize(nn.Module):
         self.fixed = observer is None or not self.learns
         self.observed: Bounds | None = None
         self._fresh = False
+        self._weight: Tensor | None = None
         self._held: Tensor | QParams | None = None
         self._hold: Literal["", "parameters", "output"] = ""
         empty = torch.empty(0, dtype=torch.float64)
@@ -87,7 +89,7 @@ class BoundedFakeQuantize(nn.Module):
 
     def set_bounds(self, bounds: Bounds) -> None:
         """Start from these bounds, projected: each bound is where its gradient acts."""
-        self.start(project(bounds, self.grid).bounds)
+        self.start(self.project(bounds).bounds)
 
     def start(self, bounds: Bounds) -> None:
         """Learn from these very bounds."""
@@ -105,10 +107,16 @@ class BoundedFakeQuantize(nn.Module):
 
     def qparams(self) -> QParams:
         """The projected parameters: what PaC tunes and every file holds."""
-        return project(self.bounds, self.grid)
+        return self.project(self.bounds)
+
+    def project(self, bounds: Bounds) -> QParams:
+        """Project bounds on the grid; a weight's scale is raised where its kernels could overflow."""
+        projected = project(bounds, self.grid)
+        return projected if self._weight is None else safe(self._weight, projected)
 
     def follow(self, weight: Tensor) -> None:
-        """The weight that this is for is so by now."""
+        """Take in the weight as it is now, since its values may decide about the scale."""
+        self._weight = weight.detach()
 
     def state(self) -> dict[str, Tensor]:
         """What a dynamic one has to be given to quantize again as it does now."""
@@ -149,6 +157,8 @@ class BoundedFakeQuantize(nn.Module):
         self._hold, self._held = "", None
 
     def forward(self, values: Tensor) -> Tensor:
+        if self.constant and self.grid.pair_limit is not None:
+            self.follow(values)
         if self.mode is Mode.QUANTIZE:
             rounded = self._quantize(values)
             if rounded.requires_grad:

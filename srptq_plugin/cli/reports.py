@@ -18,7 +18,7 @@ def run_report(summary: Record, folder: Path) -> list[Block]:
     return [
         Facts([("network", _network(summary["model"])), ("recipe", _recipe(summary))]),
         _stages(summary["sites"]),
-        Facts([*_floats(summary["floats"]), *_equalised(summary), *_trained(summary), *_projection(summary["sites"])]),
+        Facts(list(_calibration(summary))),
         Facts([*_verdict(summary["verify"]), *_outcome(summary, folder)]),
         Lines(_next_steps(summary, shlex.quote(str(folder))), "next"),
     ]
@@ -138,9 +138,26 @@ def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
         yield "stays float", f"{_some(names)}: {reason}"
 
 
+def _calibration(summary: Record) -> Iterator[tuple[str, Cell]]:
+    """Yield what stays float, and what each step of calibration did."""
+    yield from _floats(summary["floats"])
+    yield from _equalised(summary)
+    yield from _overflow(summary)
+    yield from _trained(summary)
+    yield from _projection(summary["sites"])
+
+
 def _equalised(summary: Record) -> Iterator[tuple[str, Cell]]:
     if summary.get("equalised_db") is not None:
         yield "equalised", f"{summary['equalised_db']:.1f} dB less noise from rounding expected"
+
+
+def _overflow(summary: Record) -> Iterator[tuple[str, Cell]]:
+    """What weights that are safe without VNNI cost, before anything was tuned."""
+    found = summary.get("overflow")
+    if found:
+        channels = f"{found['raised']:,} of {found['channels']:,} channels have a larger scale"
+        yield "overflow", f"safe without VNNI: {channels}, {found['cost_db']:.2f} dB more noise before tuning"
 
 
 def _trained(summary: Record) -> Iterator[tuple[str, Cell]]:

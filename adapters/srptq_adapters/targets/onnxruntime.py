@@ -13,6 +13,7 @@ from srptq_adapters.targets.files import installed, moved_into, write_qdq
 from srptq_plugin.contracts import Array, Rules, Size
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.grid import IntGrid
+from srptq_plugin.saturation import PairSums
 from srptq_plugin.table import QuantTable
 
 FILE = "model_onnxruntime.onnx"
@@ -35,6 +36,7 @@ class OnnxRuntimeTarget:
             inputs=OPS,
             outputs=OPS,
             integer_bias=True,
+            pair_sums=PairSums(16),
             integer_bits=BITS,
         )
     }

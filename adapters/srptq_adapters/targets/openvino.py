@@ -12,13 +12,12 @@ from srptq_adapters.targets.files import installed, moved_into, write_qdq
 from srptq_plugin.contracts import Array, Rules, Size
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
+from srptq_plugin.saturation import PairSums
 from srptq_plugin.table import QuantTable
 
 STEM = "model_openvino"
 BITS = frozenset(range(2, 9))
 """Fewer than 8 bits are 8-bit integers that a Clip keeps in their range."""
-UNSATURATED = 7
-"""Without VNNI pairs of 8-bit products are added in 16 bits, and overflow: the images' full range meets them first."""
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """The default on CPUs with bfloat16 is bfloat16, which is no reference for integers."""
 
@@ -31,23 +30,16 @@ MIXED = Rules(
     inputs=frozenset({"conv", "add", "cat", "pixel_shuffle"}),
     outputs=frozenset(),
     joins_in_conv=True,
+    pair_sums=PairSums(16),
     integer_bits=BITS,
 )
 PERFORMANCE = replace(MIXED, activations=IntGrid(8, signed=True, symmetric=True), unsigned_if_nonnegative=True)
 
 
 class OpenVinoTarget:
-    """Integers on CPUs: `mixed` has asymmetric activations, `performance` symmetric ones.
+    """Integers on CPUs: `mixed` has asymmetric activations, `performance` symmetric ones."""
 
-    Those that end in `-avx2` are for CPUs without VNNI: weights of the first layer have 7 bits, lest products overflow.
-    """
-
-    presets: Mapping[str, Rules] = {
-        "mixed": MIXED,
-        "performance": PERFORMANCE,
-        "mixed-avx2": replace(MIXED, head_weight_bits=UNSATURATED),
-        "performance-avx2": replace(PERFORMANCE, head_weight_bits=UNSATURATED),
-    }
+    presets: Mapping[str, Rules] = {"mixed": MIXED, "performance": PERFORMANCE}
 
     exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 

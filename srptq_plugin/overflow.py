@@ -1,0 +1,63 @@
+"""The cost of weights that cannot overflow: how many channels got a larger scale, and the noise in the image."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.grid import project
+from srptq_plugin.quantizer import BoundedFakeQuantize
+
+SILENT = 1e-30
+
+
+@dataclass(frozen=True)
+class OverflowCost:
+    """Output channels whose scale was raised, of those that had to be checked, and the noise that it adds."""
+
+    raised: int
+    channels: int
+    cost_db: float
+
+
+def overflow_cost(prepared: PreparedGraph, images: Tensor) -> OverflowCost | None:
+    """Compare an observed graph with itself at the scales that were observed; None if no weight had to be checked."""
+    guarded = [each for each in prepared.of_role("weight").values() if each.grid.pair_limit is not None]
+    if not guarded:
+        return None
+    raised = [_raised(each) for each in guarded]
+    teacher = prepared.teach(images)[0]
+    safe = _noise(prepared, images, teacher)
+    with _unguarded(guarded):
+        plain = _noise(prepared, images, teacher)
+    cost = 10 * float(torch.log10(safe / plain))
+    return OverflowCost(sum(int(each.sum()) for each in raised), sum(each.numel() for each in raised), cost)
+
+
+def _raised(quantizer: BoundedFakeQuantize) -> Tensor:
+    """Tell for each scale of a weight whether it is larger than the observed one."""
+    observed = quantizer.observed or quantizer.bounds
+    return quantizer.qparams().scale > project(observed, quantizer.grid).scale
+
+
+def _noise(prepared: PreparedGraph, images: Tensor, teacher: Tensor) -> Tensor:
+    with torch.no_grad():
+        return (prepared(images) - teacher).double().square().mean().clamp(min=SILENT)
+
+
+@contextmanager
+def _unguarded(quantizers: list[BoundedFakeQuantize]) -> Generator[None]:
+    """Let weights keep the scales that were observed."""
+    kept = [(each, each.grid, each.bounds) for each in quantizers]
+    try:
+        for each, grid, bounds in kept:
+            each.grid = replace(grid, pair_limit=None)
+            each.set_bounds(each.observed or bounds)
+        yield
+    finally:
+        for each, grid, bounds in kept:
+            each.grid = grid
+            each.set_bounds(bounds)
