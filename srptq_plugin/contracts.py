@@ -192,6 +192,19 @@ class Runtime(Protocol):
         ...
 
 
+@runtime_checkable
+class Kernels(Protocol):
+    """A runtime that knows its kernels."""
+
+    def kernels(self) -> Mapping[str, int]:
+        """Return how many integer convolutions each kernel runs, by the kernel's name."""
+        ...
+
+    def saturates(self) -> bool:
+        """Tell whether kernels on this processor add two products in 16 bits, as those without VNNI do."""
+        ...
+
+
 class Target(Protocol):
     """A deployment target: its rules by preset, its writer, its runtime."""
 
@@ -235,6 +248,8 @@ class Finding:
     problem: str
     cure: str
     severe: bool = True
+    without_vnni: bool = False
+    """Whether the file goes wrong only on x86 processors without VNNI."""
 
 
 @runtime_checkable

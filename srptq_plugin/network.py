@@ -201,6 +201,11 @@ class Network:
         square = tuple(weight.shape) == (colours, colours, 1, 1) and colours <= 4  # noqa: PLR2004
         return square and torch.equal(weight[..., 0, 0], weight[..., 0, 0].diag().diag())
 
+    def is_depthwise(self, conv: fx.Node) -> bool:
+        """Tell whether each input channel makes one output channel, and no two products of channels are added."""
+        found, read = self.parameter(conv, 1), tensor_arguments(conv)[0].meta.get("val")
+        return found is not None and read is not None and found[1].shape[:2] == (read.shape[1], 1)
+
     def is_nonnegative(self, node: fx.Node) -> bool:
         """Whether a tensor has no negative values by construction."""
         while self.ops.get(node) in MOVEMENT and tensor_arguments(node):

@@ -111,7 +111,7 @@ class _Planner:
     def _pair_limit(self, grid: IntGrid, convs: list[fx.Node]) -> int | None:
         """Return the largest safe sum of two neighboring weights, by what the convolutions of a weight read."""
         sums = self.rules.pair_sums if self.recipe.weights.overflow_safe else None
-        if sums is None:
+        if sums is None or all(self.network.is_depthwise(conv) for conv in convs):
             return None
         inputs = ((conv, tensor_arguments(conv)[0]) for conv in convs)
         grids = [self._grid(conv, source, self.stages.of(conv)) for conv, source in inputs]

@@ -5,6 +5,8 @@ products in a signed 16-bit integer that saturates: 255 * (w1 + w2) overflows on
 """
 
 from dataclasses import dataclass
+from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor
@@ -37,23 +39,41 @@ class PairSums:
         return largest if largest < 2 * max(weights.qmax, -weights.qmin) else None
 
 
-def neighbors(weight: Tensor) -> Tensor:
-    """Return the weights that kernels add in pairs, as [output channels, pairs, 2].
+@cache
+def pairings(inputs: int, kernel: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Return the ways in which kernels pair the weights of an output channel, each as [pairs, 2] places among them.
 
-    Kernels order the weights of an output channel by tap, then by input channel, and pair them from the first on.
-    With an odd number of input channels some pair across taps and others pad each tap, so both kinds are returned.
+    All of them order weights by tap, then by input channel, and pair them from the first on. With an odd number of
+    input channels MLAS and oneDNN's GEMM pair across taps, while oneDNN's convolutions pad each tap. With a single
+    one oneDNN on AVX-512 goes down the columns of the kernel, or pads its rows. The place behind the last is padding.
 
-    >>> neighbors(torch.arange(6.0).reshape(1, 3, 1, 2)).tolist()[0][:3]
-    [[0.0, 2.0], [4.0, 1.0], [3.0, 5.0]]
+    >>> [places.tolist() for places in pairings(3, (1, 2))]
+    [[[0, 2], [4, 1], [3, 5]], [[0, 2], [4, 6], [1, 3], [5, 6]]]
     """
-    taps = weight.reshape(*weight.shape[:2], -1).transpose(1, 2)
-    orders = [taps, _even(taps)] if taps.shape[2] % 2 else [taps]
-    return torch.cat([_even(order.flatten(1)).unflatten(1, (-1, 2)) for order in orders], dim=1)
+    places = torch.arange(inputs * prod(kernel)).view(inputs, *kernel)
+    orders = [by_tap := places.reshape(inputs, -1).T]
+    if inputs % 2:
+        orders.append(_even(by_tap, places.numel()))
+    if inputs == 1 and len(kernel) == 2:  # noqa: PLR2004 - rows and columns
+        orders += [places[0].T, _even(places[0], places.numel())]
+    return tuple(_even(order.flatten(), places.numel()).view(-1, 2) for order in orders)
 
 
-def _even(values: Tensor) -> Tensor:
-    """Append a zero along the last axis if its length is odd."""
-    return pad(values, (0, values.shape[-1] % 2))
+def _even(places: Tensor, padding: int) -> Tensor:
+    """Append padding along the last axis if its length is odd."""
+    return pad(places, (0, places.shape[-1] % 2), value=padding)
+
+
+def _by_channel(weight: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the weights as [output channels, weights and a zero for padding], and how kernels pair them."""
+    flat = pad(weight.flatten(1), (0, 1))
+    ways = pairings(weight.shape[1], tuple(weight.shape[2:]))
+    return flat, tuple(places.to(weight.device) for places in ways)
+
+
+def _sums(pairs: Tensor) -> Tensor:
+    """Return the larger magnitude of what is positive and what is negative in each pair."""
+    return torch.maximum(pairs.clamp(min=0).sum(-1), -pairs.clamp(max=0).sum(-1))
 
 
 def pair_sums(weight: Tensor) -> Tensor:
@@ -62,8 +82,23 @@ def pair_sums(weight: Tensor) -> Tensor:
     >>> pair_sums(torch.tensor([[100, -90, -20, -30]])).tolist()
     [100]
     """
-    pairs = neighbors(weight)
-    return torch.maximum(pairs.clamp(min=0).sum(2), -pairs.clamp(max=0).sum(2)).amax(1)
+    flat, ways = _by_channel(weight)
+    return torch.cat([_sums(flat[:, places]) for places in ways], dim=1).amax(1)
+
+
+def fit_(weight: Tensor, qparams: QParams) -> None:
+    """Shrink the pairs of a learned weight that its scale cannot hold, in place, so that the scale need not rise.
+
+    Shrinking one pair never makes another larger, so a second way of pairing keeps what the first achieved.
+    """
+    if qparams.grid.pair_limit is None:
+        return
+    flat, ways = _by_channel(weight)
+    reach = (qparams.scale * qparams.grid.pair_limit / (1 + MARGIN)).reshape(-1, 1)
+    for places in ways:
+        pairs = flat[:, places]
+        flat[:, places] = pairs * (reach / _sums(pairs)).clamp(max=1)[..., None]
+    weight.copy_(flat[:, :-1].view_as(weight))
 
 
 def safe(weight: Tensor, qparams: QParams) -> QParams:

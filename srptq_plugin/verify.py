@@ -1,18 +1,21 @@
-"""The written file in the real runtime against the simulation: differences, integer convolutions, speed."""
+"""The written file in the real runtime against the simulation: differences, integer convolutions, kernels, speed."""
 
 import statistics
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import torch
 
-from srptq_plugin.contracts import Array, Linter, Progress, Rules, Runtime, quiet
+from srptq_plugin.contracts import Array, Finding, Kernels, Linter, Progress, Rules, Runtime, quiet
 from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.evaluating.metrics import level_differences, psnr
+from srptq_plugin.evaluating.patterns import patterns
 from srptq_plugin.images import Image, to_tensor
 from srptq_plugin.recipes.settings import rules_of
 from srptq_plugin.runs.run import NETWORK, Run
@@ -41,11 +44,12 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
     found = _differences(run, runtime, crops, progress)
     planned = integer_plan(run.table.plan, rules)
     found |= {"runtime": runtime.name, "convs_planned": len(planned), "convs_int8": runtime.integer_convs()}
+    found |= _kernels(runtime)
     foreign = found["convs_int8"] is None
-    found["own_psnr"] = own_psnr(run, crops) if _too_far(found, run.table.plan) else None
+    found["own_psnr"] = own_psnr(run, [crop.image for crop in crops]) if _too_far(found, run.table.plan) else None
     notes = FOREIGN if foreign else _note(run.table.plan), _spread(found)
     found["note"] = "; ".join(filter(None, notes))
-    found["lint"] = _lint(run)
+    found["lint"] = _lint(run, ignore_vnni=not (run.recipe.weights.overflow_safe or found["saturates"]))
     found["speedup"] = None if foreign else _speedup(run, runtime)
     problems = [*_problems(found, run.table.plan), *found["lint"]]
     return found | {"passed": not problems, "problems": problems}
@@ -60,19 +64,33 @@ def integer_plan(plan: Plan, rules: Rules) -> list[str]:
     return [conv for conv in plan.convs if widths[conv] <= rules.integer_bits]
 
 
-def _lint(run: Run) -> list[str]:
-    """What breaks a rule that the target states for its files."""
+def _lint(run: Run, *, ignore_vnni: bool) -> list[str]:
+    """List what breaks a rule of the target, unless it only matters to processors that the recipe rules out."""
     if not isinstance(run.target, Linter):
         return []
-    findings = run.target.lint(onnx.load(run.artefacts[0]))
-    return [f"{each.rule} at {each.node}: {each.problem}; {each.cure}" for each in findings if each.severe]
+    findings = run.target.lint(onnx.load(next(path for path in run.artefacts if path.suffix == ".onnx")))
+    severe = (each for each in findings if each.severe and not (each.without_vnni and ignore_vnni))
+    by_rule = groupby(sorted(severe, key=attrgetter("rule")), key=attrgetter("rule"))
+    return [_told(*group) for _, group in by_rule]
+
+
+def _told(first: Finding, *others: Finding) -> str:
+    more = f" and {len(others)} more" if others else ""
+    return f"{first.rule} at {first.node}{more}: {first.problem}; {first.cure}"
+
+
+def _kernels(runtime: Runtime) -> dict[str, Any]:
+    """Return which kernels run, and whether they add products in 16 bits; None where the runtime does not know."""
+    if not isinstance(runtime, Kernels):
+        return {"kernels": None, "saturates": None}
+    return {"kernels": dict(runtime.kernels()), "saturates": runtime.saturates()}
 
 
 def _unrun(note: str) -> dict[str, Any]:
     """The same keys with nothing measured."""
-    figures = dict.fromkeys(
-        ("psnr", "max_levels", "p99_9_levels", "convs_planned", "convs_int8", "speedup", "own_psnr")
-    )
+    measured = ("psnr", "max_levels", "p99_9_levels", "own_psnr")
+    counted = ("convs_planned", "convs_int8", "kernels", "saturates", "speedup")
+    figures = dict.fromkeys((*measured, *counted))
     return figures | {"sizes": [], "lint": [], "runtime": None, "note": note, "passed": True, "problems": []}
 
 
@@ -81,11 +99,20 @@ def _note(plan: Plan) -> str:
     return "below 8 bits the integers are stored and computed as 8 bits: the speed of 8 bits, no more" if narrow else ""
 
 
-def _crops(run: Run, images: Sequence[Image]) -> list[Array]:
-    """The middle of an image for each size; mirrored at the edges where it is smaller."""
+class Crop(NamedTuple):
+    """An image to compare on."""
+
+    name: str
+    image: Array
+
+
+def _crops(run: Run, images: Sequence[Image]) -> list[Crop]:
+    """Cut the middle out of an image for each size, mirrored where it is smaller, and add worst-case patterns."""
     sizes = [run.size] if run.size else SIZES
-    pixels = [_middle(images[n % len(images)].pixels, size) for n, size in enumerate(sizes)]
-    return [to_tensor(each[None], run.input_range).numpy() for each in pixels]
+    chosen = [(images[n % len(images)], size) for n, size in enumerate(sizes)]
+    pixels = [(image.name, _middle(image.pixels, size)) for image, size in chosen]
+    pixels += patterns(*sizes[0]).items()
+    return [Crop(name, to_tensor(each[None], run.input_range).numpy()) for name, each in pixels]
 
 
 def _middle(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -95,13 +122,13 @@ def _middle(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) 
     return np.ascontiguousarray(padded[top : top + size[0], left : left + size[1]])
 
 
-def _differences(run: Run, runtime: Runtime, crops: Sequence[Array], progress: Progress) -> dict[str, Any]:
+def _differences(run: Run, runtime: Runtime, crops: Sequence[Crop], progress: Progress) -> dict[str, Any]:
     simulation = run.simulation()
     low, high = run.input_range
     outputs: list[tuple[Array, Array]] = []
     for done, crop in enumerate(crops):
         progress("verifying", done, len(crops))
-        outputs.append((simulation(crop), runtime(crop)))
+        outputs.append((simulation(crop.image), runtime(crop.image)))
     progress("verifying", len(crops), len(crops))
     flat = [np.concatenate([pair[n].ravel() for pair in outputs]) for n in (0, 1)]
     largest, most = level_differences(flat[0], flat[1], high - low)
@@ -110,8 +137,8 @@ def _differences(run: Run, runtime: Runtime, crops: Sequence[Array], progress: P
         "max_levels": largest,
         "p99_9_levels": most,
         "sizes": [
-            {"height": crop.shape[2], "width": crop.shape[3], "psnr": _finite(psnr(*pair, high - low))}
-            for crop, pair in zip(crops, outputs, strict=True)
+            {"height": image.shape[2], "width": image.shape[3], "image": name, "psnr": _finite(psnr(*pair, high - low))}
+            for (name, image), pair in zip(crops, outputs, strict=True)
         ],
     }
 

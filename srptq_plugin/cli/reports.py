@@ -30,8 +30,8 @@ def verification_report(found: Record) -> list[Block]:
     sizes = found.get("sizes") or ()
     if not sizes:
         return [facts]
-    rows = [[f"{size['height']} x {size['width']}", _db(size["psnr"])] for size in sizes]
-    return [facts, Table(["height x width", "PSNR"], rows, frozenset({"PSNR"}))]
+    rows = [[size["image"], f"{size['height']} x {size['width']}", _db(size["psnr"])] for size in sizes]
+    return [facts, Table(["image", "height x width", "PSNR"], rows, frozenset({"PSNR"}))]
 
 
 def lint_report(target: str, findings: Sequence[Finding]) -> list[Block]:
@@ -197,11 +197,19 @@ def _verdict(found: Record) -> Iterator[tuple[str, Cell]]:
     yield from (("problem", problem) for problem in found["problems"])
     if found["convs_int8"] is not None:
         yield "integers", f"{found['convs_int8']} convolutions run in int8, {found['convs_planned']} were planned"
+    yield from _kernels(found)
     if found.get("note"):
         yield "note", found["note"]
     yield "difference", _difference(found)
     if found.get("speedup") is not None:
         yield "speed", f"{found['speedup']:.2f} times as fast as float in this runtime"
+
+
+def _kernels(found: Record) -> Iterator[tuple[str, Cell]]:
+    """Yield which kernels ran, and in how many bits they add two products."""
+    if found.get("kernels"):
+        counts = ", ".join(f"{count} {name}" for name, count in found["kernels"].items())
+        yield "kernels", f"{counts}; two products are added in {16 if found['saturates'] else 32} bits here"
 
 
 def _difference(found: Record) -> str:

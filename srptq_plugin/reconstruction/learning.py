@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import neighbours
+from srptq_plugin.grid import QParams, neighbours
 from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.saturation import fit_
 from srptq_plugin.sites import Role
 from srptq_plugin.together import average
 
@@ -37,17 +38,20 @@ class Rates:
 
 @dataclass(frozen=True)
 class Value:
-    """A weight or a bias that learns, and the ends between which it may."""
+    """A weight or a bias that learns, the ends between which it may, and the scale that it has to fit."""
 
     parameter: nn.Parameter
     rate: float
     low: Tensor | None = None
     high: Tensor | None = None
+    qparams: QParams | None = None
 
     def clamp(self) -> None:
-        """Return to between the ends."""
+        """Return to between the ends, and to pairs that the scale can hold."""
         if self.low is not None:
             self.parameter.data.clamp_(self.low, self.high)
+        if self.qparams is not None:
+            fit_(self.parameter.data, self.qparams)
 
 
 class Learning:
@@ -140,8 +144,8 @@ def _values(prepared: PreparedGraph, rates: Rates, *, free: bool) -> Iterator[Va
     """The weights of all sites and, where free, the biases beside them."""
     for site in prepared.plan.weights:
         weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
-        ends = () if free else neighbours(weight.detach(), qparams)
-        yield Value(weight, rates.values * float(qparams.scale.mean()), *ends)
+        low, high = (None, None) if free else neighbours(weight.detach(), qparams)
+        yield Value(weight, rates.values * float(qparams.scale.mean()), low, high, qparams)
     if free:
         for bias in {id(each): each for each in prepared.biases.values()}.values():
             yield Value(bias, rates.values * BIAS_SHARE * float(bias.detach().abs().mean()))

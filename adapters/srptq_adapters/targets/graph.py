@@ -3,6 +3,7 @@
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, numpy_helper
 
@@ -68,6 +69,45 @@ class OnnxGraph:
         if found is None or node is None or node.op_type not in ("Conv", "ConvTranspose"):
             return False
         return len(self.readers[value]) == 1 and len(self.readers[found]) == 1
+
+    def dequantized(self, value: str) -> Any:
+        """Return the constant integers that a value is dequantized from; None for what is computed."""
+        node = self.producers.get(value)
+        if node is None or node.op_type != "DequantizeLinear":
+            return None
+        inner = self._inside(node.input[0])
+        maker = self.producers.get(inner)
+        if maker is None or maker.op_type != "QuantizeLinear":
+            return self.constant(inner)
+        return self._quantized(maker)
+
+    def _inside(self, value: str) -> str:
+        """Follow a value back through what passes integers on."""
+        while value in self.producers and self.producers[value].op_type in _PASSED:
+            value = self.producers[value].input[0]
+        return value
+
+    def _quantized(self, node: NodeProto) -> Any:
+        """Return the integers that a QuantizeLinear makes of a constant; None for what is computed."""
+        values, scale, zero = (self.constant(each) for each in (*node.input, "", "")[:3])
+        if values is None or scale is None or zero is None:
+            return None
+        shape = [1] * values.ndim
+        if scale.size > 1:
+            shape[attribute(node, "axis", 1)] = -1
+        info = np.iinfo(zero.dtype)
+        integers = np.rint(values / scale.reshape(shape)) + zero.reshape(shape)
+        return np.clip(integers, info.min, info.max).astype(zero.dtype)
+
+    def largest(self, node: NodeProto) -> int | None:
+        """Return the largest integer that a DequantizeLinear reads, counted from 0; None for more than 8 bits."""
+        zero = self.constant(node.input[2]) if len(node.input) > 2 else np.zeros((), np.uint8)  # noqa: PLR2004
+        if zero is None or zero.dtype not in (np.uint8, np.int8):
+            return None
+        info, clip = np.iinfo(zero.dtype), self.producers.get(node.input[0])
+        clipped = clip is not None and clip.op_type == "Clip" and len(clip.input) > 2  # noqa: PLR2004
+        upper = self.constant(clip.input[2]) if clip is not None and clipped else None
+        return int(info.max if upper is None else upper) - int(info.min)
 
     def scale_of(self, value: str) -> float | None:
         """The scale of a Q/DQ pair with one."""

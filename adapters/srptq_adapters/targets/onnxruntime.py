@@ -1,6 +1,8 @@
 """ONNX Runtime on CPU: Q/DQ ONNX with uint8 affine activations, which fuses to QLinearConv and QLinearAdd."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -10,7 +12,9 @@ import numpy as np
 import onnx
 
 from srptq_adapters.targets.files import installed, moved_into, write_qdq
-from srptq_plugin.contracts import Array, Rules, Size
+from srptq_adapters.targets.overflow_rules import check
+from srptq_adapters.targets.probe import saturates
+from srptq_plugin.contracts import Array, Finding, Rules, Size
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.saturation import PairSums
@@ -52,6 +56,10 @@ class OnnxRuntimeTarget:
             write_qdq(network, table, draft / FILE)
         return (folder / FILE,)
 
+    def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:
+        """Find weights that overflow on processors without VNNI."""
+        return check(model)
+
     def load(self, artefact: Path) -> "OnnxRuntimeSession":
         """A session on the CPU, two threads or as many as there are."""
         return OnnxRuntimeSession(artefact)
@@ -82,7 +90,20 @@ class OnnxRuntimeSession:
 
     def integer_convs(self) -> int:
         """Convolutions that run in integers."""
-        return sum(op in INTEGER_CONVS for op in self._ops)
+        return sum(self.kernels().values())
+
+    def kernels(self) -> Mapping[str, int]:
+        """Count integer convolutions by operation: ONNX Runtime does not tell which of its kernels runs one."""
+        return Counter(op for op in self._ops if op in INTEGER_CONVS)
+
+    def saturates(self) -> bool:
+        """Tell whether ONNX Runtime's kernels overflow here, measured once."""
+        return _saturates()
+
+
+@cache
+def _saturates() -> bool:
+    return saturates(OnnxRuntimeSession)
 
 
 def _session(runtime: Any, artefact: Path, options: Any) -> Any:

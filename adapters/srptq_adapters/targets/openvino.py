@@ -1,15 +1,20 @@
 """OpenVINO: Q/DQ ONNX read directly and saved as IR; asymmetric (`mixed`) or symmetric (`performance`) activations."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import onnx
 
 from srptq_adapters.targets.files import installed, moved_into, write_qdq
-from srptq_plugin.contracts import Array, Rules, Size
+from srptq_adapters.targets.overflow_rules import check
+from srptq_adapters.targets.probe import saturates
+from srptq_plugin.contracts import Array, Finding, Rules, Size
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.saturation import PairSums
@@ -18,6 +23,7 @@ from srptq_plugin.table import QuantTable
 STEM = "model_openvino"
 BITS = frozenset(range(2, 9))
 """Fewer than 8 bits are 8-bit integers that a Clip keeps in their range."""
+INTEGERS = ("u8", "i8")
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """The default on CPUs with bfloat16 is bfloat16, which is no reference for integers."""
 
@@ -56,6 +62,10 @@ class OpenVinoTarget:
             openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
         return tuple(folder / f"{STEM}.{kind}" for kind in ("xml", "bin", "onnx"))
 
+    def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:
+        """Find weights that overflow on processors without VNNI."""
+        return check(model)
+
     def load(self, artefact: Path) -> "OpenVinoModel":
         """The file compiled for the CPU."""
         return OpenVinoModel(artefact)
@@ -90,9 +100,22 @@ class OpenVinoModel:
 
     def integer_convs(self) -> int:
         """Convolutions that the execution graph runs in 8-bit integers."""
+        return sum(self.kernels().values())
+
+    def kernels(self) -> Mapping[str, int]:
+        """Count integer convolutions by the kernel that the execution graph names."""
         operations = (each.get_rt_info() for each in self._model.get_runtime_model().get_ops())
         convs = (info for info in operations if _text(info, "layerType") == "Convolution")
-        return sum(_text(info, "runtimePrecision") in ("u8", "i8") for info in convs)
+        return Counter(_text(info, "primitiveType") for info in convs if _text(info, "runtimePrecision") in INTEGERS)
+
+    def saturates(self) -> bool:
+        """Tell whether OpenVINO's kernels overflow here, measured once."""
+        return _saturates()
+
+
+@cache
+def _saturates() -> bool:
+    return saturates(OpenVinoModel)
 
 
 def _text(info: Any, key: str) -> str:
