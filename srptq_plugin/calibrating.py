@@ -35,6 +35,7 @@ from srptq_plugin.projection import Projection, observed_bounds, projections, tu
 from srptq_plugin.recipes.files import Layer
 from srptq_plugin.recipes.recipe import Recipe, check_names
 from srptq_plugin.recipes.settings import makers_of, rules_of, tuner_of
+from srptq_plugin.reconstruction.compensation import compensate
 from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import Run
 from srptq_plugin.sites import Plan
@@ -183,6 +184,7 @@ class Calibrator:
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     projections: Mapping[str, Projection] = field(default_factory=dict[str, Projection])
     overflow: OverflowCost | None = None
+    rounding: float | None = None
     observed: Mapping[str, Bounds] = field(default_factory=dict[str, Bounds])
     tuned: Mapping[str, Bounds] = field(default_factory=dict[str, Bounds])
 
@@ -225,6 +227,9 @@ class Calibrator:
             self.figures = self._reconstruct(prepared, self.inputs.patches.to(self.inputs.device))
         self.tuned = tuned_bounds(prepared) if self.inputs.recipe.reconstruction else {}
         self.projections = projections(prepared, self.observed, shuffled[:PROBED])
+        if self.inputs.recipe.weights.rounding == "compensated":
+            with self.clock("round"):
+                self.rounding = compensate(prepared, shuffled[:PROBED], self.progress)
 
     def _reconstruct(self, prepared: PreparedGraph, patches: Tensor) -> Mapping[str, float]:
         tune = tuner_of(self.inputs.recipe, self.inputs.registry)

@@ -83,9 +83,9 @@ class _Job:
         found.progress("writing files", 0, 0)
         with found.clock("export"):
             artefacts = self._write(program, table, draft)
-        equalised = None if found.equalised is None else round(found.equalised, 2)
         overflow = None if found.overflow is None else asdict(found.overflow)
-        figures = {"equalised_db": equalised, "overflow": overflow, "reconstruction": dict(found.figures)}
+        figures = {"equalised_db": _decibels(found.equalised), "overflow": overflow}
+        figures |= {"reconstruction": dict(found.figures), "rounding_db": _decibels(found.rounding)}
         groups = {each: of_group(*found.at(each)) for each in table.plan.groups}
         self._writer().finish(draft, table, artefacts, figures, groups)
 
@@ -112,3 +112,7 @@ class _Job:
     def _writer(self) -> RunWriter:
         inputs, clock, progress = self.calibrator.inputs, self.calibrator.clock, self.calibrator.progress
         return RunWriter(inputs.recipe, inputs.loaded.record, inputs.registry, self.input_size, clock, progress)
+
+
+def _decibels(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

@@ -21,6 +21,9 @@ Two weights both round up only if their fractions are 1/2 or more, so a real sum
 at most. The headroom keeps that true in float32, whose relative error is 1e-7.
 """
 
+NEAR = 1e-3
+"""Relative distance to the least safe scale within which a scale has no gradient."""
+
 
 @dataclass(frozen=True)
 class PairSums:
@@ -104,7 +107,8 @@ def fit_(weight: Tensor, qparams: QParams) -> None:
 def safe(weight: Tensor, qparams: QParams) -> QParams:
     """Raise the scale of each output channel in which a pair could overflow, by no more than it takes.
 
-    Channels whose integers are safe keep their scale, so calling this twice changes nothing.
+    Channels whose integers are safe keep their scale, so calling this twice changes nothing. A scale near its least
+    value has no gradient: noisy steps could only raise it.
 
     >>> grid = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0, pair_limit=128)
     >>> weight = torch.tensor([[1.0, 0.5], [1.0, -1.0]])
@@ -120,5 +124,7 @@ def safe(weight: Tensor, qparams: QParams) -> QParams:
     if qparams.scale.ndim == 0:
         sums, unsafe = sums.max(), unsafe.any()
     reach = sums / limit * (1 + MARGIN) * qparams.grid.qmax
-    raised = project(Bounds(-reach, reach), qparams.grid)
-    return QParams(torch.where(unsafe, raised.scale, qparams.scale), qparams.zero_point, qparams.grid)
+    least, scale = project(Bounds(-reach, reach), qparams.grid).scale, qparams.scale.detach()
+    held = unsafe | (least >= scale * (1 - NEAR))
+    scale = torch.where(held, torch.where(unsafe, least, scale), qparams.scale)
+    return QParams(scale, qparams.zero_point, qparams.grid)

@@ -143,6 +143,7 @@ def _calibration(summary: Record) -> Iterator[tuple[str, Cell]]:
     yield from _floats(summary["floats"])
     yield from _equalised(summary)
     yield from _overflow(summary)
+    yield from _rounded(summary)
     yield from _trained(summary)
     yield from _projection(summary["sites"])
 
@@ -158,6 +159,12 @@ def _overflow(summary: Record) -> Iterator[tuple[str, Cell]]:
     if found:
         channels = f"{found['raised']:,} of {found['channels']:,} channels have a larger scale"
         yield "overflow", f"safe without VNNI: {channels}, {found['cost_db']:.2f} dB more noise before tuning"
+
+
+def _rounded(summary: Record) -> Iterator[tuple[str, Cell]]:
+    """What error-compensated rounding of the weights gained."""
+    if summary.get("rounding_db") is not None:
+        yield "rounding", f"errors of weights compensated: {summary['rounding_db']:.1f} dB less noise in the image"
 
 
 def _trained(summary: Record) -> Iterator[tuple[str, Cell]]:

@@ -42,6 +42,8 @@ class WeightSettings(TensorSettings):
     """`false` leaves all weights float, in simulation only."""
     per_channel: Flag = True
     """A scale for each output channel, or one for the whole weight."""
+    rounding: Literal["nearest", "compensated"] = "nearest"
+    """Whether each weight takes its nearest level, or one that makes up for the errors of those rounded before it."""
     overflow_safe: Flag = True
     """Keeps weights small enough for x86 processors without VNNI; `false` if every processor has it."""
 

@@ -18,12 +18,12 @@ def saturates(load: Callable[[Path], Runtime]) -> bool:
     image: Array = np.full((1, CHANNELS, SIDE, SIDE), LARGEST, np.float32)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"
-        onnx.save(_model(), path)
+        onnx.save(probe_model(), path)
         output = load(path)(image)
     return bool(output.max() < 0.9 * LARGEST)
 
 
-def _model() -> ModelProto:
+def probe_model() -> ModelProto:
     """Build a 1 x 1 convolution between Q/DQ that averages its channels: white stays white in exact arithmetic."""
     constants = {
         "step": np.float32(1),

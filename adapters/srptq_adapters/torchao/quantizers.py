@@ -12,17 +12,23 @@ from torchao.quantization.pt2e.quantizer import (
     Quantizer,
     SharedQuantizationSpec,
 )
+from torchao.quantization.pt2e.quantizer.arm_inductor_quantizer import ArmInductorQuantizer
+from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
 
 from srptq_adapters.torchao.shell import SRFakeQuantize, constructor, grid_of, scheme_of, shell_of
 from srptq_plugin.graph import build_quantizer
+from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import Network, drop_identities, tensor_arguments
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.settings import makers_of, rules_of
 from srptq_plugin.registry import Registry
+from srptq_plugin.saturation import PairSums
 from srptq_plugin.sites import ObserverMaker, Plan, Site
 
 ANNOTATION = "quantization_annotation"
+ACTIVATIONS = IntGrid(8)
+"""What X86InductorQuantizer multiplies weights by."""
 Place = tuple[fx.Node, fx.Node]
 
 
@@ -96,12 +102,29 @@ def with_observer(
     *,
     weights: str = "minmax",
     options: Mapping[str, Any] | None = None,
+    overflow_safe: bool = True,
     registry: Registry | None = None,
 ) -> Quantizer:
-    """A stock quantizer whose activations we observe; where it quantizes, and on which grid, stays its own."""
+    """Wrap a stock quantizer so that our observers find its ranges; where it quantizes stays its own.
+
+    Args:
+        quantizer: any PT2E quantizer.
+        activations: the observer of activations.
+        weights: the observer of weights.
+        options: the options of the observer of activations.
+        overflow_safe: keep weights small enough for x86 processors without VNNI. Only X86InductorQuantizer needs it.
+        registry: where observers are looked up.
+    """
     known = registry or Registry()
     observe = partial(_observe, known.observer(activations).load(), dict(options or {}))
-    return _Observing(quantizer, observe, partial(_observe, known.observer(weights).load(), {}))
+    sums = PairSums(16) if overflow_safe and _is_x86(quantizer) else None
+    return _Observing(quantizer, observe, partial(_observe, known.observer(weights).load(), {}), sums)
+
+
+def _is_x86(quantizer: Quantizer) -> bool:
+    """Tell whether a quantizer, or one of those that it is composed of, is for x86 processors."""
+    parts = getattr(quantizer, "quantizers", [quantizer])
+    return any(isinstance(part, X86InductorQuantizer) and not isinstance(part, ArmInductorQuantizer) for part in parts)
 
 
 def _observe(factory: Any, options: Mapping[str, Any], grid: Any, places: int) -> Any:
@@ -111,9 +134,11 @@ def _observe(factory: Any, options: Mapping[str, Any], grid: Any, places: int) -
 class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
     """Delegates to a stock quantizer and swaps the observers in its annotations."""
 
-    def __init__(self, stock: Quantizer, activations: ObserverMaker, weights: ObserverMaker) -> None:
+    def __init__(
+        self, stock: Quantizer, activations: ObserverMaker, weights: ObserverMaker, sums: PairSums | None
+    ) -> None:
         super().__init__()
-        self._stock, self._activations, self._weights = stock, activations, weights
+        self._stock, self._activations, self._weights, self._sums = stock, activations, weights, sums
         self._swapped: dict[tuple[int, bool], QuantizationSpec] = {}
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
@@ -137,9 +162,15 @@ class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
             return spec
         key = hash((spec, constant)), constant
         if key not in self._swapped:
-            build = constructor(partial(self._build, grid_of(spec), constant))
+            build = constructor(partial(self._build, self._grid(spec, constant=constant), constant))
             self._swapped[key] = replace(spec, observer_or_fake_quant_ctr=build)
         return self._swapped[key]
+
+    def _grid(self, spec: QuantizationSpec, *, constant: bool) -> IntGrid:
+        grid = grid_of(spec)
+        if self._sums is None or not constant:
+            return grid
+        return replace(grid, pair_limit=self._sums.limit(grid, ACTIVATIONS))
 
     def _build(self, grid: Any, constant: bool) -> nn.Module:  # noqa: FBT001
         maker = self._weights if constant else self._activations
