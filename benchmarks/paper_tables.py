@@ -246,13 +246,13 @@ def _measure(subject: Subject, rows: Rows, arguments: argparse.Namespace, folder
     missing = [method for method in wanted if rows.of(key(subject, method)) is None]
     if not missing:
         return
-    bench = Bench(subject, arguments.data, _smaller(arguments, subject, folder), arguments.weights)
+    bench = Bench(subject, arguments.data, smaller(arguments, subject, folder), arguments.weights)
     for method in missing:
         if rows.of(key(subject, method)) is None:
             rows.add(key(subject, method), bench.measure(method))
 
 
-def _smaller(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Path:
+def smaller(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Path:
     """The photographs, made smaller once."""
     place = folder / f"x{subject.scale}"
     if not place.is_dir():

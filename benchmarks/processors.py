@@ -1,0 +1,226 @@
+"""PSNR in the runtime with VNNI and without: our files beside NNCF's and quantize_static's of the same networks.
+
+    PYTHONPATH=examples python benchmarks/processors.py --data DATA --images BSDS399 --weights WEIGHTS \
+        --rows benchmarks/processors.jsonl [--emulator "qemu-x86_64 -cpu Haswell"]
+
+Needs a processor with VNNI, where `ONEDNN_MAX_CPU_ISA=AVX2` makes OpenVINO do without. ONNX Runtime has no such switch:
+`--emulator` is put in front of Python to run it without VNNI, at scale 4 only, as that is slow. Prints Markdown. Each
+measurement is added to the file of rows, so the command goes on where it was stopped.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from paper_tables import NETWORKS, Bench, Subject, smaller
+from rows import Rows
+
+from srptq_plugin import Recipe, quantize
+from srptq_plugin.calibrating import Inputs, Source
+from srptq_plugin.contracts import Array
+from srptq_plugin.evaluating.metrics import psnr
+from srptq_plugin.evaluating.pairs import Pair
+from srptq_plugin.evaluating.scoring import scores
+from srptq_plugin.images import to_tensor
+from srptq_plugin.registry import Registry
+from srptq_plugin.runs.run import NETWORK
+
+WORKER = Path(__file__).with_name("on_processor.py")
+RUNTIMES = ("openvino", "onnxruntime")
+UNSAFE = "weights.overflow_safe=false"
+Outputs = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file to run; ours with what the simulation gives."""
+
+    name: str
+    path: Path
+    simulated: Outputs | None = None
+
+
+class Comparison:
+    """Makes and scores every model of a network for a runtime."""
+
+    def __init__(self, subject: Subject, runtime: str, arguments: argparse.Namespace, folder: Path) -> None:
+        self.subject, self.runtime, self.folder = subject, runtime, folder
+        self.emulator = shlex.split(arguments.emulator or "") if subject.scale == 4 else []  # noqa: PLR2004
+        self.bench = Bench(subject, arguments.data, smaller(arguments, subject, folder), arguments.weights)
+        self.range = self.bench.loaded.record.input_range
+        self.pairs: Mapping[str, Pair] = {pair.low.name: pair for pair in self.bench.pairs["Set5"]}
+        self.images = {name: self._input(pair) for name, pair in self.pairs.items()}
+        np.savez(folder / "images.npz", **self.images)  # pyright: ignore[reportArgumentType]
+
+    def _input(self, pair: Pair) -> Array:
+        return to_tensor(pair.low.pixels[None], self.range).numpy()
+
+    def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yield the measurements of each model, by its name."""
+        for model in self._models():
+            found: dict[str, Any] = {}
+            if model.simulated is not None:
+                found["simulated"] = self._psnr(model.simulated)
+            for where, outputs, milliseconds in self._everywhere(model):
+                found[where] = self._psnr(outputs)
+                found[f"{where} ms"] = milliseconds
+                if model.simulated is not None:
+                    found[f"{where} dB"] = self._distance(outputs, model.simulated)
+            yield model.name, found
+
+    def _everywhere(self, model: Model) -> Iterator[tuple[str, Outputs, float]]:
+        yield "vnni", *self._run(model, [], {}, 9)
+        if self.runtime == "openvino":
+            yield "without", *self._run(model, [], {"ONEDNN_MAX_CPU_ISA": "AVX2"}, 9)
+        elif self.emulator:
+            yield "without", *self._run(model, self.emulator, {"PYTHONPATH": os.pathsep.join(sys.path)}, 1)
+
+    def _run(self, model: Model, before: list[str], environment: Mapping[str, str], runs: int) -> tuple[Outputs, float]:
+        files = [str(each) for each in (model.path, self.folder / "images.npz", self.folder / "outputs.npz")]
+        python = str(Path(sys.executable).resolve()) if before else sys.executable
+        command = [*before, python, str(WORKER), self.runtime, *files, "--runs", str(runs)]
+        subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)  # noqa: S603
+        outputs = dict(np.load(self.folder / "outputs.npz"))
+        return outputs, float(outputs.pop("milliseconds"))
+
+    def _psnr(self, outputs: Outputs) -> float:
+        scale = self.subject.scale
+        found = (scores(torch.from_numpy(outputs[name]), pair, scale, self.range) for name, pair in self.pairs.items())
+        return float(np.mean([each[0] for each in found]))
+
+    def _distance(self, outputs: Outputs, simulated: Outputs) -> float:
+        flat = [np.concatenate([each[name].ravel() for name in self.pairs]) for each in (outputs, simulated)]
+        return float(psnr(flat[0], flat[1], self.range[1] - self.range[0]))
+
+    def _models(self) -> Iterator[Model]:
+        ours = self._ours("ours")
+        plain = ours.path.with_name(NETWORK)
+        yield Model("float", plain)
+        yield from THEIRS[self.runtime](self, plain)
+        yield self._ours("ours, overflow_safe: false", UNSAFE)
+        yield ours
+
+    def _ours(self, name: str, *overrides: str) -> Model:
+        recipe = Recipe.load(f"{self.runtime}-w8a8", overrides)
+        run = quantize(
+            recipe,
+            model=self.subject.model,
+            weights=self.bench.weights,
+            model_args=self.bench.args,
+            images=self.bench.images,
+            out=self.folder / f"run{len(overrides)}",
+        )
+        simulation = run.simulation()
+        simulated = {image: simulation(pixels) for image, pixels in self.images.items()}
+        return Model(name, run.artefacts[0], simulated)
+
+    @property
+    def patches(self) -> Array:
+        """The calibration patches of our recipe, for the others too."""
+        recipe = Recipe.load(f"{self.runtime}-w8a8", [f"calibration.images={self.bench.images}"])
+        source = Source(self.subject.model, self.bench.weights, self.bench.args)
+        return Inputs.load(recipe, Registry(), source).patches.numpy()
+
+
+def _nncf(comparison: Comparison, plain: Path) -> Iterator[Model]:
+    """Quantize by NNCF as its guide does, and with the guard of every layer."""
+    import nncf  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
+    import openvino  # noqa: PLC0415
+    from nncf.quantization.advanced_parameters import (  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
+        AdvancedQuantizationParameters,
+        OverflowFix,
+    )
+
+    shifts = nncf.IgnoredScope(names=[node.name for node in _mean_shifts(plain)], validate=False)
+    batches = [patch[None] for patch in comparison.patches]
+    guards = {"NNCF": OverflowFix.FIRST_LAYER, "NNCF, overflow_fix: enable": OverflowFix.ENABLE}
+    for name, guard in guards.items():
+        model = nncf.quantize(
+            openvino.Core().read_model(plain), nncf.Dataset(batches), preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(batches), ignored_scope=shifts,
+            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=guard),
+        )  # fmt: skip
+        path = comparison.folder / f"nncf-{guard.value}.xml"
+        openvino.save_model(model, path, compress_to_fp16=False)
+        yield Model(name, path)
+
+
+def _quantize_static(comparison: Comparison, plain: Path) -> Iterator[Model]:
+    """Quantize by ONNX Runtime's own tool, also with 7-bit weights."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = ({"input": patch[None]} for patch in comparison.patches)
+
+        def get_next(self) -> Any:
+            return next(self.batches, None)
+
+    for name, reduced in {"quantize_static": False, "quantize_static, reduce_range": True}.items():
+        path = comparison.folder / f"static-{reduced}.onnx"
+        quantize_static(
+            plain, path, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=reduced,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            nodes_to_exclude=[node.name for node in _mean_shifts(plain)],
+        )  # fmt: skip
+        yield Model(name, path)
+
+
+def _mean_shifts(plain: Path) -> Sequence[onnx.NodeProto]:
+    convs = (node for node in onnx.load(plain).graph.node if node.op_type == "Conv")
+    return [node for node in convs if node.input[1].startswith(("sub_mean", "add_mean"))]
+
+
+THEIRS: Mapping[str, Callable[[Comparison, Path], Iterator[Model]]] = {
+    "openvino": _nncf,
+    "onnxruntime": _quantize_static,
+}
+COLUMNS = ("simulated", "vnni", "without", "vnni dB", "without dB", "vnni ms", "without ms")
+
+
+def main() -> None:
+    """Measure what is missing, then print."""
+    arguments = _arguments()
+    rows, wanted = (
+        Rows(arguments.rows),
+        [each for each in NETWORKS if not arguments.only or each.label in arguments.only],
+    )
+    for subject in wanted:
+        for runtime in RUNTIMES:
+            if not any(key[:2] == (subject.label, runtime) for key in rows.known):
+                with tempfile.TemporaryDirectory() as folder:
+                    found = dict(Comparison(subject, runtime, arguments, Path(folder)).rows())
+                for name, row in found.items():
+                    rows.add((subject.label, runtime, name), row)
+    _print(rows)
+
+
+def _print(rows: Rows) -> None:
+    print(f"| network | runtime | model | {' | '.join(COLUMNS)} |")
+    print("| --- " * (3 + len(COLUMNS)) + "|")
+    for key, row in rows.known.items():
+        cells = (row.get(column) for column in COLUMNS)
+        print(f"| {' | '.join(key)} | {' | '.join('' if each is None else f'{each:.2f}' for each in cells)} |")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("data", "images", "weights", "rows"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--only", action="append", default=[], choices=[each.label for each in NETWORKS])
+    parser.add_argument("--emulator")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
