@@ -40,7 +40,7 @@ WISHES = {
     "integer_bias": "Biases are 32-bit integers",
     "one_encoding": "All who read a tensor read the same integers",
     "per_channel": "A weight may have a scale for each channel",
-    "head_weight_bits": "Most bits for weights of the first convolutions",
+    "pair_sum_bits": "Without VNNI two products are added in integers of so many bits, which weights must not overflow",
     "unsigned_if_nonnegative": "What is never negative is unsigned",
     "sign_bit": "A recipe's bits are those of the magnitude; a sign has one more",
 }

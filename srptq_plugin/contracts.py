@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_check
 import numpy as np
 
 from srptq_plugin.grid import Bounds, IntGrid
-from srptq_plugin.saturation import PairSums
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -145,8 +144,8 @@ class Rules:
     """All readers of a tensor read the same integers."""
     per_channel: bool = True
     """A weight may have a scale for each channel; otherwise it has one."""
-    pair_sums: PairSums | None = None
-    """How kernels add products before 32 bits, on a processor without VNNI; none where all sums have 32 bits."""
+    pair_sum_bits: int | None = None
+    """Bits of the saturating integers in which kernels without VNNI add two products; none where sums have 32."""
     unsigned_if_nonnegative: bool = False
     """What is never negative is unsigned."""
     sign_bit: bool = False
@@ -241,7 +240,10 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class Finding:
-    """Where a file breaks a rule of its target, and what would be right; one that is not severe costs speed only."""
+    """Where a file breaks a rule of its target, and what would be right.
+
+    One that is not severe costs speed only; one `without_vnni` matters only to x86 processors that lack VNNI.
+    """
 
     rule: str
     node: str
@@ -249,7 +251,6 @@ class Finding:
     cure: str
     severe: bool = True
     without_vnni: bool = False
-    """Whether the file goes wrong only on x86 processors without VNNI."""
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import MOVEMENT, Network, is_pooled, tensor_arguments
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import Override
+from srptq_plugin.saturation import pair_limit
 from srptq_plugin.sites import Edge, Maker, Plan, Role, Site
 from srptq_plugin.stages import Stage, Stages, find_blocks
 
@@ -110,12 +111,11 @@ class _Planner:
 
     def _pair_limit(self, grid: IntGrid, convs: list[fx.Node]) -> int | None:
         """Return the largest safe sum of two neighboring weights, by what the convolutions of a weight read."""
-        sums = self.rules.pair_sums if self.recipe.weights.overflow_safe else None
-        if sums is None or all(self.network.is_depthwise(conv) for conv in convs):
+        if not self.recipe.weights.overflow_safe or all(self.network.is_depthwise(conv) for conv in convs):
             return None
         inputs = ((conv, tensor_arguments(conv)[0]) for conv in convs)
         grids = [self._grid(conv, source, self.stages.of(conv)) for conv, source in inputs]
-        return sums.limit(grid, max(grids, key=lambda grid: grid.bits))
+        return pair_limit(self.rules.pair_sum_bits, grid, max(grids, key=lambda grid: grid.bits))
 
     def _bits(self, kind: Literal["weights", "activations"], stage: Stage) -> int:
         settings = self.recipe.stages[stage]

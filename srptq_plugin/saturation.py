@@ -4,7 +4,6 @@ x86 processors without VNNI multiply uint8 activations by int8 weights with `vpm
 products in a signed 16-bit integer that saturates: 255 * (w1 + w2) overflows once w1 + w2 > 128.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from math import prod
 
@@ -25,21 +24,19 @@ NEAR = 1e-3
 """Relative distance to the least safe scale within which a scale has no gradient."""
 
 
-@dataclass(frozen=True)
-class PairSums:
-    """Kernels that add products in pairs, in signed integers of `bits` that saturate."""
+def pair_limit(bits: int | None, weights: IntGrid, activations: IntGrid) -> int | None:
+    """Return the largest sum of two weights of one sign that signed integers of `bits` hold, times any activations.
 
-    bits: int
+    None if the grid of the weights cannot exceed it, or if `bits` is None.
 
-    def limit(self, weights: IntGrid, activations: IntGrid) -> int | None:
-        """Return the largest safe sum of two weights of one sign, or None if the grid cannot exceed it.
-
-        >>> weight = IntGrid(8, signed=True, symmetric=True, narrow=True)
-        >>> PairSums(16).limit(weight, IntGrid(8)), PairSums(16).limit(weight, IntGrid(7))
-        (128, None)
-        """
-        largest = (2 ** (self.bits - 1) - 1) // (2**activations.bits - 1)
-        return largest if largest < 2 * max(weights.qmax, -weights.qmin) else None
+    >>> weight = IntGrid(8, signed=True, symmetric=True, narrow=True)
+    >>> pair_limit(16, weight, IntGrid(8)), pair_limit(16, weight, IntGrid(7))
+    (128, None)
+    """
+    if bits is None:
+        return None
+    largest = (2 ** (bits - 1) - 1) // (2**activations.bits - 1)
+    return largest if largest < 2 * max(weights.qmax, -weights.qmin) else None
 
 
 @cache

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from srptq_plugin.grid import Bounds, IntGrid, QParams, project, quantize
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
-from srptq_plugin.saturation import MARGIN, PairSums, fit_, pair_sums, safe
+from srptq_plugin.saturation import MARGIN, fit_, pair_limit, pair_sums, safe
 
 GRID = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0, pair_limit=128)
 WHOLE = IntGrid(8, signed=True, symmetric=True, narrow=True, pair_limit=128)
@@ -83,7 +83,7 @@ def test_learned_weights_shrink_to_fit_their_scale(shape: tuple[int, ...], seed:
 @pytest.mark.parametrize(("weights", "activations"), [(8, 8), (8, 7), (7, 8), (4, 8), (8, 4)])
 def test_only_eight_bits_of_both_can_overflow(weights: int, activations: int) -> None:
     grid = GRID.at(weights)
-    limit = PairSums(16).limit(grid, IntGrid(activations))
+    limit = pair_limit(16, grid, IntGrid(activations))
     largest = np.full((1, 2, 1, 1), grid.qmax)
     assert saturating.overflows(largest, 2**activations - 1) is (limit is not None)
     if limit is not None:

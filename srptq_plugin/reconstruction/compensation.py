@@ -40,7 +40,7 @@ def compensate(prepared: PreparedGraph, images: Tensor, progress: Progress = qui
     with torch.no_grad():
         teacher = prepared.teach(images)[0]
         before, kept = _noise(prepared, images, teacher), _weights(prepared)
-        for site, moments in _Reader(prepared).moments(images).items():
+        for site, moments in Reader(prepared).moments(images).items():
             weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
             weight.data.copy_(rounded(weight.detach().cpu(), qparams, moments).to(weight.device))
         after = _noise(prepared, images, teacher)
@@ -67,7 +67,7 @@ class Part:
     moments: Tensor
 
 
-class _Reader(fx.Interpreter):
+class Reader(fx.Interpreter):
     """Runs a quantized network and gathers the second moments of what each planned convolution reads."""
 
     def __init__(self, prepared: PreparedGraph) -> None:
@@ -94,7 +94,7 @@ class _Reader(fx.Interpreter):
             self._gather(self._sites[n], self.fetch_args_kwargs_from_env(n)[0][0], _geometry(n, self.module))
         return super().run_node(n)
 
-    def _gather(self, site: Site, values: Tensor, geometry: "_Geometry") -> None:
+    def _gather(self, site: Site, values: Tensor, geometry: "Geometry") -> None:
         weight, found = self._prepared.parameter(site), self._moments[site]
         step, inputs = _step(weight), weight.shape[1]
         for group, channels in enumerate(_middle(values).split(inputs, dim=1)):
@@ -114,7 +114,7 @@ def _step(weight: Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class _Geometry:
+class Geometry:
     """How a convolution moves over its input."""
 
     stride: Any
@@ -128,15 +128,15 @@ class _Geometry:
         return conv2d(values, each, None, self.stride, self.padding, self.dilation).transpose(0, 1).flatten(1)
 
 
-def _geometry(node: fx.Node, module: Any) -> _Geometry:
+def _geometry(node: fx.Node, module: Any) -> Geometry:
     names = ("stride", "padding", "dilation")
     if node.op == "call_module":
         layer = module.get_submodule(str(node.target))
-        return _Geometry(*(getattr(layer, name) for name in names))
+        return Geometry(*(getattr(layer, name) for name in names))
     target: Any = node.target
     defaults = {argument.name: argument.default_value for argument in target._schema.arguments}  # noqa: SLF001
     given = defaults | dict(zip(defaults, node.args, strict=False)) | node.kwargs
-    return _Geometry(*(given[name] for name in names))
+    return Geometry(*(given[name] for name in names))
 
 
 def rounded(weight: Tensor, qparams: QParams, parts: Sequence[Part]) -> Tensor:

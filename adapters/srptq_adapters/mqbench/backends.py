@@ -126,7 +126,7 @@ def _placement(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
         yield "overrides: MQBench has none"
     if recipe.equalise:
         yield "equalise: MQBench has none; give it `srptq_plugin.equalised(network, recipe, images)`"
-    if rules.pair_sums and recipe.weights.overflow_safe and backend.name != FORCED:
+    if rules.pair_sum_bits and recipe.weights.overflow_safe and backend.name != FORCED:
         yield "weights.overflow_safe: MQBench has none; `srptq lint` tells which channels of its file overflow"
     if backend.name == FORCED:
         yield "w_qscheme: MQBench's OPENVINO takes -64..63 for weights, whatever is asked"

@@ -17,7 +17,6 @@ from srptq_adapters.targets.probe import saturates
 from srptq_plugin.contracts import Array, Finding, Rules, Size
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.saturation import PairSums
 from srptq_plugin.table import QuantTable
 
 FILE = "model_onnxruntime.onnx"
@@ -40,7 +39,7 @@ class OnnxRuntimeTarget:
             inputs=OPS,
             outputs=OPS,
             integer_bias=True,
-            pair_sums=PairSums(16),
+            pair_sum_bits=16,
             integer_bits=BITS,
         )
     }

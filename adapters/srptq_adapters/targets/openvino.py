@@ -17,7 +17,6 @@ from srptq_adapters.targets.probe import saturates
 from srptq_plugin.contracts import Array, Finding, Rules, Size
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.grid import IntGrid
-from srptq_plugin.saturation import PairSums
 from srptq_plugin.table import QuantTable
 
 STEM = "model_openvino"
@@ -36,7 +35,7 @@ MIXED = Rules(
     inputs=frozenset({"conv", "add", "cat", "pixel_shuffle"}),
     outputs=frozenset(),
     joins_in_conv=True,
-    pair_sums=PairSums(16),
+    pair_sum_bits=16,
     integer_bits=BITS,
 )
 PERFORMANCE = replace(MIXED, activations=IntGrid(8, signed=True, symmetric=True), unsigned_if_nonnegative=True)

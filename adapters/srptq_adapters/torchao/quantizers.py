@@ -23,12 +23,12 @@ from srptq_plugin.plan import make_plan
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.settings import makers_of, rules_of
 from srptq_plugin.registry import Registry
-from srptq_plugin.saturation import PairSums
+from srptq_plugin.saturation import pair_limit
 from srptq_plugin.sites import ObserverMaker, Plan, Site
 
 ANNOTATION = "quantization_annotation"
-ACTIVATIONS = IntGrid(8)
-"""What X86InductorQuantizer multiplies weights by."""
+ACTIVATIONS, PAIR_SUM_BITS = IntGrid(8), 16
+"""What X86InductorQuantizer multiplies weights by, and where kernels without VNNI add two products."""
 Place = tuple[fx.Node, fx.Node]
 
 
@@ -117,8 +117,8 @@ def with_observer(
     """
     known = registry or Registry()
     observe = partial(_observe, known.observer(activations).load(), dict(options or {}))
-    sums = PairSums(16) if overflow_safe and _is_x86(quantizer) else None
-    return _Observing(quantizer, observe, partial(_observe, known.observer(weights).load(), {}), sums)
+    bits = PAIR_SUM_BITS if overflow_safe and _is_x86(quantizer) else None
+    return _Observing(quantizer, observe, partial(_observe, known.observer(weights).load(), {}), bits)
 
 
 def _is_x86(quantizer: Quantizer) -> bool:
@@ -134,11 +134,9 @@ def _observe(factory: Any, options: Mapping[str, Any], grid: Any, places: int) -
 class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
     """Delegates to a stock quantizer and swaps the observers in its annotations."""
 
-    def __init__(
-        self, stock: Quantizer, activations: ObserverMaker, weights: ObserverMaker, sums: PairSums | None
-    ) -> None:
+    def __init__(self, stock: Quantizer, activations: ObserverMaker, weights: ObserverMaker, bits: int | None) -> None:
         super().__init__()
-        self._stock, self._activations, self._weights, self._sums = stock, activations, weights, sums
+        self._stock, self._activations, self._weights, self._bits = stock, activations, weights, bits
         self._swapped: dict[tuple[int, bool], QuantizationSpec] = {}
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
@@ -168,9 +166,7 @@ class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
 
     def _grid(self, spec: QuantizationSpec, *, constant: bool) -> IntGrid:
         grid = grid_of(spec)
-        if self._sums is None or not constant:
-            return grid
-        return replace(grid, pair_limit=self._sums.limit(grid, ACTIVATIONS))
+        return replace(grid, pair_limit=pair_limit(self._bits, grid, ACTIVATIONS)) if constant else grid
 
     def _build(self, grid: Any, constant: bool) -> nn.Module:  # noqa: FBT001
         maker = self._weights if constant else self._activations

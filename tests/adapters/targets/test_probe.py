@@ -72,7 +72,7 @@ class Emulated:
     name = "emulated"
 
     def __init__(self, order: saturating.Order) -> None:
-        self.order = order
+        self.order: saturating.Order = order
 
     def __call__(self, image: Any) -> Any:
         weight = np.full((probe.OUTPUTS, probe.CHANNELS, 1, 1), probe.WEIGHT)

@@ -6,6 +6,7 @@ from typing import Any
 
 import networks
 import pytest
+import saturating
 import torch
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
@@ -186,3 +187,32 @@ def test_the_converted_model_compiles(output: Run) -> None:
     wanted = output(converted, image)
     compiled = output(torch.compile(converted), image)
     torch.testing.assert_close(compiled, wanted, rtol=0, atol=0.05 * float(wanted.std()))
+
+
+def integer_weights(converted: fx.GraphModule) -> list[Any]:
+    """The weights of convolutions as convert_pt2e stores them."""
+    stored = (*converted.parameters(), *converted.buffers())
+    return [each.detach().numpy() for each in stored if each.dtype == torch.int8 and each.ndim == 4]
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_x86_weights_never_overflow_unless_asked(calibrate: Calibrate, *, safe: bool) -> None:
+    prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("x86"), overflow_safe=safe))
+    calibrate(prepared)
+    weights = integer_weights(convert_pt2e(prepared))
+    assert weights
+    assert any(map(saturating.overflows, weights)) is not safe
+
+
+def test_weights_of_a_recipe_never_overflow(calibrate: Calibrate) -> None:
+    recipe = networks.recipe(8, "onnxruntime", activations={"observer": "dbdc"})
+    prepared = prepare_pt2e(exported("edsr").module(), SRQuantizer.from_recipe(recipe))
+    calibrate(prepared)
+    reconstruct(prepared, networks.images(4), epochs=1, weights="free", value_rate=0.5, feature_weight=0)
+    assert not any(map(saturating.overflows, integer_weights(convert_pt2e(prepared))))
+
+
+def test_other_processors_keep_their_scales(calibrate: Calibrate) -> None:
+    prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("xnnpack")))
+    calibrate(prepared)
+    assert all(each.grid.pair_limit is None for each in quantizers(prepared))
