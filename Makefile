@@ -1,5 +1,6 @@
 # make quantize   the bundled network on the bundled images; ARGS="--recipe openvino-w8a8-fast" changes that
 # make test       the tests, on every core; ARGS="-k recipe" picks some
+# make test-avx2  those that execute integers, on the kernels that OpenVINO and torch.compile have without VNNI
 # make check      lint, format and types
 # make bench      what observing, tuning and importing cost, as docs/benchmarks.md has it
 # make format     what the formatter and the fixable lints change
@@ -9,9 +10,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
+EXECUTED := tests/adapters/targets tests/adapters/torchao tests/test_verify.py tests/test_pipeline.py
 NEEDS := pyproject.toml constraints.txt | $(BIN)/python
 
-.PHONY: quantize test check bench format docs
+.PHONY: quantize test test-avx2 check bench format docs
 .DEFAULT_GOAL := quantize
 
 quantize: $(VENV)/.all
@@ -19,6 +21,9 @@ quantize: $(VENV)/.all
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+test-avx2: $(VENV)/.dev
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n auto --dist loadfile $(EXECUTED) $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

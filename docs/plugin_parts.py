@@ -17,6 +17,7 @@ from srptq_plugin.contracts import (
     Entry,
     Finding,
     Host,
+    Kernels,
     Linter,
     Observer,
     ObserverFactory,
@@ -34,7 +35,7 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_quantizers": (),
     "srptq_reconstructions": (Reconstruction,),
     "srptq_models": (models.ModelFamily, models.Request, models.Network),
-    "srptq_targets": (Target, Rules, Runtime, Linter, Finding),
+    "srptq_targets": (Target, Rules, Runtime, Kernels, Linter, Finding),
     "srptq_toolkits": (Toolkit, Host),
 }
 """What a plugin has to keep, hook by hook, in the order in which people need them."""
