@@ -71,27 +71,25 @@ class Comparison:
             found: dict[str, Any] = {}
             if model.simulated is not None:
                 found["simulated"] = self._psnr(model.simulated)
-            for where, outputs, milliseconds in self._everywhere(model):
+            for where, outputs in self._everywhere(model):
                 found[where] = self._psnr(outputs)
-                found[f"{where} ms"] = milliseconds
                 if model.simulated is not None:
                     found[f"{where} dB"] = self._distance(outputs, model.simulated)
             yield model.name, found
 
-    def _everywhere(self, model: Model) -> Iterator[tuple[str, Outputs, float]]:
-        yield "vnni", *self._run(model, [], {}, 9)
+    def _everywhere(self, model: Model) -> Iterator[tuple[str, Outputs]]:
+        yield "vnni", self._run(model, [], {})
         if self.runtime == "openvino":
-            yield "without", *self._run(model, [], {"ONEDNN_MAX_CPU_ISA": "AVX2"}, 9)
+            yield "without", self._run(model, [], {"ONEDNN_MAX_CPU_ISA": "AVX2"})
         elif self.emulator:
-            yield "without", *self._run(model, self.emulator, {"PYTHONPATH": os.pathsep.join(sys.path)}, 1)
+            yield "without", self._run(model, self.emulator, {"PYTHONPATH": os.pathsep.join(sys.path)})
 
-    def _run(self, model: Model, before: list[str], environment: Mapping[str, str], runs: int) -> tuple[Outputs, float]:
+    def _run(self, model: Model, before: list[str], environment: Mapping[str, str]) -> Outputs:
         files = [str(each) for each in (model.path, self.folder / "images.npz", self.folder / "outputs.npz")]
         python = str(Path(sys.executable).resolve()) if before else sys.executable
-        command = [*before, python, str(WORKER), self.runtime, *files, "--runs", str(runs)]
+        command = [*before, python, str(WORKER), self.runtime, *files]
         subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)  # noqa: S603
-        outputs = dict(np.load(self.folder / "outputs.npz"))
-        return outputs, float(outputs.pop("milliseconds"))
+        return dict(np.load(self.folder / "outputs.npz"))
 
     def _psnr(self, outputs: Outputs) -> float:
         scale = self.subject.scale
@@ -185,7 +183,7 @@ THEIRS: Mapping[str, Callable[[Comparison, Path], Iterator[Model]]] = {
     "openvino": _nncf,
     "onnxruntime": _quantize_static,
 }
-COLUMNS = ("simulated", "vnni", "without", "vnni dB", "without dB", "vnni ms", "without ms")
+COLUMNS = ("simulated", "vnni", "without", "vnni dB", "without dB")
 
 
 def main() -> None:
