@@ -23,6 +23,8 @@ def lint(path: Path | str, target: str, registry: Registry | None = None) -> Seq
     model = _read(Path(path))
     try:
         return linter.lint(model)
+    except SrptqError as error:
+        raise SrptqError(f"{path}: no valid ONNX graph, {error}") from error
     except Exception as error:
         _refuse_invalid(Path(path), model, error)
         raise

@@ -51,6 +51,18 @@ def test_names_that_are_no_text(sweep: Sweep, place: str) -> None:
     check(sweep, content.replace(place.encode(), b"\xff" + place.encode()[1:]))
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_more_values_than_the_shape_holds(sweep: Sweep, *, constant: bool) -> None:
+    scale = raw((1,), content=bytes(8))
+    shown = helper.make_tensor_value_info("x", TensorProto.INT8, [4]), helper.make_tensor_value_info("y", 1, [4])
+    nodes = [node("Constant", "", "s", value=scale)] if constant else []
+    graph = helper.make_graph([*nodes, node(DQ, "x s")], "g", shown[:1], shown[1:], [] if constant else [scale])
+    content = helper.make_model(graph)
+    onnx.checker.check_model(content)
+    check(sweep, content.SerializeToString())
+    assert "constant 's' cannot be read" in sweep(*LINT).err
+
+
 def node(kind: str, inputs: str = "", outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
 

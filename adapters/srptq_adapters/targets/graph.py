@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, NodeProto, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
+
+from srptq_plugin.errors import SrptqError, first_line
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSED = ("Clip", "Identity")
@@ -36,12 +38,12 @@ class OnnxGraph:
     def constant(self, value: str) -> Any:
         """An initializer's or a Constant's values; none for what is computed."""
         if value in self._initializers:
-            return numpy_helper.to_array(self._initializers[value])
+            return _array(self._initializers[value], value)
         node = self.producers.get(value)
         if node is None or node.op_type != "Constant":
             return None
         tensor = attribute(node, "value", None)
-        return None if tensor is None else numpy_helper.to_array(tensor)
+        return None if tensor is None else _array(tensor, value)
 
     def is_dequantized(self, value: str) -> bool:
         """Whether a value comes from DequantizeLinear."""
@@ -134,3 +136,11 @@ class OnnxGraph:
             return len(attribute(node, "perm", ()))
         shape = self.constant(node.input[1])
         return len(self._shapes.get(node.output[0], ())) if shape is None else int(shape.size)
+
+
+def _array(tensor: TensorProto, name: str) -> Any:
+    """Read a tensor's values. ONNX's checker accepts more bytes than the shape holds."""
+    try:
+        return numpy_helper.to_array(tensor)
+    except Exception as error:  # NumPy's, ml_dtypes' and ONNX's own, by what is wrong
+        raise SrptqError(f"constant {name!r} cannot be read ({first_line(error)}); export it again") from error
