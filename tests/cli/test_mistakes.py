@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import TINY, Srptq, Written, captured, refused
+from command_line import TINY, Srptq, captured, refused
 from safetensors.torch import load_file, save_file
 
 from srptq_plugin.models.edsr import MINI
@@ -68,17 +68,6 @@ def test_a_folder_with_an_unreadable_image(srptq: Srptq, tmp_path: Path) -> None
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     result = srptq("quantize", "--images", tmp_path, "--out", tmp_path / "run")
     refused(result, "broken.png: not a readable image")
-
-
-def test_evaluating_what_does_not_fit(srptq: Srptq, written: Written, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    asked = ("evaluate", written.folder, "--data", data)
-    refused(srptq(*asked), "1 of 1 images cannot be scored", "broken.png: not a readable image")
-    refused(srptq(*asked, "--csv", tmp_path / "nowhere" / "a.csv"), "--csv", "nowhere")
-    refused(srptq(*asked, "--overlap", "8"), "give --tile")
-    refused(srptq(*asked, "--tile", "16", "--overlap", "8"), "less than half of the tile")
 
 
 def test_a_checkpoint_that_does_not_fit(srptq: Srptq, tmp_path: Path) -> None:

@@ -3,10 +3,11 @@ import json
 import re
 import shutil
 import statistics
-import time
+import threading
 from argparse import Namespace
 from io import StringIO
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from command_line import Srptq, Terminal, Written, raising, refused, returning
@@ -88,6 +89,17 @@ def test_evaluate_with_all_its_options(srptq: Srptq, written: Written, photograp
     assert re.search(rf"simulated +{mean:.2f} dB", result.out)
     strict = srptq("evaluate", written.folder, "--data", tmp_path / "data", "--strict")
     refused(strict, "1 of 3 images cannot be scored", "c.png: not a readable image")
+
+
+def test_evaluating_what_does_not_fit(srptq: Srptq, written: Written, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    asked = ("evaluate", written.folder, "--data", data)
+    refused(srptq(*asked), "1 of 1 images cannot be scored", "broken.png: not a readable image")
+    refused(srptq(*asked, "--csv", tmp_path / "nowhere" / "a.csv"), "--csv", "nowhere")
+    refused(srptq(*asked, "--overlap", "8"), "give --tile")
+    refused(srptq(*asked, "--tile", "16", "--overlap", "8"), "less than half of the tile")
 
 
 def test_a_failed_check_exits_with_1(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,13 +207,18 @@ def test_a_terminal_of_80_columns(terminal: Terminal) -> None:
     assert "[red]Set5[/red]" in lines[-1]
 
 
+def timers() -> list[Timer]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, Timer)]
+
+
 def test_progress_is_for_terminals_and_long_steps(terminal: Terminal) -> None:
     pipe, short = StringIO(), Terminal()
-    for stream, delay in ((terminal, 0.0), (pipe, 0.0), (short, 60.0)):
+    for stream, delay in ((terminal, 0.0), (pipe, 0.0), (short, threading.TIMEOUT_MAX)):
         with Bars(stream, delay) as progress:
-            for done in range(5):
-                progress("tuning", done, 5)
-                time.sleep(0.05)
+            progress("tuning", 0, 5)
+            for timer in timers() if stream is terminal else ():
+                timer.join()
+            progress("tuning", 4, 5)
     assert "tuning" in terminal.getvalue()
     assert "4 of 5" in terminal.getvalue()
     assert (pipe.getvalue(), short.getvalue()) == ("", "")
