@@ -1,4 +1,5 @@
 import importlib
+import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from sweeping import Sweep
 
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.runs.run import SUMMARY
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,6 +38,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     @cache
     def made(target: str) -> Path:
         recipe = networks.recipe(8, target, calibration={"patches": 2, "size": 12})
-        return quantize(recipe, model=networks.network("shared"), out=folder / target, device="cpu").folder
+        run = quantize(recipe, model=networks.network("shared"), out=folder / target, device="cpu").folder
+        _forget_times(run / SUMMARY)
+        return run
 
     return made
+
+
+def _forget_times(path: Path) -> None:
+    """Write 1 for every measured time. A case damages the same byte in every run of the tests."""
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary["seconds"] = dict.fromkeys(summary["seconds"], 1.0)
+    summary["verify"]["speedup"] = summary["verify"]["speedup"] and 1.0
+    path.write_text(json.dumps(summary, indent=1), encoding="utf-8")
