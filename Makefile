@@ -1,5 +1,6 @@
 # make quantize   the bundled network on the bundled images; ARGS="--recipe openvino-w8a8-fast" changes that
-# make test       the tests, on every core; ARGS="-k recipe" picks some
+# make test       the tests, on every core, 11 minutes on two; ARGS="-k recipe" picks some, and ARGS="-m 'not slow'"
+#                 those that take 2 minutes together: all but what tests/slow.txt lists
 # make test-avx2  those that execute integers, on the kernels that OpenVINO and torch.compile have without VNNI
 # make check      lint, format and types
 # make bench      what observing, tuning and importing cost, as docs/benchmarks.md has it
@@ -20,10 +21,10 @@ quantize: $(VENV)/.all
 	$(BIN)/srptq quantize $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-avx2: $(VENV)/.dev
-	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n auto --dist loadfile $(EXECUTED) $(ARGS)
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(EXECUTED) $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -39,7 +39,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session", params=TARGETS)
+@pytest.fixture(scope="session", params=[pytest.param(target, marks=pytest.mark.slow) for target in TARGETS])
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
     """A run folder of the bundled network, made by the program itself."""
     folder = tmp_path_factory.mktemp("runs") / request.param
