@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -262,6 +263,19 @@ def float_model(kind: str) -> ModelProto:
         path = Path(folder) / "float.onnx"
         export_float(exported(kind), path, METADATA)
         return onnx.load(path)
+
+
+_load = torch.export.load
+
+
+@cache
+def _program(content: bytes) -> ExportedProgram:
+    return _load(BytesIO(content))
+
+
+def loaded(path: Path) -> ExportedProgram:
+    """Read a program as `torch.export.load` does. Files of the same bytes are read once."""
+    return _program(path.read_bytes())
 
 
 def own(program: ExportedProgram) -> ExportedProgram:

@@ -6,14 +6,13 @@ import signal
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import cache
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 
+import networks
 import pytest
 import torch
 from command_line import Result, raising
-from torch.export import ExportedProgram
 
 from srptq_plugin.cli import main
 
@@ -22,19 +21,6 @@ MOST_LINES = 12
 MOST_SECONDS = 20
 LONGEST = 1200
 Things = Mapping[str, tuple[int, ...]]
-
-
-_load = torch.export.load
-
-
-@cache
-def _program(content: bytes) -> ExportedProgram:
-    """Reading a program takes most of a case's time; one that is whole is read once."""
-    return _load(BytesIO(content))
-
-
-def _loaded(path: Path) -> ExportedProgram:
-    return _program(path.read_bytes())
 
 
 class Sweep:
@@ -48,7 +34,7 @@ class Sweep:
         scratch.mkdir()
         patch.chdir(self.place)
         patch.setattr(tempfile, "tempdir", str(scratch))
-        patch.setattr(torch.export, "load", _loaded)
+        patch.setattr(torch.export, "load", networks.loaded)
 
     def __call__(
         self, *argv: str | Path, names: Sequence[str] = (), makes: Sequence[str] = (), loud: bool = False

@@ -63,6 +63,12 @@ def small_crops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SIZES", ((24, 24), (17, 29), (31, 21), (20, 23)))
 
 
+@pytest.fixture(autouse=True)
+def programs_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a program back takes a third of a run."""
+    monkeypatch.setattr(torch.export, "load", networks.loaded)
+
+
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Stand-ins for the exporting functions, by name: exporting takes half the time, and equalising changes values."""
