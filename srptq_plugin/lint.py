@@ -55,10 +55,13 @@ def _refuse_broken_text(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _refuse_circles(path: Path, model: onnx.ModelProto) -> None:
-    """Rules follow values from node to node, which has to end."""
+    """Rules follow values from node to node, which has to end. Of two nodes with one output, both count."""
+    order: TopologicalSorter[str] = TopologicalSorter()
+    for node in model.graph.node:
+        for value in node.output:
+            order.add(value, *filter(None, node.input))
     try:
-        read = {value: [each for each in node.input if each] for node in model.graph.node for value in node.output}
-        TopologicalSorter(read).prepare()
+        order.prepare()
     except CycleError as error:
         circle = " -> ".join(error.args[1][:SHOWN])
         raise SrptqError(f"{path}: no valid ONNX graph, values are computed from themselves: {circle}") from error

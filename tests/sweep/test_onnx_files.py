@@ -51,18 +51,6 @@ def test_names_that_are_no_text(sweep: Sweep, place: str) -> None:
     check(sweep, content.replace(place.encode(), b"\xff" + place.encode()[1:]))
 
 
-@pytest.mark.parametrize("constant", [False, True])
-def test_more_values_than_the_shape_holds(sweep: Sweep, *, constant: bool) -> None:
-    scale = raw((1,), content=bytes(8))
-    shown = helper.make_tensor_value_info("x", TensorProto.INT8, [4]), helper.make_tensor_value_info("y", 1, [4])
-    nodes = [node("Constant", "", "s", value=scale)] if constant else []
-    graph = helper.make_graph([*nodes, node(DQ, "x s")], "g", shown[:1], shown[1:], [] if constant else [scale])
-    content = helper.make_model(graph)
-    onnx.checker.check_model(content)
-    check(sweep, content.SerializeToString())
-    assert "constant 's' cannot be read" in sweep(*LINT).err
-
-
 def node(kind: str, inputs: str = "", outputs: str = "y", **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
 
@@ -160,6 +148,48 @@ ODD: Mapping[str, ModelProto] = {
 @pytest.mark.parametrize("name", ODD)
 def test_odd_graphs(sweep: Sweep, name: str) -> None:
     check(sweep, ODD[name].SerializeToString())
+
+
+def pairs(scale: TensorProto, *nodes: onnx.NodeProto) -> ModelProto:
+    """A whole model: a concat of an image that is quantized with this scale."""
+    ends = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]), helper.make_tensor_value_info("y", 1, [2])
+    zero = initializer("z", 0, kind=np.int8)
+    made = [*nodes, node(Q, "x s z", "q"), node(DQ, "q s z", "d"), node("Concat", "d d", axis=0)]
+    held = [zero] if nodes else [zero, scale]
+    return helper.make_model(helper.make_graph(made, "g", ends[:1], ends[1:], held))
+
+
+LONG = raw((1,), content=bytes(8))
+ACCEPTED: Mapping[str, tuple[ModelProto, str]] = {
+    "more values than the shape holds": (pairs(LONG), "constant 's' cannot be read"),
+    "a constant of more values": (pairs(LONG, node("Constant", "", "s", value=LONG)), "constant 's' cannot be read"),
+    "text as a scale": (pairs(numpy_helper.from_array(np.array(["a"], object), "s")), "scale 's' is no number"),
+    "a complex scale": (pairs(numpy_helper.from_array(np.array([1j], np.complex64), "s")), "scale 's' is no number"),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_the_checker_accepts_is_refused(sweep: Sweep, name: str) -> None:
+    content, told = ACCEPTED[name]
+    onnx.checker.check_model(content)
+    check(sweep, content.SerializeToString())
+    assert told in sweep(*LINT, names=[FILE]).err
+
+
+@pytest.mark.parametrize("kind", [999, -1, 2**40])
+def test_an_unknown_type_is_a_finding(sweep: Sweep, kind: int) -> None:
+    content = pairs(initializer("s", 1))
+    content.graph.node[0].attribute.append(helper.make_attribute("output_dtype", kind))
+    onnx.checker.check_model(content)
+    check(sweep, content.SerializeToString())
+    assert f"output of type {kind}" in sweep(*LINT).out
+
+
+def test_two_nodes_of_one_output_make_a_circle(sweep: Sweep) -> None:
+    circle = (node("Relu", "a", "b"), node("Relu", "b", "a"), node(DQ, "w s", "a"))
+    scale, weight = initializer("s", 1, 2), initializer("w", 1, 2, kind=np.int8)
+    check(sweep, model(*circle, initializers=(scale, weight)).SerializeToString())
+    assert "values are computed from themselves" in sweep(*LINT).err
 
 
 def test_names_that_disturb_a_terminal(sweep: Sweep) -> None:

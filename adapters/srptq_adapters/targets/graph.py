@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-from srptq_plugin.errors import SrptqError, first_line
+from srptq_plugin.errors import SrptqError, first_line, short
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSED = ("Clip", "Identity")
@@ -113,8 +113,9 @@ class OnnxGraph:
 
     def scale_of(self, value: str) -> float | None:
         """The scale of a Q/DQ pair with one."""
-        scale = self.constant(self.producers[value].input[1]) if self.is_dequantized(value) else None
-        return None if scale is None or scale.size != 1 else float(scale.reshape(()))
+        name = self.producers[value].input[1] if self.is_dequantized(value) else ""
+        scale = self.constant(name)
+        return None if scale is None or scale.size != 1 else _number(scale.reshape(()), name)
 
     def is_weight(self, node: NodeProto) -> bool:
         """Whether a Q or DQ works on a constant."""
@@ -143,4 +144,12 @@ def _array(tensor: TensorProto, name: str) -> Any:
     try:
         return numpy_helper.to_array(tensor)
     except Exception as error:  # NumPy's, ml_dtypes' and ONNX's own, by what is wrong
-        raise SrptqError(f"constant {name!r} cannot be read ({first_line(error)}); export it again") from error
+        raise SrptqError(f"constant {short(name)!r} cannot be read ({first_line(error)}); export it again") from error
+
+
+def _number(scale: Any, name: str) -> float:
+    """Convert a scale of any float type. ONNX's checker accepts text and complex numbers."""
+    try:
+        return float(scale)
+    except (TypeError, ValueError) as error:
+        raise SrptqError(f"the scale {short(name)!r} is no number ({first_line(error)}); export it again") from error

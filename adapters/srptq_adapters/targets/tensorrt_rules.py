@@ -123,7 +123,8 @@ def types(graph: OnnxGraph) -> Iterator[Finding]:
     for node in graph.of("QuantizeLinear"):
         kind = attribute(node, "output_dtype", TensorProto.UNDEFINED)
         if kind not in (TensorProto.UNDEFINED, TensorProto.INT8):
-            yield _found("TRT013", node, f"output of type {helper.tensor_dtype_to_string(kind)}", "quantize to int8")
+            name = helper.tensor_dtype_to_string(kind) if kind in TensorProto.DataType.values() else kind
+            yield _found("TRT013", node, f"output of type {name}", "quantize to int8")
         if any(reader.op_type == "Clip" for reader in graph.readers[node.output[0]]):
             yield _found("TRT013", node, "a Clip behind it: fewer than 8 bits", "use 8 bits")
 
