@@ -14,11 +14,13 @@ from sweeping import Sweep
 
 FILE = "model.onnx"
 LINT = ("lint", FILE, "--target", "tensorrt")
+TARGETS = ("tensorrt", "onnxruntime", "openvino")
 
 
 def check(sweep: Sweep, content: bytes) -> None:
     (sweep.place / FILE).write_bytes(content)
-    sweep(*LINT, names=[FILE])
+    for target in TARGETS:
+        sweep("lint", FILE, "--target", target, names=[FILE])
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +187,46 @@ def test_an_unknown_type_is_a_finding(sweep: Sweep, kind: int) -> None:
     assert f"output of type {kind}" in sweep(*LINT).out
 
 
+def array(name: str, *shape: int, value: object = 1, kind: type[np.generic] = np.float32) -> TensorProto:
+    return numpy_helper.from_array(np.full(shape, value, kind), name)
+
+
+def convolved(*tensors: TensorProto, axis: int = 0, clip: TensorProto | None = None) -> ModelProto:
+    """A whole model: a convolution of 2 channels between quantizers, with these tensors in place of usual ones."""
+    usual = (array("w", 2, 2, 1, 1), array("s", 2), array("z", 2, value=0, kind=np.int8), array("e"))
+    held = {each.name: each for each in (*usual, array("u", value=0, kind=np.uint8), *tensors)}
+    image = [node(Q, "x e u", "q"), node(DQ, "c e u" if clip else "q e u", "i")]
+    if clip:
+        held["t"] = clip
+        image.insert(1, node("Clip", "q u t", "c"))
+    weight = [node(Q, "w s z", "k", axis=axis), node(DQ, "k s z", "d", axis=axis)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 4, 4]) for name in ("x", "y")]
+    made = [*image, *weight, node("Conv", "i d")]
+    return helper.make_model(helper.make_graph(made, "g", ends[:1], ends[1:], list(held.values())))
+
+
+UNFIT: Mapping[str, tuple[ModelProto, str]] = {
+    "too many scales": (convolved(array("s", 5)), "scales of 'k' do not fit its values"),
+    "scales along no axis": (convolved(axis=99), "scales of 'k' do not fit its values"),
+    "text as values": (convolved(array("w", 2, 2, 1, 1, value="a", kind=np.object_)), "do not fit its values"),
+    "text as scales": (convolved(array("s", 2, value="a", kind=np.object_)), "do not fit its values"),
+    "an end for each channel": (convolved(clip=array("t", 2, kind=np.uint8)), "the Clip before 'i' has no upper end"),
+    "text as an end": (convolved(clip=array("t", value="a", kind=np.object_)), "the Clip before 'i' has no upper end"),
+    "nan as an end": (convolved(clip=array("t", value=np.nan)), "the Clip before 'i' has no upper end"),
+    "nothing but 0": (convolved(clip=array("t", value=0, kind=np.uint8)), ""),
+    "text as zero points": (convolved(array("z", 2, value="a", kind=np.object_)), ""),
+    "float zero points": (convolved(helper.make_tensor("z", TensorProto.FLOAT8E4M3FN, [2], [0.0, 0.0])), ""),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_quantizers_that_do_not_fit(sweep: Sweep, name: str) -> None:
+    content, told = UNFIT[name]
+    onnx.checker.check_model(content)
+    check(sweep, content.SerializeToString())
+    assert told in sweep("lint", FILE, "--target", "onnxruntime", names=[FILE]).err
+
+
 def test_two_nodes_of_one_output_make_a_circle(sweep: Sweep) -> None:
     circle = (node("Relu", "a", "b"), node("Relu", "b", "a"), node(DQ, "w s", "a"))
     scale, weight = initializer("s", 1, 2), initializer("w", 1, 2, kind=np.int8)
@@ -218,6 +260,6 @@ def test_what_is_no_file(sweep: Sweep, name: str) -> None:
     sweep(*LINT, names=[FILE])
 
 
-@pytest.mark.parametrize("target", ["", "tensort", "paper", "onnxruntime", "..", "x" * 300])
+@pytest.mark.parametrize("target", ["", "tensort", "paper", "snpe", "..", "x" * 300])
 def test_other_targets(sweep: Sweep, target: str) -> None:
     sweep("lint", FILE, "--target", target, names=["target"])

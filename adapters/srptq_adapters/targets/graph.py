@@ -11,6 +11,7 @@ from srptq_plugin.errors import SrptqError, first_line, short
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSED = ("Clip", "Identity")
+EIGHT_BITS = (np.uint8, np.int8)
 
 
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
@@ -90,26 +91,33 @@ class OnnxGraph:
         return value
 
     def _quantized(self, node: NodeProto) -> Any:
-        """Return the integers that a QuantizeLinear makes of a constant; None for what is computed."""
+        """Return the 8-bit integers that a QuantizeLinear makes of a constant; None for others and what is computed."""
         values, scale, zero = (self.constant(each) for each in (*node.input, "", "")[:3])
-        if values is None or scale is None or zero is None:
+        if values is None or scale is None or zero is None or zero.dtype not in EIGHT_BITS:
             return None
-        shape = [1] * values.ndim
-        if scale.size > 1:
-            shape[attribute(node, "axis", 1)] = -1
-        info = np.iinfo(zero.dtype)
-        integers = np.rint(values / scale.reshape(shape)) + zero.reshape(shape)
+        try:
+            shape = [1] * values.ndim
+            if scale.size > 1:
+                shape[attribute(node, "axis", 1)] = -1
+            info = np.iinfo(zero.dtype)
+            integers = np.rint(values / scale.reshape(shape)) + zero.reshape(shape)
+        except (IndexError, TypeError, ValueError) as error:
+            raise SrptqError(
+                f"the scales of {short(node.output[0])!r} do not fit its values ({first_line(error)}); export it again"
+            ) from error
         return np.clip(integers, info.min, info.max).astype(zero.dtype)
 
     def largest(self, node: NodeProto) -> int | None:
-        """Return the largest integer that a DequantizeLinear reads, counted from 0; None for more than 8 bits."""
+        """Return the largest integer that a DequantizeLinear reads, counted from 0; None for 0 and more than 8 bits."""
         zero = self.constant(node.input[2]) if len(node.input) > 2 else np.zeros((), np.uint8)  # noqa: PLR2004
-        if zero is None or zero.dtype not in (np.uint8, np.int8):
+        if zero is None or zero.dtype not in EIGHT_BITS:
             return None
         info, clip = np.iinfo(zero.dtype), self.producers.get(node.input[0])
         clipped = clip is not None and clip.op_type == "Clip" and len(clip.input) > 2  # noqa: PLR2004
         upper = self.constant(clip.input[2]) if clip is not None and clipped else None
-        return int(info.max if upper is None else upper) - int(info.min)
+        if upper is not None and (upper.size != 1 or upper.dtype != zero.dtype):
+            raise SrptqError(f"the Clip before {short(node.output[0])!r} has no upper end of its type; export it again")
+        return int(info.max if upper is None else upper.item()) - int(info.min) or None
 
     def scale_of(self, value: str) -> float | None:
         """The scale of a Q/DQ pair with one."""
