@@ -3,11 +3,13 @@
 import logging
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from typing import TextIO
 
 import networks
 import pytest
@@ -63,11 +65,24 @@ def run(*argv: str | Path) -> Result:
     """The command line in this process; what it does to the root logger is undone."""
     root, out, err = logging.getLogger(), StringIO(), StringIO()
     handlers, level = root.handlers[:], root.level
-    with redirect_stdout(out), redirect_stderr(err), _limited():
+    with redirect_stdout(out), redirect_stderr(err), _torch_logs_to(err), _limited():
         code = main([str(each) for each in argv])
     root.handlers[:] = handlers
     root.setLevel(level)
     return Result(code, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _torch_logs_to(stream: TextIO) -> Generator[None]:
+    """Redirect torch's own log handlers, which hold on to the stderr of when torch was imported."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("torch")]
+    handlers = [each for logger in loggers for each in logger.handlers if type(each) is logging.StreamHandler]
+    before = [handler.setStream(stream) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, old in zip(handlers, before, strict=True):
+            handler.setStream(old or sys.__stderr__)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import warnings
 from srptq_plugin.errors import printable
 
 OURS = ("srptq_plugin", "srptq_adapters")
-CHATTY = ("torchao", "torch.utils._pytree", "torch.onnx")
-"""Warn whenever they are imported, about GPU kernels and deprecations that no user of ours can act on."""
+CHATTY = ("torchao", "torch.utils._pytree", "torch.export", "torch.fx", "torch.onnx", "PIL")
+"""Log what no user of ours can act on, such as deprecations, and errors of damaged files before they raise them."""
 
 
 class ToStderr(logging.Handler):
@@ -39,7 +39,7 @@ def configure(*, verbose: bool) -> None:
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
     for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.NOTSET if verbose else logging.ERROR)
+        logging.getLogger(name).setLevel(logging.NOTSET if verbose else logging.CRITICAL)
     logging.captureWarnings(capture=verbose)
     if not verbose and not sys.warnoptions:
         warnings.simplefilter("ignore")

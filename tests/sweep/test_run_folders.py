@@ -68,6 +68,12 @@ def test_damaged_programs(sweep: Sweep, copied: Copied, mutation: Mutation) -> N
     sweep(*COST, names=[PROGRAM])
 
 
+def test_a_program_of_unknown_types(sweep: Sweep, copied: Copied) -> None:
+    path = copied("paper") / PROGRAM
+    path.write_bytes(path.read_bytes().replace(b"builtins.tuple", b"builtins.tuplE", 1))
+    sweep(*COST, names=[PROGRAM])
+
+
 @pytest.mark.parametrize("mutation", FEW, ids=str)
 @pytest.mark.parametrize("target", FILES)
 def test_damaged_files_of_targets(sweep: Sweep, copied: Copied, target: str, mutation: Mutation) -> None:
