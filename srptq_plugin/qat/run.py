@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
@@ -245,6 +246,7 @@ class _Job:
     def _resumed(self, training: Training) -> list[Validation]:
         path = self.beside / CHECKPOINT
         try:
+            _check_bytes(path)
             state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             check_origins(state["origins"], self.origins)
             log = [validation_of(record) for record in state["log"]]
@@ -256,6 +258,13 @@ class _Job:
             told = first_line(error)
             raise SrptqError(f"{path}: damaged ({told}); remove {self.beside} to start anew") from error
         return log
+
+
+def _check_bytes(path: Path) -> None:
+    """Compare with the checksums in the file. `torch.load` ignores them."""
+    with ZipFile(path) as archive:
+        if broken := archive.testzip():
+            raise ValueError(f"{broken} differs from its checksum")
 
 
 def _check_log(log: list[Validation], done: int) -> None:

@@ -63,6 +63,15 @@ def test_damaged_checkpoints(resumed: Sweep, mutation: Mutation) -> None:
     check(resumed)
 
 
+def test_damaged_values(resumed: Sweep) -> None:
+    path = resumed.place / BESIDE / CHECKPOINT
+    values = torch.load(path, weights_only=True)["learnt"][0].numpy().tobytes()
+    content = path.read_bytes()
+    assert content.count(values)
+    path.write_bytes(content.replace(values, b"\x7f" * len(values)))
+    check(resumed)
+
+
 Change = Callable[[dict[str, Any]], object]
 
 
