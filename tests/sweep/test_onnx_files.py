@@ -227,6 +227,25 @@ def test_quantizers_that_do_not_fit(sweep: Sweep, name: str) -> None:
     assert told in sweep("lint", FILE, "--target", "onnxruntime", names=[FILE]).err
 
 
+MISMADE: Mapping[str, tuple[tuple[int, ...], str, Mapping[str, Any]]] = {
+    "groups that do not divide": ((2, 2, 1, 1), "ConvTranspose", {"group": 3}),
+    "no groups": ((2, 2, 1, 1), "ConvTranspose", {"group": 0}),
+    "less than no groups": ((2, 2, 1, 1), "ConvTranspose", {"group": -2}),
+    "no input channels": ((2, 0, 1, 1), "Conv", {}),
+    "empty matrices": ((2, 0, 3), "MatMul", {}),
+    "a matrix of four dimensions": ((2, 2, 1, 1), "Gemm", {}),
+}
+
+
+@pytest.mark.parametrize("name", MISMADE)
+def test_weights_that_do_not_fit(sweep: Sweep, name: str) -> None:
+    shape, kind, attributes = MISMADE[name]
+    content = convolved(array("w", *shape))
+    content.graph.node[-1].CopyFrom(node(kind, "i d", **attributes))
+    onnx.checker.check_model(content)
+    check(sweep, content.SerializeToString())
+
+
 def test_two_nodes_of_one_output_make_a_circle(sweep: Sweep) -> None:
     circle = (node("Relu", "a", "b"), node("Relu", "b", "a"), node(DQ, "w s", "a"))
     scale, weight = initializer("s", 1, 2), initializer("w", 1, 2, kind=np.int8)

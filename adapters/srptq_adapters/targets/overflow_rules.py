@@ -55,10 +55,12 @@ FLOAT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def _weight(graph: OnnxGraph, node: NodeProto) -> Tensor | None:
-    """Return an int8 weight as [output channels, input channels, taps]; None if there is none, or no pairs."""
+    """Return an int8 weight as [output channels, input channels, taps]; None if it does not fit, or has no pairs."""
     value = node.input[PLACES[node.op_type][1]]
     found = graph.dequantized(value) if node.op_type in FLOAT else graph.constant(value)
-    if found is None or found.dtype != np.int8 or found.ndim < 2:  # noqa: PLR2004 - outputs, inputs
+    if found is None or found.dtype != np.int8 or found.ndim < 2 or not found.size:  # noqa: PLR2004 - outputs, inputs
+        return None
+    if node.op_type == "ConvTranspose" and len(found) % max(attribute(node, "group", 1), 1):
         return None
     weight = torch.from_numpy(found.astype(np.int32))
     ordered = LAYOUTS.get(node.op_type, _as_stored)(node, weight)
@@ -80,7 +82,7 @@ def _of_gemm(node: NodeProto, weight: Tensor) -> Tensor:
 
 def _of_transposed_convolution(node: NodeProto, weight: Tensor) -> Tensor:
     """Put the output channels of every group first."""
-    groups = attribute(node, "group", 1)
+    groups = max(attribute(node, "group", 1), 1)
     return weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1)
 
 
