@@ -78,6 +78,8 @@ def tiff(kind: type[np.generic], *shape: int) -> bytes:
     return file.getvalue()
 
 
+SAMPLES = struct.pack("<HHI", 277, 3, 1)
+"""The start of a TIFF file's entry for the values of a pixel: its tag, a short number, one of it."""
 MODES = ("1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "LAB", "F")
 ODD: Mapping[str, bytes] = {
     **{f"{mode}.png": written("png", mode) for mode in ("1", "L", "LA", "P", "RGBA")},
@@ -112,6 +114,7 @@ ODD: Mapping[str, bytes] = {
     "sixteen-alpha.png": png(4, 4, depth=16, colours=6, body=b"\0" * 33 * 4),
     "sixteen-gray-alpha.png": png(4, 4, depth=16, colours=4, body=b"\0" * 17 * 4),
     "float.tif": tiff(np.float32, 4, 4),
+    "many-samples.tif": FORMATS["tif"].replace(SAMPLES + b"\3\0", SAMPLES + b"\0\x08"),
     "int32.tif": tiff(np.int32, 4, 4),
     "negative.tif": tiff(np.int16, 4, 4),
 }
