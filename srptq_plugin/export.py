@@ -64,6 +64,8 @@ def _trace(module: nn.Module, size: Size | None) -> ExportedProgram:
         raise SrptqError(_refusal(module, error)) from error
     if size is None:
         _refuse_fixed_sizes(program)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names files of this machine, and would travel with every written file
     return program
 
 

@@ -174,9 +174,9 @@ def srptq_targets() -> Iterable[TargetEntry]:
     point for each site, integers for each weight. `examples/third_party_target/tiny_npu.py` is a whole target.
 
     `srptq verify`, which ends every run, compares the first file with the simulation, on images of four sizes, odd ones
-    too, or of the only one that the file takes, and on worst-case images. At 8 bits they agree to 50 dB or better; where
-    the runtime counts its integer convolutions, those that were planned are among them; and a `Linter` has no severe
-    finding.
+    too, or of the only one that the file takes, and on worst-case images. At 8 bits they agree to 50 dB or better;
+    where the runtime counts its integer convolutions, those that were planned are among them; and a `Linter` has no
+    severe finding.
 
     Example:
         ```python

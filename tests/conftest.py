@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from torch.fx import config
 
 ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("srptq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("srptq"), derandomize=True)
 settings.load_profile("srptq")
 torch.set_num_threads(1)
-config.do_not_emit_stack_traces = True  # an exported file names no folder: its bytes are the same in every checkout
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):  # a core each, which runtimes count
     CORES = sorted(os.sched_getaffinity(0))
