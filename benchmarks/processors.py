@@ -144,8 +144,7 @@ def _nncf(comparison: Comparison, plain: Path) -> Iterator[Model]:
     guards = {"NNCF": OverflowFix.FIRST_LAYER, "NNCF, overflow_fix: enable": OverflowFix.ENABLE}
     for name, guard in guards.items():
         model = nncf.quantize(
-            openvino.Core().read_model(plain), nncf.Dataset(batches), preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(batches), ignored_scope=shifts,
+            openvino.Core().read_model(plain), nncf.Dataset(batches), subset_size=len(batches), ignored_scope=shifts,
             advanced_parameters=AdvancedQuantizationParameters(overflow_fix=guard),
         )  # fmt: skip
         path = comparison.folder / f"nncf-{guard.value}.xml"
