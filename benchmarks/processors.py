@@ -37,7 +37,7 @@ from srptq_plugin.runs.run import NETWORK
 
 WORKER = Path(__file__).with_name("on_processor.py")
 RUNTIMES = ("openvino", "onnxruntime")
-UNSAFE = "weights.overflow_safe=false"
+FLOAT, UNSAFE = "float", "weights.overflow_safe=false"
 Outputs = Mapping[str, Array]
 
 
@@ -81,7 +81,7 @@ class Comparison:
         yield "vnni", self._run(model, [], {})
         if self.runtime == "openvino":
             yield "without", self._run(model, [], {"ONEDNN_MAX_CPU_ISA": "AVX2"})
-        elif self.emulator:
+        elif self.emulator and model.name != FLOAT:
             yield "without", self._run(model, self.emulator, {"PYTHONPATH": os.pathsep.join(sys.path)})
 
     def _run(self, model: Model, before: list[str], environment: Mapping[str, str]) -> Outputs:
@@ -103,7 +103,7 @@ class Comparison:
     def _models(self) -> Iterator[Model]:
         ours = self._ours("ours")
         plain = ours.path.with_name(NETWORK)
-        yield Model("float", plain)
+        yield Model(FLOAT, plain)
         yield from THEIRS[self.runtime](self, plain)
         yield self._ours("ours, overflow_safe: false", UNSAFE)
         yield ours
@@ -193,7 +193,7 @@ def main() -> None:
         [each for each in NETWORKS if not arguments.only or each.label in arguments.only],
     )
     for subject in wanted:
-        for runtime in RUNTIMES:
+        for runtime in arguments.runtime or RUNTIMES:
             if not any(key[:2] == (subject.label, runtime) for key in rows.known):
                 with tempfile.TemporaryDirectory() as folder:
                     found = dict(Comparison(subject, runtime, arguments, Path(folder)).rows())
@@ -215,6 +215,7 @@ def _arguments() -> argparse.Namespace:
     for name in ("data", "images", "weights", "rows"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--only", action="append", default=[], choices=[each.label for each in NETWORKS])
+    parser.add_argument("--runtime", action="append", choices=RUNTIMES)
     parser.add_argument("--emulator")
     return parser.parse_args()
 
