@@ -84,7 +84,7 @@ def projections(prepared: PreparedGraph, observed: Mapping[str, Bounds], images:
 def _ways(quantizer: BoundedFakeQuantize, bounds: Bounds) -> tuple[QParams, ...]:
     grid = quantizer.grid
     paper = replace(IntGrid(grid.bits), axis=grid.axis, real_offset=True)
-    return project(bounds, paper), project(bounds, grid), quantizer.qparams().detach()
+    return project(bounds, paper), quantizer.project(bounds).detach(), quantizer.qparams().detach()
 
 
 @contextmanager

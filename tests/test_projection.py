@@ -58,7 +58,7 @@ def test_what_tuning_moves_is_what_is_won_or_given_up() -> None:
     images = networks.images(4)
     untuned = projections(prepared, before, images)
     assert all(each.won == 0 for each in untuned.values())
-    group, quantizer = next((g, q) for g, q in prepared.quantizers.items() if g in before)
+    group, quantizer = next((g, q) for g, q in prepared.of_role("activation").items() if g in before)
     quantizer.set_bounds(Bounds.of(before[group].lower / 8, before[group].upper / 8))
     tuned = projections(prepared, before, images)
     assert tuned[group].won < 0

@@ -40,7 +40,7 @@ OF_THE_USER = (
 """What a run writes, what a reader has, and how a key is written."""
 DOTTED = re.compile(r"([A-Za-z]\w*)\.(\w+)(?:\(.*\))?")
 CALLED = re.compile(r"(\w+)\(.*\)")
-OUTSIDE = ("torch", "srptq", "ExportedProgram")
+OUTSIDE = ("torch", "srptq", "ExportedProgram", "session")
 """What is dotted and not ours, but for names that MQBench's users write."""
 EXPORTS = {f"export.{key}" for entry in Registry().entries("target") for key in entry.load().exports}
 KEYS = EXPORTS | {key.name for section in sections(Registry()) for key in section.keys}
