@@ -360,6 +360,22 @@ def test_the_size_of_a_folder_of_photographs_is_reduced_by_the_scale_given(photo
     assert not (tmp_path / "other").exists()
 
 
+def test_summary_tells_what_safe_and_compensated_weights_do(photographs: Path, tmp_path: Path) -> None:
+    weights = {"rounding": "compensated"}
+    safe = quantize(
+        small("openvino", weights=weights), model=networks.network("edsr"), images=photographs, out=tmp_path / "safe"
+    )
+    found = safe.summary["overflow"]
+    assert 0 < found["raised"] <= found["channels"] == sum(len(each) for each in safe.table.weights.values())
+    assert safe.summary["rounding_db"] > 0
+    assert "round" in safe.summary["seconds"]
+    unsafe = small("openvino", weights={"overflow_safe": False})
+    plain = quantize(unsafe, model=networks.network("edsr"), images=photographs, out=tmp_path / "plain")
+    assert plain.summary["overflow"] is plain.summary["rounding_db"] is None
+    name = next(iter(safe.table.weights))
+    assert bool((safe.table.qparams[name].scale >= plain.table.qparams[name].scale).all())
+
+
 def test_noise_takes_no_photographs(monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path) -> None:
     for name in ("sample_images", "load_images"):
         monkeypatch.delattr(calibrating, name)

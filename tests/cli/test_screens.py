@@ -57,6 +57,30 @@ def test_what_tuning_gives_up_is_not_called_won(written: Written, won: float, to
     assert f"tuning {told}" in plain(run_report({**written.summary, "sites": sites}, written.folder))
 
 
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        (
+            {"overflow": {"raised": 1150, "channels": 1347, "cost_db": 0.371}},
+            "overflow: safe without VNNI: 1,150 of 1,347 channels have a larger scale, 0.37 dB more noise",
+        ),
+        ({"rounding_db": 1.68}, "rounding: errors of weights compensated: 1.7 dB less noise in the image"),
+    ],
+)
+def test_steps_of_calibration_have_a_line(written: Written, found: dict[str, object], line: str) -> None:
+    assert line in plain(run_report({**written.summary, **found}, written.folder))
+    nothing = dict.fromkeys(found)
+    assert line[: line.index(":") + 1] not in plain(run_report({**written.summary, **nothing}, written.folder))
+
+
+@pytest.mark.parametrize(("saturates", "bits"), [(True, 16), (False, 32)])
+def test_verifying_names_kernels(written: Written, *, saturates: bool, bits: int) -> None:
+    found = {**written.summary["verify"], "runtime": "stub", "kernels": {"jit_avx2_I8": 3}, "saturates": saturates}
+    found |= {"convs_int8": 3, "convs_planned": 3, "speedup": None, "psnr": 60.0, "max_levels": 1, "p99_9_levels": 1}
+    text = plain(run_report({**written.summary, "verify": found}, written.folder))
+    assert f"kernels: 3 jit_avx2_I8; two products are added in {bits} bits here" in text
+
+
 def test_verify_and_evaluate(srptq: Srptq, written: Written, photographs: Path) -> None:
     found = srptq("verify", written.folder, "--json")
     passed = json.loads(found.out)["passed"]

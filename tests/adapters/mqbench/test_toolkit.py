@@ -17,6 +17,7 @@ from srptq_adapters.mqbench.toolkit import MqbenchToolkit
 from srptq_plugin.contracts import Host, Toolkit
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.quantizer import Mode
+from srptq_plugin.reconstruction.compensation import compensate
 from srptq_plugin.reconstruction.pac import reconstruct
 from srptq_plugin.registry import Registry
 from srptq_plugin.sites import Plan
@@ -143,3 +144,10 @@ def test_it_is_a_toolkit_and_a_host_with_a_version() -> None:
     assert isinstance(found, Host)
     toolkit: Toolkit = found
     assert toolkit.version[0].isdigit()
+
+
+def test_both_compensate_rounding_alike(both: Both) -> None:
+    """Last, as it changes the weights."""
+    images = networks.images(4, seed=3)
+    assert compensate(both.core, images) == compensate(both.mqbench, images) >= 0
+    test_both_make_the_same_table(both)
