@@ -5,6 +5,7 @@ from typing import Any
 
 import networks
 import pytest
+import saturating
 import torch
 from photographs import pixels
 from torch import Tensor
@@ -12,8 +13,9 @@ from torch import Tensor
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.images import Image
-from srptq_plugin.qat.batches import Patches
+from srptq_plugin.qat.batches import Batch, Patches
 from srptq_plugin.qat.training import Options, Training, Validation, train
+from srptq_plugin.table import QuantTable
 
 IMAGES = networks.images(3, 24, 24, seed=7)
 BATCHES = Patches([Image(str(n), pixels(24, 30, n)) for n in range(3)], None, 2, 16, 2, networks.UNIT)
@@ -115,3 +117,19 @@ def test_a_checkpoint_of_another_training_is_refused() -> None:
     state = started().state()
     with pytest.raises(SrptqError, match="of another training"):
         started(steps=8).resume(state)
+
+
+def test_weights_never_overflow_while_they_learn() -> None:
+    """Eight bits of both and weights that learn fast: every step's integers are safe without VNNI."""
+    prepared = networks.calibrated("edsr", 8, "onnxruntime")
+    training = Training(prepared, Options(steps=6, every=2, value_rate=2.0), peak=1.0)
+    before, changed = QuantTable.of(prepared).weights, list[bool]()
+
+    def checked(step: int) -> Batch:
+        weights = QuantTable.of(prepared).weights
+        changed.append(any(not torch.equal(weights[name], before[name]) for name in weights))
+        assert not any(saturating.overflows(each.numpy()) for each in weights.values())
+        return BATCHES(step)
+
+    list(train(training, checked, closeness))
+    assert changed == [False, True, True, True, True, True]
