@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import project
+from srptq_plugin.grid import Bounds, project
 from srptq_plugin.quantizer import BoundedFakeQuantize
 
 SILENT = 1e-30
@@ -51,7 +51,7 @@ def _noise(prepared: PreparedGraph, images: Tensor, teacher: Tensor) -> Tensor:
 @contextmanager
 def _unguarded(quantizers: list[BoundedFakeQuantize]) -> Generator[None]:
     """Let weights keep the scales that were observed."""
-    kept = [(each, each.grid, each.bounds) for each in quantizers]
+    kept = [(each, each.grid, Bounds.of(each.bounds.lower, each.bounds.upper)) for each in quantizers]
     try:
         for each, grid, bounds in kept:
             each.grid = replace(grid, pair_limit=None)
