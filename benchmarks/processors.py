@@ -68,14 +68,14 @@ class Comparison:
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yield the measurements of each model, by its name."""
         for model in self._models():
-            found: dict[str, Any] = {}
+            row: dict[str, Any] = {}
             if model.simulated is not None:
-                found["simulated"] = self._psnr(model.simulated)
+                row["simulated"] = self._psnr(model.simulated)
             for where, outputs in self._everywhere(model):
-                found[where] = self._psnr(outputs)
+                row[where] = self._psnr(outputs)
                 if model.simulated is not None:
-                    found[f"{where} dB"] = self._distance(outputs, model.simulated)
-            yield model.name, found
+                    row[f"{where} dB"] = self._distance(outputs, model.simulated)
+            yield model.name, row
 
     def _everywhere(self, model: Model) -> Iterator[tuple[str, Outputs]]:
         yield "vnni", self._run(model, [], {})
@@ -93,8 +93,8 @@ class Comparison:
 
     def _psnr(self, outputs: Outputs) -> float:
         scale = self.subject.scale
-        found = (scores(torch.from_numpy(outputs[name]), pair, scale, self.range) for name, pair in self.pairs.items())
-        return float(np.mean([each[0] for each in found]))
+        on_each = (scores(torch.from_numpy(outputs[n]), pair, scale, self.range) for n, pair in self.pairs.items())
+        return float(np.mean([psnr_of_image for psnr_of_image, _ssim in on_each]))
 
     def _distance(self, outputs: Outputs, simulated: Outputs) -> float:
         flat = [np.concatenate([each[name].ravel() for name in self.pairs]) for each in (outputs, simulated)]
@@ -188,16 +188,14 @@ COLUMNS = ("simulated", "vnni", "without", "vnni dB", "without dB")
 def main() -> None:
     """Measure what is missing, then print."""
     arguments = _arguments()
-    rows, wanted = (
-        Rows(arguments.rows),
-        [each for each in NETWORKS if not arguments.only or each.label in arguments.only],
-    )
+    rows = Rows(arguments.rows)
+    wanted = [subject for subject in NETWORKS if not arguments.only or subject.label in arguments.only]
     for subject in wanted:
         for runtime in arguments.runtime or RUNTIMES:
             if not any(key[:2] == (subject.label, runtime) for key in rows.known):
                 with tempfile.TemporaryDirectory() as folder:
-                    found = dict(Comparison(subject, runtime, arguments, Path(folder)).rows())
-                for name, row in found.items():
+                    measured = dict(Comparison(subject, runtime, arguments, Path(folder)).rows())
+                for name, row in measured.items():
                     rows.add((subject.label, runtime, name), row)
     _print(rows)
 

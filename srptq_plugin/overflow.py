@@ -25,16 +25,16 @@ class OverflowCost:
 
 def overflow_cost(prepared: PreparedGraph, images: Tensor) -> OverflowCost | None:
     """Compare an observed graph with itself at the scales that were observed; None if no weight had to be checked."""
-    guarded = [each for each in prepared.of_role("weight").values() if each.grid.pair_limit is not None]
+    guarded = [weight for weight in prepared.of_role("weight").values() if weight.grid.pair_limit is not None]
     if not guarded:
         return None
-    raised = [_raised(each) for each in guarded]
+    raised = [_raised(weight) for weight in guarded]
     teacher = prepared.teach(images)[0]
     safe = _noise(prepared, images, teacher)
     with _unguarded(guarded):
         plain = _noise(prepared, images, teacher)
     cost = 10 * float(torch.log10(safe / plain))
-    return OverflowCost(sum(int(each.sum()) for each in raised), sum(each.numel() for each in raised), cost)
+    return OverflowCost(sum(int(scales.sum()) for scales in raised), sum(scales.numel() for scales in raised), cost)
 
 
 def _raised(quantizer: BoundedFakeQuantize) -> Tensor:
@@ -51,13 +51,13 @@ def _noise(prepared: PreparedGraph, images: Tensor, teacher: Tensor) -> Tensor:
 @contextmanager
 def _unguarded(quantizers: list[BoundedFakeQuantize]) -> Generator[None]:
     """Let weights keep the scales that were observed."""
-    kept = [(each, each.grid, Bounds.of(each.bounds.lower, each.bounds.upper)) for each in quantizers]
+    before = [(weight, weight.grid, Bounds.of(weight.bounds.lower, weight.bounds.upper)) for weight in quantizers]
     try:
-        for each, grid, bounds in kept:
-            each.grid = replace(grid, pair_limit=None)
-            each.set_bounds(each.observed or bounds)
+        for weight, grid, bounds in before:
+            weight.grid = replace(grid, pair_limit=None)
+            weight.set_bounds(weight.observed or bounds)
         yield
     finally:
-        for each, grid, bounds in kept:
-            each.grid = grid
-            each.set_bounds(bounds)
+        for weight, grid, bounds in before:
+            weight.grid = grid
+            weight.set_bounds(bounds)

@@ -71,10 +71,10 @@ def _lint(run: Run, *, ignore_vnni: bool) -> list[str]:
     findings = run.target.lint(onnx.load(next(path for path in run.artefacts if path.suffix == ".onnx")))
     severe = (each for each in findings if each.severe and not (each.without_vnni and ignore_vnni))
     by_rule = groupby(sorted(severe, key=attrgetter("rule")), key=attrgetter("rule"))
-    return [_told(*group) for _, group in by_rule]
+    return [_summarized(*group) for _, group in by_rule]
 
 
-def _told(first: Finding, *others: Finding) -> str:
+def _summarized(first: Finding, *others: Finding) -> str:
     more = f" and {len(others)} more" if others else ""
     return f"{first.rule} at {first.node}{more}: {first.problem}; {first.cure}"
 

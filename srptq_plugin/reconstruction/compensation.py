@@ -39,13 +39,13 @@ def compensate(prepared: PreparedGraph, images: Tensor, progress: Progress = qui
     progress("rounding weights", 0, 0)
     with torch.no_grad():
         teacher = prepared.teach(images)[0]
-        before, kept = _noise(prepared, images, teacher), _weights(prepared)
+        before, nearest = _noise(prepared, images, teacher), _weights(prepared)
         for site, moments in Reader(prepared).moments(images).items():
             weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
             weight.data.copy_(rounded(weight.detach().cpu(), qparams, moments).to(weight.device))
         after = _noise(prepared, images, teacher)
         if after >= before:
-            for weight, values in kept:
+            for weight, values in nearest:
                 weight.data.copy_(values)
     return 10 * math.log10(before / min(after, before))
 
@@ -82,11 +82,11 @@ class Reader(fx.Interpreter):
         with self._prepared.mode(Mode.QUANTIZE):
             for image in images.split(1):
                 self.run(image)
-        return {site: [*self._parts(site, found)] for site, found in self._moments.items()}
+        return {site: [*self._parts(site, sums)] for site, sums in self._moments.items()}
 
-    def _parts(self, site: Site, found: Mapping[tuple[int, int], Tensor]) -> Iterator[Part]:
+    def _parts(self, site: Site, sums: Mapping[tuple[int, int], Tensor]) -> Iterator[Part]:
         step = _step(self._prepared.parameter(site))
-        for (group, first), moments in found.items():
+        for (group, first), moments in sums.items():
             yield Part(group, slice(first, first + step), moments.cpu())
 
     def run_node(self, n: fx.Node) -> Any:
@@ -95,12 +95,12 @@ class Reader(fx.Interpreter):
         return super().run_node(n)
 
     def _gather(self, site: Site, values: Tensor, geometry: "Geometry") -> None:
-        weight, found = self._prepared.parameter(site), self._moments[site]
+        weight, sums = self._prepared.parameter(site), self._moments[site]
         step, inputs = _step(weight), weight.shape[1]
         for group, channels in enumerate(_middle(values).split(inputs, dim=1)):
             for first, part in zip(range(0, inputs, step), channels.split(step, dim=1), strict=True):
                 reads = geometry.reads(part, tuple(weight.shape[2:]))
-                found[group, first] = found.get((group, first), 0) + reads @ reads.T
+                sums[group, first] = sums.get((group, first), 0) + reads @ reads.T
 
 
 def _middle(values: Tensor) -> Tensor:
@@ -124,8 +124,8 @@ class Geometry:
     def reads(self, values: Tensor, kernel: tuple[int, ...]) -> Tensor:
         """Return a row for each weight of an output channel: what it reads at each place."""
         places = values.shape[1] * math.prod(kernel)
-        each = torch.eye(places, device=values.device).view(places, values.shape[1], *kernel)
-        return conv2d(values, each, None, self.stride, self.padding, self.dilation).transpose(0, 1).flatten(1)
+        one_hot = torch.eye(places, device=values.device).view(places, values.shape[1], *kernel)
+        return conv2d(values, one_hot, None, self.stride, self.padding, self.dilation).transpose(0, 1).flatten(1)
 
 
 def _geometry(node: fx.Node, module: Any) -> Geometry:
@@ -155,7 +155,9 @@ class _Rounding:
 
     def __init__(self, weight: Tensor, qparams: QParams, groups: int) -> None:
         self._shape, self._grid, self._outputs = weight.shape, qparams.grid, len(weight) // groups
-        self._scale, self._zero = (each.cpu().double().reshape(-1, 1) for each in (qparams.scale, qparams.zero_point))
+        self._scale, self._zero = (
+            values.cpu().double().reshape(-1, 1) for values in (qparams.scale, qparams.zero_point)
+        )
         self._real = weight.double().flatten(1) / self._scale + self._zero
         self._integers = torch.zeros_like(self._real)
         self._partners = _partners(weight) if self._grid.pair_limit is not None else defaultdict[int, set[int]](set)
@@ -173,14 +175,14 @@ class _Rounding:
             self._integers[outputs, place] = chosen
             real[:, n + 1 :] -= ((real[:, n] - chosen) / spread[n, n])[:, None] * spread[n, n + 1 :]
 
-    def _within(self, place: int, outputs: slice, wanted: Tensor) -> Tensor:
+    def _within(self, place: int, outputs: slice, nearest: Tensor) -> Tensor:
         """Return the nearest integers of the grid that fit beside the neighbors' integers."""
-        low, high = (torch.full_like(wanted, end) for end in (self._grid.qmin, self._grid.qmax))
+        low, high = (torch.full_like(nearest, end) for end in (self._grid.qmin, self._grid.qmax))
         for partner in self._partners[place]:
             beside, limit = self._integers[outputs, partner], self._grid.pair_limit or 0
             low = torch.maximum(low, -limit - beside.clamp(max=0))
             high = torch.minimum(high, limit - beside.clamp(min=0))
-        return wanted.clamp(low, high)
+        return nearest.clamp(low, high)
 
     def values(self) -> Tensor:
         """Return the weight at the levels that were chosen."""

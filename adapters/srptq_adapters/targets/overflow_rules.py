@@ -27,8 +27,8 @@ Array = np.ndarray[Any, Any]
 def check(model: onnx.ModelProto) -> Sequence[Finding]:
     """Find each operation with an output channel whose pairs of products can exceed 16 bits."""
     graph = OnnxGraph(model.graph)
-    found = (_finding(graph, node) for node in graph.of(*PLACES))
-    return [each for each in found if each is not None]
+    findings = (_finding(graph, node) for node in graph.of(*PLACES))
+    return [finding for finding in findings if finding is not None]
 
 
 def _finding(graph: OnnxGraph, node: NodeProto) -> Finding | None:
@@ -57,12 +57,12 @@ FLOAT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 def _weight(graph: OnnxGraph, node: NodeProto) -> Tensor | None:
     """Return an int8 weight as [output channels, input channels, taps]; None if it does not fit, or has no pairs."""
     value = node.input[PLACES[node.op_type][1]]
-    found = graph.dequantized(value) if node.op_type in FLOAT else graph.constant(value)
-    if found is None or found.dtype != np.int8 or found.ndim < 2 or not found.size:  # noqa: PLR2004 - outputs, inputs
+    integers = graph.dequantized(value) if node.op_type in FLOAT else graph.constant(value)
+    if integers is None or integers.dtype != np.int8 or integers.ndim < 2 or not integers.size:  # noqa: PLR2004 - outputs, inputs
         return None
-    if node.op_type == "ConvTranspose" and len(found) % max(attribute(node, "group", 1), 1):
+    if node.op_type == "ConvTranspose" and len(integers) % max(attribute(node, "group", 1), 1):
         return None
-    weight = torch.from_numpy(found.astype(np.int32))
+    weight = torch.from_numpy(integers.astype(np.int32))
     ordered = LAYOUTS.get(node.op_type, _as_stored)(node, weight)
     return None if ordered.shape[:2] == (attribute(node, "group", 1), 1) else ordered
 
@@ -112,5 +112,5 @@ def _ends(graph: OnnxGraph, value: str, seen: set[str]) -> Iterator[int | None]:
     if node.op_type == "DequantizeLinear":
         yield graph.largest(node)
     elif node.op_type in MOVING:
-        for each in node.input if node.op_type == "Concat" else node.input[:1]:
-            yield from _ends(graph, each, seen)
+        for source in node.input if node.op_type == "Concat" else node.input[:1]:
+            yield from _ends(graph, source, seen)
