@@ -10,6 +10,7 @@ import networks
 import numpy as np
 import onnx
 import pytest
+import saturating
 import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 
@@ -111,8 +112,15 @@ def test_weights_are_the_integers_of_the_table_and_narrow(written: Written) -> N
             integers = written.constants[chain[0].input[0]]
             assert integers.dtype == np.int8
             assert np.array_equal(integers, written.table.weights[site.name].numpy())
-            assert np.abs(integers.astype(int)).max() == most
+            assert np.abs(integers.astype(int)).max() <= most
+            assert all(_is_spread(channel, most, site.grid.pair_limit) for channel in integers)
             assert [(each.name, each.i) for each in chain[0].attribute] == [("axis", 0)]
+
+
+def _is_spread(channel: np.ndarray[Any, Any], most: int, limit: int | None) -> bool:
+    """Whether a channel reaches the end of its grid or, where pairs are limited, a pair its limit or one less."""
+    at_limit = limit is not None and saturating.overflows(channel[None], largest=260)
+    return at_limit or np.abs(channel.astype(int)).max() == most
 
 
 def test_no_float_weight_of_a_planned_convolution_is_left(written: Written) -> None:
