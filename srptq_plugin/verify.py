@@ -68,7 +68,8 @@ def _lint(run: Run, *, ignore_vnni: bool) -> list[str]:
     """List what breaks a rule of the target, unless it only matters to processors that the recipe rules out."""
     if not isinstance(run.target, Linter):
         return []
-    findings = run.target.lint(onnx.load(next(path for path in run.artefacts if path.suffix == ".onnx")))
+    file = next((path for path in run.artefacts if path.suffix == ".onnx"), run.artefacts[0])
+    findings = run.target.lint(onnx.load(file))
     severe = (each for each in findings if each.severe and not (each.without_vnni and ignore_vnni))
     by_rule = groupby(sorted(severe, key=attrgetter("rule")), key=attrgetter("rule"))
     return [_summarized(*group) for _, group in by_rule]
