@@ -247,5 +247,5 @@ def test_another_class_of_quantizer_can_be_built() -> None:
     assert all(isinstance(each, Other) for each in built.values())
     assert built["head.weight"].constant
     assert not built["head/conv"].constant
-    assert built["head.weight"].grid == IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0)
+    assert built["head.weight"].grid == IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0, pair_limit=128)
     assert isinstance(nn.ModuleList(built.values())[0], Other)

@@ -253,7 +253,7 @@ def test_a_toy_network_runs_in_integers_and_every_float_has_a_reason(
     found = run.summary["verify"]
     assert found["passed"], found["problems"]
     assert found["convs_planned"] == found["convs_int8"] == len(run.table.plan.convs) == run.summary["convs"]
-    assert len(found["sizes"]) == 4
+    assert len(found["sizes"]) == 7
     assert all(size["psnr"] is None or size["psnr"] > 55 for size in found["sizes"])
     assert_floats_have_reasons(run)
 
@@ -293,7 +293,7 @@ def test_a_static_size_is_in_the_file_and_in_the_verification(photographs: Path,
     )
     assert run.size == (19, 26)
     assert run.summary["model"]["input_size"] == [1, 3, 19, 26]
-    assert [(size["height"], size["width"]) for size in run.summary["verify"]["sizes"]] == [(19, 26)]
+    assert [(size["height"], size["width"]) for size in run.summary["verify"]["sizes"]] == [(19, 26)] * 4
     assert run.summary["verify"]["passed"]
     for name in (NETWORK, *run.summary["artefacts"]):
         graph = onnx.load(run.folder / name).graph
