@@ -17,6 +17,7 @@ from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.sites import Plan, Role, Site
 
 Features = tuple[Tensor, tuple[Tensor, ...]]
+SILENT = 1e-30
 FLOAT = "srptq_float"
 """Under this name a graph module's meta keeps the float network's parameters, once its own may change."""
 
@@ -73,6 +74,11 @@ class PreparedGraph:
         """The same from the float network: quantizers off, on the parameters as they were at first."""
         with self.mode(Mode.OFF), torch.no_grad():
             return functional_call(self.capture, self._float, (images,))
+
+    def noise(self, images: Tensor, teacher: Tensor) -> float:
+        """Return the mean squared difference from the float network's images, and never quite zero."""
+        with torch.no_grad():
+            return max(float((self(images) - teacher).double().square().mean()), SILENT)
 
     def of_role(self, role: Role) -> dict[str, BoundedFakeQuantize]:
         """The quantizers of weights, or of activations."""

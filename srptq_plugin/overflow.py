@@ -1,17 +1,15 @@
 """The cost of weights that cannot overflow: how many channels got a larger scale, and the noise in the image."""
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.grid import Bounds, project
 from srptq_plugin.quantizer import BoundedFakeQuantize
-
-SILENT = 1e-30
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,10 @@ def overflow_cost(prepared: PreparedGraph, images: Tensor) -> OverflowCost | Non
         return None
     raised = [_raised(weight) for weight in guarded]
     teacher = prepared.teach(images)[0]
-    safe = _noise(prepared, images, teacher)
+    safe = prepared.noise(images, teacher)
     with _unguarded(guarded):
-        plain = _noise(prepared, images, teacher)
-    cost = 10 * float(torch.log10(safe / plain))
+        plain = prepared.noise(images, teacher)
+    cost = 10 * math.log10(safe / plain)
     return OverflowCost(sum(int(scales.sum()) for scales in raised), sum(scales.numel() for scales in raised), cost)
 
 
@@ -41,11 +39,6 @@ def _raised(quantizer: BoundedFakeQuantize) -> Tensor:
     """Tell for each scale of a weight whether it is larger than the observed one."""
     observed = quantizer.observed or quantizer.bounds
     return quantizer.qparams().scale > project(observed, quantizer.grid).scale
-
-
-def _noise(prepared: PreparedGraph, images: Tensor, teacher: Tensor) -> Tensor:
-    with torch.no_grad():
-        return (prepared(images) - teacher).double().square().mean().clamp(min=SILENT)
 
 
 @contextmanager

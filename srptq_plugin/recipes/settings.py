@@ -65,12 +65,12 @@ def _skip_problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
 
 
 def _dynamic_problems(recipe: Recipe, rules: Rules, registry: Registry) -> Iterator[str]:
-    if recipe.weights.rounding == "compensated" and registry.quantizer(recipe.weights.quantizer).load().dynamic:
-        yield f"weights.rounding: compensated, but {recipe.weights.quantizer} has levels of its own; set it to nearest"
     for role in ("weights", "activations"):
         name: str = getattr(recipe, role).quantizer
         with _named(f"recipe {recipe.name}: {role}.quantizer"):
             dynamic = registry.quantizer(name).load().dynamic
+        if dynamic and role == "weights" and recipe.weights.rounding == "compensated":
+            yield f"weights.rounding: compensated, but {name} has levels of its own; set it to nearest"
         if dynamic and not rules.activations.real_offset:
             yield (
                 f"{role}.quantizer: {name} computes its levels from the tensor at hand, each image's anew, which "

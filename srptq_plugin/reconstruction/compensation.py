@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from torch.nn.functional import conv2d
 
 from srptq_plugin.contracts import Progress, quiet
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.graph import SILENT, PreparedGraph
 from srptq_plugin.grid import QParams
 from srptq_plugin.network import Network
 from srptq_plugin.quantizer import Mode
@@ -28,7 +28,6 @@ SIDE = 32
 """Rows and columns of a feature map that are looked at."""
 DAMPING = 0.01
 """Share of the mean variance that is added to each, so that unread weights have one."""
-SILENT = 1e-30
 
 
 def compensate(prepared: PreparedGraph, images: Tensor, progress: Progress = quiet) -> float:
@@ -39,11 +38,11 @@ def compensate(prepared: PreparedGraph, images: Tensor, progress: Progress = qui
     progress("rounding weights", 0, 0)
     with torch.no_grad():
         teacher = prepared.teach(images)[0]
-        before, nearest = _noise(prepared, images, teacher), _weights(prepared)
+        before, nearest = prepared.noise(images, teacher), _weights(prepared)
         for site, moments in Reader(prepared).moments(images).items():
             weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
             weight.data.copy_(rounded(weight.detach().cpu(), qparams, moments).to(weight.device))
-        after = _noise(prepared, images, teacher)
+        after = prepared.noise(images, teacher)
         if after >= before:
             for weight, values in nearest:
                 weight.data.copy_(values)
@@ -52,10 +51,6 @@ def compensate(prepared: PreparedGraph, images: Tensor, progress: Progress = qui
 
 def _weights(prepared: PreparedGraph) -> list[tuple[Any, Tensor]]:
     return [(weight := prepared.parameter(site), weight.detach().clone()) for site in prepared.plan.weights]
-
-
-def _noise(prepared: PreparedGraph, images: Tensor, teacher: Tensor) -> float:
-    return max(float((prepared(images) - teacher).double().square().mean()), SILENT)
 
 
 @dataclass(frozen=True)

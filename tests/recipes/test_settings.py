@@ -164,3 +164,12 @@ def test_a_wrong_option_of_anybodys_reconstruction_is_refused_before_anything_is
     with pytest.raises(SrptqError, match=f"reconstruction: {name}: .*unexpected keyword argument 'strenght'"):
         quantize(recipe, images=tmp_path / "none", out=tmp_path / "run", registry=registry)
     assert tuner_of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry) is not None
+
+
+def test_compensated_rounding_needs_levels_of_a_grid() -> None:
+    chosen = Recipe.load("paper-w4a4-daq", ["weights.rounding=compensated"])
+    with pytest.raises(SrptqError, match=r"weights\.rounding: compensated, but daq has levels of its own"):
+        rules_of(chosen, Registry())
+    unknown = Recipe.load("openvino-w8a8", ["weights.quantizer=daqq"])
+    with pytest.raises(SrptqError, match=r"recipe openvino-w8a8: weights\.quantizer: unknown quantizer 'daqq'"):
+        rules_of(unknown, Registry())
