@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from srptq_plugin.contracts import Change, Host, ToolkitEntry
+from srptq_plugin.contracts import Adopter, Change, Host, Toolkit, ToolkitEntry
 from srptq_plugin.errors import NotInstalledError, SrptqError
 from srptq_plugin.registry import Registry
 
@@ -39,13 +39,29 @@ def _hosts(names: Sequence[str], registry: Registry) -> Iterator[tuple[str, Host
 
 def installed_hosts(registry: Registry) -> Iterator[tuple[str, Host]]:
     """The toolkits that look components up by name, as far as they are installed."""
-    for entry in registry.entries("toolkit"):
-        if isinstance(entry, ToolkitEntry) and entry.host:
-            try:
-                host = cast("Host", entry.load())
-            except NotInstalledError:
-                continue
-            except SrptqError as error:
-                logger.warning("toolkit %s is left out: %s", entry.name, error)
-                continue
-            yield entry.name, host
+    for entry in _entries(registry):
+        if entry.host and (host := _installed(entry)):
+            yield entry.name, cast("Host", host)
+
+
+def installed_adopters(registry: Registry) -> Iterator[Adopter]:
+    """Find the installed toolkits whose own fake-quantizers can start from bounds."""
+    for entry in _entries(registry):
+        toolkit = _installed(entry)
+        if isinstance(toolkit, Adopter):
+            yield toolkit
+
+
+def _entries(registry: Registry) -> Iterator[ToolkitEntry]:
+    return (entry for entry in registry.entries("toolkit") if isinstance(entry, ToolkitEntry))
+
+
+def _installed(entry: ToolkitEntry) -> Toolkit | None:
+    """Load a toolkit. Returns nothing if it is not installed; a broken one is named in a warning."""
+    try:
+        return entry.load()
+    except NotInstalledError:
+        return None
+    except SrptqError as error:
+        logger.warning("toolkit %s is left out: %s", entry.name, error)
+        return None

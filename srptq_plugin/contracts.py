@@ -84,8 +84,17 @@ class Change:
 
 
 @runtime_checkable
-class Host(Protocol):
-    """A toolkit that looks components up by name, and whose own quantizers can start from bounds."""
+class Adopter(Protocol):
+    """A toolkit whose own fake-quantizers can start from bounds."""
+
+    def adopt(self, quantizer: "nn.Module", bounds: Bounds) -> bool:
+        """Start a fake-quantizer of this toolkit, ready to quantize. Return whether it is one."""
+        ...
+
+
+@runtime_checkable
+class Host(Adopter, Protocol):
+    """A toolkit that looks components up by name."""
 
     def activate(self, registry: "Registry") -> Sequence[Change]:
         """Put the registered components into the toolkit's tables, once; a name that is taken stays what it was."""
@@ -97,10 +106,6 @@ class Host(Protocol):
 
     def changes(self, registry: "Registry") -> Sequence[Change]:
         """What activating does, without doing it."""
-        ...
-
-    def adopt(self, quantizer: "nn.Module", bounds: Bounds) -> bool:
-        """Start a fake-quantizer of this toolkit from bounds, ready to quantize; whether it is one."""
         ...
 
     def bounded(self, model: "GraphModule") -> AbstractContextManager[object]:

@@ -113,6 +113,41 @@ def fold(module: nn.Module, program: ExportedProgram) -> nn.Module | None:
     return simpler
 
 
+def fold_mean_shifts(module: fx.GraphModule) -> fx.GraphModule:
+    """Fold mean shifts into the convolutions before them, in a traced graph that a toolkit is about to prepare.
+
+    The graph changes in place and gets new parameters of the same names. The network it was traced from stays as it is.
+    """
+    network = Network(module)
+    readers = Counter(str(node.target) for node in module.graph.nodes if node.op == "get_attr")
+    for shift in [node for node, op in network.ops.items() if op == "conv" and network.is_mean_shift(node)]:
+        conv = tensor_arguments(shift)[0]
+        if network.ops.get(conv) == "conv" and len(conv.users) == 1:
+            weight = network.parameter(conv, 1)
+            if weight is not None and readers[weight[0]] == 1:
+                _fold_node(network, conv, shift)
+    module.recompile()
+    return module
+
+
+def _fold_node(network: Network, conv: fx.Node, shift: fx.Node) -> None:
+    weight, bias, scale, offset = (network.parameter(node, place) for node in (conv, shift) for place in (1, 2))
+    if weight is None or scale is None:
+        return
+    name, values = weight
+    path, _, leaf = name.rpartition(".")
+    owner, diagonal = network.module.get_submodule(path), scale[1][..., 0, 0].diagonal()
+    biases = (torch.zeros_like(diagonal) if bias is None else bias[1]) * diagonal
+    setattr(owner, leaf, nn.Parameter(values * diagonal[:, None, None, None]))
+    leaf = "bias" if bias is None else bias[0].rpartition(".")[2]
+    setattr(owner, leaf, nn.Parameter(biases if offset is None else biases + offset[1]))
+    if bias is None:
+        with network.module.graph.inserting_before(conv):
+            conv.update_arg(2, network.module.graph.get_attr(f"{path}.bias" if path else "bias"))
+    shift.replace_all_uses_with(conv)
+    network.module.graph.erase_node(shift)
+
+
 def _pairs(network: Network) -> Iterator[tuple[str, str]]:
     """A convolution and what follows it alone, by module path; each module used once."""
     paths = Counter(key.path for key in network.keys.values())

@@ -1,6 +1,6 @@
 """The network as dataflow: operations of an exported graph, by keys that every tracer records alike."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -12,6 +12,8 @@ from torch._ops import OpOverload
 
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
 IMAGE_AXES = 4
+INSERTED = "(inserted)"
+"""The path of operations that a toolkit added to an exported graph: they must not count among the network's own."""
 GUARDS = "_guards_fn"
 """The module that torch.export adds to check sizes."""
 MOVEMENT = frozenset(
@@ -97,10 +99,26 @@ def canonical_op(name: str) -> str:
 
 def module_path(node: fx.Node) -> str:
     """The path of the module that a node was traced in, or of the layer that it calls."""
-    if node.op == "call_module" and not node.meta.get("nn_module_stack"):
+    if node.op == "call_module" and not _stack(node):
         return str(node.target)
+    return next((entry[0].split("@")[0] for entry in reversed(list(_stack(node).values()))), "")
+
+
+def _traced_from(node: fx.Node) -> str:
+    """The class of the outermost module in which a node was traced. Empty where the tracer does not say."""
+    return next((str(entry[1]) for entry in _stack(node).values()), "")
+
+
+def _root_class(graph: fx.Graph) -> str:
+    """The class of the network: what toolkits insert is traced in modules of their own, without submodules."""
+    deepest = max(graph.nodes, key=lambda node: len(_stack(node)))
+    return _traced_from(deepest)
+
+
+def _stack(node: fx.Node) -> Mapping[str, tuple[str, Any]]:
+    """The modules in which a node was traced, outermost first. torch.export marks its own nodes by a placeholder."""
     stack = node.meta.get("nn_module_stack") or {}
-    return next((entry[0].split("@")[0] for entry in reversed(stack.values())), "")
+    return {key: entry for key, entry in stack.items() if not key.startswith("_empty")}
 
 
 def tensor_arguments(node: fx.Node) -> list[fx.Node]:
@@ -126,6 +144,7 @@ class Network:
         self.ops: dict[fx.Node, str] = {}
         self.keys: dict[fx.Node, OpKey] = {}
         self.nodes: dict[str, fx.Node] = {}
+        self._root = _root_class(module.graph)
         counts: dict[tuple[str, str], int] = {}
         for node in module.graph.nodes:
             self._enter(node, counts)
@@ -135,6 +154,8 @@ class Network:
         if not op:
             return
         path = "" if op in (INPUT, OUTPUT) else module_path(node)
+        if not path and _traced_from(node) not in ("", self._root):
+            path = INSERTED
         ordinal = counts.get((path, op), 0)
         counts[path, op] = ordinal + 1
         key = OpKey(path, op, ordinal)

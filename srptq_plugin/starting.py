@@ -1,7 +1,8 @@
-"""initialise(): a freshly prepared model starts from the bounds of a run, whichever toolkit made either."""
+"""initialise(): a prepared model starts training from a run, whichever toolkit made either."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from srptq_plugin.activation import installed_hosts
-from srptq_plugin.contracts import Host
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.activation import installed_adopters
 from srptq_plugin.grid import Bounds
 from srptq_plugin.network import Network
 from srptq_plugin.placed import Placed, placed
+from srptq_plugin.qat.transfer import Transfer
 from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.registry import Registry
-from srptq_plugin.runs.run import TABLE
+from srptq_plugin.runs.run import Run
 from srptq_plugin.sites import Site
-from srptq_plugin.table import QuantTable, magnitudes
 
-CLOSE = 1e-3
 ENDS = ("lower", "upper")
 logger = logging.getLogger(__name__)
 
@@ -35,69 +33,75 @@ class Started:
 
 
 def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry | None = None) -> Started:
-    """Give each fake-quantizer of a prepared model the bounds that a run found for the same tensor.
+    """Start a prepared model from a run: its parameters, and the bounds of each fake-quantizer.
 
-    Tensors are known by who reads them, so a run of one toolkit starts a model of another. The quantizers quantize
-    afterwards and can be trained; those that the run knows nothing of observe. Bits and grid stay the model's own.
-    DDTB's gates come along where the model has a place for them, and are named where it has not.
+    Afterwards the model computes what the run simulates, as far as it quantizes the same tensors. Tensors are matched
+    by who reads them, so a run of one toolkit starts a model of another. Bits and grid stay the model's own.
+    Quantizers that have bounds quantize and can be trained. All others observe, and are named in a warning.
+
+    Args:
+        prepared: the network of the run, prepared by MQBench or torchao. Its parameters change in place, as by
+            `load_state_dict`: channels are scaled and weights and biases tuned where the run has done so.
+        run: a run folder.
+        registry: where toolkits are looked up.
+
+    Raises:
+        SrptqError: the model is of another network, even with scaled channels. Nothing has changed then.
     """
-    path = Path(run)
-    table = QuantTable.load(path / TABLE if path.is_dir() else path)
-    hosts = [host for _, host in installed_hosts(registry or Registry())]
-    network = Network(prepared)
-    found, left, lost = list[str](), list[str](), list[str]()
-    for each in placed(network):
-        site = _site(table, each)
-        bounds = table.qparams[site.name].bounds if site and _is_same(table, site, each, prepared) else None
-        if bounds is not None and _start(each, _fitted(bounds, each, prepared), hosts):
-            found.append(each.name)
-            if site and not _resumed(each.quantizer, table.states.get(site.group, {})):
-                lost.append(each.name)
+    registry = registry or Registry()
+    opened = Run.open(run, registry)
+    transfer = Transfer(prepared, opened)
+    transfer.apply()
+    started, left, lost = list[str](), list[str](), list[str]()
+    for members in _by_quantizer(Network(prepared)):
+        matches = {each: site for each in members if (site := _site(opened, each)) is not None}
+        names, quantizer = [each.name for each in members], members[0].quantizer
+        if matches and _start(members[0], _bounds(matches, opened, transfer), registry):
+            started += names
+            if not _resumed(quantizer, [opened.table.states.get(site.group, {}) for site in matches.values()]):
+                lost += names
         else:
-            _observe(each.quantizer)
-            left.append(each.name)
-    if not found:
-        raise SrptqError(f"{path}: none of its sites is in this model; prepare the network that the run was made of")
+            _observe(quantizer)
+            left += names
     if left:
-        logger.warning("%s has no bounds for %s: they observe until you enable quantization", path, ", ".join(left))
+        logger.warning("%s has no bounds for %s: they observe until you enable quantization", run, ", ".join(left))
     if lost:
-        logger.warning("%s has gates for %s, which these have not; prepare with its recipe", path, ", ".join(lost))
-    return Started(tuple(found), tuple(left))
+        logger.warning("%s has gates for %s, which these have not; prepare with its recipe", run, ", ".join(lost))
+    return Started(tuple(started), tuple(left))
 
 
-def _site(table: QuantTable, each: Placed) -> Site | None:
-    """By the readers of a tensor: what it is called depends on what was fused with the operation before it."""
-    wanted = (site for site in table.plan.sites if set(site.consumers) & set(each.consumers))
-    return next((site for site in wanted if site.role == each.role), None)
+def _by_quantizer(network: Network) -> Iterator[list[Placed]]:
+    """Group what one fake-quantizer is shared by."""
+    groups: dict[int, list[Placed]] = defaultdict(list)
+    for each in placed(network):
+        groups[id(each.quantizer)].append(each)
+    yield from groups.values()
 
 
-def _is_same(table: QuantTable, site: Site, each: Placed, prepared: fx.GraphModule) -> bool:
-    """Whether a weight is what the run quantized: one of the two may have something folded into it."""
-    if each.role == "activation":
-        return True
-    weight, integers = _weight(each, prepared), table.weights[site.name]
-    if weight.shape != integers.shape:
-        shapes = f"shape {tuple(weight.shape)}, the run has {tuple(integers.shape)}"
-        raise SrptqError(f"site {each.name}: {shapes}; it is of another network")
-    return torch.allclose(magnitudes(weight).cpu(), table.norms[site.name], rtol=CLOSE, atol=0)
+def _site(run: Run, each: Placed) -> Site | None:
+    """Match a tensor by its readers: its name depends on what was fused with the operation before it."""
+    sites = (site for site in run.table.plan.sites if set(site.consumers) & set(each.consumers))
+    return next(sites, None)
 
 
-def _weight(each: Placed, prepared: fx.GraphModule) -> Tensor:
-    """The weight as its quantizer sees it, scaled by the batch norm that it was fused with."""
-    weight = prepared.get_parameter(each.name).detach()
-    norm = getattr(prepared.get_submodule(each.name.rpartition(".")[0]), "bn", None)
-    if norm is None:
-        return weight
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return weight * scale.detach().reshape(-1, *[1] * (weight.ndim - 1))
+def _bounds(matches: Mapping[Placed, Site], run: Run, transfer: Transfer) -> Bounds:
+    """The bounds of all tensors of a quantizer together: one range, or one for each channel, as it has it."""
+    (first, site), *_ = matches.items()
+    ranges = [_of_site(other, run, transfer) for other in matches.values()]
+    if not _per_channel(first.quantizer):
+        return Bounds.of(min(each.outermost[0] for each in ranges), max(each.outermost[1] for each in ranges))
+    channels = len(run.table.weights[site.name]) if site.role == "weight" else ranges[0].lower.numel()
+    lower = torch.stack([each.lower.expand(channels) for each in ranges]).amin(0)
+    return Bounds.of(lower, torch.stack([each.upper.expand(channels) for each in ranges]).amax(0))
 
 
-def _fitted(bounds: Bounds, each: Placed, prepared: fx.GraphModule) -> Bounds:
-    """One range, or one for each channel, as the quantizer has it."""
-    if not _per_channel(each.quantizer):
-        return Bounds.of(bounds.lower.min(), bounds.upper.max())
-    channels = len(prepared.get_parameter(each.name)) if each.role == "weight" else bounds.lower.numel()
-    return Bounds.of(*(end.expand(channels).clone() for end in (bounds.lower, bounds.upper)))
+def _of_site(site: Site, run: Run, transfer: Transfer) -> Bounds:
+    bounds = run.table.qparams[site.name].bounds
+    divisor = transfer.divisor(site.source) if site.role == "weight" else None
+    if divisor is None:
+        return bounds
+    ends = torch.stack([bounds.lower / divisor, bounds.upper / divisor])
+    return Bounds.of(ends.amin(0), ends.amax(0))
 
 
 def _per_channel(quantizer: nn.Module) -> bool:
@@ -106,21 +110,23 @@ def _per_channel(quantizer: nn.Module) -> bool:
     return getattr(quantizer, "ch_axis", -1) != -1
 
 
-def _start(each: Placed, bounds: Bounds, hosts: Sequence[Host]) -> bool:
+def _start(each: Placed, bounds: Bounds, registry: Registry) -> bool:
+    """Give a quantizer its bounds. False for one that no toolkit knows how to start."""
     if isinstance(each.quantizer, BoundedFakeQuantize):
         each.quantizer.set_bounds(bounds)
         each.quantizer.set_mode(Mode.QUANTIZE)
         return True
-    return any(host.adopt(each.quantizer, bounds) for host in hosts)
+    return any(toolkit.adopt(each.quantizer, bounds) for toolkit in installed_adopters(registry))
 
 
-def _resumed(quantizer: nn.Module, state: Mapping[str, Tensor]) -> bool:
+def _resumed(quantizer: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> bool:
     """Take over a state; whether a quantizer of ours, also in a toolkit's shape, has all that the run's had."""
     ours = next((each for each in quantizer.modules() if isinstance(each, BoundedFakeQuantize)), None)
     if ours is None:
-        return state.keys() <= set(ENDS)
-    ours.resume(state)
-    return state.keys() <= ours.state().keys()
+        return all(state.keys() <= set(ENDS) for state in states)
+    for state in states:
+        ours.resume(state)
+    return all(state.keys() <= ours.state().keys() for state in states)
 
 
 def _observe(quantizer: Any) -> None:

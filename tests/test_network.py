@@ -233,6 +233,21 @@ def test_a_concat_of_one_is_taken_out() -> None:
     assert list(network.nodes) == ["/input", "/cat", "/output"]
 
 
+def test_what_a_toolkit_inserts_does_not_count_among_the_network_s_own_operations() -> None:
+    class Inserted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x + 1.0) + x
+
+    network, other = network_of(networks.network("imdn")), network_of(Inserted())
+    names, graph = list(network.nodes), network.module.graph
+    with graph.inserting_after(network.input):
+        for add in (node for node, op in other.ops.items() if op == "add"):
+            graph.node_copy(add, lambda _: network.input)
+    found = list(Network(network.module).nodes)
+    assert [name for name in found if name in names] == names
+    assert {"(inserted)/add", "(inserted)/add.1"} == set(found) - set(names)
+
+
 def test_sizes_are_no_feature_maps() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

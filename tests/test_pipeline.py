@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+import srptq_plugin
 from srptq_plugin import calibrating, pipeline
 from srptq_plugin.contracts import Array, ObserverEntry, Rules, Size, TargetEntry
 from srptq_plugin.errors import MissingRuntimeError, SrptqError
@@ -38,6 +39,10 @@ from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
 
 pytest.importorskip("torchao")
+
+from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+from srptq_adapters.torchao import SRQuantizer
 
 OWN = {"recipe.yaml", "model.onnx", "model.pt2", "quant_table.safetensors", "summary.json"}
 ARTEFACTS = {
@@ -176,6 +181,17 @@ def test_a_shipped_recipe_makes_a_whole_run_folder(
         assert summary["command"].startswith("benchmark_app -m model_openvino.xml")
     assert Recipe.load(run.folder / RECIPE) == run.recipe
     assert run.recipe.model_dump(mode="json") == summary["recipe"]
+    assert_starts(run)
+
+
+def assert_starts(run: Run) -> None:
+    """Training that starts from the run starts at what the run simulates, to the bit."""
+    image = networks.images(2, 24, 24)
+    exported = torch.export.export(load_model().module.eval(), (image,)).module()
+    model = prepare_pt2e(exported, SRQuantizer.from_recipe(run.recipe, input_range=run.input_range))
+    assert not srptq_plugin.initialise(model, run.folder).left
+    with torch.no_grad():
+        assert np.array_equal(model(image).numpy(), run.simulation()(image.numpy()))
 
 
 def assert_sites(sites: Sequence[Mapping[str, Any]], recipe: Recipe) -> None:

@@ -22,7 +22,6 @@ from srptq_plugin.evaluating.pairs import Pair, load_pairs
 from srptq_plugin.evaluating.scoring import mean_scores
 from srptq_plugin.export import graph_of
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import quantize
 from srptq_plugin.images import Image, load_images, to_pixels, to_tensor
 from srptq_plugin.network import Network
 from srptq_plugin.plan import make_plan
@@ -162,20 +161,7 @@ def _prepared(recipe: Recipe, run: Run, registry: Registry) -> PreparedGraph:
             f"{run.folder}: has no bounds for {', '.join(left[:3])}{' and others' if len(left) > 3 else ''}, "  # noqa: PLR2004
             "which the recipe quantizes; quantize with this recipe first, or train with that of the run"
         )
-    _take_over(prepared, run.table)
     return prepared
-
-
-def _take_over(prepared: PreparedGraph, table: QuantTable) -> None:
-    """Start from the weights and biases that were tuned."""
-    for site in prepared.plan.weights:
-        if site.name in table.weights:
-            weight = prepared.parameter(site)
-            if not torch.equal(quantize(weight.detach(), table.qparams[site.name]), table.weights[site.name]):
-                weight.data.copy_(table.level(site.name))
-    for conv, bias in prepared.biases.items():
-        if conv in table.biases:
-            bias.data.copy_(table.biases[conv])
 
 
 @dataclass(frozen=True)

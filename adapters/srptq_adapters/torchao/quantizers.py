@@ -16,6 +16,7 @@ from torchao.quantization.pt2e.quantizer.arm_inductor_quantizer import ArmInduct
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
 
 from srptq_adapters.torchao.shell import SRFakeQuantize, constructor, grid_of, scheme_of, shell_of
+from srptq_plugin.export import fold_mean_shifts
 from srptq_plugin.graph import build_quantizer
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import Network, drop_identities, tensor_arguments
@@ -55,8 +56,8 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         return cls(partial(make_plan, rules=rules, recipe=chosen, image=input_range, makers=makers))
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Without operations that change nothing, as exporters leave them out."""
-        return drop_identities(model)
+        """Fold mean shifts and drop operations that change nothing, as the pipeline does before it plans."""
+        return fold_mean_shifts(drop_identities(model))
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         """Mark every site on the graph, in its order: torchao makes the first of a group and shares it later."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchao.quantization.pt2e.fake_quantize import FakeQuantizeBase
+from torchao.quantization.pt2e.fake_quantize import FakeQuantize, FakeQuantizeBase
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
 from srptq_plugin.errors import SrptqError
@@ -65,8 +65,8 @@ def scheme_of(grid: IntGrid) -> torch.qscheme:
     return torch.per_channel_symmetric if grid.symmetric else torch.per_channel_affine
 
 
-def grid_of(spec: QuantizationSpec) -> IntGrid:
-    """The grid that a stock quantizer asks for."""
+def grid_of(spec: QuantizationSpec | FakeQuantize) -> IntGrid:
+    """Return the grid that a stock quantizer asks for, or that a fake-quantizer has."""
     info = torch.iinfo(spec.dtype)
     low = info.min if spec.quant_min is None else spec.quant_min
     high = info.max if spec.quant_max is None else spec.quant_max

@@ -42,10 +42,10 @@ def prepare(active: Sequence[Change]) -> Prepare:
     """As a plain MQBench script prepares a network of the tests."""
     assert active
 
-    def run(kind: str = "edsr", backend: str = "Academic", **qconfig: Any) -> fx.GraphModule:
+    def run(kind: str = "edsr", backend: str = "Academic", *, trains: bool = False, **qconfig: Any) -> fx.GraphModule:
         config = {"extra_qconfig_dict": {**SCHEMES, **OURS, **qconfig}}
         chosen = platform.BackendType[backend]
-        return platform.prepare_by_platform(networks.network(kind), chosen, config).eval()
+        return platform.prepare_by_platform(networks.network(kind).train(trains), chosen, config).eval()
 
     return run
 

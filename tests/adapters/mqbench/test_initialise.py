@@ -1,6 +1,8 @@
 """initialise(): what a run of one toolkit found starts a model that another one prepared."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +12,21 @@ import pytest
 import torch
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
-from mqbench.utils.state import enable_quantization  # pyright: ignore[reportMissingImports]
+from mqbench.utils.state import disable_all, enable_quantization  # pyright: ignore[reportMissingImports]
 from photographs import pixels, save
 from torch import Tensor, fx, nn
 
 import srptq_plugin
 from srptq_adapters.mqbench.grids import grid_of
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import FLOAT
 from srptq_plugin.grid import Bounds, project
 from srptq_plugin.network import Network
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.placed import Placed, placed
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.quantizer import Mode
-from srptq_plugin.runs.run import TABLE, Run
+from srptq_plugin.runs.run import Run
 
 pytest.importorskip("torchao")
 pytest.importorskip("onnxruntime")
@@ -142,13 +145,6 @@ def test_started_it_draws_nearly_what_the_float_network_draws(quantizer: str, ru
     assert 0 < error.mean() < 0.02 * (exact.max() - exact.min())
 
 
-def test_the_tables_file_will_do(run: Run, prepare: Prepare) -> None:
-    one, other = prepare(), prepare()
-    srptq_plugin.initialise(one, run.folder)
-    srptq_plugin.initialise(other, str(run.folder / TABLE))
-    assert all(map(torch.equal, scales(one), scales(other)))
-
-
 def scales(model: nn.Module) -> list[Tensor]:
     found: list[Any] = [each for each in model.modules() if isinstance(each, QuantizeBase)]
     return [each.scale.detach().clone() for each in found]
@@ -161,7 +157,8 @@ def test_a_run_of_another_network_is_refused(run: Run, prepare: Prepare) -> None
     scheme = {"bit": 8, "symmetry": False, "per_channel": False, "pot_scale": False}
     config = {"extra_qconfig_dict": {**names, "w_qscheme": scheme, "a_qscheme": scheme}}
     model = platform.prepare_by_platform(Chain(), platform.BackendType.Academic, config)
-    with pytest.raises(SrptqError, match="none of its sites is in this model; prepare the network that"):
+    refusal = r"weight is not in this model; prepare the network that .*program\(\)\.module\(\)"
+    with pytest.raises(SrptqError, match=refusal):
         srptq_plugin.initialise(model, run.folder)
 
 
@@ -173,28 +170,94 @@ def test_a_run_of_a_network_with_other_channels_is_refused(
         srptq_plugin.initialise(prepare(), run.folder)
 
 
-def test_a_weight_that_the_run_has_folded_a_scale_into_does_not_start_from_that(
+def test_the_scale_of_a_folded_mean_shift_is_taken_off_again(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = networks.network("edsr")
     network.get_parameter("add_mean.weight").data *= 4
-    recipe = networks.recipe(8, "onnxruntime", calibration={"patches": 4, "size": 16, "batch": 2})
+    settings = {"calibration": {"patches": 4, "size": 16, "batch": 2}, "weights": {"bits": 8, "overflow_safe": False}}
+    recipe = networks.recipe(8, "onnxruntime", **settings)
     folder = quantize(recipe, model=network, out=tmp_path / "run", device="cpu").folder
     monkeypatch.setattr(networks, "network", {"edsr": network}.__getitem__)
     model = prepare()
     started = srptq_plugin.initialise(model, folder)
     tail: Any = model.get_submodule("tail.weight_fake_quant")
     largest = network.get_parameter("tail.weight").abs().max().item()
-    assert "tail.weight" in started.left or tail.scale.max().item() * 7 == pytest.approx(largest, rel=0.01)
+    assert "tail.weight" in started.sites
+    assert tail.scale.max().item() * 7 == pytest.approx(largest, rel=0.01)
+    assert torch.allclose(model.get_parameter("tail.weight"), network.get_parameter("tail.weight"))
 
 
-def test_a_run_whose_weights_were_tuned_starts_the_same_sites(run: Run, prepare: Prepare, tmp_path: Path) -> None:
-    reconstruction = {"name": "pac", "epochs": 8, "schedule": "joint", "weights": "free"}
-    settings = {"calibration": {"patches": 4, "size": 16, "batch": 2}, "reconstruction": reconstruction}
-    recipe = networks.recipe(3, "onnxruntime", **settings)
-    tuned = quantize(recipe, model=networks.network("edsr"), out=tmp_path / "run", device="cpu")
-    assert tuned.table.biases
-    assert srptq_plugin.initialise(prepare(), tuned.folder) == srptq_plugin.initialise(prepare(), run.folder)
+@pytest.fixture(scope="module", params=["edsr", "normed"])
+def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
+    """A network and its run, with scaled channels and tuned weights and biases."""
+    settings = {
+        "calibration": {"patches": 4, "size": 16, "batch": 2},
+        "reconstruction": {"name": "pac", "epochs": 2, "weights": "free"},
+        "weights": {"bits": 8, "rounding": "compensated"},
+        "equalise": True,
+    }
+    recipe = networks.recipe(8, "onnxruntime", **settings)
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    run = quantize(recipe, model=networks.network(request.param), out=folder, device="cpu")
+    assert run.table.biases
+    return request.param, run
+
+
+EIGHT = {"bit": 8, "symmetry": True, "per_channel": True, "pot_scale": False}
+EIGHTS = {"w_qscheme": EIGHT, "a_qscheme": EIGHT | {"symmetry": False, "per_channel": False}}
+
+
+def as_the_model_has_it(run: Run, model: fx.GraphModule, started: Sequence[str]) -> Callable[[Tensor], Tensor]:
+    """What the run simulates at those tensors that the model quantizes as well."""
+    edges = {edge for each in placed(Network(model)) if each.name in started for edge in each.consumers}
+    own = [(site, tuple(edge for edge in site.consumers if edge in edges)) for site in run.table.plan.sites]
+    sites = tuple(replace(site, consumers=shared) for site, shared in own if shared)
+    assert len(sites) >= len(run.table.plan.weights)
+    return replace(run.table, plan=replace(run.table.plan, sites=sites)).simulate(copy.deepcopy(run.network))
+
+
+def psnr(one: Tensor, other: Tensor) -> float:
+    return float(10 * torch.log10(1 / (one - other).double().square().mean()))
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("backend", ["Academic", "QDQ"])
+@pytest.mark.parametrize("quantizer", ["Fixed", "Learnable", "Bounded"])
+def test_a_started_model_draws_what_the_run_simulates(
+    quantizer: str, backend: str, mode: str, tuned: tuple[str, Run], prepare: Prepare
+) -> None:
+    kind, run = tuned
+    model = prepare(kind, backend, trains=mode == "train", **kinds(quantizer), **EIGHTS)
+    started = srptq_plugin.initialise(model, run.folder)
+    reference = as_the_model_has_it(run, model, started.sites)
+    with torch.no_grad():
+        assert psnr(model(IMAGES), reference(IMAGES)) > 60
+        disable_all(model)
+        teacher = torch.func.functional_call(model, model.meta[FLOAT], (IMAGES,))
+        assert psnr(teacher, networks.network(kind)(IMAGES)) > 100
+
+
+def test_starting_again_from_another_run_is_as_starting_from_it_at_once(
+    tuned: tuple[str, Run], run: Run, prepare: Prepare
+) -> None:
+    kind, other = tuned
+    if kind == "edsr":
+        one, both = prepare(**EIGHTS), prepare(**EIGHTS)
+        srptq_plugin.initialise(both, other.folder)
+        for model in (one, both):
+            srptq_plugin.initialise(model, run.folder)
+        with torch.no_grad():
+            torch.testing.assert_close(one(IMAGES), both(IMAGES), rtol=0, atol=1e-6)
+
+
+def test_a_network_that_was_trained_since_is_refused_and_stays_as_it_is(run: Run, prepare: Prepare) -> None:
+    model = prepare()
+    model.get_parameter("body.0.first.weight").data *= 1 + 0.01 * torch.randn(6, 6, 3, 3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(SrptqError, match=r"site body\.0\.first\.weight: differs from the run's, even with scaled"):
+        srptq_plugin.initialise(model, run.folder)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,117 @@
+"""Copy the network of a run into a model that a toolkit prepared: scaled channels, tuned weights, tuned biases."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx
+
+from srptq_plugin.equalising.scales import output_scales
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph import FLOAT, float_parameters
+from srptq_plugin.grid import dequantize, quantize
+from srptq_plugin.network import Network
+from srptq_plugin.qat.folding import Values, convolutions, weight_name
+from srptq_plugin.runs.run import Run
+
+CLOSE = 1e-4
+"""The largest error of a parameter, relative to the largest value of its channel: folding rounds."""
+
+
+class Transfer:
+    """The network of a run, in the parameters of a prepared model."""
+
+    def __init__(self, prepared: fx.GraphModule, run: Run) -> None:
+        self.prepared, self.run = prepared, run
+        self.network, model = Network(run.network), Network(prepared)
+        self.float = {name: value.detach().cpu() for name, value in float_parameters(prepared).items()}
+        kept = {name for name, _ in run.network.named_parameters()}
+        self.convolutions = {each.weight: each for each in convolutions(model, self.float, kept)}
+        self.values = dict(self._float_values())
+
+    def apply(self) -> None:
+        """Set the model's parameters in place. The run's float network becomes the teacher of later training.
+
+        Raises:
+            SrptqError: the model is not the run's network, even with scaled channels. Nothing has changed then.
+        """
+        factors = self.factors
+        tuned, exact = dict(self.float), dict(self.float)
+        for name, values in self.values.items():
+            convolution, factor = self.convolutions[name], factors[name]
+            exact |= convolution.unfold(values, self.float, factor)
+            tuned |= convolution.unfold(self._tuned(name, values), self.float, factor)
+        for name, value in tuned.items():
+            self.prepared.get_parameter(name).data.copy_(value)
+        self.prepared.meta[FLOAT] = exact
+
+    def divisor(self, weight: str) -> Tensor | None:
+        """Return by what the bounds of a weight have to be divided to fit the model's own weight."""
+        convolution = self.convolutions[weight]
+        if convolution.folded is None or convolution.folded.fused:
+            return None
+        return convolution.scale(self.factors[weight])
+
+    def _float_values(self) -> Mapping[str, Values]:
+        """The float convolutions of the run, by the name of the weight."""
+        found: dict[str, Values] = {}
+        for conv, op in self.network.ops.items():
+            weight, bias = (self.network.parameter(conv, place) if op == "conv" else None for place in (1, 2))
+            if weight is not None:
+                found[weight[0]] = Values(weight[1], None if bias is None else bias[1])
+        return found
+
+    @cached_property
+    def factors(self) -> dict[str, Tensor]:
+        """Return by what the output channels of each convolution were divided. Refuse another network."""
+        self._check_shapes()
+        before = {name: self.convolutions[name].values(self.float) for name in self.values}
+        scales = output_scales(self.network, {name: each.weight for name, each in before.items()})
+        unscaled = torch.ones(1), torch.ones(1)
+        for name, values in self.values.items():
+            multiplied, divided = scales.get(name, unscaled)
+            own = before[name]
+            if not _is_close(own.weight * multiplied, values.weight):
+                raise self._refusal(f"site {name}: differs from the run's, even with scaled channels")
+            if not _is_close(_or_zero(own.bias) / divided, _or_zero(values.bias)):
+                raise self._refusal(f"the bias beside {name} differs from the run's, even with scaled channels")
+        return {name: scales.get(name, unscaled)[1] for name in self.values}
+
+    def _check_shapes(self) -> None:
+        absent = [name for name in self.values if name not in self.convolutions]
+        added = [name for name in self.convolutions if name not in self.values]
+        if absent or added:
+            where = f"{absent[0]} is not in this model" if absent else f"this model's {added[0]} is not in the run"
+            raise self._refusal(where)
+        for name, values in self.values.items():
+            if (shape := self.float[name].shape) != values.weight.shape:
+                raise self._refusal(f"site {name}: shape {tuple(shape)}, the run has {tuple(values.weight.shape)}")
+
+    def _tuned(self, name: str, values: Values) -> Values:
+        """What the run executes: reconstruction, rounding or training may have moved the parameters."""
+        table, weight, bias = self.run.table, values.weight, values.bias
+        site = next((site for site in table.plan.weights if site.source == name), None)
+        if site is not None and not torch.equal(quantize(weight, table.qparams[site.name]), table.weights[site.name]):
+            weight = table.level(site.name)
+        readers = [conv for conv in self.network.convs if weight_name(self.network, conv) == name]
+        if bias is not None and len(readers) == 1:
+            conv = self.network.name(readers[0])
+            rounded = table.bias(conv, bias)
+            bias = dequantize(*rounded).float() if rounded else table.biases.get(conv, bias)
+        return Values(weight, bias)
+
+    def _refusal(self, problem: str) -> SrptqError:
+        return SrptqError(
+            f"{self.run.folder}: {problem}; prepare the network that the run was made of, or the run's own: "
+            f"srptq_plugin.Run.open({str(self.run.folder)!r}).program().module()"
+        )
+
+
+def _or_zero(bias: Tensor | None) -> Tensor:
+    return torch.zeros(1) if bias is None else bias
+
+
+def _is_close(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two weights or biases are equal, up to what folding rounds."""
+    largest = other.abs().amax(tuple(range(1, other.ndim)), keepdim=True) if other.ndim > 1 else other.abs().amax()
+    return bool(((one - other).abs() <= CLOSE * largest).all())

@@ -1,0 +1,73 @@
+"""Batch norms and mean shifts of a prepared model: folding undoes unfolding."""
+
+import networks
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from srptq_plugin.export import graph_of
+from srptq_plugin.network import Network
+from srptq_plugin.qat.folding import Convolution, Folded, Values, convolutions
+
+CHANNELS = 3
+
+
+def numbers(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def parameters(seed: int, *, has_bias: bool) -> dict[str, Tensor]:
+    own = {"conv.weight": numbers(seed, CHANNELS, 2, 3, 3), "norm.weight": 0.5 + numbers(seed + 1, CHANNELS).abs()}
+    own |= {"norm.bias": numbers(seed + 2, CHANNELS), "shift.bias": numbers(seed + 3, CHANNELS)}
+    return own | ({"conv.bias": numbers(seed + 4, CHANNELS)} if has_bias else {})
+
+
+def after(kind: str, own: dict[str, Tensor], seed: int) -> Folded | None:
+    mean, deviation = numbers(seed + 5, CHANNELS), 0.5 + numbers(seed + 6, CHANNELS).abs()
+    match kind:
+        case "batch norm":
+            scale = own["norm.weight"] / deviation
+            return Folded(scale, own["norm.bias"] - mean * scale, "norm.weight", "norm.bias")
+        case "mean shift":
+            return Folded(0.5 + numbers(seed + 7, CHANNELS).abs(), own["shift.bias"], beta="shift.bias")
+        case _:
+            return None
+
+
+@pytest.mark.parametrize("kind", ["batch norm", "mean shift", "nothing"])
+@given(seed=st.integers(0, 10_000), bias=st.sampled_from(["bias", "no bias"]))
+def test_what_was_unfolded_folds_to_the_values(kind: str, seed: int, bias: str) -> None:
+    has_bias = bias == "bias"
+    own = parameters(seed, has_bias=has_bias)
+    convolution = Convolution("conv.weight", "conv.bias", folded := after(kind, own, seed))
+    learns = kind == "batch norm"
+    factor = 0.5 + numbers(seed + 8, CHANNELS).abs() if learns else torch.ones(CHANNELS)
+    wanted = numbers(seed + 9, CHANNELS) if has_bias or folded else None
+    values = Values(numbers(seed + 10, CHANNELS, 2, 3, 3), wanted)
+    changed = own | convolution.unfold(values, own, factor)
+    again = values_of(changed, kind, own, seed)
+    torch.testing.assert_close(again.weight, values.weight, rtol=1e-4, atol=1e-4)
+    if wanted is not None:
+        assert again.bias is not None
+        torch.testing.assert_close(again.bias, wanted, rtol=1e-4, atol=1e-3)
+
+
+def values_of(changed: dict[str, Tensor], kind: str, own: dict[str, Tensor], seed: int) -> Values:
+    """The convolution by the changed parameters. A batch norm's scale and shift follow from these."""
+    folded = after(kind, changed, seed)
+    if kind == "mean shift":
+        assert folded is not None
+        folded = Folded(after(kind, own, seed).scale, changed["shift.bias"])  # pyright: ignore[reportOptionalMemberAccess]
+    return Convolution("conv.weight", "conv.bias", folded).values(changed)
+
+
+@pytest.mark.parametrize("kind", ["edsr", "mixed", "imdn", "shared", "rrdb"])
+def test_an_exported_network_has_nothing_to_unfold(kind: str) -> None:
+    network = Network(graph_of(networks.exported(kind)))
+    own = {name: value.detach() for name, value in network.module.named_parameters()}
+    found = list(convolutions(network, own, own))
+    assert {each.weight for each in found} == {name for name, value in own.items() if value.ndim == 4}
+    assert not [each.weight for each in found if each.folded]
+    assert all(torch.equal(each.values(own).weight, own[each.weight]) for each in found)
