@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from srptq_plugin.errors import SrptqError
     from srptq_plugin.grid import Bounds, IntGrid, QParams, project
     from srptq_plugin.hookspecs import hookimpl
+    from srptq_plugin.images import load_patches
+    from srptq_plugin.models import load_model
     from srptq_plugin.pipeline import Run, quantize
     from srptq_plugin.qat.prepared import train
     from srptq_plugin.quantizer import BoundedFakeQuantize
@@ -33,6 +35,8 @@ __all__ = [
     "equalised",
     "hookimpl",
     "initialise",
+    "load_model",
+    "load_patches",
     "project",
     "quantize",
     "train",
@@ -52,6 +56,8 @@ _HOMES = {
     "equalised": "equalising.equalise",
     "hookimpl": "hookspecs",
     "initialise": "starting",
+    "load_model": "models",
+    "load_patches": "images",
     "project": "grid",
     "quantize": "pipeline",
     "train": "qat.prepared",

@@ -21,6 +21,7 @@ __all__ = [
     "downscale",
     "list_images",
     "load_images",
+    "load_patches",
     "most_detailed",
     "noise_patches",
     "random_patches",
@@ -111,6 +112,32 @@ def random_patches(
     order = rng.permutation(len(images))
     patches = [_patch(images[order[turn % len(images)]].pixels, size, rng) for turn in range(count)]
     return np.stack(patches)
+
+
+def load_patches(
+    count: int = 100,
+    folder: str | Path | None = None,
+    *,
+    size: int = 48,
+    scale: int | None = None,
+    input_range: tuple[float, float] = (0.0, 1.0),
+    seed: int = 0,
+) -> torch.Tensor:
+    """Cut random patches for calibration or training: float32 [count, 3, size, size].
+
+    Args:
+        count: how many patches.
+        folder: low-resolution images. Without it the sample photographs, made smaller by 4 or by `scale`.
+        size: height and width of a patch.
+        scale: by what the images of the folder are made smaller first. None for low-resolution images.
+        input_range: what black and white are at the network's input.
+        seed: the same seed gives the same patches.
+
+    >>> load_patches(2, size=32).shape
+    torch.Size([2, 3, 32, 32])
+    """
+    images = sample_images(scale or 4) if folder is None else load_images(folder, scale=scale)
+    return to_tensor(random_patches(images, count, size, seed), input_range)
 
 
 def most_detailed(patches: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
-from documents import blocks
+from documents import WEIGHTS, blocks
 from PIL import Image
 from shown_plugins import install
 
@@ -24,7 +24,6 @@ SMALL = Layer(
     },
 )
 ONE_EPOCH = Layer("small", {"reconstruction": {"epochs": 1}})
-WEIGHTS = "edsr_x4.pth"
 Read = Callable[[Sequence[Layer]], Recipe]
 
 

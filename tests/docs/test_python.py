@@ -1,83 +1,68 @@
-"""The Python of documents: it compiles, what it imports is there, and it runs on what a reader is assumed to have."""
+"""The Python of documents: each block runs as pasted, in a process of its own, with smaller numbers."""
 
 import ast
 import importlib.util
-from collections.abc import Callable, Iterator
-from importlib import import_module
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from documents import Block, blocks
-
-import srptq_plugin
-from srptq_plugin.models.edsr import EDSR
+from documents import WEIGHTS, Block, blocks
 
 BLOCKS = blocks("python")
-SHORTER = {"steps=1000": "steps=2"}
-INSIDE_MQBENCH = 'activate("mqbench")'
-Names = dict[str, Any]
-
-
-@pytest.fixture
-def given(small_network: EDSR) -> Names:
-    """What a reader has: a network, patches for it, and the network exported and prepared."""
-    torchao = import_module("srptq_adapters.torchao")
-    pt2e = import_module("torchao.quantization.pt2e.quantize_pt2e")
-    patches = torch.rand(4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    exported: Callable[[], Any] = torch.export.export(small_network, (patches[:2],)).module
-    prepared = pt2e.prepare_pt2e(exported(), torchao.SRQuantizer.from_recipe("openvino-w8a8"))
-    return {"network": small_network, "patches": patches, "exported": exported(), "prepared": prepared}
-
-
-@pytest.fixture
-def inactive() -> Iterator[None]:
-    """MQBench as it was, whatever a block activated."""
-    yield
-    srptq_plugin.deactivate("mqbench")
+SMALL_NETWORK = f'"edsr", weights="{WEIGHTS}"'
+SMALLER = {
+    "load_model()": f"load_model({SMALL_NETWORK}, input_range=(0, 255))",
+    'quantize("openvino-w8a8-fast", out': f'quantize("openvino-w8a8-fast", model={SMALL_NETWORK}, out',
+    "quantize(recipe, out": f"quantize(recipe, model={SMALL_NETWORK}, out",
+    "load_patches(32,": "load_patches(4, size=24,",
+    'out="run/"': 'out="run/", overrides=["calibration.patches=2"]',
+    "steps=1000": "steps=2",
+    "range(100)": "range(2)",
+    "[1, 3, 48, 48]": "[1, 3, 24, 24]",
+}
+FILE = "# "
+"""What a block begins with that is a file of that name."""
 
 
 def imports(block: Block) -> Iterator[ast.Import | ast.ImportFrom]:
-    nodes = ast.parse(block.text).body
-    yield from (node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+    yield from (node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Import | ast.ImportFrom))
 
 
-def earlier(block: Block) -> list[ast.stmt]:
-    """What blocks above it on its page have imported."""
-    above = [each for each in BLOCKS if each.page == block.page and each.line < block.line]
-    return [node for each in above for node in imports(each)]
+def missing(block: Block) -> list[str]:
+    """The packages that it imports and that are not installed here. A stand-in is none."""
+    modules = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports(block)]
+    packages = {module.partition(".")[0] for module in modules} & {"mqbench", "executorch"}
+    return sorted(name for name in packages if not _is_installed(name))
 
 
-def is_mqbench_real() -> bool:
-    found = importlib.util.find_spec("mqbench")
-    return found is not None and found.origin is not None and "standins" not in found.origin
+def _is_installed(name: str) -> bool:
+    found = importlib.util.find_spec(name)
+    return found is not None and "standins" not in str(found.origin)
 
 
-@pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_what_it_imports_is_there(block: Block) -> None:
-    for node in imports(block):
-        for alias in node.names:
-            path = f"{node.module}.{alias.name}" if isinstance(node, ast.ImportFrom) else alias.name
-            if not path.startswith("mqbench"):
-                assert _is_there(path), path
-
-
-def _is_there(path: str) -> bool:
-    module, _, name = path.rpartition(".")
-    return bool(module and hasattr(import_module(module), name)) or importlib.util.find_spec(path) is not None
-
-
-@pytest.mark.usefixtures("workplace", "inactive", "plugins")
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
-def test_it_runs(block: Block, given: Names) -> None:
-    if INSIDE_MQBENCH in block.text and not is_mqbench_real():
-        pytest.skip("needs the real MQBench")
+def test_a_block_runs_as_pasted(block: Block, weights: Path, tmp_path: Path) -> None:
+    if absent := missing(block):
+        pytest.skip(f"needs {' and '.join(absent)}")
+    shutil.copy(weights, tmp_path)
+    for other in BLOCKS:
+        name = other.text.partition("\n")[0].removeprefix(FILE)
+        if other.text.startswith(FILE) and name.endswith(".py"):
+            (tmp_path / name).write_text(other.text, encoding="utf-8")
     text = block.text
-    for long, short in SHORTER.items():
-        text = text.replace(long, short)
-    tree = ast.parse(text)
-    tree.body = [*earlier(block), *tree.body]
-    exec(compile(tree, str(block), "exec"), given)  # noqa: S102 - our own documents
-    assert all(Path(name).exists() for name in ("run", "lr"))
+    for large, small in SMALLER.items():
+        text = text.replace(large, small)
+    path = tmp_path / "pasted.py"
+    path.write_text(text, encoding="utf-8")
+    done = subprocess.run(  # noqa: S603 - our own documents
+        [sys.executable, "-W", "ignore", path.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", SMALLER)
+def test_what_is_made_smaller_stands_in_a_document(name: str) -> None:
+    assert any(name in block.text for block in BLOCKS)

@@ -19,6 +19,8 @@ from srptq_plugin.observers.minmax import MinMaxObserver
 pytest.importorskip("torchao")
 
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import ComposableQuantizer
+from torchao.quantization.pt2e.quantizer import arm_inductor_quantizer as arm
 from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
 from srptq_adapters.torchao import SRQuantizer, reconstruct, with_observer
@@ -28,7 +30,7 @@ from srptq_adapters.torchao.toolkit import plan_of
 Run = Callable[[Any, Tensor], Tensor]
 Calibrate = Callable[[fx.GraphModule], None]
 SIZES = [(1, 9, 17), (3, 12, 14)]
-STOCK = ["x86", "xnnpack"]
+STOCK = ["x86", "arm", "composed", "xnnpack"]
 
 
 def exported(kind: str) -> ExportedProgram:
@@ -42,6 +44,11 @@ def stock(name: str) -> Any:
     if name == "x86":
         config = x86.get_default_x86_inductor_quantization_config()
         return x86.X86InductorQuantizer().set_global(config)
+    if name == "arm":
+        config = arm.get_default_arm_inductor_quantization_config()
+        return arm.ArmInductorQuantizer().set_global(config)
+    if name == "composed":
+        return ComposableQuantizer([x86.X86InductorQuantizer().set_module_name_qconfig("head", None), stock("x86")])
     xnnpack = pytest.importorskip("torchao.testing.pt2e._xnnpack_quantizer")
     config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
     return xnnpack.XNNPACKQuantizer().set_global(config)
@@ -154,6 +161,13 @@ def test_a_stock_quantizer_places_as_many_as_without_us(name: str) -> None:
     assert len({id(ours.get_submodule(str(t))) for t in one}) == len({id(theirs.get_submodule(str(t))) for t in other})
 
 
+def test_of_composed_quantizers_the_first_decides() -> None:
+    prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("composed")))
+    names = {each.name for each in quantizers(prepared)}
+    assert "body.0.first.weight" in names
+    assert "head.weight" not in names
+
+
 def test_quantizers_in_a_stock_graph_have_the_names_of_their_tensors() -> None:
     prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("x86")))
     names = {each.name for each in quantizers(prepared)}
@@ -212,7 +226,8 @@ def test_weights_of_a_recipe_never_overflow(calibrate: Calibrate) -> None:
     assert not any(map(saturating.overflows, integer_weights(convert_pt2e(prepared))))
 
 
-def test_other_processors_keep_their_scales(calibrate: Calibrate) -> None:
-    prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("xnnpack")))
+@pytest.mark.parametrize("name", ["arm", "xnnpack"])
+def test_other_processors_keep_their_scales(name: str, calibrate: Calibrate) -> None:
+    prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock(name)))
     calibrate(prepared)
     assert all(each.grid.pair_limit is None for each in quantizers(prepared))

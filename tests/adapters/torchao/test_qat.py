@@ -1,0 +1,81 @@
+"""prepare_qat_pt2e with our quantizers: batch norms and bounds learn, and what is converted computes the same."""
+
+from collections.abc import Callable
+
+import networks
+import pytest
+import torch
+from torch import fx
+
+pytest.importorskip("torchao")
+
+from torchao.quantization.pt2e import (
+    disable_observer,
+    enable_fake_quant,
+    move_exported_model_to_eval,  # pyright: ignore[reportPrivateUsage]
+)
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_qat_pt2e
+from torchao.quantization.pt2e.quantizer import Quantizer
+from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+from srptq_adapters.torchao import SRQuantizer, with_observer
+from srptq_adapters.torchao.shell import SRFakeQuantize
+
+IMAGES = networks.images(4, seed=3)
+CONFIG = x86.get_default_x86_inductor_quantization_config(is_qat=True)
+QUANTIZERS: dict[str, Callable[[], Quantizer]] = {
+    "ours": lambda: SRQuantizer.from_recipe("onnxruntime-w8a8-fast"),
+    "within x86": lambda: with_observer(x86.X86InductorQuantizer().set_global(CONFIG), "dbdc"),
+}
+
+
+def calibrated(quantizer: str) -> fx.GraphModule:
+    """A network with batch norms, in training mode, prepared and observed."""
+    module = torch.export.export(networks.network("normed").train(), (IMAGES,)).module()
+    prepared = prepare_qat_pt2e(module, QUANTIZERS[quantizer]())
+    with torch.no_grad():
+        prepared(IMAGES)
+    prepared.apply(disable_observer)
+    prepared.apply(enable_fake_quant)
+    return prepared
+
+
+def trained(prepared: fx.GraphModule, steps: int = 4) -> list[float]:
+    """Train with plain torch. Returns the loss before each step, and after the last."""
+    answers = networks.network("normed")(IMAGES).detach()
+    optimizer = torch.optim.Adam([each for each in prepared.parameters() if each.requires_grad], 1e-3)
+    losses: list[float] = []
+    for _ in range(steps + 1):
+        loss = (prepared(IMAGES) - answers).abs().mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_every_bound_gets_a_gradient_and_the_loss_falls(quantizer: str) -> None:
+    prepared = calibrated(quantizer)
+    losses = trained(prepared)
+    assert losses[-1] < losses[0]
+    learning = [each for each in prepared.modules() if isinstance(each, SRFakeQuantize) and not each.fixed]
+    assert learning
+    assert all(each.lower.grad is not None and each.upper.grad is not None for each in learning)
+    assert any(bool((each.upper.grad != 0).any()) for each in learning if each.upper.grad is not None)
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_statistics_of_batch_norms_move_and_the_converted_model_keeps_them(quantizer: str) -> None:
+    prepared = calibrated(quantizer)
+    before = prepared.get_buffer("body.0.1.running_mean").clone()
+    trained(prepared)
+    assert not torch.allclose(prepared.get_buffer("body.0.1.running_mean"), before)
+    move_exported_model_to_eval(prepared)
+    with torch.no_grad():
+        wanted = prepared(IMAGES)
+        converted = convert_pt2e(prepared)
+        error = (converted(IMAGES) - wanted).square().mean()
+    assert not [each for each in converted.modules() if isinstance(each, SRFakeQuantize)]
+    assert not [node for node in converted.graph.nodes if "batch_norm" in str(node.target)]
+    assert 10 * torch.log10(1 / error.clamp(min=1e-30)) > 50
