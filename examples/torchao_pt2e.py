@@ -5,12 +5,10 @@ from torch.export import Dim
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from srptq_adapters.torchao import SRQuantizer, reconstruct
-from srptq_plugin import equalised
-from srptq_plugin.images import random_patches, sample_images, to_tensor
-from srptq_plugin.models import load_model
+from srptq_plugin import equalised, load_model, load_patches
 
 network, record = (model := load_model("edsr-mini")).module, model.record
-patches = to_tensor(random_patches(sample_images(record.scale), 32, 48, seed=0), record.input_range)
+patches = load_patches(32, input_range=record.input_range)
 
 any_size = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
 scaled = equalised(network, "onnxruntime-w8a8", patches, record.input_range)  # the same, with less noise from rounding

@@ -1,4 +1,4 @@
-"""The examples as scripts: shortened where they would take long, and run on their own."""
+"""Scripts of examples and documents: shortened where they would take long, and run on their own."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SHORTER = {
-    "(record.scale), 64, 32": "(record.scale), 4, 16",
+    "load_patches(64, size=32": "load_patches(4, size=16",
     "steps=40, every=20, batch=4": "steps=2, every=1, batch=2",
 }
 
@@ -24,9 +24,9 @@ def shortened(example: str, folder: Path) -> Path:
 
 
 def run(script: Path, folder: Path, *arguments: str) -> str:
-    """Run a script with this new folder as the working directory; what it printed."""
-    folder.mkdir()
-    done = subprocess.run(  # noqa: S603 - our own example
+    """Run a script in this folder. Returns what it printed."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(  # noqa: S603 - our own
         [sys.executable, str(script), *arguments],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

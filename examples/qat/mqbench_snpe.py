@@ -11,13 +11,11 @@ srptq_plugin.activate("mqbench")  # before MQBench is imported
 from mqbench.convert_deploy import convert_deploy
 from mqbench.prepare_by_platform import BackendType, prepare_by_platform
 
-from srptq_plugin import initialise, train
-from srptq_plugin.images import random_patches, sample_images, to_tensor
-from srptq_plugin.models import load_model
+from srptq_plugin import initialise, load_model, load_patches, train
 
 run = sys.argv[1] if len(sys.argv) > 1 else "run"
 network, record = (model := load_model("edsr-mini")).module.eval(), model.record
-patches = to_tensor(random_patches(sample_images(record.scale), 64, 32, seed=0), record.input_range)
+patches = load_patches(64, size=32, input_range=record.input_range)
 prepared = prepare_by_platform(network, BackendType.SNPE, {"extra_qconfig_dict": {"a_observer": "dbdc"}}).eval()
 
 initialise(prepared, run)  # the run's bounds

@@ -10,13 +10,11 @@ from torch.export import Dim
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from srptq_adapters.torchao import SRQuantizer
-from srptq_plugin import initialise, train
-from srptq_plugin.images import random_patches, sample_images, to_tensor
-from srptq_plugin.models import load_model
+from srptq_plugin import initialise, load_model, load_patches, train
 
 run = sys.argv[1] if len(sys.argv) > 1 else "run"
 network, record = (model := load_model("edsr-mini")).module, model.record
-patches = to_tensor(random_patches(sample_images(record.scale), 64, 32, seed=0), record.input_range)
+patches = load_patches(64, size=32, input_range=record.input_range)
 
 any_size = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
 exported = torch.export.export(network, (patches[:2],), dynamic_shapes=any_size).module()

@@ -3,12 +3,11 @@
 import ast
 import importlib.util
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import scripts
 from documents import WEIGHTS, Block, blocks
 
 BLOCKS = blocks("python")
@@ -57,10 +56,7 @@ def test_a_block_runs_as_pasted(block: Block, weights: Path, tmp_path: Path) -> 
         text = text.replace(large, small)
     path = tmp_path / "pasted.py"
     path.write_text(text, encoding="utf-8")
-    done = subprocess.run(  # noqa: S603 - our own documents
-        [sys.executable, "-W", "ignore", path.name], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    scripts.run(path, tmp_path)
 
 
 @pytest.mark.parametrize("name", SMALLER)
