@@ -1,10 +1,12 @@
 """From a recipe to a whole run folder: every shipped recipe, every toy network, and what plugins add."""
 
+import copy
 import importlib
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -31,6 +33,7 @@ from srptq_plugin.models import load_model
 from srptq_plugin.network import MOVEMENT, Network
 from srptq_plugin.onnx_io import export_float, metadata_of
 from srptq_plugin.pipeline import DEFAULT_RECIPE, quantize
+from srptq_plugin.placed import placed
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import NETWORK, RECIPE, TABLE, Run
@@ -57,6 +60,10 @@ KEYS = {"schema", "versions", "toolkit", "target", "recipe", "model", "sites", "
 SITE_KEYS = {"name", "role", "stage", "bits", "scale", "zero_point", "lower", "upper"}
 CONVS: Mapping[Stage, int] = {"head": 1, "body": 33, "upsample": 2, "tail": 1}
 VERIFY_KEYS = {"runtime", "psnr", "max_levels", "convs_planned", "convs_int8", "speedup"}
+SAME_GRIDS = [
+    name for name in Recipe.names() if name.startswith(("onnxruntime", "tensorrt", "snpe-w8a8")) and "edges" not in name
+]
+"""Recipes whose grids MQBench's backend has as well."""
 BUNDLED = {"export_network": calibrating, "export_float": pipeline}
 PHASES = {"load", "observe", "reconstruct", "export", "verify"}
 
@@ -182,16 +189,36 @@ def test_a_shipped_recipe_makes_a_whole_run_folder(
     assert Recipe.load(run.folder / RECIPE) == run.recipe
     assert run.recipe.model_dump(mode="json") == summary["recipe"]
     assert_starts(run)
+    if toolkit == "mqbench" and name in SAME_GRIDS:
+        assert_starts_in_mqbench(run)
 
 
 def assert_starts(run: Run) -> None:
     """Training that starts from the run starts at what the run simulates, to the bit."""
-    image = networks.images(2, 24, 24)
+    image = 255 * networks.images(2, 24, 24)
     exported = torch.export.export(load_model().module.eval(), (image,)).module()
     model = prepare_pt2e(exported, SRQuantizer.from_recipe(run.recipe, input_range=run.input_range))
     assert not srptq_plugin.initialise(model, run.folder).left
     with torch.no_grad():
         assert np.array_equal(model(image).numpy(), run.simulation()(image.numpy()))
+
+
+def assert_starts_in_mqbench(run: Run) -> None:
+    """The same at the tensors that MQBench's own placement quantizes as well, up to what folding rounds."""
+    srptq_plugin.activate("mqbench")
+    platform = importlib.import_module("mqbench.prepare_by_platform")
+    settings, network = run.recipe.mqbench(), load_model().module.eval()
+    model = platform.prepare_by_platform(network, settings.backend, settings.prepare_custom_config_dict).eval()
+    started = srptq_plugin.initialise(model, run.folder)
+    edges = {edge for each in placed(Network(model)) if each.name in started.sites for edge in each.consumers}
+    shared = [(site, tuple(edge for edge in site.consumers if edge in edges)) for site in run.table.plan.sites]
+    assert all(consumers for site, consumers in shared if site.role == "weight")
+    plan = replace(run.table.plan, sites=tuple(replace(site, consumers=found) for site, found in shared if found))
+    simulated = replace(run.table, plan=plan).simulate(copy.deepcopy(run.network))
+    image = 255 * networks.images(2, 24, 24)
+    with torch.no_grad():
+        assert 10 * torch.log10(255**2 / (model(image) - simulated(image)).double().square().mean()) > 60
+    srptq_plugin.deactivate("mqbench")
 
 
 def assert_sites(sites: Sequence[Mapping[str, Any]], recipe: Recipe) -> None:
