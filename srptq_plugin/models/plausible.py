@@ -21,8 +21,8 @@ def warn_of_range(loaded: LoadedModel, patches: Tensor) -> None:
     found = decibels(_error(loaded, patches[:SEEN]), high - low)
     if not found >= LEAST:
         logger.warning(
-            "%s: its output, shrunk to its input's size, is %.1f dB from its input; networks that keep colors have %.0f "
-            "or more: unless this one changes them, %g:%g is not the range it was trained with; give --input-range",
+            "%s: its output, shrunk to its input's size, is %.1f dB from its input; networks that keep colors have "
+            "%.0f or more: unless this one changes them, %g:%g is not the range it was trained with; give --input-range",
             loaded.record.name, found, LEAST, low, high,
         )  # fmt: skip
 

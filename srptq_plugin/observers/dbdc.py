@@ -42,7 +42,6 @@ class DBDCObserver(BatchObserver[Average]):
         self.ratios, self.bins = ratios_of(ratio, grid.bits), bins
         if bins < 1:
             raise SrptqError(f"bins: {bins}; give 1 or more")
-        self.settings = (self.ratios, bins, average, momentum)
         self._share = _share(average, momentum)
 
     def measure(self, batch: Sequence[Part]) -> Average:
