@@ -79,5 +79,12 @@ def test_it_runs(block: Block, given: Names) -> None:
         text = text.replace(long, short)
     tree = ast.parse(text)
     tree.body = [*earlier(block), *tree.body]
+    before = set(Path().iterdir())
     exec(compile(tree, str(block), "exec"), given)  # noqa: S102 - our own documents
-    assert all(Path(name).exists() for name in ("run", "lr"))
+    assert set(Path().iterdir()) - before == written(tree)
+
+
+def written(tree: ast.Module) -> set[Path]:
+    """The folders that calls name as `out`."""
+    keywords = (node for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "out")
+    return {Path(str(node.value.value)) for node in keywords if isinstance(node.value, ast.Constant)}
