@@ -218,7 +218,10 @@ class Target(Protocol):
     """What a recipe's `export` may say, and which values of each, the default first."""
 
     def require(self) -> None:
-        """Raise `MissingRuntimeError` when what writing needs is not installed; asked before anything is read."""
+        """Raise `MissingRuntimeError` when what writing needs is not installed; asked before anything is read.
+
+        The error takes the runtime's name and the command that installs it.
+        """
         ...
 
     def write(self, network: Path, table: "QuantTable", folder: Path, *args: Any, **exports: Any) -> Sequence[Path]:

@@ -61,15 +61,15 @@ class MissingExtraError(NotInstalledError):
         super().__init__(f"{name} is not installed; pip install 'srptq-plugin[{extra}]'")
 
 
-class MissingRuntimeError(MissingExtraError):
-    """A runtime that is not installed.
+class MissingRuntimeError(NotInstalledError):
+    """A runtime that is not installed, and the command that installs it.
 
-    >>> str(MissingRuntimeError("openvino"))
-    "openvino is not installed; pip install 'srptq-plugin[openvino]'"
+    >>> str(MissingRuntimeError("npu-runtime", "pip install npu-runtime"))
+    'npu-runtime is not installed; pip install npu-runtime'
     """
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name, name)
+    def __init__(self, name: str, install: str) -> None:
+        super().__init__(f"{name} is not installed; {install}")
 
 
 def first_line(error: BaseException) -> str:

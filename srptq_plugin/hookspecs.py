@@ -46,7 +46,7 @@ def srptq_observers() -> Iterable[ObserverEntry]:
         class Halves(MinMaxObserver):
             def __init__(self, grid, *, share=0.5, places=1):
                 super().__init__(grid, places=places)
-                self.share, self.settings = share, (share,)
+                self.share = share
 
             def row_bounds(self, seen):
                 return Bounds(self.share * seen.low, self.share * seen.high)

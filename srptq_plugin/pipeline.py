@@ -14,6 +14,7 @@ from srptq_plugin.clock import Clock
 from srptq_plugin.contracts import Progress, Size, quiet
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network
+from srptq_plugin.models.plausible import warn_of_range
 from srptq_plugin.models.record import check_range
 from srptq_plugin.onnx_io import export_float
 from srptq_plugin.recipes.recipe import Recipe
@@ -61,6 +62,7 @@ def quantize(
     with clock("load"):
         source = Source(model, weights, model_args or {}, input_range)
         inputs = Inputs.load(chosen, registry, source, device)
+        warn_of_range(inputs.loaded, inputs.patches)
     with place.draft() as draft:
         _Job(Calibrator(inputs, progress, clock), input_size).into(draft)
     return Run.open(place.folder, registry)

@@ -86,12 +86,15 @@ class Placer:
         return self.network.nodes[key]
 
     def _activation(self, value: str, sites: Sequence[Site]) -> None:
-        """Rewire each site's readers; those that no key names follow the site that has unnamed readers."""
+        """Rewire each site's readers; those that no key names follow the site that has unnamed readers.
+
+        A `Shape` reads behind a site too: ONNX Runtime fuses no convolution whose float output has a second reader.
+        """
         rest = next((site for site in sites if self._has_unnamed(site)), None)
         claimed = self._claims(sites)
         outputs = {site.name: self._chain(value, site) for site in sites}
         for node, place in self.network.readers[value]:
-            site = claimed.get((node.output[0], place), rest)
+            site = claimed.get((node.output[0], place), rest or (sites[0] if node.op_type == "Shape" else None))
             if site is not None:
                 node.input[place] = outputs[site.name]
         if rest is not None and any(edge.consumer == f"/{OUTPUT}" for edge in rest.consumers):

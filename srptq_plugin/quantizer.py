@@ -80,12 +80,17 @@ class BoundedFakeQuantize(nn.Module):
 
     @property
     def bounds(self) -> Bounds:
-        """The bounds as they stand: observed, tuned or given."""
+        """The bounds as they stand: observed, tuned or given.
+
+        A lower bound of zero gets no gradient: runtimes fuse a ReLU only where zero is its smallest integer.
+        """
         if self._fresh:
             self.settle()
         if not self.lower.numel():
             raise SrptqError(f"site {self.name}: no bounds yet; run calibration images through the network first")
-        return Bounds(self.lower, self.upper)
+        if self.grid.real_offset or not self.lower.requires_grad:
+            return Bounds(self.lower, self.upper)
+        return Bounds(torch.where(self.lower == 0, self.lower.detach(), self.lower), self.upper)
 
     def set_bounds(self, bounds: Bounds) -> None:
         """Start from these bounds, projected: each bound is where its gradient acts."""

@@ -50,8 +50,8 @@ class Site:
 
     @property
     def op(self) -> str:
-        """The kind of operation that gives the tensor; none gives a weight."""
-        return self.source.rpartition("/")[2].partition(".")[0]
+        """The kind of operation that gives the tensor, empty for a weight."""
+        return "" if self.role == "weight" else self.source.rpartition("/")[2].partition(".")[0]
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
     found["note"] = "; ".join(filter(None, notes))
     found["lint"] = _lint(run, ignore_vnni=not (run.recipe.weights.overflow_safe or found["saturates"]))
     found["speedup"] = None if foreign else _speedup(run, runtime)
+    found["slower"] = slower(found["speedup"], run.table.plan)
     problems = [*_problems(found, run.table.plan), *found["lint"]]
     return found | {"passed": not problems, "problems": problems}
 
@@ -92,7 +93,15 @@ def _unrun(note: str) -> dict[str, Any]:
     measured = ("psnr", "max_levels", "p99_9_levels", "own_psnr")
     counted = ("convs_planned", "convs_int8", "kernels", "saturates", "speedup")
     figures = dict.fromkeys((*measured, *counted))
-    return figures | {"sizes": [], "lint": [], "runtime": None, "note": note, "passed": True, "problems": []}
+    return figures | {
+        "sizes": [],
+        "lint": [],
+        "slower": "",
+        "runtime": None,
+        "note": note,
+        "passed": True,
+        "problems": [],
+    }
 
 
 def _note(plan: Plan) -> str:
@@ -177,6 +186,13 @@ def _speedup(run: Run, runtime: Runtime) -> float:
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return round(statistics.median(seconds["float"]) / statistics.median(seconds["integer"]), 2)
+
+
+def slower(speedup: float | None, plan: Plan) -> str:
+    """Say why integers are slower than float, or nothing where they are not."""
+    if speedup is None or speedup >= 1:
+        return ""
+    return f"slower than float: {len(plan.floats)} operations stay float, with conversions around them"
 
 
 def _too_far(found: Mapping[str, Any], plan: Plan) -> bool:

@@ -225,11 +225,31 @@ class Normed(nn.Module):
         return self.tail(functional.pixel_shuffle(self.grow(shallow + self.body(shallow)), 2))
 
 
+class Esa(nn.Module):
+    """RFDN's enhanced spatial attention: what a convolution gives is enlarged to the size of another tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body = conv(3, FEATURES), conv(FEATURES, FEATURES)
+        self.reduce, self.stride = conv(FEATURES, 4, 1), nn.Conv2d(4, 4, 3, 2)
+        self.deep, self.back, self.grow = conv(4, 4), conv(4, FEATURES, 1), conv(FEATURES, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.body(self.head(x))
+        reduced = self.reduce(shallow)
+        deep = self.deep(functional.relu(self.stride(reduced)))
+        size = (x.size(2), x.size(3))
+        deep = functional.interpolate(deep, size, mode="bilinear", align_corners=False)
+        attention = torch.sigmoid(self.back(deep + reduced))
+        return functional.pixel_shuffle(self.grow(shallow * attention), 2)
+
+
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     kind.__name__.lower(): kind for kind in (Edsr, Mixed, Imdn, Esrgan, Shared, Scaled, Bicubic)
 }
 OTHERS: Mapping[str, Callable[[], nn.Module]] = {
     "normed": Normed,
+    "esa": Esa,
     "rdn": lambda: RDN(2, FEATURES, 4, 2, 2),
     "rrdb": lambda: RRDB(2, FEATURES, 4, 2),
 }

@@ -312,3 +312,9 @@ def test_the_onnx_file_has_the_same_keys_and_weights(kind: str) -> None:
         assert parameter is not None
         weight = constants[file.nodes[network.name(conv)].input[1]]
         assert torch.equal(torch.tensor(weight), parameter[1])
+
+
+def test_a_weight_has_no_op_whatever_its_name() -> None:
+    weight = Site("pad.weight", "weight", "body", WEIGHT, "pad.weight", (Edge("pad/conv", 1),), group="pad.weight")
+    moved = Site("body/pad", "activation", "body", IntGrid(8), "body/pad.1", (Edge("pad/conv", 0),), group="body/pad")
+    assert (weight.op, moved.op) == ("", "pad")

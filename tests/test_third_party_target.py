@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from srptq_plugin import Recipe, Registry, SrptqError, quantize
+from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.recipes.files import Layer
+from srptq_plugin.registry import PluginInfo
 
 pytest.importorskip("onnxruntime")
 EXAMPLE = Path(__file__).parents[1] / "examples" / "third_party_target"
@@ -37,9 +39,32 @@ def test_a_run_for_it_is_like_any_other(tiny_npu: ModuleType, tmp_path: Path) ->
     assert (found["runtime"], found["passed"]) == ("tiny-npu emulator", True)
     assert run.summary["artefacts"] == ["model_tiny_npu.onnx", "shifts.json"]
     assert run.summary["command"] == "tiny-npu-compile model_tiny_npu.onnx"
+    assert not run.summary["versions"].keys() & {"tiny-npu emulator", "openvino", "onnxruntime"}
     shifts = json.loads((run.folder / "shifts.json").read_text())
     scales = {name: found.scale.numpy() for name, found in run.table.qparams.items()}
     assert all(np.array_equal(np.exp2(shifts[name]), scale) for name, scale in scales.items())
+
+
+def test_versions_name_its_distribution_and_its_runtime(
+    tiny_npu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry([tiny_npu])
+    info = PluginInfo("tiny-npu", "srptq-tiny-npu", "0.3")
+    monkeypatch.setattr(registry, "plugins", lambda: (info,))
+    monkeypatch.setattr(tiny_npu.Emulator, "name", "npu-runtime 2.5")
+    run = quantize(recipe(), model=networks.network("edsr"), out=tmp_path / "run", registry=registry)
+    assert run.summary["versions"].items() >= {"srptq-tiny-npu": "0.3", "npu-runtime": "2.5"}.items()
+
+
+def test_its_missing_runtime_names_its_own_command(
+    tiny_npu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise MissingRuntimeError("npu-runtime", "pip install npu-runtime")
+
+    monkeypatch.setattr(tiny_npu.TinyNpu, "require", missing)
+    with pytest.raises(SrptqError, match="npu-runtime is not installed; pip install npu-runtime"):
+        quantize(recipe(), out=tmp_path / "run", registry=Registry([tiny_npu]))
 
 
 def test_its_own_options_are_checked_as_ours_are(tiny_npu: ModuleType, tmp_path: Path) -> None:

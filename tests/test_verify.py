@@ -205,6 +205,17 @@ def test_the_bar_is_50_decibels_of_the_whole_range(decibels: float, passed: bool
     assert found["passed"] is passed
 
 
+@pytest.mark.parametrize(("speedup", "said"), [(0.8, True), (1.0, False), (2.0, False)])
+def test_slower_than_float_has_a_reason(
+    speedup: float, copied: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, *, said: bool
+) -> None:
+    monkeypatch.setattr("srptq_plugin.verify._speedup", lambda *_: speedup)
+    folder = copied()
+    found, floats = stubbed(folder), len(Run.open(folder).table.plan.floats)
+    assert found["slower"].startswith(f"slower than float: {floats} operations stay float") is said
+    assert bool(found["slower"]) is said
+
+
 def test_below_8_bits_a_difference_is_reported_and_no_failure(copied: Callable[..., Path]) -> None:
     """A step is so large there that ties alone may cost more than 50 dB."""
     found = stubbed(copied(bits=4), error=0.02)

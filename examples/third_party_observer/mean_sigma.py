@@ -16,7 +16,7 @@ class MeanSigma(BatchObserver[Average]):
         super().__init__(grid, places=places)
         if k <= 0:
             raise SrptqError(f"k: {k}; give a number above 0")
-        self.k, self.settings = k, (k,)
+        self.k = k
 
     def measure(self, batch: Sequence[Part]) -> Average:
         """What to remember of a batch: a row for each channel, or one."""

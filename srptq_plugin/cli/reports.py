@@ -145,7 +145,8 @@ def _calibration(summary: Record) -> Iterator[tuple[str, Cell]]:
     yield from _overflow(summary)
     yield from _rounded(summary)
     yield from _trained(summary)
-    yield from _projection(summary["sites"])
+    yield from _tuned(summary.get("reconstruction") or {})
+    yield from _projection(summary["sites"], summary.get("reconstruction") or {})
 
 
 def _equalised(summary: Record) -> Iterator[tuple[str, Cell]]:
@@ -174,7 +175,18 @@ def _trained(summary: Record) -> Iterator[tuple[str, Cell]]:
         yield "trained", f"{found['psnr_before']:.2f} -> {found['psnr']:.2f} dB where it is validated; kept {kept}"
 
 
-def _projection(sites: Sequence[Record]) -> Iterator[tuple[str, Cell]]:
+def _tuned(figures: Record) -> Iterator[tuple[str, Cell]]:
+    """Yield what a reconstruction did to its loss where it did not lower it."""
+    before, after = (figures.get(f"loss_{when}") for when in ("before", "after"))
+    if before is None or after is None or after < before:
+        return
+    if after == before:
+        yield "tuning", "did not lower the loss on the calibration images: it changed nothing"
+    else:
+        yield "tuning", Mark(f"raised the loss on the calibration images: {before:.2f} -> {after:.2f}", good=False)
+
+
+def _projection(sites: Sequence[Record], figures: Record) -> Iterator[tuple[str, Cell]]:
     """What the target's grid costs the activations, and what tuning won back."""
     found = {s["name"]: s["projection"] for s in sites if s.get("projection") and s["role"] == "activation"}
     if not found:
@@ -183,8 +195,15 @@ def _projection(sites: Sequence[Record]) -> Iterator[tuple[str, Cell]]:
     means = (sum(e[key] for e in found.values()) / len(found) for key in ("cost_db", "won_db"))
     cost, won, most = (round(each, 2) + 0.0 for each in (*means, found[worst]["cost_db"]))
     told = f"{cost:.2f} dB an activation against a real offset, at most {most:.2f} at {worst}"
-    moved = f"won back {won:.2f} dB" if won >= 0 else f"gave up {-won:.2f} dB more for the image"
-    yield "grid costs", told + (f"; tuning {moved}" if any(e["won_db"] for e in found.values()) else "")
+    yield "grid costs", told + (f"; tuning {_won(won, figures)}" if any(e["won_db"] for e in found.values()) else "")
+
+
+def _won(won: float, figures: Record) -> str:
+    """Say what tuning won an activation; it may cost activations dB to lower the error of the image."""
+    if won >= 0:
+        return f"won back {won:.2f} dB"
+    why = ", though the image is nearer to float" if "loss_after" in figures and not dict(_tuned(figures)) else ""
+    return f"made that {-won:.2f} dB worse{why}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -210,6 +229,8 @@ def _verdict(found: Record) -> Iterator[tuple[str, Cell]]:
     yield "difference", _difference(found)
     if found.get("speedup") is not None:
         yield "speed", f"{found['speedup']:.2f} times as fast as float in this runtime"
+    if found.get("slower"):
+        yield "note", found["slower"]
 
 
 def _kernels(found: Record) -> Iterator[tuple[str, Cell]]:

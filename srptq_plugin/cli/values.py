@@ -4,11 +4,15 @@ import math
 import re
 from argparse import ArgumentTypeError
 from pathlib import Path
+from typing import Any
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.recipes.files import parse
 
 LARGEST_SCALE = 16
 Size = tuple[int, int, int, int]
 Range = tuple[float, float]
-Pair = tuple[str, str | int | float]
+Pair = tuple[str, Any]
 
 
 def input_size(text: str) -> Size:
@@ -39,15 +43,18 @@ def input_range(text: str) -> Range:
 
 
 def argument(text: str) -> Pair:
-    """One argument of the network; numbers become numbers.
+    """Read one argument of the network, its value in YAML as `--set` reads it.
 
-    >>> argument("upscale=4"), argument("residual_scale=0.1"), argument("act=relu")
-    (('upscale', 4), ('residual_scale', 0.1), ('act', 'relu'))
+    >>> argument("bias=False"), argument("act=relu"), argument("windows=[8, 8]"), argument("size='915'")
+    (('bias', False), ('act', 'relu'), ('windows', [8, 8]), ('size', '915'))
     """
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ArgumentTypeError(f"{text!r}; give name=value, such as upscale=4")
-    return name, _plain(value)
+    try:
+        return name, parse(value, name)
+    except SrptqError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def scale(text: str) -> int:
@@ -90,15 +97,6 @@ def path(text: str) -> Path:
     if not text.strip():
         raise ArgumentTypeError("the path is empty")
     return Path(text).expanduser()
-
-
-def _plain(value: str) -> str | int | float:
-    if value in ("true", "false"):
-        return value == "true"
-    if re.fullmatch(r"[-+]?\d{1,18}", value, re.ASCII):
-        return int(value)
-    real = _real(value)
-    return value if real is None else real
 
 
 def _real(text: str) -> float | None:

@@ -1,6 +1,7 @@
 """The arguments of a family of networks: defaults, what the weights say, and what the user says."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.models.record import Arguments
@@ -24,11 +25,11 @@ def settle(family: str, defaults: Numbers, seen: Numbers, given: Arguments) -> d
     return {**defaults, **seen, **asked}
 
 
-def _number(family: str, name: str, value: str | float, default: float) -> int | float:
+def _number(family: str, name: str, value: Any, default: float) -> int | float:
     kind = type(default)
     try:
-        number = kind(value)
-    except ValueError:
+        number = None if isinstance(value, bool) else kind(value)
+    except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or number <= 0 or float(value) != number:
         raise SrptqError(f"{family}: {name}={value}; give {name} as a positive {kind.__name__}")

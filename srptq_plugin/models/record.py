@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
 
 State = Mapping[str, Tensor]
-Arguments = Mapping[str, str | int | float]
+Arguments = Mapping[str, Any]
 Range = tuple[float, float]
 UNIT: Range = (0.0, 1.0)
 
@@ -24,7 +25,7 @@ class Request:
     """What the user asked for: weights, arguments of the network, the range in which images are fed."""
 
     state: State | None = None
-    arguments: Arguments = field(default_factory=dict[str, str | int | float])
+    arguments: Arguments = field(default_factory=dict[str, Any])
     input_range: Range | None = None
 
 

@@ -1,9 +1,12 @@
 """What every observer shares: rows, batches of several places, refusal of NaN, merging."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, Protocol, Self, TypeVar
+from functools import wraps
+from inspect import signature
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from numpy import count_nonzero
@@ -93,11 +96,33 @@ class Average:
 S = TypeVar("S", bound=State)
 
 
+def _noting(construct: Callable[..., None]) -> Callable[..., None]:
+    """Return the constructor that first keeps its options as `settings`, of nested ones the outermost's."""
+    parameters = signature(construct)
+
+    @wraps(construct)
+    def noting(self: Any, *args: Any, **keywords: Any) -> None:
+        if "settings" not in vars(self):
+            bound = parameters.bind(self, *args, **keywords)
+            bound.apply_defaults()
+            _, _, *options = bound.arguments.items()
+            self.settings = {name: value for name, value in options if name != "places"}
+        construct(self, *args, **keywords)
+
+    return noting
+
+
 class BatchObserver(ABC, Generic[S]):
     """An observer of [rows, n] batches; a batch is what `places` consecutive tensors hold together."""
 
-    settings: tuple[object, ...] = ()
-    """The options, which two observers must have in common to be merged."""
+    settings: Mapping[str, object] = MappingProxyType({})
+    """The options by which it was constructed, which two observers must have in common to be merged."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Let the constructor of a subclass, if it has one, note its arguments."""
+        super().__init_subclass__(**keywords)
+        if "__init__" in vars(cls):
+            cls.__init__ = _noting(cls.__init__)
 
     def __init__(self, grid: IntGrid, *, places: int = 1) -> None:
         if places < 1:

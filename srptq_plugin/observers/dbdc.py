@@ -19,8 +19,9 @@ class DBDCObserver(BatchObserver[Average]):
     """Drops the emptier end bin again and again while the rest keeps 1 - ratio of the mass.
 
     `ratio`: a number; `paper`, the paper's for 4, 6 and 8 bits; or `auto`, for each row that one of a ladder
-    which has the least expected error on the grid. `average`: `mean`, or the paper's `ema`, which starts
-    with the first batch and is merged by numbers of batches.
+    which has the least expected error on the grid. `average`: `mean`, or `ema`, a moving average that is merged by
+    numbers of batches. It has the paper's factor, and starts from the first batch's clipped bounds, where the paper's
+    Algorithm 1 starts from the extremes. That also drops one bin more than these, which keep 1 - ratio.
 
     >>> observer = DBDCObserver(IntGrid(8), ratio=0.01, bins=10)
     >>> observer.update(torch.cat([torch.linspace(0, 1, 999), torch.tensor([10.0])]))
@@ -42,7 +43,6 @@ class DBDCObserver(BatchObserver[Average]):
         self.ratios, self.bins = ratios_of(ratio, grid.bits), bins
         if bins < 1:
             raise SrptqError(f"bins: {bins}; give 1 or more")
-        self.settings = (self.ratios, bins, average, momentum)
         self._share = _share(average, momentum)
 
     def measure(self, batch: Sequence[Part]) -> Average:

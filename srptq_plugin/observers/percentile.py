@@ -22,7 +22,7 @@ class PercentileObserver(BatchObserver[Average]):
         super().__init__(grid, places=places)
         if not 0 <= percentile < 50:  # noqa: PLR2004  half from each end is all
             raise SrptqError(f"percentile: {percentile}; give a share of 0 or more and less than 50 per cent")
-        self.percentile, self.settings = percentile, (percentile,)
+        self.percentile = percentile
 
     def measure(self, batch: Sequence[Part]) -> Average:
         """The two order statistics of each row."""

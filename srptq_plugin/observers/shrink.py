@@ -25,7 +25,6 @@ class ShrinkSearch(BatchObserver[RunningHistogram]):
         self.steps, self.bins = steps, bins or (BINS if grid.axis is None else CHANNEL_BINS)
         if steps < 1 or self.bins < 2:  # noqa: PLR2004  a range has two ends
             raise SrptqError(f"steps: {steps}, bins: {self.bins}; give at least 1 and 2")
-        self.settings = (steps, self.bins)
 
     @abstractmethod
     def cost(self, seen: RunningHistogram, qparams: QParams) -> Tensor:

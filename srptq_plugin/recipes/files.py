@@ -30,7 +30,7 @@ class Layer:
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes 1e-3 for a number, as YAML 1.2 does; refuses aliases, odd keys and keys given twice."""
+    """Takes 1e-3 for a number, as YAML 1.2 does, and None for null; refuses aliases, odd keys and keys given twice."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads: text that looks like 1e-3 in quotes, and no aliases."""
+    """Writes what `_Loader` reads: text that looks like 1e-3 or None in quotes, and no aliases."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - as PyYAML calls it
         return True
@@ -59,6 +59,7 @@ for _reads_or_writes in (_Loader, _Dumper):
     _reads_or_writes.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
     )
+    _reads_or_writes.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("None$"), ["N"])
 
 
 def _refuse(problem: str, mark: yaml.Mark) -> NoReturn:

@@ -105,8 +105,10 @@ class PacSettings(Settings):
 
     `reconstruction: null`, the default, tunes nothing.
 
-    The paper's own are `schedule: alternating`, `rates: absolute`, `output_loss: l1`, `region_weight: 0`,
-    `recolour: false` and `gradient: pact`.
+    The paper's own are `epochs: 10`, `batch: 2`, `schedule: alternating`, `rates: absolute`, `weight_rate: 0.001`,
+    `activation_rate: 0.05`, `start: observed`, `output_loss: l1`, `region_weight: 0`, `recolour: false`,
+    `feature_weight: 5` and `gradient: pact`, for images from 0 to 255. Equation (8) as printed is the `feature_loss`
+    `literal`. The text beside it, a mean square error, is `sum`, but for the division by the number of values.
     """
 
     name: Literal["pac"] = "pac"
@@ -144,7 +146,7 @@ class PacSettings(Settings):
     recolour: Flag = True
     """Whether every second patch is given other colours."""
     feature_loss: Literal["sum", "literal"] = "sum"
-    """Whether the distance of two maps is their squared distance, or that divided by how many values they have."""
+    """Whether maps of unit norm are compared by their squared distance, or by their distance over how many values."""
     gradient: Literal["full", "pact"] = "full"
     """Whether bounds learn from all values, or from clipped ones alone."""
 

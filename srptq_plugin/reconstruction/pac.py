@@ -36,12 +36,7 @@ LEVELS = 255
 
 @dataclass(frozen=True)
 class Options:
-    """What can be asked of PaC; the defaults are ours.
-
-    The paper's own: `schedule` alternating, weights first; `output_loss` l1; `rates` absolute; `gradient` pact; neither
-    `recolour`, which gives every second image other colours, nor `region_weight`, that of the root mean square of
-    what regions of 16 x 16 pixels are off by.
-    """
+    """What can be asked of PaC; the defaults are ours, and `PacSettings` lists the paper's own."""
 
     epochs: int = 10
     batch: int = 2
@@ -183,9 +178,11 @@ class _Tuning:
         return self.levels * (off + self.options.region_weight * _root_mean_square(regions))
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:
-        """The squared distance of two maps on the unit sphere: 2 - 2 cos."""
-        squared = (2 - 2 * cosines(features, target)).mean()
-        return squared / target.shape[1] if self.options.feature_loss == "literal" else squared
+        """Return how far two maps are apart on the unit sphere: squared, 2 - 2 cos, or as equation (8) is printed."""
+        squared = 2 - 2 * cosines(features, target)
+        if self.options.feature_loss == "sum":
+            return squared.mean()
+        return squared.clamp(min=0).add(TINY).sqrt().mean() / target.shape[1]
 
     def _mean_loss(self) -> float:
         total = torch.zeros((), dtype=torch.float64, device=self.images.device)

@@ -1,9 +1,9 @@
 """What `summary.json` says of a run before it is verified."""
 
-import logging
 import platform
+import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,12 @@ from srptq_plugin.grid import Bounds
 from srptq_plugin.models import ModelRecord
 from srptq_plugin.projection import Projection
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.registry import Registry
 from srptq_plugin.runs.record import SCHEMA
 from srptq_plugin.table import QuantTable
 
-logger = logging.getLogger(__name__)
 Record = Mapping[str, Any]
-PACKAGES = ("srptq-plugin", "torch", "torchao", "numpy", "onnx", "openvino", "onnxruntime")
+PACKAGES = ("srptq-plugin", "torch", "numpy", "onnx")
 
 
 def summary_of(
@@ -28,10 +28,9 @@ def summary_of(
     table: QuantTable,
     found: Mapping[str, Record] | None = None,
 ) -> dict[str, Any]:
-    """Versions, recipe, network, every site, and what stays float; `found` is by group what `of_group` gives."""
+    """Recipe, network, every site, and what stays float; `found` is by group what `of_group` gives."""
     return {
         "schema": SCHEMA,
-        "versions": _versions(),
         "toolkit": recipe.toolkit,
         "target": recipe.target,
         "recipe": recipe.model_dump(mode="json"),
@@ -91,11 +90,20 @@ def _projection_record(found: Projection | None) -> dict[str, float] | None:
     return {"cost_db": round(found.cost, 3), "won_db": round(found.won, 3), "tuned_db": round(found.tuned, 3)}
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            logger.debug("%s is not installed", name)
-    return found
+def versions_of(recipe: Recipe, registry: Registry) -> dict[str, str]:
+    """Return the versions of Python, of what every run uses, of its toolkit and of all installed plugins."""
+    found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    found[recipe.toolkit] = registry.toolkit(recipe.toolkit).load().version
+    return found | {each.distribution: each.version for each in registry.plugins() if each.distribution}
+
+
+def runtime_version(runtime: str | None) -> dict[str, str]:
+    """Return the version that a runtime's name holds.
+
+    >>> runtime_version("openvino 2026.4.1"), runtime_version("onnxruntime 1.31.1, reading tables")
+    ({'openvino': '2026.4.1'}, {'onnxruntime': '1.31.1'})
+    >>> runtime_version("tiny-npu emulator"), runtime_version(None)
+    ({}, {})
+    """
+    found = re.match(r"(.+) (\d[^\s,]*)", runtime or "")
+    return {found[1]: found[2]} if found else {}

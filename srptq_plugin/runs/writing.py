@@ -12,7 +12,7 @@ from srptq_plugin.models import ModelRecord
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import NETWORK, RECIPE, SUMMARY, TABLE, Run
-from srptq_plugin.runs.summary import Record, summary_of
+from srptq_plugin.runs.summary import Record, runtime_version, summary_of, versions_of
 from srptq_plugin.table import QuantTable
 from srptq_plugin.verify import verify
 
@@ -45,11 +45,13 @@ class RunWriter:
     ) -> None:
         """The summary is written before verifying, which reads it, and again after."""
         summary = summary_of(self.recipe, self.record, self.size, table, found)
+        summary["versions"] = versions_of(self.recipe, self.registry)
         summary["toolkit_version"] = self.registry.toolkit(self.recipe.toolkit).load().version
         summary |= {**figures, "artefacts": artefacts, "seconds": self.clock.seconds}
         _write_json(draft / SUMMARY, summary)
         with self.clock("verify"):
             summary["verify"] = verify(Run.open(draft, self.registry), progress=self.progress)
+        summary["versions"] |= runtime_version(summary["verify"]["runtime"])
         target = self.registry.target(self.recipe.target).load()
         summary["command"] = target.command(draft / artefacts[0], self.size) if artefacts else ""
         summary["seconds"] = self.clock.seconds

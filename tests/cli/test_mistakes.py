@@ -19,6 +19,7 @@ from srptq_plugin.models.edsr import MINI
         (["quantize", "--input-range", "1:0"], "0:1"),
         (["quantize", "--input-range", "0:inf"], "0:1"),
         (["quantize", "--model-args", "upscale"], "upscale=4"),
+        (["quantize", "--model-args", "upscale=["], "check the YAML"),
         (["quantize", "--scale", "0"], "from 1 to 16"),
         (["quantize", "--images", ""], "empty"),
         (["quantize", "--images", "nowhere"], "nowhere does not exist"),

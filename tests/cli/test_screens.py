@@ -51,10 +51,30 @@ def test_the_report_holds_the_facts(written: Written, terminal: Terminal) -> Non
     assert "\x1b" in terminal.getvalue()
 
 
-@pytest.mark.parametrize(("won", "told"), [(0.25, "won back 0.25 dB"), (-1.5, "gave up 1.50 dB more for the image")])
-def test_what_tuning_gives_up_is_not_called_won(written: Written, won: float, told: str) -> None:
+@pytest.mark.parametrize(
+    ("won", "after", "told"),
+    [
+        (0.25, 2.0, ["tuning won back 0.25 dB\n"]),
+        (-1.5, 2.0, ["tuning made that 1.50 dB worse, though the image is nearer to float\n"]),
+        (-1.5, None, ["tuning made that 1.50 dB worse\n"]),
+        (-1.5, 4.0, ["tuning made that 1.50 dB worse\n", "tuning: raised the loss", "3.00 -> 4.00"]),
+        (0.0, 3.0, ["tuning: did not lower the loss"]),
+    ],
+)
+def test_tuning_that_lost_never_looks_won(written: Written, won: float, after: float | None, told: list[str]) -> None:
     sites = [each | {"projection": {"cost_db": 0.0, "won_db": won}} for each in written.summary["sites"]]
-    assert f"tuning {told}" in plain(run_report({**written.summary, "sites": sites}, written.folder))
+    figures = {} if after is None else {"loss_before": 3.0, "loss_after": after}
+    text = plain(run_report({**written.summary, "sites": sites, "reconstruction": figures}, written.folder))
+    assert [each for each in told if each not in text] == []
+    assert ("tuning:" in text) == (after is not None and after >= 3)
+
+
+def test_slower_than_float_is_said(written: Written) -> None:
+    found = {**written.summary["verify"], "slower": "slower than float: 12 operations stay float"}
+    found |= {"runtime": "stub", "convs_int8": None, "speedup": 0.8, "psnr": 60.0, "max_levels": 1, "p99_9_levels": 1}
+    assert "note: slower than float: 12 operations" in plain(
+        run_report({**written.summary, "verify": found}, written.folder)
+    )
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,9 @@ def test_a_file_of_one_size_takes_no_other_tiles_and_no_turned_ones(fixed: Run, 
 def test_a_runtime_that_is_not_there_is_left_out_with_a_warning(
     run: Run, pairs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(type(run.target), "load", raising(MissingRuntimeError("onnxruntime")))
+    monkeypatch.setattr(
+        type(run.target), "load", raising(MissingRuntimeError("onnxruntime", "pip install onnxruntime"))
+    )
     with caplog.at_level(logging.WARNING, "srptq_plugin.evaluating.evaluate"):
         found = evaluate(run, pairs)
     assert [row["output"] for row in found.means] == ["float", "simulated", "bicubic"]

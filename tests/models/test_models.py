@@ -211,6 +211,9 @@ def test_mean_shifts_are_frozen() -> None:
     [
         ({"upscale": 3}, "upscale=3; it comes for 2 and 4"),
         ({"blocks": "many"}, "give blocks as a positive int"),
+        ({"blocks": [2]}, "give blocks as a positive int"),
+        ({"blocks": True}, "give blocks as a positive int"),
+        ({"blocks": None}, "give blocks as a positive int"),
         ({"features": 0.5}, "give features as a positive int"),
         ({"residual_scale": -1}, "give residual_scale as a positive float"),
         ({"block": 3}, "unknown edsr argument 'block'; did you mean 'blocks'"),

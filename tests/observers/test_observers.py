@@ -183,6 +183,28 @@ def test_only_like_is_merged_with_like(other: Observer) -> None:
         mine.merge(other)
 
 
+class Scaled(MinMaxObserver):
+    """Somebody's observer, which does nothing about merging."""
+
+    def __init__(self, grid: IntGrid, *, factor: float = 1.0, places: int = 1) -> None:
+        super().__init__(grid, places=places)
+        self.factor = factor
+
+
+class Halved(Scaled):
+    """An observer whose constructor is another's."""
+
+
+@pytest.mark.parametrize("kind", [Scaled, Halved])
+def test_options_are_noted_without_being_told(kind: type[Scaled]) -> None:
+    mine, same, other = kind(IntGrid(8)), kind(IntGrid(8), factor=1.0, places=2), kind(IntGrid(8), factor=0.5)
+    assert other.settings == {"factor": 0.5}
+    mine.merge(pickle.loads(pickle.dumps(same)))  # noqa: S301  as between processes
+    for unlike in (other, kind(IntGrid(4))):
+        with pytest.raises(SrptqError, match="same grid and options"):
+            mine.merge(unlike)
+
+
 def test_batches_are_numbered_on_after_a_merge() -> None:
     observer = seen(MinMaxObserver, [torch.ones(2)])
     observer.merge(seen(MinMaxObserver, [torch.ones(2)] * 2))

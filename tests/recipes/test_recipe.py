@@ -1,5 +1,6 @@
 """Recipes: what ships loads, what extends merges, and whatever is wrong gets one clear error."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,3 +155,29 @@ def test_a_plugins_reconstruction_is_a_name_like_any_other(registry: Registry) -
 
     registry.register(SimpleNamespace(srptq_reconstructions=hookimpl(hook)), "mine")
     check_names(Recipe.load("paper-w4a4", ["reconstruction={name: widen}"]), registry)
+
+
+def test_the_papers_own_settings_of_pac_are_all_named() -> None:
+    """Just as documents list them, on a recipe that has others."""
+    assert PacSettings.__doc__
+    (listed,) = re.findall(r"paper's own are (.*?), for images", PacSettings.__doc__, re.DOTALL)
+    overrides = [f"reconstruction.{key}={value}" for key, value in re.findall(r"`(\w+):\s+(\S+)`", listed)]
+    found = Recipe.load("paper-w4a4", overrides).reconstruction
+    assert found == PacSettings(
+        epochs=10,
+        batch=2,
+        schedule="alternating",
+        rates="absolute",
+        weight_rate=0.001,
+        activation_rate=0.05,
+        start="observed",
+        bias_correction=False,
+        weights="fixed",
+        blocks="equal",
+        feature_weight=5,
+        output_weight=1,
+        output_loss="l1",
+        region_weight=0,
+        recolour=False,
+        gradient="pact",
+    )

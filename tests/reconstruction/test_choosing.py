@@ -85,15 +85,17 @@ def test_weights_the_image_and_observers_with_one_answer_keep_their_bounds() -> 
         assert torch.equal(quantizer.bounds.upper, before[group].upper)
 
 
-@pytest.mark.parametrize("kind", ["edsr", "imdn", "esrgan", "mixed"])
-def test_shared_encodings_and_attention_are_no_obstacle(kind: str) -> None:
-    prepared = (
-        networks.calibrated(kind, 4, "snpe" if kind == "imdn" else "openvino", **DBDC)
-        if kind != "imdn"
-        else (networks.calibrated(kind, 8, "snpe", **DBDC))
-    )
+@pytest.mark.parametrize(
+    ("kind", "bits", "target"),
+    [("edsr", 4, "openvino"), ("imdn", 8, "snpe"), ("esrgan", 4, "openvino"), ("mixed", 4, "openvino")],
+)
+def test_shared_encodings_and_attention_are_no_obstacle(kind: str, bits: int, target: str) -> None:
+    prepared = networks.calibrated(kind, bits, target, **DBDC)
+    before = {group: q.bounds.upper.detach().clone() for group, q in prepared.of_role("activation").items()}
     choose_bounds(prepared, networks.images(5))
+    after = {group: q.bounds.upper for group, q in prepared.of_role("activation").items()}
     assert {each.mode for each in prepared.quantizers.values()} == {Mode.QUANTIZE}
+    assert any(not torch.equal(before[group], after[group]) for group in before)
     assert prepared(networks.images(2)).isfinite().all()
 
 

@@ -7,9 +7,12 @@ import networks
 import pytest
 import torch
 from torch import Tensor
+from trainings import batch, begun
 
 from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.quantizer import fake_quantize
+from srptq_plugin.network import Network
+from srptq_plugin.qat.training import train
+from srptq_plugin.quantizer import BoundedFakeQuantize, fake_quantize
 from srptq_plugin.reconstruction.learning import Weights
 from srptq_plugin.reconstruction.pac import reconstruct
 from srptq_plugin.table import QuantTable
@@ -51,7 +54,7 @@ def test_it_lowers_the_loss_further_than_bounds_alone(changed: dict[str, Any]) -
     losses: dict[str, float] = {}
     for weights in ("fixed", "rounding", "free"):
         prepared = networks.calibrated("edsr", 3, "onnxruntime")
-        options: dict[str, Any] = {"schedule": "joint", "epochs": 20, "value_rate": 0.05, **changed}
+        options: dict[str, Any] = {"schedule": "joint", "epochs": 20, "value_rate": 0.1, **changed}
         losses[weights] = reconstruct(prepared, IMAGES, weights=weights, **options)["loss_after"]
     assert max(losses["rounding"], losses["free"]) < 0.8 * losses["fixed"]
     assert losses["free"] < losses["rounding"] or not changed
@@ -110,3 +113,35 @@ def test_alternating_lets_weights_learn_in_their_turn_only() -> None:
     first, second, third = seen
     assert not any(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(second[name], third[name]) for name in second)
+
+
+def relus(prepared: PreparedGraph) -> list[BoundedFakeQuantize]:
+    """The quantizers of tensors that are never negative."""
+    network, groups = Network(prepared.module), prepared.plan.groups
+    sources = {group: groups[group][0].source for group in prepared.of_role("activation")}
+    return [prepared.quantizers[group] for group, key in sources.items() if network.is_nonnegative(network.nodes[key])]
+
+
+def test_pac_keeps_zero_under_nonnegative_tensors() -> None:
+    assert_zero_kept(tuned(bits=8, schedule="alternating", activation_rate=0.02, epochs=2))
+
+
+def test_training_keeps_zero_under_nonnegative_tensors() -> None:
+    training = begun(networks.calibrated("edsr", 4, "onnxruntime"), bound_rate=0.05)
+    list(train(training, batch, lambda _: float(training.done)))
+    assert_zero_kept(training.prepared)
+
+
+def assert_zero_kept(prepared: PreparedGraph) -> None:
+    assert len(relus(prepared)) == 2
+    for quantizer in relus(prepared):
+        assert quantizer.observed is not None
+        assert not torch.isclose(quantizer.upper, quantizer.observed.upper, rtol=1e-3)
+        assert float(quantizer.lower.detach()) == 0
+        assert quantizer.qparams().zero_point == quantizer.grid.qmin
+
+
+def test_a_real_offset_learns_under_nonnegative_tensors() -> None:
+    prepared = networks.calibrated("edsr", 4, "paper")
+    reconstruct(prepared, IMAGES, activation_rate=0.02, epochs=1)
+    assert all(float(quantizer.lower.detach()) != 0 for quantizer in relus(prepared))

@@ -16,11 +16,11 @@ from srptq_plugin.table import QuantTable
 
 
 def installed(runtime: str) -> Any:
-    """A runtime's package, imported when it is used."""
+    """Import a runtime's package, which the extra of its name installs."""
     try:
         return import_module(runtime)
     except ImportError as error:
-        raise MissingRuntimeError(runtime) from error
+        raise MissingRuntimeError(runtime, f"pip install 'srptq-plugin[{runtime}]'") from error
 
 
 @contextmanager

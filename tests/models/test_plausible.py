@@ -1,0 +1,43 @@
+"""A wrong input range is warned of, once; a right one and a network that keeps its input are not."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.images import random_patches, sample_images, to_tensor
+from srptq_plugin.models import Network, describe, load_model
+from srptq_plugin.models.plausible import warn_of_range
+from srptq_plugin.models.record import Range
+
+
+def warnings(module: nn.Module, ends: Range, caplog: pytest.LogCaptureFixture) -> list[str]:
+    patches = to_tensor(random_patches(sample_images(4), 2, 24, seed=0), ends)
+    warn_of_range(describe("net", Network(module, ends)), patches)
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 1.0)])
+def test_edsr_in_another_range_is_warned_of(ends: Range, caplog: pytest.LogCaptureFixture) -> None:
+    (message,) = warnings(load_model().module, ends, caplog)
+    assert f"{ends[0]:g}:{ends[1]:g} is not the range it was trained with" in message
+    assert message.endswith("give --input-range")
+
+
+def test_edsr_in_its_own_range_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings(load_model().module, (0.0, 255.0), caplog) == []
+
+
+class Offset(nn.Module):
+    """A network of scale 1 that adds a level."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.level
+
+
+@pytest.mark.parametrize(("level", "count"), [(0.0, 0), (0.01, 0), (0.1, 1), (torch.nan, 1)])
+def test_scale_1_is_compared_with_its_input(level: float, count: int, caplog: pytest.LogCaptureFixture) -> None:
+    assert len(warnings(Offset(level), (0.0, 1.0), caplog)) == count
