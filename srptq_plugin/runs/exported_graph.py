@@ -77,7 +77,8 @@ ASSERTIONS = frozenset(
 TREES = frozenset(pytree.treespec_dumps(pytree.tree_structure(value)) for value in (((0,), {}), 0, (0,), [0]))
 """Of the input, one image, and of the output."""
 PLAIN = re.compile(r"[\w.\-@]*")
-STACK = re.compile(r"[\w.,;:<>@\[\]() \-]*")
+QUOTED = re.compile(r"[^\"'\\\r\n\0]*")
+"""What stays within the quotes that torch writes around the name of a module."""
 
 
 def checked(document: object) -> Any:
@@ -105,7 +106,7 @@ def _value(field: str, value: Any) -> Any:
 def _record(field: str, record: Mapping[str, Any]) -> dict[str, Any]:
     if field in NAMED:
         for name in record:
-            _check_word(name)
+            (_check_path if field == "config" else _check_word)(name)
         return {name: _value("", value) for name, value in record.items()}
     unknown = [name for name in record if name not in FIELDS]
     if used := [name for name in unknown if record[name] not in (None, False, [], {})]:
@@ -115,15 +116,19 @@ def _record(field: str, record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _notes(notes: Mapping[str, Any]) -> dict[str, str]:
     kept = {name: str(notes[name]) for name in KEPT if name in notes}
-    for name, text in kept.items():
-        if not STACK.fullmatch(text):
-            raise ValueError(f"{name}: {text[:60]!r} is no list of modules")
+    for text in kept.values():
+        _check_path(text)
     return kept
 
 
 def _check_word(text: str) -> None:
     if not PLAIN.fullmatch(text):
         raise ValueError(f"{text[:60]!r} is no name")
+
+
+def _check_path(text: str) -> None:
+    if not QUOTED.fullmatch(text):
+        raise ValueError(f"{text[:60]!r} is no path of a module")
 
 
 def _check_name(text: str) -> None:
@@ -177,6 +182,10 @@ TEXTS: Mapping[str, Callable[[str], None]] = {
     "name": _check_name,
     "as_name": _check_name,
     "forward_arg_names": _check_name,
+    "parameter_name": _check_path,
+    "buffer_name": _check_path,
+    "tensor_constant_name": _check_path,
+    "fqn": _check_path,
     "in_spec": _check_tree,
     "out_spec": _check_tree,
     "type": _check_device,

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import ZIP_STORED, ZipFile
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ def _clean_archive(members: Members) -> BytesIO:
     prefix = f"{ROOT}/" if GRAPH in members else ""
     with ZipFile(buffer, "w", ZIP_STORED) as archive:
         for name, content in _clean_members(members):
-            archive.writestr(prefix + name, content)
+            archive.writestr(ZipInfo(prefix + name), content)
     buffer.seek(0)
     return buffer
 

@@ -24,6 +24,7 @@ from srptq_plugin.network import Network
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.settings import makers_of
 from srptq_plugin.registry import Registry
+from srptq_plugin.runs.atomic_folder import complete
 from srptq_plugin.runs.program_file import read_program
 from srptq_plugin.runs.record import SCHEMA, artefacts_of, record_of, size_of
 from srptq_plugin.table import QuantTable, fault_of
@@ -53,6 +54,7 @@ class Run:
         folder = Path(folder)
         if not folder.is_dir():
             raise SrptqError(f"{folder}: no such run folder; `srptq quantize --out {folder}` makes one")
+        complete(folder, SUMMARY)
         missing = [name for name in (RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY) if not (folder / name).is_file()]
         if missing:
             raise SrptqError(
