@@ -78,7 +78,7 @@ def test_names_in_an_onnx_file_that_a_terminal_would_obey(sweep: Sweep) -> None:
 
 def test_names_of_layers_that_a_terminal_would_obey(sweep: Sweep) -> None:
     first, last = networks.conv(3, 6), networks.conv(6, 12)
-    network = nn.Sequential(OrderedDict([(ODD, first), ("tail", last), ("shuffle", nn.PixelShuffle(2))]))
+    network = nn.Sequential(OrderedDict([("he\x1bad conv", first), ("tail", last), ("shuffle", nn.PixelShuffle(2))]))
     recipe = networks.recipe(8, "paper", calibration={"patches": 2, "size": 12})
     quantize(recipe, model=network, out=sweep.place / "run", device="cpu")
     for command in ("verify", "cost"):
