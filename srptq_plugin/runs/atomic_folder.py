@@ -94,8 +94,9 @@ def _is_committed(folder: Path) -> bool:
     return (folder / COMMITTED).is_dir() and not (folder / COMMITTED).is_symlink()
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove what killed processes left."""
+def tidy(folder: Path, last: str) -> None:
+    """Complete or remove what killed processes left in a folder that is held."""
+    _move(folder, last)
     for draft in folder.glob(f"{DRAFT}*"):
         if not draft.is_symlink():
             shutil.rmtree(draft, ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.runs.atomic_folder import COMMITTED, DRAFT, commit, complete, locked, remove_drafts, writing
+from srptq_plugin.runs.atomic_folder import COMMITTED, DRAFT, commit, complete, locked, tidy, writing
 from srptq_plugin.runs.record import SCHEMA, is_name
 from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, TRAINED
 
@@ -32,7 +32,7 @@ class RunFolder:
         """A folder to write in; on success its files replace those of an earlier run, all of them or none."""
         made = self._make()
         with locked(self.folder), _without_empty(made), writing(f"--out {self.folder}", self.folder):
-            remove_drafts(self.folder)
+            tidy(self.folder, SUMMARY)
             with TemporaryDirectory(dir=self.folder, prefix=DRAFT, ignore_cleanup_errors=True) as name:
                 yield Path(name)
                 commit(Path(name), self.folder, [path.name for path in self._old_files()], SUMMARY)

@@ -91,6 +91,16 @@ def test_killed_at_any_moment_a_run_is_whole(kind: str) -> None:
     assert f"of {kills} were killed" in done.stdout
 
 
+def test_a_commit_that_was_left_meanwhile_is_completed(tmp_path: Path) -> None:
+    put(tmp_path / "run", OLD)
+    place = RunFolder(tmp_path / "run")
+    put(tmp_path / "run" / COMMITTED, {**NEW, "new.xml": "of another process"})
+    with place.draft() as draft:
+        assert contents(tmp_path / "run")["new.xml"] == "of another process"
+        put(draft, NEW)
+    assert contents(tmp_path / "run") == {**NEW, "old.xml": "old"}
+
+
 def test_a_commit_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
     put(tmp_path / "precious", {"thesis.tex": "mine"})
     put(tmp_path / "run", OLD)
