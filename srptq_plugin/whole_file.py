@@ -21,6 +21,7 @@ def whole_file(path: Path) -> Generator[Path]:
     """
     _refuse_special(str(path), path)
     draft = path.with_name(f".{os.getpid()}.{path.name}")
+    draft.unlink(missing_ok=True)  # a link would be followed
     try:
         yield draft
         draft.replace(path)

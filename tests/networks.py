@@ -293,9 +293,9 @@ def _program(content: bytes) -> ExportedProgram:
     return _load(BytesIO(content))
 
 
-def loaded(path: Path) -> ExportedProgram:
+def loaded(file: BytesIO) -> ExportedProgram:
     """Read a program as `torch.export.load` does. Files of the same bytes are read once."""
-    return _program(path.read_bytes())
+    return _program(file.getvalue())
 
 
 def own(program: ExportedProgram) -> ExportedProgram:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import cast
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors.torch import load_file
@@ -29,10 +30,20 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise SrptqError(f"weights: no file {path}; give a .safetensors, .pth or .pt file")
     read = _safetensors if path.suffix == ".safetensors" else _pickled
+    _check_archive(path)
     state = _plain(_unwrapped(read(path)), path)
     for key, tensor in state.items():
         _check(tensor, f"weights: {short(key)} in {path}")
     return state
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a file that unpacks to more than it is: torch.save packs nothing."""
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+            raise SrptqError(f"weights: {path} unpacks to more than its size; save it with torch.save")
 
 
 def _check(tensor: Tensor, name: str) -> None:
@@ -124,7 +135,11 @@ def _plain(content: object, path: Path) -> dict[str, Tensor]:
             f"weights: {path} is no state dict, it holds {found}; "
             f"give a dict of tensors, bare or under {', '.join(WRAPPERS)}"
         )
-    state = {str(key): _single(cast("Tensor", value)) for key, value in entries.items()}
+    tensors = {str(key): cast("Tensor", value) for key, value in entries.items()}
+    for key, tensor in tensors.items():
+        if tensor.layout == torch.strided and tensor.numel() > path.stat().st_size:
+            raise SrptqError(f"weights: {short(key)} in {path} has more values than the file has bytes; save it again")
+    state = {key: _single(tensor) for key, tensor in tensors.items()}
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}

@@ -33,6 +33,7 @@ from srptq_plugin.recipes.schema import TrainingSettings
 from srptq_plugin.recipes.settings import makers_of, rules_of
 from srptq_plugin.registry import Registry
 from srptq_plugin.resize import Pixels
+from srptq_plugin.runs.atomic_folder import locked, writing
 from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import NETWORK, PROGRAM, TRAINED, Run
 from srptq_plugin.runs.writing import Clock, RunWriter
@@ -183,10 +184,11 @@ class _Job:
         training = Training(self.prepared, options, high - low)
         log = self._resumed(training) if resume else []
         self.beside.mkdir(parents=True, exist_ok=True)
-        for record in train(training, batches, self._score, self.progress):
-            log.append(record)
-            logger.info("step %d: PSNR %.3f dB", record.step, record.psnr)
-            self._save(training, log)
+        with writing(str(self.beside), self.beside), locked(self.beside):
+            for record in train(training, batches, self._score, self.progress):
+                log.append(record)
+                logger.info("step %d: PSNR %.3f dB", record.step, record.psnr)
+                self._save(training, log)
         return log
 
     def _batches(self) -> Callable[[int], Any]:

@@ -1,17 +1,15 @@
 """Where a run is written: beside its place first, then moved there whole."""
 
 import json
-import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.runs.atomic_folder import COMMITTED, DRAFT, commit, complete, locked, tidy, writing
 from srptq_plugin.runs.record import SCHEMA, is_name
 from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, TRAINED
-
-DRAFT = ".draft-"
 
 
 class RunFolder:
@@ -21,6 +19,7 @@ class RunFolder:
         self.folder = folder.absolute()
         if self.folder.exists() and not self.folder.is_dir():
             raise SrptqError(f"--out {folder}: is a file; give a folder")
+        complete(self.folder, SUMMARY)
         if self.folder.is_dir() and any(map(_is_kept, self.folder.iterdir())) and not self._old_files():
             raise SrptqError(
                 f"--out {folder}: holds files that are no run; give a new or empty folder, or an earlier run"
@@ -30,16 +29,13 @@ class RunFolder:
 
     @contextmanager
     def draft(self) -> Generator[Path]:
-        """A folder to write in; on success its files replace those of an earlier run, the summary last."""
+        """A folder to write in; on success its files replace those of an earlier run, all of them or none."""
         made = self._make()
-        try:
-            with TemporaryDirectory(dir=self.folder, prefix=DRAFT) as name:
+        with locked(self.folder), _without_empty(made), writing(f"--out {self.folder}", self.folder):
+            tidy(self.folder, SUMMARY)
+            with TemporaryDirectory(dir=self.folder, prefix=DRAFT, ignore_cleanup_errors=True) as name:
                 yield Path(name)
-                self._move(Path(name))
-        finally:
-            for folder in made:
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+                commit(Path(name), self.folder, [path.name for path in self._old_files()], SUMMARY)
 
     def _make(self) -> list[Path]:
         """Make the folder; those that were not there, the innermost first."""
@@ -49,12 +45,6 @@ class RunFolder:
         except OSError as error:
             raise SrptqError(f"--out {self.folder}: cannot be made ({error.strerror}); give another folder") from error
         return absent
-
-    def _move(self, draft: Path) -> None:
-        for old in self._old_files():
-            old.unlink(missing_ok=True)
-        for new in sorted(draft.iterdir(), key=lambda path: path.name == SUMMARY):
-            os.replace(new, self.folder / new.name)  # noqa: PTH105
 
     def _old_files(self) -> list[Path]:
         """What an earlier run wrote, its summary first; nothing where there was none."""
@@ -67,6 +57,17 @@ class RunFolder:
         return [self.folder / name for name in names if is_name(name)]
 
 
+@contextmanager
+def _without_empty(made: Sequence[Path]) -> Generator[None]:
+    """Remove folders that were made for nothing."""
+    try:
+        yield
+    finally:
+        for folder in made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
 def _is_kept(path: Path) -> bool:
     """Whether a file is anybody's: a draft is what is left of a run that was killed."""
-    return not path.name.startswith(DRAFT)
+    return not path.name.startswith((DRAFT, COMMITTED))

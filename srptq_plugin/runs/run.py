@@ -2,7 +2,8 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ from srptq_plugin.network import Network
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.settings import makers_of
 from srptq_plugin.registry import Registry
+from srptq_plugin.runs.atomic_folder import complete
+from srptq_plugin.runs.program_file import read_program
 from srptq_plugin.runs.record import SCHEMA, artefacts_of, record_of, size_of
 from srptq_plugin.table import QuantTable, fault_of
 
@@ -51,6 +54,7 @@ class Run:
         folder = Path(folder)
         if not folder.is_dir():
             raise SrptqError(f"{folder}: no such run folder; `srptq quantize --out {folder}` makes one")
+        complete(folder, SUMMARY)
         missing = [name for name in (RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY) if not (folder / name).is_file()]
         if missing:
             raise SrptqError(
@@ -149,16 +153,13 @@ class Run:
     @cached_property
     def network(self) -> fx.GraphModule:
         """The float network."""
-        return graph_of(self.program())
+        with _refusing(self.folder / PROGRAM):
+            return graph_of(self.program())
 
     def program(self) -> ExportedProgram:
         """The float network as it was exported, a new one each time."""
-        try:
-            return torch.export.load(self.folder / PROGRAM)
-        except Exception as error:
-            raise SrptqError(
-                f"{self.folder / PROGRAM}: not readable ({first_line(error)}); run `srptq quantize` again"
-            ) from error
+        with _refusing(self.folder / PROGRAM):
+            return read_program(self.folder / PROGRAM)
 
     def float(self, device: torch.device = CPU) -> Forward:
         """The float network on arrays."""
@@ -167,6 +168,17 @@ class Run:
     def simulation(self, device: torch.device = CPU) -> Forward:
         """The quantized network in torch, from the table alone."""
         return _on_arrays(self.table.simulate(copy.deepcopy(self.network)), device)
+
+
+@contextmanager
+def _refusing(path: Path) -> Generator[None]:
+    """Refuse a damaged file by name, whatever torch raises while it reads it."""
+    try:
+        yield
+    except SrptqError:
+        raise
+    except Exception as error:
+        raise SrptqError(f"{path}: not readable ({first_line(error)}); run `srptq quantize` again") from error
 
 
 def _on_arrays(network: PreparedGraph, device: torch.device) -> Forward:

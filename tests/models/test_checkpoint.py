@@ -1,6 +1,7 @@
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -116,3 +117,19 @@ def test_batch_norms_need_no_counter() -> None:
     state = {key: value + 1 for key, value in norm.state_dict().items() if key != "num_batches_tracked"}
     load_into(norm, state)
     assert torch.equal(norm.weight, torch.full((2,), 2.0))
+
+
+def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    for dtype in (torch.float32, torch.float64):
+        torch.save({"a": torch.zeros(1, dtype=dtype).expand(10**7, 10**7)}, tmp_path / "a.pth")
+        with pytest.raises(SrptqError, match=r"a in .*a\.pth has more values than the file has bytes"):
+            load_state(tmp_path / "a.pth")
+
+
+def test_a_file_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "a.pth")
+    with ZipFile(tmp_path / "a.pth") as whole, ZipFile(tmp_path / "b.pth", "w", ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    with pytest.raises(SrptqError, match=r"b\.pth unpacks to more than its size; save it with torch\.save"):
+        load_state(tmp_path / "b.pth")

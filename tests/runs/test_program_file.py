@@ -1,0 +1,125 @@
+"""The float network of a run folder: read exactly, refused where it is damaged or is no arithmetic."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
+
+import pytest
+import torch
+from forging import (
+    CONSTANTS,
+    GRAPH,
+    IMAGE,
+    SAMPLES,
+    WEIGHTS,
+    Payload,
+    as_older,
+    edit,
+    forge,
+    is_refused,
+    members_of,
+    saved,
+    use,
+    write,
+)
+from mutations import flips, truncations
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.runs.run import PROGRAM, Run
+
+pytest.importorskip("torchao")
+
+
+def test_an_honest_network_is_read_exactly(honest: Path) -> None:
+    ours, torchs = Run.open(honest).program(), torch.export.load(honest / PROGRAM)
+    assert str(ours.graph) == str(torchs.graph)
+    assert ours.module().code == torchs.module().code
+    assert ours.range_constraints == torchs.range_constraints
+    assert ours.module_call_graph == torchs.module_call_graph
+    for mine, other in zip(ours.graph.nodes, torchs.graph.nodes, strict=True):
+        assert str(mine.meta["val"]) == str(other.meta["val"])
+        assert mine.meta.get("nn_module_stack") == other.meta.get("nn_module_stack")
+    assert list(ours.state_dict) == list(torchs.state_dict)
+    for name, tensor in torchs.state_dict.items():
+        assert torch.equal(ours.state_dict[name], tensor)
+        assert type(ours.state_dict[name]) is type(tensor)
+
+
+def test_an_archive_of_an_older_torch_is_read(received: Path, payload: Payload) -> None:
+    run, members = Run.open(received), members_of(received / PROGRAM)
+    expected, program = run.float()(IMAGE), run.program()
+    write(received / PROGRAM, as_older(members, program), root="")
+    assert (Run.open(received).float()(IMAGE) == expected).all()
+    write(received / PROGRAM, as_older(members, program, saved({"mean": payload})), root="")
+    is_refused(received, payload)
+
+
+def test_a_member_is_no_larger_than_the_file(received: Path, payload: Payload) -> None:
+    members = members_of(received / PROGRAM) | {"data/weights/weight_0": bytes(10**7)}
+    write(received / PROGRAM, members, compression=ZIP_DEFLATED)
+    assert (received / PROGRAM).stat().st_size < 10**6
+    is_refused(received, payload)
+
+
+def test_a_member_stands_once(received: Path, payload: Payload) -> None:
+    with ZipFile(received / PROGRAM, "a") as archive:
+        archive.writestr("other/data/sample_inputs/model.pt", saved(payload))
+    is_refused(received, payload)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9**9**9",
+        "Pow(Integer(9), Pow(Integer(9), Integer(9)))",
+        "Pow(9, 999999999)",
+        "(" * 90000 + "s0" + ")" * 90000,
+        "(" * 5000 + "s0" + ")" * 5000,
+        "-" * 40000 + "s0",
+        "s0" + "+s0" * 9000,
+        "9" * 5000,
+        "Symbol('s0', integer='x')",
+        "Symbol('__class__')",
+        "Float('x', precision=53)",
+        "s0.__class__",
+        "[s0]",
+        "lambda: s0",
+        "f'{s0}'",
+        "Mul(*s0)",
+        "Mul(**s0)",
+        "s0 if s0 else s0",
+        "(s0 := 3)",
+        "\\x5f",
+        "s0 # s0",
+    ],
+)
+def test_a_size_is_arithmetic(text: str, received: Path, payload: Payload) -> None:
+    def change(document: Any) -> None:
+        for sizes in document["graph_module"]["graph"]["tensor_values"].values():
+            for size in sizes["sizes"]:
+                if "as_expr" in size:
+                    size["as_expr"]["expr_str"] = text
+
+    forge(received, lambda members: edit(members, GRAPH, change))
+    is_refused(received, payload)
+
+
+MEMBERS = (GRAPH, WEIGHTS, CONSTANTS, SAMPLES, "archive_format", "archive_version", ".data/version", "byteorder")
+
+
+@pytest.mark.parametrize("name", [*MEMBERS, "data/weights/weight_0"])
+def test_a_damaged_member_is_read_or_refused(name: str, received: Path) -> None:
+    original = members_of(received / PROGRAM)
+    for mutation in [*truncations(2), *flips(6 if name in (GRAPH, WEIGHTS) else 1), *flips(1, 40)]:
+        write(received / PROGRAM, original | {name: mutation(original[name])})
+        with suppress(SrptqError):
+            use(received)
+
+
+def test_damage_anywhere_is_read_or_refused(received: Path) -> None:
+    original = (received / PROGRAM).read_bytes()
+    for mutation in [*truncations(4), *flips(6), *flips(6, 50)]:
+        (received / PROGRAM).write_bytes(mutation(original))
+        with suppress(SrptqError):
+            use(received)
