@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.recipes.files import parse
 
 LARGEST_SCALE = 16
 Size = tuple[int, int, int, int]
@@ -51,6 +50,8 @@ def argument(text: str) -> Pair:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ArgumentTypeError(f"{text!r}; give name=value, such as upscale=4")
+    from srptq_plugin.recipes.files import parse  # noqa: PLC0415 - `--help` imports nothing
+
     try:
         return name, parse(value, name)
     except SrptqError as error:
