@@ -276,6 +276,8 @@ def drop_identities(module: fx.GraphModule) -> fx.GraphModule:
         if _op_of(node, module) == "identity":
             node.replace_all_uses_with(tensor_arguments(node)[0])
             module.graph.erase_node(node)
+        elif node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default  # a view needs the layout that a dropped copy made
     module.recompile()
     return module
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from srptq_plugin.costs.shapes import shapes_of
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.network import Network, OpKey, canonical_op, drop_identities, tensor_arguments
 from srptq_plugin.stages import Stages, find_blocks
@@ -222,6 +223,19 @@ def test_what_changes_nothing_is_taken_out(factor: float) -> None:
     ops = list(Network(drop_identities(module)).ops.values())
     assert ops == ["input", "conv", "mul", "output"]
     assert torch.equal(module(image), before)
+
+
+def test_a_view_of_a_copy_still_runs_without_the_copy() -> None:
+    class Shuffled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            count, channels, height, width = x.shape
+            return x.transpose(2, 3).contiguous().view(count, channels, height, width)
+
+    module, image = Shuffled(), networks.images()
+    network = network_of(module)
+    assert list(network.ops.values()) == ["input", "permute", "reshape", "output"]
+    assert torch.equal(network.module(image), module(image))
+    assert shapes_of(network, (1, 3, 4, 6))[network.nodes["/reshape"]].sides == (1, 3, 4, 6)
 
 
 def test_a_concat_of_one_is_taken_out() -> None:
