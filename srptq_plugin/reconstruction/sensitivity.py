@@ -68,8 +68,9 @@ def _tapped(prepared: PreparedGraph, groups: Iterable[str]) -> Generator[Maps]:
 
 
 def _tap(maps: list[Tensor], _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-    """A view of its own for every place, so that each has its own gradient."""
-    maps.append(output.view_as(output))
+    """Record a view for each place, so that each has its own gradient, frozen weights too."""
+    view = output.view_as(output)
+    maps.append(view if view.requires_grad else view.requires_grad_())
     return maps[-1]
 
 

@@ -496,3 +496,13 @@ def test_a_constant_map_under_a_deviation_stops_no_bound_from_learning() -> None
     prepared.observe([images])
     figures = reconstruct(prepared, images, epochs=2)
     assert math.isfinite(figures["gradient_ratio"])
+
+
+def test_frozen_weights_learn_where_they_are_free_to() -> None:
+    prepared = networks.calibrated("edsr", 4)
+    images = networks.images(4)
+    frozen = networks.calibrated("edsr", 4)
+    frozen.module.requires_grad_(requires_grad=False)
+    figures = [reconstruct(each, images, epochs=1, weights="free") for each in (prepared, frozen)]
+    assert figures[0] == figures[1]
+    assert figures[1]["loss_after"] < figures[1]["loss_before"]
