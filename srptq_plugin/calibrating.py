@@ -125,7 +125,9 @@ class Inputs:
 
     def program(self) -> ExportedProgram:
         """The network, exported anew."""
-        return self.exported() if self.exported else export_network(self.loaded.module)
+        if self.exported:
+            return self.exported()
+        return export_network(self.loaded.module, multiple=self.loaded.record.multiple)
 
 
 def check_recipe(recipe: Recipe, registry: Registry) -> None:
@@ -142,11 +144,11 @@ def check_recipe(recipe: Recipe, registry: Registry) -> None:
 
 
 def _patches(recipe: Recipe, record: ModelRecord) -> Tensor:
-    settings = recipe.calibration
+    settings, size = recipe.calibration, record.fitted(recipe.calibration.size)
     if settings.choose == "noise":
-        return to_tensor(noise_patches(settings.patches, settings.size, settings.seed), record.input_range)
+        return to_tensor(noise_patches(settings.patches, size, settings.seed), record.input_range)
     drawn = settings.patches * (DRAWN if settings.choose == "detail" else 1)
-    pixels = random_patches(_images(recipe, record.scale), drawn, settings.size, settings.seed)
+    pixels = random_patches(_images(recipe, record.scale), drawn, size, settings.seed)
     if settings.choose == "detail":
         pixels = most_detailed(pixels, settings.patches)
     return to_tensor(pixels, record.input_range)

@@ -18,22 +18,22 @@ EXAMPLE: Size = (2, 3, 48, 64)
 BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 
-def export_network(module: nn.Module, size: Size | None = None) -> ExportedProgram:
-    """Trace a network in evaluation mode; without a size, for every batch, height and width.
+def export_network(module: nn.Module, size: Size | None = None, multiple: int = 1) -> ExportedProgram:
+    """Trace a network in evaluation mode; without a size, for every batch, and height and width of a multiple.
 
     >>> program = export_network(nn.Conv2d(3, 3, 3, padding=1))
     >>> program.module()(torch.zeros(1, 3, 9, 11)).shape
     torch.Size([1, 3, 9, 11])
     """
-    return folded(module, size)[1]
+    return folded(module, size, multiple)[1]
 
 
-def folded(module: nn.Module, size: Size | None = None) -> tuple[nn.Module, ExportedProgram]:
+def folded(module: nn.Module, size: Size | None = None, multiple: int = 1) -> tuple[nn.Module, ExportedProgram]:
     """A copy in evaluation mode on the processor, as it is exported, and its program."""
     module = copy.deepcopy(module).cpu().eval()
-    program = _trace(module, size)
+    program = _trace(module, size, multiple)
     simpler = fold(module, program)
-    return (module, program) if simpler is None else (simpler, _trace(simpler, size))
+    return (module, program) if simpler is None else (simpler, _trace(simpler, size, multiple))
 
 
 def graph_of(program: ExportedProgram) -> fx.GraphModule:
@@ -53,8 +53,8 @@ def own_module(program: ExportedProgram) -> fx.GraphModule:
         return copy.deepcopy(program.module())
 
 
-def _trace(module: nn.Module, size: Size | None) -> ExportedProgram:
-    example = torch.zeros(size or EXAMPLE)
+def _trace(module: nn.Module, size: Size | None, multiple: int) -> ExportedProgram:
+    example = torch.zeros(size or _example(multiple))
     dynamic = None if size else ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
     try:
         with warnings.catch_warnings():
@@ -67,6 +67,13 @@ def _trace(module: nn.Module, size: Size | None) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names files of this machine, and would travel with every written file
     return program
+
+
+def _example(multiple: int) -> Size:
+    """Return an input to trace for any size. Sides that were equal would be taken for one."""
+    batch, colors, height, width = EXAMPLE
+    height = -(-height // multiple) * multiple
+    return batch, colors, height, max(width, height + multiple)
 
 
 def _refusal(module: nn.Module, error: Exception) -> str:

@@ -19,6 +19,7 @@ from srptq_plugin.resize import Pixels, downscale, upscale
 __all__ = [
     "Image",
     "downscale",
+    "fitted",
     "list_images",
     "load_images",
     "most_detailed",
@@ -139,6 +140,16 @@ def noise_patches(count: int, size: int, seed: int) -> NDArray[np.uint8]:
     coloured = np.fft.ifft2(np.fft.fft2(white, axes=(1, 2)) / frequency[..., None], axes=(1, 2)).real
     low, high = coloured.min((1, 2, 3), keepdims=True), coloured.max((1, 2, 3), keepdims=True)
     return np.round(255 * (coloured - low) / (high - low)).astype(np.uint8)
+
+
+def fitted(pixels: Pixels, multiple: int) -> Pixels:
+    """Repeat the last row and column until both sides are multiples.
+
+    >>> fitted(np.zeros((5, 8, 3), np.uint8), 4).shape
+    (8, 8, 3)
+    """
+    short = [(0, -side % multiple) for side in pixels.shape[:2]]
+    return np.pad(pixels, [*short, (0, 0)], mode="edge")
 
 
 def to_tensor(pixels: Pixels, input_range: tuple[float, float]) -> torch.Tensor:

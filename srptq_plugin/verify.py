@@ -109,11 +109,15 @@ class Crop(NamedTuple):
 
 def _crops(run: Run, images: Sequence[Image]) -> list[Crop]:
     """Cut the middle out of an image for each size, mirrored where it is smaller, and add worst-case patterns."""
-    sizes = [run.size] if run.size else SIZES
+    sizes = [run.size] if run.size else [_fitted(run, size) for size in SIZES]
     chosen = [(images[n % len(images)], size) for n, size in enumerate(sizes)]
     pixels = [(image.name, _middle(image.pixels, size)) for image, size in chosen]
     pixels += patterns(*sizes[0]).items()
     return [Crop(name, to_tensor(each[None], run.input_range).numpy()) for name, each in pixels]
+
+
+def _fitted(run: Run, size: tuple[int, int]) -> tuple[int, int]:
+    return run.record.fitted(size[0]), run.record.fitted(size[1])
 
 
 def _middle(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -165,7 +169,7 @@ def _finite(value: float) -> float | None:
 
 def _speedup(run: Run, runtime: Runtime) -> float:
     """How many times faster than the float network in the same runtime; pairs of runs, medians."""
-    height, width = run.size or TIMED_SIZE
+    height, width = run.size or _fitted(run, TIMED_SIZE)
     low, high = run.input_range
     image = np.full((1, 3, height, width), (low + high) / 2, np.float32)
     plain = run.target.load(run.folder / NETWORK)

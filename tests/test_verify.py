@@ -9,12 +9,19 @@ from typing import Any
 import networks
 import numpy as np
 import onnx
+import PIL.Image
 import pytest
 from command_line import returning
 from onnx import numpy_helper
+from torch import nn
 
 from srptq_adapters.targets.onnxruntime import OnnxRuntimeTarget
+from srptq_plugin.analysis.analyze import analyze
+from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.contracts import Array, TargetEntry
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.evaluating.evaluate import evaluate
+from srptq_plugin.evaluating.pairs import load_pairs
 from srptq_plugin.hookspecs import hookimpl
 from srptq_plugin.images import Image
 from srptq_plugin.pipeline import quantize
@@ -254,3 +261,20 @@ def test_the_plan_of_integers_follows_what_the_target_computes_in(runs: Callable
     assert len(integer_plan(narrow.table.plan, rules)) == 6
     paper = rules_of(networks.recipe(8, "paper"), run.registry)
     assert integer_plan(run.table.plan, paper) == []
+
+
+def test_a_network_of_even_sizes_is_compared_and_scored_at_even_sizes(tmp_path: Path) -> None:
+    layers = [nn.PixelUnshuffle(2), networks.conv(12, 12), nn.ReLU(), networks.conv(12, 12), nn.PixelShuffle(2)]
+    recipe = networks.recipe(8, "onnxruntime", calibration={"patches": 2, "size": 11})
+    run = quantize(recipe, model=nn.Sequential(*layers), out=tmp_path / "run")
+    assert run.summary["model"]["multiple"] == run.record.multiple == 2
+    sizes = [(size["height"], size["width"]) for size in run.summary["verify"]["sizes"][: len(SIZES)]]
+    assert sizes == [(48, 48), (34, 58), (76, 64), (64, 72)]
+    assert Subject.of_run(run).patches.shape[2:] == (12, 12)
+    odd = np.random.default_rng(0).integers(0, 256, (31, 33, 3), dtype=np.uint8)
+    PIL.Image.fromarray(odd).save(tmp_path / "odd.png")
+    assert {score.output for score in evaluate(run, tmp_path).scores} == {"float", "simulated", "runtime", "bicubic"}
+    pairs = load_pairs(tmp_path, run.scale).usable
+    assert analyze(Subject.of_run(run, patches=1), pairs, ("stage",)).quantized.psnr_y is not None
+    with pytest.raises(SrptqError, match=r"--tile 13.*multiples of 2 only; give 14"):
+        evaluate(run, tmp_path, tile=13)

@@ -16,7 +16,7 @@ from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.evaluating.metrics import PEAK, decibels
 from srptq_plugin.evaluating.pairs import Pair
 from srptq_plugin.evaluating.scoring import scores
-from srptq_plugin.images import to_tensor
+from srptq_plugin.images import fitted, to_tensor
 
 BATCH = 4
 Way = Literal["alone", "left_float"]
@@ -140,9 +140,12 @@ class _Meter:
 
     def score(self, pair: Pair) -> None:
         """What every way of quantizing scores on an image whose truth is known."""
-        scale, span = self.subject.record.scale, self.subject.record.input_range
-        for sums, output, _ in self._outputs(to_tensor(pair.low.pixels[None], span)):
-            sums.scores.append(scores(output, pair, scale, span))
+        record, pixels = self.subject.record, pair.low.pixels
+        height, width = (record.scale * side for side in pixels.shape[:2])
+        image = to_tensor(fitted(pixels, record.multiple)[None], record.input_range)
+        for sums, output, _ in self._outputs(image):
+            drawn = output[..., :height, :width]
+            sums.scores.append(scores(drawn, pair, record.scale, record.input_range))
 
     def _outputs(self, images: Tensor) -> Iterator[tuple[_Sums, Tensor, Tensor]]:
         """What every way draws, beside the float network."""

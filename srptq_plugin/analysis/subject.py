@@ -33,7 +33,7 @@ class Subject:
         """What a run folder holds; without images those that it was calibrated on, or the sample photographs."""
         settings = run.recipe.calibration
         found = run.images() if images is None else load_images(images, scale=scale)
-        pixels = random_patches(found, patches, settings.size, settings.seed)
+        pixels = random_patches(found, patches, run.record.fitted(settings.size), settings.seed)
         return cls(run.network, run.table, run.record, to_tensor(pixels, run.input_range))
 
     @classmethod

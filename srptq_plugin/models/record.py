@@ -48,13 +48,25 @@ class ModelFamily:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What is reported about a network; `mean` is what it subtracts itself, in units of its input."""
+    """Facts about a network.
+
+    `mean` is what it subtracts itself, in units of its input. It takes images whose sides are multiples of `multiple`.
+    """
 
     name: str
     scale: int
     input_range: Range
     mean: tuple[float, float, float] | None
     parameters: int
+    multiple: int = 1
+
+    def fitted(self, side: int) -> int:
+        """Round a side up to what the network takes.
+
+        >>> ModelRecord("unet", 1, UNIT, None, 0, multiple=8).fitted(57)
+        64
+        """
+        return -(-side // self.multiple) * self.multiple
 
 
 @dataclass(frozen=True)
