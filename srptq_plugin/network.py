@@ -12,6 +12,8 @@ from torch._ops import OpOverload
 
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
 IMAGE_AXES = 4
+CORNER = 64
+"""The side of an image of one color. Every multiple that a network may need divides it."""
 INSERTED = "(inserted)"
 """The path of operations that a toolkit added to an exported graph: they must not count among the network's own."""
 GUARDS = "_guards_fn"
@@ -237,11 +239,14 @@ class Network:
         """The exact range of a tensor that is the image, moved, scaled or shifted; none for any other."""
         if not self._is_image(node):
             return None
-        shape = self.input.meta["val"].shape
+        batch, colors, *sides = self.input.meta["val"].shape
         device = next((each.device for each in self.module.parameters()), None)
-        corners = torch.tensor(list(product(image, repeat=int(shape[1]))), dtype=torch.float32, device=device)
-        values = self._evaluate(node, corners[:, :, None, None].expand(-1, -1, 8, 8).contiguous())
-        return float(values.min()), float(values.max())
+        corners = torch.tensor(list(product(image, repeat=int(colors))), dtype=torch.float32, device=device)
+        height, width = (side if isinstance(side, int) else CORNER for side in sides)
+        corners = corners[:, :, None, None].expand(-1, -1, height, width).contiguous()
+        parts = corners.split(batch) if isinstance(batch, int) else [corners]
+        ends = [values.aminmax() for values in (self._evaluate(node, part) for part in parts)]
+        return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
 
     def _is_image(self, node: fx.Node) -> bool:
         if node is self.input or node not in self.varying:

@@ -184,6 +184,15 @@ def test_an_image_scaled_per_colour_has_the_extremes_of_any_colour() -> None:
     assert network.image_bounds(network.nodes["/div"], (0.0, 1.0)) == pytest.approx((-2.0, 2.0))
 
 
+def test_an_image_that_is_padded_by_reflection_has_its_exact_range() -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.pad(x, (0, -x.shape[3] % 16, 0, -x.shape[2] % 16), mode="reflect") * 2
+
+    network = network_of(Padded())
+    assert network.image_bounds(network.nodes["/mul"], (0.0, 1.0)) == (0.0, 2.0)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "expected"),
     [("edsr", "body.0/relu", True), ("edsr", "body.0/add", False), ("mixed", "attention/sigmoid", True),
