@@ -67,13 +67,15 @@ class PreparedGraph:
         return self
 
     def features(self, images: Tensor) -> Features:
-        """The output and the outputs of the blocks."""
-        return self.capture(images)
+        """The output and the outputs of the blocks, each a sample for every image."""
+        output, maps = self.capture(images)
+        return output, tuple(by_image(each, len(images)) for each in maps)
 
     def teach(self, images: Tensor) -> Features:
         """The same from the float network: quantizers off, on the parameters as they were at first."""
         with self.mode(Mode.OFF), torch.no_grad():
-            return functional_call(self.capture, self._float, (images,))
+            output, maps = functional_call(self.capture, self._float, (images,))
+        return output, tuple(by_image(each, len(images)) for each in maps)
 
     def noise(self, images: Tensor, teacher: Tensor) -> float:
         """Return the mean squared difference from the float network's images, and never quite zero."""
@@ -233,6 +235,15 @@ def _with_features(module: fx.GraphModule, blocks: Sequence[str]) -> fx.GraphMod
         if node.op == "call_module" and node.target == GUARDS:
             graph.erase_node(node)
     return fx.GraphModule(module, graph)
+
+
+def by_image(features: Tensor, images: int) -> Tensor:
+    """Gather what a network folded into the batch: windows, or channels one by one.
+
+    >>> by_image(torch.zeros(6, 8, 5, 5), 2).shape
+    torch.Size([2, 24, 5, 5])
+    """
+    return features.reshape(images, -1, *features.shape[2:])
 
 
 def float_parameters(module: nn.Module) -> dict[str, Tensor]:

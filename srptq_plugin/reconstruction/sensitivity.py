@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.graph import PreparedGraph, by_image
 from srptq_plugin.quantizer import Mode
 
 Maps = Mapping[str, Sequence[Tensor]]
@@ -38,10 +38,11 @@ def block_shares(prepared: PreparedGraph, images: Tensor, draws: int = 4, seed: 
     moves: list[Tensor] = []
     for batch in images.split(BATCH):
         with prepared.mode(Mode.OFF), torch.enable_grad():
-            output, maps = prepared.features(batch.detach().requires_grad_())
+            output, maps = prepared.capture(batch.detach().requires_grad_())
         for signs in _signs(output, draws, generator):
             gradients = torch.autograd.grad(output, maps, signs, retain_graph=True)
-            moves.append(torch.stack([_moved(*each) for each in zip(maps, gradients, strict=True)]))
+            pairs = zip(maps, gradients, strict=True)
+            moves.append(torch.stack([_moved(*(by_image(each, len(batch)) for each in pair)) for pair in pairs]))
     total = torch.stack(moves).sum(0)
     return total / total.mean()
 
