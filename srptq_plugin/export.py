@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.network import Network, drop_identities, tensor_arguments
+from srptq_plugin.reparameterized import fold_computed, plain_copy
 
 EXAMPLE: Size = (2, 3, 48, 64)
 BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
@@ -25,12 +26,12 @@ def export_network(module: nn.Module, size: Size | None = None, multiple: int = 
     >>> program.module()(torch.zeros(1, 3, 9, 11)).shape
     torch.Size([1, 3, 9, 11])
     """
-    return folded(module, size, multiple)[1]
+    return fold_computed(folded(module, size, multiple)[1])
 
 
 def folded(module: nn.Module, size: Size | None = None, multiple: int = 1) -> tuple[nn.Module, ExportedProgram]:
     """A copy in evaluation mode on the processor, as it is exported, and its program."""
-    module = copy.deepcopy(module).cpu().eval()
+    module = plain_copy(module)
     program = _trace(module, size, multiple)
     simpler = fold(module, program)
     return (module, program) if simpler is None else (simpler, _trace(simpler, size, multiple))

@@ -1,6 +1,5 @@
 """From what `--model` and `--weights` say to a network in eval mode with its record."""
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +23,7 @@ from srptq_plugin.models.record import (
 from srptq_plugin.models.rrdb import RRDB_FAMILY
 from srptq_plugin.models.srgan import SRGAN_FAMILY
 from srptq_plugin.models.srresnet import SRRESNET_FAMILY
+from srptq_plugin.reparameterized import plain_copy
 
 ENTRIES = (MINI_FAMILY, EDSR_FAMILY, SRRESNET_FAMILY, SRGAN_FAMILY, RDN_FAMILY, RRDB_FAMILY)
 FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({family.name: family for family in ENTRIES})
@@ -52,7 +52,7 @@ parameters=380955, multiple=1)
 
 def describe(name: str, network: Network) -> LoadedModel:
     """A network with its record. Its scale and the sizes that it takes are measured."""
-    module = copy.deepcopy(network.module).cpu().eval()
+    module = plain_copy(network.module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     sizing = sizing_of(name, module, sum(network.input_range) / 2)
     fixed = network.input_range, network.mean, parameters
