@@ -16,7 +16,7 @@ from srptq_plugin.contracts import Array, Finding, Kernels, Linter, Progress, Ru
 from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.evaluating.metrics import level_differences, psnr
 from srptq_plugin.evaluating.patterns import patterns
-from srptq_plugin.images import Image, to_tensor
+from srptq_plugin.images import Image, mirrored, to_tensor
 from srptq_plugin.recipes.settings import rules_of
 from srptq_plugin.runs.run import NETWORK, Run
 from srptq_plugin.sites import Plan
@@ -121,8 +121,7 @@ def _fitted(run: Run, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _middle(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    short = [max(0, wanted - have) for wanted, have in zip(size, pixels.shape, strict=False)]
-    padded = np.pad(pixels, [(0, short[0]), (0, short[1]), (0, 0)], mode="symmetric")
+    padded = mirrored(pixels, size)
     top, left = ((have - wanted) // 2 for wanted, have in zip(size, padded.shape, strict=False))
     return np.ascontiguousarray(padded[top : top + size[0], left : left + size[1]])
 

@@ -1,7 +1,7 @@
 """Weights that other parameters decide are quantized like any, and the network itself stays as it was."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 
 import networks
@@ -17,7 +17,7 @@ from srptq_plugin.network import Network as Graph
 from srptq_plugin.reparameterized import fold_computed
 
 IMAGE = networks.images(1, 9, 11)
-NORMS = {
+NORMS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
     "weight_norm, by hooks": weight_norm,
     "spectral_norm, by hooks": spectral_norm,
     "weight_norm": parametrizations.weight_norm,
@@ -42,7 +42,7 @@ class Reparameterized(nn.Module):
 def network(request: pytest.FixtureRequest) -> nn.Module:
     """A network whose convolutions, each run twice, have no weight of their own."""
     torch.manual_seed(0)
-    norm: Callable[[nn.Module], nn.Module] | None = NORMS.get(request.param)
+    norm = NORMS.get(request.param)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the hooks are deprecated in torch, and in use elsewhere
         head = Reparameterized() if norm is None else norm(networks.conv(3, 6))

@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 import PIL.Image
 import pytest
+import torch
 from command_line import returning
 from onnx import numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from srptq_adapters.targets.onnxruntime import OnnxRuntimeTarget
 from srptq_plugin.analysis.analyze import analyze
@@ -278,3 +279,36 @@ def test_a_network_of_even_sizes_is_compared_and_scored_at_even_sizes(tmp_path: 
     assert analyze(Subject.of_run(run, patches=1), pairs, ("stage",)).quantized.psnr_y is not None
     with pytest.raises(SrptqError, match=r"--tile 13.*multiples of 2 only; give 14"):
         evaluate(run, tmp_path, tile=13)
+
+
+class OnePlace(nn.Module):
+    """Adds a map of one size, and for a batch of one only."""
+
+    def __init__(self, *, one_image: bool) -> None:
+        super().__init__()
+        self.head, self.tail, self.map = networks.conv(3, 6), networks.conv(6, 3), nn.Buffer(torch.rand(1, 6, 20, 26))
+        self.batch = 1 if one_image else -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.batch in (-1, len(x))
+        return self.tail((self.head(x).flatten(2) + self.map.flatten(2)).relu().reshape(self.batch, 6, 20, 26))
+
+
+@pytest.mark.parametrize("one_image", [False, True])
+def test_a_network_of_one_size_is_calibrated_and_compared_at_it(*, one_image: bool, tmp_path: Path) -> None:
+    keys = {"calibration": {"patches": 3, "size": 12}, "equalise": True, "reconstruction": {"name": "pac", "epochs": 1}}
+    recipe, network = networks.recipe(8, "onnxruntime", **keys), OnePlace(one_image=one_image).eval()
+    with pytest.raises(SrptqError, match="input-size"):
+        quantize(recipe, model=network, out=tmp_path / "run")
+    run = quantize(recipe, model=network, out=tmp_path / "run", input_size=(1, 3, 20, 26))
+    assert run.summary["verify"]["passed"]
+    assert {(size["height"], size["width"]) for size in run.summary["verify"]["sizes"]} == {(20, 26)}
+    subject = Subject.of_run(run, patches=3)
+    assert subject.patches.shape == (3, 3, 20, 26)
+    assert analyze(subject, kinds=("stage",)).quantized.psnr > 30
+
+
+def test_a_size_that_is_no_multiple_is_refused_before_calibrating(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.PixelUnshuffle(4), nn.PixelShuffle(4))
+    with pytest.raises(SrptqError, match="20 x 26, and Sequential takes multiples of 4; give 20 x 28"):
+        quantize(networks.recipe(8, "onnxruntime"), model=network, out=tmp_path / "run", input_size=(1, 3, 20, 26))

@@ -89,7 +89,7 @@ def analyze(
     """Measure the parts of these kinds; `pairs` score them against the truth as well."""
     parts = parts_of(subject.table.plan, subject.network, kinds)
     meter = _Meter(subject, parts, progress, len(subject.patches) + len(pairs))
-    for batch in subject.patches.split(BATCH):
+    for batch in subject.patches.split(subject.batch(BATCH)):
         meter.compare(batch)
     for pair in pairs:
         meter.score(pair)
@@ -100,10 +100,11 @@ def noises(subject: Subject, progress: Progress = quiet) -> dict[str, float]:
     """The noise that each group of sites makes alone: all that choosing bits needs."""
     network, total = PartlyQuantized(subject.table, subject.network), len(subject.table.plan.groups)
     found = defaultdict[str, float](float)
-    for done, batch in enumerate(subject.patches.split(BATCH)):
+    batches = subject.patches.split(subject.batch(BATCH))
+    for done, batch in enumerate(batches):
         plain = network.kept(batch, frozenset())
         for n, group in enumerate(subject.table.plan.groups):
-            progress("measuring noise", done * total + n, -(-len(subject.patches) // BATCH) * total)
+            progress("measuring noise", done * total + n, len(batches) * total)
             found[group] += float(subject.levels(plain.switched({group}) - plain.output).square().sum())
     values = subject.patches.numel() * subject.record.scale**2
     return {group: squared / values for group, squared in found.items()}

@@ -78,7 +78,7 @@ class Estimate:
         chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
         check_names(chosen, registry)
         rules, record = rules_of(chosen, registry), loaded.record
-        network = Network(graph_of(export_network(loaded.module, multiple=record.multiple)))
+        network = Network(graph_of(export_network(loaded.module, size, record.multiple)))
         plan = make_plan(network, rules, chosen, record.input_range)
         return cls(record, chosen, Costs.of(network, size or usual_size(record), rules), plan)
 

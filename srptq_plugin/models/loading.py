@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError, UnknownNameError, first_line
 from srptq_plugin.models.checkpoint import load_state
 from srptq_plugin.models.edsr import EDSR_FAMILY, MINI_FAMILY
@@ -36,6 +37,7 @@ def load_model(
     input_range: Range | None = None,
     *,
     families: Mapping[str, ModelFamily] = FAMILIES,
+    size: Size | None = None,
 ) -> LoadedModel:
     """Load a network by the name of its family or `package.module:factory`; without a name the bundled one.
 
@@ -47,16 +49,16 @@ parameters=380955, multiple=1)
     if input_range is not None:
         check_range(input_range)
     request = Request(None if weights is None else load_state(weights), args or {}, input_range)
-    return describe(name, _built(name, request, families))
+    return describe(name, _built(name, request, families), size)
 
 
-def describe(name: str, network: Network) -> LoadedModel:
-    """A network with its record. Its scale and the sizes that it takes are measured."""
+def describe(name: str, network: Network, size: Size | None = None) -> LoadedModel:
+    """A network with its record. Its scale and the sizes that it takes are measured, the given one last."""
     module = plain_copy(network.module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    sizing = sizing_of(name, module, sum(network.input_range) / 2)
-    fixed = network.input_range, network.mean, parameters
-    return LoadedModel(module, ModelRecord(name, sizing.scale, *fixed, sizing.multiple))
+    sizing = sizing_of(name, module, sum(network.input_range) / 2, size)
+    known = network.input_range, network.mean, parameters
+    return LoadedModel(module, ModelRecord(name, sizing.scale, *known, sizing.multiple), sizing.fixed)
 
 
 def _built(name: str, request: Request, families: Mapping[str, ModelFamily]) -> Network:

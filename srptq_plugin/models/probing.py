@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError, first_line
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -16,22 +17,32 @@ Sides = tuple[int, int]
 
 @dataclass(frozen=True)
 class Sizing:
-    """The upscaling factor, and the number that height and width must be a multiple of."""
+    """The upscaling factor, the number that sides must be a multiple of, and whether one size is taken only."""
 
     scale: int
-    multiple: int
+    multiple: int = 1
+    fixed: bool = False
 
 
-def sizing_of(name: str, module: nn.Module, level: float) -> Sizing:
-    """Find the smallest multiple at which a network runs on a gray image."""
+def sizing_of(name: str, module: nn.Module, level: float, size: Size | None = None) -> Sizing:
+    """Find the smallest multiple at which a network runs on a gray image, or else whether it runs at a size."""
     problems: list[SrptqError] = []
     for multiple, sides in _probes():
         try:
             return Sizing(_scale_at(module, level, sides), multiple)
         except SrptqError as error:
             problems.append(error)
+    if size is not None:
+        return Sizing(_scale_of(name, module, level, size[2:]), fixed=True)
     told = next((each for each in problems if isinstance(each, _WrongOutputError)), problems[-1])
     raise SrptqError(f"model {name}: {told}") from told
+
+
+def _scale_of(name: str, module: nn.Module, level: float, sides: Sides) -> int:
+    try:
+        return _scale_at(module, level, sides)
+    except SrptqError as error:
+        raise SrptqError(f"model {name}: {error}") from error
 
 
 def _probes() -> Iterator[tuple[int, Sides]]:
@@ -65,5 +76,5 @@ def _output(module: nn.Module, level: float, sides: Sides) -> object:
         raise SrptqError(
             f"running it on an input of {[1, 3, *sides]} failed ({type(error).__name__}: {first_line(error)}); it must "
             f"accept one RGB image whose height and width are any multiple of 1, 2, 4 or another power of two up to "
-            f"{MULTIPLES[-1]}"
+            f"{MULTIPLES[-1]}, or the only size that --input-size says"
         ) from error

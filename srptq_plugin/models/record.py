@@ -71,7 +71,8 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network ready to quantize, in eval mode, and its record."""
+    """A network ready to quantize, in eval mode, its record, and whether it takes no size but the one asked for."""
 
     module: nn.Module
     record: ModelRecord
+    fixed: bool = False

@@ -26,7 +26,7 @@ def pulls(
     """For some images at a time, what passes the quantizers of the float network, and v J for several v."""
     wanted = list(groups)
     generator = torch.Generator().manual_seed(seed)
-    for batch in images.split(BATCH):
+    for batch in images.split(prepared.batch(BATCH)):
         with prepared.mode(Mode.OFF), _tapped(prepared, wanted) as maps, torch.enable_grad():
             output = prepared(batch.detach().requires_grad_())
         yield maps, [_pull(output, maps, signs) for signs in _signs(output, draws, generator)]
@@ -36,7 +36,7 @@ def block_shares(prepared: PreparedGraph, images: Tensor, draws: int = 4, seed: 
     """How far, squared, the image moves when a block's map is off by a share of its norm; one on average."""
     generator = torch.Generator().manual_seed(seed)
     moves: list[Tensor] = []
-    for batch in images.split(BATCH):
+    for batch in images.split(prepared.batch(BATCH)):
         with prepared.mode(Mode.OFF), torch.enable_grad():
             output, maps = prepared.capture(batch.detach().requires_grad_())
         for signs in _signs(output, draws, generator):
