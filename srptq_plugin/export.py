@@ -13,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
 from srptq_plugin.contracts import Size
+from srptq_plugin.elapsed import reported
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.network import GUARDS, Network, drop_identities, tensor_arguments
 from srptq_plugin.reparameterized import fold_computed, plain_copy
@@ -20,6 +21,10 @@ from srptq_plugin.reparameterized import fold_computed, plain_copy
 EXAMPLE: Size = (2, 3, 48, 64)
 ANY = (0, 2, 3)
 """The axes that may have any length: batch, height and width."""
+CURE = (
+    "--input-size 1x3xHxW, with H and W the recipe's calibration.size, traces that size only, in seconds rather "
+    "than minutes"
+)
 BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 
@@ -82,7 +87,7 @@ def _trace(module: nn.Module, example: Size, axes: Sequence[int]) -> ExportedPro
     """Trace at any length of some axes of the input."""
     dynamic = (dict.fromkeys(axes, Dim.AUTO),) if axes else None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), reported("tracing", CURE if axes == ANY else ""):
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (torch.zeros(example),), dynamic_shapes=dynamic)
     except Exception as error:

@@ -43,7 +43,8 @@ def _remove_norms(part: nn.Module) -> None:
             remove_spectral_norm(part, hook.name)
     if parametrize.is_parametrized(part):
         shared = type(part)  # removing changes the class, which the copy shares with the original
-        part.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+        own: Any = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+        part.__class__ = own
         for name in list(part.parametrizations):  # pyright: ignore[reportArgumentType]
             parametrize.remove_parametrizations(part, name)
 
@@ -91,7 +92,11 @@ def _placeholders(program: ExportedProgram) -> list[fx.Node]:
 
 def _writes(nodes: Iterable[fx.Node]) -> bool:
     """Tell whether an operation changes what it reads."""
-    return any(isinstance(node.target, OpOverload) and node.target._schema.is_mutable for node in nodes)  # noqa: SLF001
+    return any(isinstance(node.target, OpOverload) and _schema(node.target).is_mutable for node in nodes)
+
+
+def _schema(operation: Any) -> Any:
+    return operation._schema  # noqa: SLF001 - torch tells in no other way
 
 
 def _make_parameter(program: ExportedProgram, node: fx.Node, name: str, value: Tensor) -> None:
