@@ -278,13 +278,19 @@ class Network:
 def drop_identities(module: fx.GraphModule) -> fx.GraphModule:
     """Take out, in place, what changes nothing (`x * 1.0`, clones, dropout): exporters fold it away as well."""
     for node in list(module.graph.nodes):
-        if _op_of(node, module) == "identity":
+        if _op_of(node, module) == "identity" and not _is_written(node):
             node.replace_all_uses_with(tensor_arguments(node)[0])
             module.graph.erase_node(node)
         elif node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default  # a view needs the layout that a dropped copy made
     module.recompile()
     return module
+
+
+def _is_written(copy: fx.Node) -> bool:
+    """Tell whether an operation in place changes a copy or what it was made from, so that the two differ."""
+    users = {*copy.users, *tensor_arguments(copy)[0].users} - {copy}
+    return any(isinstance(user.target, OpOverload) and str(user.target).split(".")[1].endswith("_") for user in users)
 
 
 def _op_of(node: fx.Node, module: fx.GraphModule) -> str:

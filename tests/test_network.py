@@ -247,6 +247,21 @@ def test_a_view_of_a_copy_still_runs_without_the_copy() -> None:
     assert shapes_of(network, (1, 3, 4, 6))[network.nodes["/reshape"]].sides == (1, 3, 4, 6)
 
 
+def test_a_copy_of_what_changes_in_place_stays() -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.act = networks.conv(3, 3), nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.head(x)
+            kept = features.clone()
+            return self.act(features) + kept
+
+    module, image = Kept(), networks.images()
+    assert torch.equal(network_of(module).module(image), module(image))
+
+
 def test_a_concat_of_one_is_taken_out() -> None:
     class Lonely(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
