@@ -96,7 +96,7 @@ class Bench:
         network, file = self.loaded.module, self.folder / "float.onnx"
         program = export_network(network)
         export_float(program, file, {})
-        size = Costs.of(Network(graph_of(program)), usual_size(self.scale)).size()
+        size = Costs.of(Network(graph_of(program)), usual_size(self.loaded.record)).size()
         return {"bytes": size, "ms": self._milliseconds(file)[0], "scores": self._scores(network)}
 
     def _quantized(self, recipe: str, steps: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A recipe, a network and images become the numbers of every site: plan, realise, observe, reconstruct."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from srptq_plugin.clock import Clock
-from srptq_plugin.contracts import Progress, Rules, quiet
+from srptq_plugin.contracts import Progress, Rules, Size, quiet
 from srptq_plugin.equalising.equalise import equalise
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.export import export_network, graph_of
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.export import export_at_size, export_network, graph_of
+from srptq_plugin.graph import PreparedGraph, fixed_size
 from srptq_plugin.grid import Bounds
 from srptq_plugin.images import (
     Image,
     load_images,
+    mirrored,
     most_detailed,
     noise_patches,
     random_patches,
@@ -75,23 +76,26 @@ class Source:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     input_range: tuple[float, float] | None = None
 
-    def load(self, registry: Registry) -> LoadedModel:
-        """Read it."""
+    def load(self, registry: Registry, size: Size | None = None) -> LoadedModel:
+        """Read it, with the only size that its input may have if it takes no other."""
         if self.input_range is not None:
             check_range(self.input_range)
         if isinstance(self.model, nn.Module):
             network = ModelNetwork(self.model, self.input_range or UNIT)
-            return describe(type(self.model).__name__, network)
+            return describe(type(self.model).__name__, network, size)
         entries = registry.entries("model")
         families = {name: entry.load() for entry in entries for name in entry.names}
-        return load_model(self.model, self.weights, dict(self.arguments), self.input_range, families=families)
+        return load_model(
+            self.model, self.weights, dict(self.arguments), self.input_range, families=families, size=size
+        )
 
 
 @dataclass(frozen=True)
 class Inputs:
     """What calibrating needs: a recipe that its target can run, the network, and patches of images.
 
-    `exported` gives the network as it was exported before.
+    `exported` gives the network as it was exported before. `size` is the input of the file to write, and `fixed` says
+    that the network is traced and calibrated at that size.
     """
 
     recipe: Recipe
@@ -101,20 +105,28 @@ class Inputs:
     registry: Registry
     device: torch.device
     exported: Callable[[], ExportedProgram] | None = None
+    size: Size | None = None
+    fixed: bool = False
 
     @classmethod
-    def load(cls, recipe: Recipe, registry: Registry, source: Source, device: str = "auto") -> "Inputs":
+    def load(
+        cls, recipe: Recipe, registry: Registry, source: Source, device: str = "auto", size: Size | None = None
+    ) -> "Inputs":
         """Read the network and the images; without images the sample photographs."""
-        loaded = source.load(registry)
-        patches = _patches(recipe, loaded.record)
-        return cls(recipe, rules_of(recipe, registry), loaded, patches, registry, device_of(device))
+        loaded = source.load(registry, size)
+        if size is not None:
+            _check_multiple(size, loaded.record)
+        fixed = size is not None and (loaded.fixed or set(size[2:]) == {recipe.calibration.size})
+        patches = _patches(recipe, loaded.record, size[2:] if size and fixed else None)
+        rules, where = rules_of(recipe, registry), device_of(device)
+        return cls(recipe, rules, loaded, patches, registry, where, size=size, fixed=fixed)
 
     @classmethod
     def of_run(cls, run: Run, images: Path | None = None, scale: int | None = None, device: str = "auto") -> "Inputs":
         """Those of a run folder; without images the ones that it was calibrated on."""
         recipe = resolved(run.recipe, images=images, scale=scale)
         loaded, rules = LoadedModel(run.network, run.record), rules_of(recipe, run.registry)
-        patches = _patches(recipe, run.record)
+        patches = _patches(recipe, run.record, fixed_size(run.network))
         return cls(recipe, rules, loaded, patches, run.registry, device_of(device), run.program)
 
     @property
@@ -125,7 +137,17 @@ class Inputs:
 
     def program(self) -> ExportedProgram:
         """The network, exported anew."""
-        return self.exported() if self.exported else export_network(self.loaded.module)
+        if self.exported:
+            return self.exported()
+        if self.size and self.fixed:
+            return export_at_size(self.loaded.module, self.size)
+        return export_network(self.loaded.module, multiple=self.loaded.record.multiple)
+
+    def at_size(self) -> "Inputs | None":
+        """The same at the size of the file to write, for a network that cannot be traced at any."""
+        if self.size is None or self.fixed:
+            return None
+        return replace(self, patches=_patches(self.recipe, self.loaded.record, self.size[2:]), fixed=True)
 
 
 def check_recipe(recipe: Recipe, registry: Registry) -> None:
@@ -141,12 +163,27 @@ def check_recipe(recipe: Recipe, registry: Registry) -> None:
     tuner_of(recipe, registry)
 
 
-def _patches(recipe: Recipe, record: ModelRecord) -> Tensor:
+def _check_multiple(size: Size, record: ModelRecord) -> None:
+    fitted = tuple(map(record.fitted, size[2:]))
+    if fitted != size[2:]:
+        raise SrptqError(
+            f"input_size: {size[2]} x {size[3]}, and {record.name} takes multiples of {record.multiple}; "
+            f"give {fitted[0]} x {fitted[1]}"
+        )
+
+
+def _patches(recipe: Recipe, record: ModelRecord, fixed: tuple[int, int] | None = None) -> Tensor:
+    """Cut patches of the recipe's size, or of the fixed one, to which smaller images are mirrored."""
     settings = recipe.calibration
+    height, width = fixed or (record.fitted(settings.size),) * 2
     if settings.choose == "noise":
-        return to_tensor(noise_patches(settings.patches, settings.size, settings.seed), record.input_range)
+        pixels = noise_patches(settings.patches, max(height, width), settings.seed)[:, :height, :width]
+        return to_tensor(pixels, record.input_range)
     drawn = settings.patches * (DRAWN if settings.choose == "detail" else 1)
-    pixels = random_patches(_images(recipe, record.scale), drawn, settings.size, settings.seed)
+    images = _images(recipe, record.scale)
+    if fixed:
+        images = [Image(each.name, mirrored(each.pixels, fixed)) for each in images]
+    pixels = random_patches(images, drawn, fixed or height, settings.seed)
     if settings.choose == "detail":
         pixels = most_detailed(pixels, settings.patches)
     return to_tensor(pixels, record.input_range)
@@ -193,11 +230,22 @@ class Calibrator:
         torch.manual_seed(self.inputs.recipe.calibration.seed)
         self.progress("tracing the network", 0, 0)
         with self.clock("trace"):
-            program = self.inputs.program()
+            program = self._traced()
         prepared = self._prepared(program)
         self._calibrate(prepared)
         prepared.to(torch.device("cpu"))
         return program, QuantTable.of(prepared)
+
+    def _traced(self) -> ExportedProgram:
+        """The network for any size, or for the only one that was asked for where it cannot be traced for any."""
+        try:
+            return self.inputs.program()
+        except SrptqError:
+            fixed = self.inputs.at_size()
+            if fixed is None:
+                raise
+            self.inputs = fixed
+            return fixed.program()
 
     def at(self, group: str) -> tuple[Projection | None, Bounds | None, Bounds | None]:
         """What was found at sites of one encoding: what the grid costs, the bounds observed, and those tuned."""

@@ -4,36 +4,66 @@ import copy
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from traceback import extract_tb
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
 from srptq_plugin.contracts import Size
-from srptq_plugin.errors import SrptqError
-from srptq_plugin.network import Network, drop_identities, tensor_arguments
+from srptq_plugin.elapsed import reported
+from srptq_plugin.errors import SrptqError, first_line
+from srptq_plugin.network import GUARDS, Network, drop_identities, tensor_arguments
+from srptq_plugin.reparameterized import fold_computed, plain_copy
 
 EXAMPLE: Size = (2, 3, 48, 64)
+ANY = (0, 2, 3)
+"""The axes that may have any length: batch, height and width."""
+CURE = (
+    "--input-size 1x3xHxW, with H and W the recipe's calibration.size, traces that size only, in seconds rather "
+    "than minutes"
+)
 BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 
-def export_network(module: nn.Module, size: Size | None = None) -> ExportedProgram:
-    """Trace a network in evaluation mode; without a size, for every batch, height and width.
+def export_network(module: nn.Module, size: Size | None = None, multiple: int = 1) -> ExportedProgram:
+    """Trace a network in evaluation mode; without a size, for every batch, and height and width of a multiple.
 
     >>> program = export_network(nn.Conv2d(3, 3, 3, padding=1))
     >>> program.module()(torch.zeros(1, 3, 9, 11)).shape
     torch.Size([1, 3, 9, 11])
     """
-    return folded(module, size)[1]
+    return fold_computed(folded(module, size, multiple)[1])
 
 
-def folded(module: nn.Module, size: Size | None = None) -> tuple[nn.Module, ExportedProgram]:
+def export_at_size(module: nn.Module, size: Size) -> ExportedProgram:
+    """Trace a network at one height and width, for every batch if it takes any, and for one image otherwise."""
+    example = EXAMPLE[0], *size[1:]
+    try:
+        simpler, program = _folded(module, example, (0,))
+        _refuse_guards(simpler, program, example, 0)
+        return fold_computed(program)
+    except SrptqError:
+        return export_network(module, size)
+
+
+def folded(module: nn.Module, size: Size | None = None, multiple: int = 1) -> tuple[nn.Module, ExportedProgram]:
     """A copy in evaluation mode on the processor, as it is exported, and its program."""
-    module = copy.deepcopy(module).cpu().eval()
-    program = _trace(module, size)
+    if size:
+        return _folded(module, size, ())
+    example = _example(multiple)
+    simpler, program = _folded(module, example, ANY)
+    _refuse_guards(simpler, program, example, multiple)
+    return simpler, program
+
+
+def _folded(module: nn.Module, example: Size, axes: Sequence[int]) -> tuple[nn.Module, ExportedProgram]:
+    module = plain_copy(module)
+    program = _trace(module, example, axes)
     simpler = fold(module, program)
-    return (module, program) if simpler is None else (simpler, _trace(simpler, size))
+    return (module, program) if simpler is None else (simpler, _trace(simpler, example, axes))
 
 
 def graph_of(program: ExportedProgram) -> fx.GraphModule:
@@ -53,44 +83,87 @@ def own_module(program: ExportedProgram) -> fx.GraphModule:
         return copy.deepcopy(program.module())
 
 
-def _trace(module: nn.Module, size: Size | None) -> ExportedProgram:
-    example = torch.zeros(size or EXAMPLE)
-    dynamic = None if size else ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
+def _trace(module: nn.Module, example: Size, axes: Sequence[int]) -> ExportedProgram:
+    """Trace at any length of some axes of the input."""
+    dynamic = (dict.fromkeys(axes, Dim.AUTO),) if axes else None
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), reported("tracing", CURE if axes == ANY else ""):
             warnings.simplefilter("ignore")
-            program = torch.export.export(module, (example,), dynamic_shapes=dynamic)
+            program = torch.export.export(module, (torch.zeros(example),), dynamic_shapes=dynamic)
     except Exception as error:
-        raise SrptqError(_refusal(module, error)) from error
-    if size is None:
-        _refuse_fixed_sizes(program)
+        raise SrptqError(_refusal(module, example, error)) from error
+    _refuse_fixed_sizes(program, example, axes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it names files of this machine, and would travel with every written file
     return program
 
 
-def _refusal(module: nn.Module, error: Exception) -> str:
+def _example(multiple: int) -> Size:
+    """Return an input to trace for any size. Sides that were equal would be taken for one."""
+    batch, colors, height, width = EXAMPLE
+    height = -(-height // multiple) * multiple
+    return batch, colors, height, max(width, height + multiple)
+
+
+def _refusal(module: nn.Module, example: Size, error: Exception) -> str:
     """Which line torch.export stumbled on, and what to do."""
     text = str(error)
     lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\s*\n\s*(\S[^\n]*)', text)
-    traced = [line for line in lines if "site-packages/torch/" not in line[0]]
+    lines = lines or [(each.filename, each.lineno, each.name, each.line) for each in extract_tb(error.__traceback__)]
+    traced = [line for line in lines if "/torch/" not in line[0] and line[0] != __file__]
     where = "; at {}, line {}, in {}: {}".format(*traced[-1]) if traced else ""
     cause = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return (
-        f"torch.export cannot trace {type(module).__name__}{where}: {cause[:300]}. "
-        "Make the line free of branches on tensor values (torch.where, fixed loops), or give a static --input-size"
+        f"torch.export cannot trace {type(module).__name__} on a batch of {example[0]} of {example[2]} x {example[3]}"
+        f"{where}: {cause[:300]}. Make the line free of branches on tensor values (torch.where, fixed loops), "
+        "or give a static --input-size, which traces a single image of that size"
     )
 
 
-def _refuse_fixed_sizes(program: ExportedProgram) -> None:
+def _refuse_fixed_sizes(program: ExportedProgram, example: Size, axes: Sequence[int]) -> None:
     image = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
-    fixed = [side for side in map(str, image.meta["val"].shape[2:]) if side.isdigit()]
+    shape = image.meta["val"].shape
+    fixed = [axis for axis in axes if str(shape[axis]).isdigit()]
     if fixed:
-        height, width = EXAMPLE[2:]
-        raise SrptqError(
-            f"the network runs at one image size only (traced at {height} x {width}); "
-            "give --input-size 1x3xHxW, and calibration.size to match"
-        )
+        what = "batch" if fixed == [0] else "image size"
+        traced = " x ".join(map(str, example))
+        raise SrptqError(f"the network runs at one {what} only (traced on {traced}); give --input-size 1x3xHxW")
+
+
+def _refuse_guards(module: nn.Module, program: ExportedProgram, example: Size, step: int) -> None:
+    """Hold the program against the network where torch assumed something of the example that is not so elsewhere."""
+    batch, colors, height, width = example
+    for more in (1, 2):
+        size = batch + more, colors, height + more * step, width + (3 - more) * step
+        fault = _fault_at(program, size)
+        if fault and not _is_alike(module, program, size):
+            traced, failed = (" x ".join(map(str, each)) for each in (example, size))
+            raise SrptqError(
+                f"the network was traced on {traced} and is another on {failed} ({fault}); give --input-size 1x3xHxW"
+            )
+
+
+def _fault_at(program: ExportedProgram, size: Size) -> str:
+    """Run a program without computing; the first thing that torch assumed and that does not hold."""
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            program.module()(torch.empty(size))
+    except Exception as error:  # noqa: BLE001 - whatever the network's operations raise
+        return first_line(error)
+    return ""
+
+
+def _is_alike(module: nn.Module, program: ExportedProgram, size: Size) -> bool:
+    """Tell whether a program computes what the network does, whatever torch assumed."""
+    graph, image = graph_of(program), torch.rand(size, generator=torch.Generator().manual_seed(0))
+    for node in [node for node in graph.graph.nodes if node.target == GUARDS]:
+        graph.graph.erase_node(node)
+    graph.recompile()
+    try:
+        with torch.no_grad():
+            return torch.allclose(graph(image), module(image), rtol=1e-3, atol=1e-5)
+    except Exception:  # noqa: BLE001 - one of them does not run
+        return False
 
 
 def fold(module: nn.Module, program: ExportedProgram) -> nn.Module | None:

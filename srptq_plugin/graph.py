@@ -18,6 +18,8 @@ from srptq_plugin.sites import Plan, Role, Site
 
 Features = tuple[Tensor, tuple[Tensor, ...]]
 SILENT = 1e-30
+SHAPED = frozenset({"reshape", "expand", "repeat"})
+"""Operations that a graph traced for one image runs on one image only."""
 FLOAT = "srptq_float"
 """Under this name a graph module's meta keeps the float network's parameters, once its own may change."""
 
@@ -33,6 +35,7 @@ class PreparedGraph:
             raise SrptqError(f"prepared graph: no quantizer was placed for {', '.join(missing)}")
         self.quantizers = {group: found[group] for group in plan.groups}
         self.capture = _with_features(module, plan.blocks)
+        self._single = takes_one_image(module)
         self._float = {name: p.detach().clone() for name, p in _float_parameters(self.capture)}
         for name, known in module.meta.get(FLOAT, {}).items():
             if name in self._float:
@@ -57,7 +60,7 @@ class PreparedGraph:
 
     def __call__(self, images: Tensor) -> Tensor:
         """The output, in whatever mode the quantizers are."""
-        return self.capture(images)[0]
+        return self.features(images)[0]
 
     def to(self, device: torch.device) -> "PreparedGraph":
         """Move everything to a device."""
@@ -67,13 +70,28 @@ class PreparedGraph:
         return self
 
     def features(self, images: Tensor) -> Features:
-        """The output and the outputs of the blocks."""
-        return self.capture(images)
+        """The output and the outputs of the blocks, each a sample for every image."""
+        return self._in_parts(images, self.capture)
 
     def teach(self, images: Tensor) -> Features:
         """The same from the float network: quantizers off, on the parameters as they were at first."""
         with self.mode(Mode.OFF), torch.no_grad():
-            return functional_call(self.capture, self._float, (images,))
+            return self._in_parts(images, lambda part: functional_call(self.capture, self._float, (part,)))
+
+    def _in_parts(self, images: Tensor, forward: Callable[[Tensor], Features]) -> Features:
+        """Run as many images at once as the graph takes."""
+        found: list[Features] = []
+        for part in images.split(self.batch(len(images))):
+            output, maps = forward(part)
+            found.append((output, tuple(by_image(each, len(part)) for each in maps)))
+        if len(found) == 1:
+            return found[0]
+        outputs, maps = zip(*found, strict=True)
+        return torch.cat(outputs), tuple(map(torch.cat, zip(*maps, strict=True)))
+
+    def batch(self, usual: int) -> int:
+        """How many images may run at once, at most as many as usual."""
+        return 1 if self._single else usual
 
     def noise(self, images: Tensor, teacher: Tensor) -> float:
         """Return the mean squared difference from the float network's images, and never quite zero."""
@@ -233,6 +251,28 @@ def _with_features(module: fx.GraphModule, blocks: Sequence[str]) -> fx.GraphMod
         if node.op == "call_module" and node.target == GUARDS:
             graph.erase_node(node)
     return fx.GraphModule(module, graph)
+
+
+def fixed_size(module: fx.GraphModule) -> tuple[int, int] | None:
+    """Return the only height and width that a graph was traced for, or None where it takes others."""
+    height, width = Network(module).input.meta["val"].shape[2:]
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def takes_one_image(module: fx.GraphModule) -> bool:
+    """Tell whether a graph was traced for one image, and has that in its shapes."""
+    network = Network(module)
+    batch, *_ = getattr(network.input.meta.get("val"), "shape", (None,))  # not every tracer records shapes
+    return isinstance(batch, int) and batch == 1 and not SHAPED.isdisjoint(network.ops.values())
+
+
+def by_image(features: Tensor, images: int) -> Tensor:
+    """Gather what a network folded into the batch: windows, or channels one by one.
+
+    >>> by_image(torch.zeros(6, 8, 5, 5), 2).shape
+    torch.Size([2, 24, 5, 5])
+    """
+    return features.reshape(images, -1, *features.shape[2:])
 
 
 def float_parameters(module: nn.Module) -> dict[str, Tensor]:

@@ -19,9 +19,11 @@ from srptq_plugin.resize import Pixels, downscale, upscale
 __all__ = [
     "Image",
     "downscale",
+    "fitted",
     "list_images",
     "load_images",
     "load_patches",
+    "mirrored",
     "most_detailed",
     "noise_patches",
     "random_patches",
@@ -98,19 +100,21 @@ def sample_images(scale: int) -> list[Image]:
 
 
 def random_patches(
-    images: Sequence[Image], count: int, size: int, seed: int, *, multiple: int = 1
+    images: Sequence[Image], count: int, size: int | tuple[int, int], seed: int, *, multiple: int = 1
 ) -> NDArray[np.uint8]:
-    """Cut square patches, spread evenly over the images: uint8 [count, size, size, 3].
+    """Cut patches, square or of a height and width, spread evenly over the images: uint8 [count, size, size, 3].
 
     `multiple` is what the sides of the network's input must be a multiple of.
 
     >>> random_patches([Image("flat", np.zeros((40, 50, 3), np.uint8))], 3, 32, seed=0).shape
     (3, 32, 32, 3)
     """
-    _check_patches(images, count, size, multiple)
+    if isinstance(size, int):
+        _check_patches(images, count, size, multiple)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))
-    patches = [_patch(images[order[turn % len(images)]].pixels, size, rng) for turn in range(count)]
+    sides = (size, size) if isinstance(size, int) else size
+    patches = [_patch(images[order[turn % len(images)]].pixels, sides, rng) for turn in range(count)]
     return np.stack(patches)
 
 
@@ -168,6 +172,26 @@ def noise_patches(count: int, size: int, seed: int) -> NDArray[np.uint8]:
     return np.round(255 * (coloured - low) / (high - low)).astype(np.uint8)
 
 
+def fitted(pixels: Pixels, multiple: int) -> Pixels:
+    """Repeat the last row and column until both sides are multiples.
+
+    >>> fitted(np.zeros((5, 8, 3), np.uint8), 4).shape
+    (8, 8, 3)
+    """
+    short = [(0, -side % multiple) for side in pixels.shape[:2]]
+    return np.pad(pixels, [*short, (0, 0)], mode="edge")
+
+
+def mirrored(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """Mirror an image at its last row and column until it is as large as a size.
+
+    >>> mirrored(np.zeros((5, 8, 3), np.uint8), (6, 7)).shape
+    (6, 8, 3)
+    """
+    short = [(0, max(0, side - have)) for side, have in zip(size, pixels.shape[:2], strict=True)]
+    return np.pad(pixels, [*short, (0, 0)], mode="symmetric")
+
+
 def to_tensor(pixels: Pixels, input_range: tuple[float, float]) -> torch.Tensor:
     """Turn uint8 [..., H, W, 3] into float32 [..., 3, H, W] whose 0 and 255 are the ends of the range.
 
@@ -203,9 +227,10 @@ def _shrunk(image: Image, scale: int) -> Image:
         raise SrptqError(f"{image.name}: {error}") from error
 
 
-def _patch(pixels: Pixels, size: int, rng: np.random.Generator) -> Pixels:
-    top, left = (int(rng.integers(side - size + 1)) for side in pixels.shape[:2])
-    return pixels[top : top + size, left : left + size]
+def _patch(pixels: Pixels, sides: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    height, width = sides
+    top, left = (int(rng.integers(have - side + 1)) for have, side in zip(pixels.shape[:2], sides, strict=True))
+    return pixels[top : top + height, left : left + width]
 
 
 def _check_patches(images: Sequence[Image], count: int, size: int, multiple: int) -> None:

@@ -12,6 +12,8 @@ from torch._ops import OpOverload
 
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
 IMAGE_AXES = 4
+CORNER = 64
+"""The side of an image of one color. Every multiple that a network may need divides it."""
 INSERTED = "(inserted)"
 """The path of operations that a toolkit added to an exported graph: they must not count among the network's own."""
 GUARDS = "_guards_fn"
@@ -237,11 +239,14 @@ class Network:
         """The exact range of a tensor that is the image, moved, scaled or shifted; none for any other."""
         if not self._is_image(node):
             return None
-        shape = self.input.meta["val"].shape
+        batch, colors, *sides = self.input.meta["val"].shape
         device = next((each.device for each in self.module.parameters()), None)
-        corners = torch.tensor(list(product(image, repeat=int(shape[1]))), dtype=torch.float32, device=device)
-        values = self._evaluate(node, corners[:, :, None, None].expand(-1, -1, 8, 8).contiguous())
-        return float(values.min()), float(values.max())
+        corners = torch.tensor(list(product(image, repeat=int(colors))), dtype=torch.float32, device=device)
+        height, width = (side if isinstance(side, int) else CORNER for side in sides)
+        corners = corners[:, :, None, None].expand(-1, -1, height, width).contiguous()
+        parts = corners.split(batch) if isinstance(batch, int) else [corners]
+        ends = [values.aminmax() for values in (self._evaluate(node, part) for part in parts)]
+        return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
 
     def _is_image(self, node: fx.Node) -> bool:
         if node is self.input or node not in self.varying:
@@ -273,11 +278,19 @@ class Network:
 def drop_identities(module: fx.GraphModule) -> fx.GraphModule:
     """Take out, in place, what changes nothing (`x * 1.0`, clones, dropout): exporters fold it away as well."""
     for node in list(module.graph.nodes):
-        if _op_of(node, module) == "identity":
+        if _op_of(node, module) == "identity" and not _is_written(node):
             node.replace_all_uses_with(tensor_arguments(node)[0])
             module.graph.erase_node(node)
+        elif node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default  # a view needs the layout that a dropped copy made
     module.recompile()
     return module
+
+
+def _is_written(copy: fx.Node) -> bool:
+    """Tell whether an operation in place changes a copy or what it was made from, so that the two differ."""
+    users = {*copy.users, *tensor_arguments(copy)[0].users} - {copy}
+    return any(isinstance(user.target, OpOverload) and str(user.target).split(".")[1].endswith("_") for user in users)
 
 
 def _op_of(node: fx.Node, module: fx.GraphModule) -> str:

@@ -61,7 +61,7 @@ def quantize(
     progress("loading network and images", 0, 0)
     with clock("load"):
         source = Source(model, weights, model_args or {}, input_range)
-        inputs = Inputs.load(chosen, registry, source, device)
+        inputs = Inputs.load(chosen, registry, source, device, input_size)
         warn_of_range(inputs.loaded, inputs.patches)
     with place.draft() as draft:
         _Job(Calibrator(inputs, progress, clock), input_size).into(draft)

@@ -16,7 +16,7 @@ from srptq_plugin.contracts import Array, Finding, Kernels, Linter, Progress, Ru
 from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.evaluating.metrics import level_differences, psnr
 from srptq_plugin.evaluating.patterns import patterns
-from srptq_plugin.images import Image, to_tensor
+from srptq_plugin.images import Image, mirrored, to_tensor
 from srptq_plugin.recipes.settings import rules_of
 from srptq_plugin.runs.run import NETWORK, Run
 from srptq_plugin.sites import Plan
@@ -118,16 +118,19 @@ class Crop(NamedTuple):
 
 def _crops(run: Run, images: Sequence[Image]) -> list[Crop]:
     """Cut the middle out of an image for each size, mirrored where it is smaller, and add worst-case patterns."""
-    sizes = [run.size] if run.size else SIZES
+    sizes = [run.size] if run.size else [_fitted(run, size) for size in SIZES]
     chosen = [(images[n % len(images)], size) for n, size in enumerate(sizes)]
     pixels = [(image.name, _middle(image.pixels, size)) for image, size in chosen]
     pixels += patterns(*sizes[0]).items()
     return [Crop(name, to_tensor(each[None], run.input_range).numpy()) for name, each in pixels]
 
 
+def _fitted(run: Run, size: tuple[int, int]) -> tuple[int, int]:
+    return run.record.fitted(size[0]), run.record.fitted(size[1])
+
+
 def _middle(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    short = [max(0, wanted - have) for wanted, have in zip(size, pixels.shape, strict=False)]
-    padded = np.pad(pixels, [(0, short[0]), (0, short[1]), (0, 0)], mode="symmetric")
+    padded = mirrored(pixels, size)
     top, left = ((have - wanted) // 2 for wanted, have in zip(size, padded.shape, strict=False))
     return np.ascontiguousarray(padded[top : top + size[0], left : left + size[1]])
 
@@ -174,7 +177,7 @@ def _finite(value: float) -> float | None:
 
 def _speedup(run: Run, runtime: Runtime) -> float:
     """How many times faster than the float network in the same runtime; pairs of runs, medians."""
-    height, width = run.size or TIMED_SIZE
+    height, width = run.size or _fitted(run, TIMED_SIZE)
     low, high = run.input_range
     image = np.full((1, 3, height, width), (low + high) / 2, np.float32)
     plain = run.target.load(run.folder / NETWORK)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.export import export_network, fold, graph_of
+from srptq_plugin.export import export_at_size, export_network, fold, graph_of
+from srptq_plugin.graph import PreparedGraph, takes_one_image
 from srptq_plugin.network import Network
 
 
@@ -115,6 +117,47 @@ def test_a_refusal_names_the_line_and_what_to_do() -> None:
         SrptqError, match=r"Branching.*test_export\.py, line \d+, in forward: if x\.mean\(\) > 0\.5.*where"
     ):
         export_network(Branching())
+
+
+class OneImage(nn.Module):
+    """Takes one image at a time, as its author wanted no other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        assert count == 1
+        return torch.relu(x.reshape(1, channels, height * width)).reshape(1, channels, height, width)
+
+
+class Padded(nn.Module):
+    """Pads to a multiple, and crops, only `where needed` or always."""
+
+    def __init__(self, *, asks: bool) -> None:
+        super().__init__()
+        self.asks, self.conv = asks, nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, more = x.shape[2], -x.shape[2] % 16
+        padded = x if self.asks and more == 0 else functional.pad(x, (0, 0, 0, more), mode="reflect")
+        return self.conv(padded)[:, :, :height]
+
+
+def test_a_network_of_one_image_at_a_time_names_the_line_and_the_batch() -> None:
+    with pytest.raises(SrptqError, match=r"on a batch of 2 of 48 x 64; at .*test_export\.py.*: assert count == 1: "):
+        export_network(OneImage())
+
+
+@pytest.mark.parametrize(("module", "batch"), [(OneSize(), 3), (OneImage(), 1)])
+def test_one_size_is_traced_for_every_batch_that_the_network_takes(module: nn.Module, batch: int) -> None:
+    graph, image = graph_of(export_at_size(module, (1, 3, 48, 64))), torch.rand(batch, 3, 48, 64)
+    assert torch.equal(graph(image), module(image))
+    assert takes_one_image(graph) == (batch == 1)
+
+
+def test_what_torch_assumed_of_the_size_that_was_traced_is_refused_where_it_matters() -> None:
+    with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give --input-size"):
+        export_network(Padded(asks=True))
+    graph, image = graph_of(export_network(Padded(asks=False))), torch.rand(1, 3, 33, 21)
+    assert PreparedGraph.plain(graph)(image).shape == image.shape
 
 
 def test_a_network_of_one_size_says_so() -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from srptq_plugin.costs.shapes import shapes_of
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.network import Network, OpKey, canonical_op, drop_identities, tensor_arguments
 from srptq_plugin.stages import Stages, find_blocks
@@ -183,6 +184,15 @@ def test_an_image_scaled_per_colour_has_the_extremes_of_any_colour() -> None:
     assert network.image_bounds(network.nodes["/div"], (0.0, 1.0)) == pytest.approx((-2.0, 2.0))
 
 
+def test_an_image_that_is_padded_by_reflection_has_its_exact_range() -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.pad(x, (0, -x.shape[3] % 16, 0, -x.shape[2] % 16), mode="reflect") * 2
+
+    network = network_of(Padded())
+    assert network.image_bounds(network.nodes["/mul"], (0.0, 1.0)) == (0.0, 2.0)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "expected"),
     [("edsr", "body.0/relu", True), ("edsr", "body.0/add", False), ("mixed", "attention/sigmoid", True),
@@ -222,6 +232,34 @@ def test_what_changes_nothing_is_taken_out(factor: float) -> None:
     ops = list(Network(drop_identities(module)).ops.values())
     assert ops == ["input", "conv", "mul", "output"]
     assert torch.equal(module(image), before)
+
+
+def test_a_view_of_a_copy_still_runs_without_the_copy() -> None:
+    class Shuffled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            count, channels, height, width = x.shape
+            return x.transpose(2, 3).contiguous().view(count, channels, height, width)
+
+    module, image = Shuffled(), networks.images()
+    network = network_of(module)
+    assert list(network.ops.values()) == ["input", "permute", "reshape", "output"]
+    assert torch.equal(network.module(image), module(image))
+    assert shapes_of(network, (1, 3, 4, 6))[network.nodes["/reshape"]].sides == (1, 3, 4, 6)
+
+
+def test_a_copy_of_what_changes_in_place_stays() -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.act = networks.conv(3, 3), nn.ReLU(inplace=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.head(x)
+            kept = features.clone()
+            return self.act(features) + kept
+
+    module, image = Kept(), networks.images()
+    assert torch.equal(network_of(module).module(image), module(image))
 
 
 def test_a_concat_of_one_is_taken_out() -> None:

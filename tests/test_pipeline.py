@@ -95,7 +95,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             each.CopyFrom(numpy_helper.from_array(own.state_dict[each.name].detach().numpy(), each.name))
         onnx.save(model, path)
 
-    def answer(_: nn.Module) -> ExportedProgram:
+    def answer(_: nn.Module, size: Size | None = None, multiple: int = 1) -> ExportedProgram:  # noqa: ARG001
         return networks.own(program)
 
     return {"export_network": answer, "export_float": write}

@@ -16,7 +16,7 @@ from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.evaluating.metrics import PEAK, decibels
 from srptq_plugin.evaluating.pairs import Pair
 from srptq_plugin.evaluating.scoring import scores
-from srptq_plugin.images import to_tensor
+from srptq_plugin.images import fitted, to_tensor
 
 BATCH = 4
 Way = Literal["alone", "left_float"]
@@ -89,7 +89,7 @@ def analyze(
     """Measure the parts of these kinds; `pairs` score them against the truth as well."""
     parts = parts_of(subject.table.plan, subject.network, kinds)
     meter = _Meter(subject, parts, progress, len(subject.patches) + len(pairs))
-    for batch in subject.patches.split(BATCH):
+    for batch in subject.patches.split(subject.batch(BATCH)):
         meter.compare(batch)
     for pair in pairs:
         meter.score(pair)
@@ -100,10 +100,11 @@ def noises(subject: Subject, progress: Progress = quiet) -> dict[str, float]:
     """The noise that each group of sites makes alone: all that choosing bits needs."""
     network, total = PartlyQuantized(subject.table, subject.network), len(subject.table.plan.groups)
     found = defaultdict[str, float](float)
-    for done, batch in enumerate(subject.patches.split(BATCH)):
+    batches = subject.patches.split(subject.batch(BATCH))
+    for done, batch in enumerate(batches):
         plain = network.kept(batch, frozenset())
         for n, group in enumerate(subject.table.plan.groups):
-            progress("measuring noise", done * total + n, -(-len(subject.patches) // BATCH) * total)
+            progress("measuring noise", done * total + n, len(batches) * total)
             found[group] += float(subject.levels(plain.switched({group}) - plain.output).square().sum())
     values = subject.patches.numel() * subject.record.scale**2
     return {group: squared / values for group, squared in found.items()}
@@ -140,9 +141,12 @@ class _Meter:
 
     def score(self, pair: Pair) -> None:
         """What every way of quantizing scores on an image whose truth is known."""
-        scale, span = self.subject.record.scale, self.subject.record.input_range
-        for sums, output, _ in self._outputs(to_tensor(pair.low.pixels[None], span)):
-            sums.scores.append(scores(output, pair, scale, span))
+        record, pixels = self.subject.record, pair.low.pixels
+        height, width = (record.scale * side for side in pixels.shape[:2])
+        image = to_tensor(fitted(pixels, record.multiple)[None], record.input_range)
+        for sums, output, _ in self._outputs(image):
+            drawn = output[..., :height, :width]
+            sums.scores.append(scores(drawn, pair, record.scale, record.input_range))
 
     def _outputs(self, images: Tensor) -> Iterator[tuple[_Sums, Tensor, Tensor]]:
         """What every way draws, beside the float network."""

@@ -9,7 +9,8 @@ from srptq_plugin.calibrating import Calibrator, Inputs
 from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.evaluating.metrics import PEAK
 from srptq_plugin.export import graph_of
-from srptq_plugin.images import load_images, random_patches, to_tensor
+from srptq_plugin.graph import fixed_size, takes_one_image
+from srptq_plugin.images import Image, load_images, mirrored, random_patches, to_tensor
 from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.runs.run import Run
 from srptq_plugin.table import QuantTable
@@ -33,7 +34,10 @@ class Subject:
         """What a run folder holds; without images those that it was calibrated on, or the sample photographs."""
         settings = run.recipe.calibration
         found = run.images() if images is None else load_images(images, scale=scale)
-        pixels = random_patches(found, patches, settings.size, settings.seed)
+        size = fixed_size(run.network)
+        if size:
+            found = [Image(each.name, mirrored(each.pixels, size)) for each in found]
+        pixels = random_patches(found, patches, size or run.record.fitted(settings.size), settings.seed)
         return cls(run.network, run.table, run.record, to_tensor(pixels, run.input_range))
 
     @classmethod
@@ -42,6 +46,10 @@ class Subject:
         untuned = replace(inputs, recipe=inputs.recipe.model_copy(update={"reconstruction": None}))
         program, table = Calibrator(untuned, progress).run()
         return cls(graph_of(program), table, inputs.loaded.record, inputs.patches[:patches])
+
+    def batch(self, usual: int) -> int:
+        """How many patches may run at once, at most as many as usual."""
+        return 1 if takes_one_image(self.network) else usual
 
     def levels(self, error: Tensor) -> Tensor:
         """An error of the network's output in levels of an 8-bit image."""

@@ -107,7 +107,8 @@ def cost(asked: Namespace, _progress: Progress) -> Answer:
     else:
         registry = Registry()
         recipe = Recipe.load(asked.recipe or DEFAULT_RECIPE, asked.set)
-        found = Estimate.of_recipe(recipe, _source(asked).load(registry), registry, asked.input_size)
+        loaded = _source(asked).load(registry, asked.input_size)
+        found = Estimate.of_recipe(recipe, loaded, registry, asked.input_size)
     return Answer(found.record(), cost_report(found.record()))
 
 

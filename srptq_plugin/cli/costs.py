@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from srptq_plugin.cli.reports import sides_in
 from srptq_plugin.console import Block, Facts, Table
 
 Record = Mapping[str, Any]
@@ -19,7 +20,8 @@ FIGURES = (
 def cost_report(found: Record) -> list[Block]:
     """What is counted, where the arithmetic is, and what the plan saves."""
     model, size = found["model"], "x".join(map(str, found["input_size"]))
-    about = f"{model['name']}, {model['parameters']:,} parameters, upscales by {model['scale']}, input {size}"
+    takes = f"upscales by {model['scale']}{sides_in(model)}"
+    about = f"{model['name']}, {model['parameters']:,} parameters, {takes}, input {size}"
     return [
         Facts([("network", about), ("recipe", f"{found['recipe']}, for {found['target']}")]),
         _stages(found),

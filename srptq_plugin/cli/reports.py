@@ -98,8 +98,18 @@ def _change(row: Record, plain: float | None) -> str:
 
 def _network(model: Record) -> str:
     size = model.get("input_size")
-    fixed = f", input {'x'.join(map(str, size))}" if size else ""
+    fixed = f", input {'x'.join(map(str, size))}" if size else sides_in(model)
     return f"{model['name']}, {model['parameters']:,} parameters, upscales by {model['scale']}{fixed}"
+
+
+def sides_in(model: Record) -> str:
+    """Say which sizes the network takes, unless it takes any.
+
+    >>> sides_in({"multiple": 8}), sides_in({"multiple": 1})
+    (', height and width in multiples of 8', '')
+    """
+    multiple = model.get("multiple", 1)
+    return f", height and width in multiples of {multiple}" if multiple > 1 else ""
 
 
 def _recipe(summary: Record) -> str:

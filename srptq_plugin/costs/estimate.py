@@ -66,7 +66,7 @@ class Estimate:
     @classmethod
     def of_run(cls, run: Run, size: Size | None = None) -> "Estimate":
         """Of a run folder; without a size at its own, or at that of an output of 1280 x 720."""
-        size = size or run.input_size or usual_size(run.scale)
+        size = size or run.input_size or usual_size(run.record)
         costs = Costs.of(Network(run.network), size, rules_of(run.recipe, run.registry))
         return cls(run.record, run.recipe, costs, run.table.plan)
 
@@ -77,9 +77,10 @@ class Estimate:
         """Of a network that is not quantized yet: the plan is enough, no image is read."""
         chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
         check_names(chosen, registry)
-        rules, network = rules_of(chosen, registry), Network(graph_of(export_network(loaded.module)))
-        plan = make_plan(network, rules, chosen, loaded.record.input_range)
-        return cls(loaded.record, chosen, Costs.of(network, size or usual_size(loaded.record.scale), rules), plan)
+        rules, record = rules_of(chosen, registry), loaded.record
+        network = Network(graph_of(export_network(loaded.module, size, record.multiple)))
+        plan = make_plan(network, rules, chosen, record.input_range)
+        return cls(record, chosen, Costs.of(network, size or usual_size(record), rules), plan)
 
     @cached_property
     def quantized(self) -> Total:
@@ -123,11 +124,11 @@ class Estimate:
         }
 
 
-def usual_size(scale: int) -> Size:
-    """The input of an output of 1280 x 720, as papers count.
+def usual_size(record: ModelRecord) -> Size:
+    """Return the input of an output of 1280 x 720, as papers count, or the next larger that the network takes.
 
-    >>> usual_size(4), usual_size(3)
-    ((1, 3, 180, 320), (1, 3, 240, 427))
+    >>> usual_size(ModelRecord("x3", 3, (0, 1), None, 0)), usual_size(ModelRecord("x3", 3, (0, 1), None, 0, multiple=8))
+    ((1, 3, 240, 427), (1, 3, 240, 432))
     """
-    height, width = (-(-side // scale) for side in OUTPUT)
+    height, width = (record.fitted(-(-side // record.scale)) for side in OUTPUT)
     return 1, 3, height, width

@@ -39,8 +39,8 @@ class Memory:
     """The feature maps of a network at one image size, each from the operation that makes it to its last reader.
 
     A map is stored once for each encoding that it is read in, at that encoding's bits, and at 32 bits for who reads it
-    as it is. Views take nothing of their own; a pixel shuffle is a copy, in the encoding in which it is read. What a
-    target computes together stores nothing in between.
+    as it is. Views take nothing of their own, of parameters too; a pixel shuffle is a copy, in the encoding in which it
+    is read. What a target computes together stores nothing in between.
     """
 
     def __init__(self, network: Network, shapes: Mapping[fx.Node, Shape], rules: Rules | None = None) -> None:
@@ -48,7 +48,7 @@ class Memory:
         self.place = {node: number for number, node in enumerate(network.ops)}
         self.views: dict[fx.Node, list[fx.Node]] = defaultdict(list)
         for node in network.ops:
-            if node in network.varying and node in shapes:
+            if node in network.varying and node in shapes and shapes[node].root in network.varying:
                 self.views[shapes[node].root].append(node)
         self.inside = _inside(network, rules) if rules else {}
 

@@ -15,7 +15,7 @@ from srptq_plugin.evaluating.pairs import Pair, load_pairs
 from srptq_plugin.evaluating.scores import Evaluation, Score, Tiles
 from srptq_plugin.evaluating.seams import Seam, compare
 from srptq_plugin.evaluating.tiling import Tiling, tiled, tiling_of
-from srptq_plugin.images import to_pixels, to_tensor, upscale
+from srptq_plugin.images import fitted, to_pixels, to_tensor, upscale
 from srptq_plugin.resize import Pixels
 from srptq_plugin.runs.run import SUMMARY, Forward, Run
 
@@ -43,6 +43,7 @@ def evaluate(
         raise SrptqError(f"--scale {scale}: the network of {run.folder} upscales by {run.scale}")
     size = run.size if run.artefacts else None
     tiling = tiling_of(size, tile, overlap)
+    _check_tile(run, tile)
     if ensemble:
         _check_turns(run, size)
     pairs = load_pairs(Path(data), run.scale, strict=strict)
@@ -51,6 +52,14 @@ def evaluate(
     ways = {name: _wrapped(forward, tiling, run.scale, ensemble=ensemble) for name, forward in networks.items()}
     scores = list(_scores(run, ways, pairs.usable, progress))
     return Evaluation(Path(data).name, scores, pairs.skipped, ensemble, tiles)
+
+
+def _check_tile(run: Run, tile: int | None) -> None:
+    if tile is not None and tile % run.record.multiple:
+        raise SrptqError(
+            f"--tile {tile}: the network of {run.folder} takes multiples of {run.record.multiple} only; "
+            f"give {run.record.fitted(tile)}"
+        )
 
 
 def _check_turns(run: Run, size: tuple[int, int] | None) -> None:
@@ -93,17 +102,19 @@ def _scores(run: Run, ways: Mapping[str, Forward], pairs: Sequence[Pair], progre
 def _enlarged(run: Run, forward: Forward | None, low: Pixels) -> Pixels:
     if forward is None:
         return upscale(low, run.scale)
-    output = forward(_fed(run, low))
-    if output.shape[2:] != tuple(run.scale * side for side in low.shape[:2]):
+    image = _fed(run, low)
+    output = forward(image)
+    if output.shape[2:] != tuple(run.scale * side for side in image.shape[2:]):
         raise SrptqError(
             f"{run.folder / SUMMARY}: says that the network upscales by {run.scale}, which gives no output of "
             f"{output.shape[2]}x{output.shape[3]} (height, width); run `srptq quantize` again"
         )
-    return to_pixels(torch.from_numpy(output[0]), run.input_range)
+    height, width = (run.scale * side for side in low.shape[:2])
+    return to_pixels(torch.from_numpy(output[0, :, :height, :width]), run.input_range)
 
 
 def _fed(run: Run, low: Pixels) -> Array:
-    return to_tensor(low[None], run.input_range).numpy()
+    return to_tensor(fitted(low, run.record.multiple)[None], run.input_range).numpy()
 
 
 def _tiles(run: Run, forward: Forward, tiling: Tiling, pairs: Sequence[Pair]) -> Tiles:

@@ -1,17 +1,15 @@
 """From what `--model` and `--weights` say to a network in eval mode with its record."""
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-from torch import Tensor, nn
-
+from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError, UnknownNameError, first_line
 from srptq_plugin.models.checkpoint import load_state
 from srptq_plugin.models.edsr import EDSR_FAMILY, MINI_FAMILY
 from srptq_plugin.models.factory import build_from
+from srptq_plugin.models.probing import sizing_of
 from srptq_plugin.models.rdn import RDN_FAMILY
 from srptq_plugin.models.record import (
     Arguments,
@@ -26,10 +24,10 @@ from srptq_plugin.models.record import (
 from srptq_plugin.models.rrdb import RRDB_FAMILY
 from srptq_plugin.models.srgan import SRGAN_FAMILY
 from srptq_plugin.models.srresnet import SRRESNET_FAMILY
+from srptq_plugin.reparameterized import plain_copy
 
 ENTRIES = (MINI_FAMILY, EDSR_FAMILY, SRRESNET_FAMILY, SRGAN_FAMILY, RDN_FAMILY, RRDB_FAMILY)
 FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({family.name: family for family in ENTRIES})
-PROBES = (16, 64)
 
 
 def load_model(
@@ -39,39 +37,28 @@ def load_model(
     input_range: Range | None = None,
     *,
     families: Mapping[str, ModelFamily] = FAMILIES,
+    size: Size | None = None,
 ) -> LoadedModel:
     """Load a network by the name of its family or `package.module:factory`; without a name the bundled one.
 
     >>> load_model().record
     ModelRecord(name='edsr-mini', scale=4, input_range=(0.0, 255.0), mean=(114.4375, 111.4375, 103.0), \
-parameters=380955)
+parameters=380955, multiple=1)
     """
     name = name or MINI_FAMILY.name
     if input_range is not None:
         check_range(input_range)
     request = Request(None if weights is None else load_state(weights), args or {}, input_range)
-    return describe(name, _built(name, request, families))
+    return describe(name, _built(name, request, families), size)
 
 
-def describe(name: str, network: Network) -> LoadedModel:
-    """A network with its record; its scale is measured."""
-    module = copy.deepcopy(network.module).cpu().eval()
+def describe(name: str, network: Network, size: Size | None = None) -> LoadedModel:
+    """A network with its record. Its scale and the sizes that it takes are measured, the given one last."""
+    module = plain_copy(network.module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    scale = measured_scale(name, module, network.input_range)
-    return LoadedModel(module, ModelRecord(name, scale, network.input_range, network.mean, parameters))
-
-
-def measured_scale(name: str, module: nn.Module, input_range: Range) -> int:
-    """Run a small gray image through a network and compare the sizes."""
-    size, out = _probed(name, module, sum(input_range) / 2)
-    shape = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
-    scale = shape[-1] // size[-1] if isinstance(shape, list) and shape else 0
-    if scale < 1 or shape != [1, 3, scale * size[0], scale * size[1]]:
-        raise SrptqError(
-            f"model {name}: input {[1, 3, *size]} gave {shape}; "
-            "its output must be one RGB image, a whole number of times as high and as wide"
-        )
-    return scale
+    sizing = sizing_of(name, module, sum(network.input_range) / 2, size)
+    known = network.input_range, network.mean, parameters
+    return LoadedModel(module, ModelRecord(name, sizing.scale, *known, sizing.multiple), sizing.fixed)
 
 
 def _built(name: str, request: Request, families: Mapping[str, ModelFamily]) -> Network:
@@ -92,20 +79,4 @@ def _of_family(family: ModelFamily, request: Request) -> Network:
         raise SrptqError(
             f"model {family.name}: the weights are of another network, or damaged "
             f"({first_line(error)}); give those that it was saved with"
-        ) from error
-
-
-def _probed(
-    name: str, module: nn.Module, level: float, sides: Sequence[int] = PROBES
-) -> tuple[tuple[int, int], object]:
-    size = (sides[0], 2 * sides[0])
-    try:
-        with torch.no_grad():
-            return size, module(torch.full((1, 3, *size), level))
-    except Exception as error:
-        if sides[1:]:
-            return _probed(name, module, level, sides[1:])
-        raise SrptqError(
-            f"model {name}: running it on an input of {[1, 3, *size]} failed "
-            f"({type(error).__name__}: {first_line(error)}); it must accept one RGB image of any size"
         ) from error

@@ -49,18 +49,31 @@ class ModelFamily:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """What is reported about a network; `mean` is what it subtracts itself, in units of its input."""
+    """Facts about a network.
+
+    `mean` is what it subtracts itself, in units of its input. It takes images whose sides are multiples of `multiple`.
+    """
 
     name: str
     scale: int
     input_range: Range
     mean: tuple[float, float, float] | None
     parameters: int
+    multiple: int = 1
+
+    def fitted(self, side: int) -> int:
+        """Round a side up to what the network takes.
+
+        >>> ModelRecord("unet", 1, UNIT, None, 0, multiple=8).fitted(57)
+        64
+        """
+        return -(-side // self.multiple) * self.multiple
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network ready to quantize, in eval mode, and its record."""
+    """A network ready to quantize, in eval mode, its record, and whether it takes no size but the one asked for."""
 
     module: nn.Module
     record: ModelRecord
+    fixed: bool = False

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.graph import PreparedGraph, by_image
 from srptq_plugin.quantizer import Mode
 
 Maps = Mapping[str, Sequence[Tensor]]
@@ -26,7 +26,7 @@ def pulls(
     """For some images at a time, what passes the quantizers of the float network, and v J for several v."""
     wanted = list(groups)
     generator = torch.Generator().manual_seed(seed)
-    for batch in images.split(BATCH):
+    for batch in images.split(prepared.batch(BATCH)):
         with prepared.mode(Mode.OFF), _tapped(prepared, wanted) as maps, torch.enable_grad():
             output = prepared(batch.detach().requires_grad_())
         yield maps, [_pull(output, maps, signs) for signs in _signs(output, draws, generator)]
@@ -36,12 +36,13 @@ def block_shares(prepared: PreparedGraph, images: Tensor, draws: int = 4, seed: 
     """How far, squared, the image moves when a block's map is off by a share of its norm; one on average."""
     generator = torch.Generator().manual_seed(seed)
     moves: list[Tensor] = []
-    for batch in images.split(BATCH):
+    for batch in images.split(prepared.batch(BATCH)):
         with prepared.mode(Mode.OFF), torch.enable_grad():
-            output, maps = prepared.features(batch.detach().requires_grad_())
+            output, maps = prepared.capture(batch.detach().requires_grad_())
         for signs in _signs(output, draws, generator):
             gradients = torch.autograd.grad(output, maps, signs, retain_graph=True)
-            moves.append(torch.stack([_moved(*each) for each in zip(maps, gradients, strict=True)]))
+            pairs = zip(maps, gradients, strict=True)
+            moves.append(torch.stack([_moved(*(by_image(each, len(batch)) for each in pair)) for pair in pairs]))
     total = torch.stack(moves).sum(0)
     return total / total.mean()
 
@@ -68,8 +69,9 @@ def _tapped(prepared: PreparedGraph, groups: Iterable[str]) -> Generator[Maps]:
 
 
 def _tap(maps: list[Tensor], _module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-    """A view of its own for every place, so that each has its own gradient."""
-    maps.append(output.view_as(output))
+    """Record a view for each place, so that each has its own gradient, frozen weights too."""
+    view = output.view_as(output)
+    maps.append(view if view.requires_grad else view.requires_grad_())
     return maps[-1]
 
 

@@ -29,7 +29,11 @@ def record_of(found: Mapping[str, Any]) -> ModelRecord:
         raise ValueError(f"input_range: {found['input_range']}")
     if mean is not None and len(mean) != COLOURS:
         raise ValueError(f"mean: {found['mean']}")
-    return ModelRecord(str(found["name"]), scale, (low, high), mean, parameters)  # pyright: ignore[reportArgumentType]
+    multiple = _whole({"multiple": 1, **found}, "multiple")
+    if not 1 <= multiple <= LARGEST_SIDE:
+        raise ValueError(f"multiple: {multiple}")
+    known = (low, high), mean, parameters, multiple
+    return ModelRecord(str(found["name"]), scale, *known)  # pyright: ignore[reportArgumentType]
 
 
 def size_of(found: Mapping[str, Any]) -> Size | None:

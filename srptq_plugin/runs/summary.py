@@ -49,6 +49,7 @@ def _model_record(record: ModelRecord, size: Size | None) -> dict[str, Any]:
         "input_range": list(record.input_range),
         "mean": list(record.mean) if record.mean else None,
         "input_size": list(size) if size else None,
+        "multiple": record.multiple,
     }
 
 

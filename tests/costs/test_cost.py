@@ -20,6 +20,7 @@ from srptq_plugin.costs.estimate import Estimate
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.models import SRGANGenerator, SRResNet
+from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.network import Network
 from srptq_plugin.plan import make_plan
 from srptq_plugin.recipes.recipe import Recipe
@@ -186,6 +187,9 @@ def test_a_size_at_which_it_does_not_run_is_refused() -> None:
         Costs.of(network, (1, 3, 3, 9))
 
 
+RECORD = ModelRecord("toy", 2, networks.UNIT, None, 0)
+
+
 @pytest.mark.parametrize(
     ("asked", "own", "wanted"),
     [(None, None, (1, 3, 360, 640)), (None, SIZE, SIZE), ((1, 3, 9, 9), SIZE, (1, 3, 9, 9))],
@@ -193,7 +197,7 @@ def test_a_size_at_which_it_does_not_run_is_refused() -> None:
 def test_a_run_is_counted_at_the_size_asked_for_or_its_own(asked: Any, own: Any, wanted: Any) -> None:
     chosen = networks.recipe(8, "openvino")
     table = SimpleNamespace(plan=networks.plan("edsr", chosen))
-    run: Any = SimpleNamespace(record=None, recipe=chosen, registry=Registry(), scale=2, input_size=own)
+    run: Any = SimpleNamespace(record=RECORD, recipe=chosen, registry=Registry(), input_size=own)
     run.network, run.table = networks.graph("edsr"), table
     found = Estimate.of_run(run, asked)
     assert found.costs.input_size == wanted

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from srptq_plugin.contracts import Rules
 from srptq_plugin.costs.memory import Memory, Moment
 from srptq_plugin.costs.shapes import shapes_of
+from srptq_plugin.export import export_network, graph_of
 from srptq_plugin.grid import IntGrid
 from srptq_plugin.network import GUARDS, MOVEMENT, Network
 from srptq_plugin.recipes.settings import rules_of
@@ -238,6 +239,19 @@ def test_the_image_is_stored_whoever_reads_it() -> None:
     rules = rules_of(networks.recipe(8, "openvino"), Registry())
     image = 4 * math.prod(SIZE)
     assert [moment.bytes for moment in memory(network, rules).timeline()] == [image, 2 * image, image]
+
+
+def test_a_view_of_a_parameter_is_no_feature_map() -> None:
+    class Centered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = nn.Buffer(torch.full((1, 3, 1, 1), 0.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x - self.mean.type_as(x))
+
+    network = Network(graph_of(export_network(Centered())))
+    assert memory(network).peak() == Moment("/sub", 2 * 4 * math.prod(SIZE))
 
 
 def test_where_the_target_adds_apart_the_branch_is_stored() -> None:

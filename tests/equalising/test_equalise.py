@@ -139,6 +139,16 @@ def test_what_is_no_feature_map_is_left_as_it_is() -> None:
 
 
 @pytest.mark.usefixtures("few_steps")
+def test_frozen_weights_are_equalized_like_any() -> None:
+    network = networks.network("imdn")
+    states = [
+        srptq_plugin.equalised(module, networks.recipe(4, "onnxruntime"), IMAGES).state_dict()
+        for module in (network, copy.deepcopy(network).requires_grad_(requires_grad=False))
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.usefixtures("few_steps")
 def test_the_same_seed_gives_the_same_bits() -> None:
     made, states = plan("imdn", 4), list[dict[str, Tensor]]()
     for _ in range(2):

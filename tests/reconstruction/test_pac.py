@@ -498,3 +498,37 @@ def test_a_constant_map_under_a_deviation_stops_no_bound_from_learning() -> None
     prepared.observe([images])
     figures = reconstruct(prepared, images, epochs=2)
     assert math.isfinite(figures["gradient_ratio"])
+
+
+def test_frozen_weights_learn_where_they_are_free_to() -> None:
+    prepared = networks.calibrated("edsr", 4)
+    images = networks.images(4)
+    frozen = networks.calibrated("edsr", 4)
+    frozen.module.requires_grad_(requires_grad=False)
+    figures = [reconstruct(each, images, epochs=1, weights="free") for each in (prepared, frozen)]
+    assert figures[0] == figures[1]
+    assert figures[1]["loss_after"] < figures[1]["loss_before"]
+
+
+class ColorByColor(nn.Module):
+    """Folds the colors into the batch, so that blocks see more maps than there are images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body = networks.conv(1, networks.FEATURES), nn.Sequential(*(networks.Residual() for _ in "ab"))
+        self.tail = networks.conv(networks.FEATURES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.body(self.head(x.flatten(0, 1)[:, None]))).reshape(x.shape)
+
+
+def test_blocks_of_a_larger_batch_than_the_images_are_matched_image_by_image() -> None:
+    torch.manual_seed(0)
+    network, recipe = Network(graph_of(export_network(ColorByColor()))), networks.recipe(4, "paper")
+    rules, makers = rules_of(recipe, Registry()), makers_of(recipe, Registry())
+    prepared = PreparedGraph.placed(network.module, make_plan(network, rules, recipe, networks.UNIT, makers))
+    images = networks.images(3)
+    prepared.observe([images])
+    assert [len(each) for each in prepared.features(images)[1]] == [3, 3]
+    figures = reconstruct(prepared, images, epochs=1, batch=2, blocks="sensitivity")
+    assert figures["loss_after"] <= figures["loss_before"]
