@@ -217,7 +217,10 @@ def test_the_bar_is_50_decibels_of_the_whole_range(decibels: float, passed: bool
 def test_slower_than_float_has_a_reason(
     speedup: float, copied: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, *, said: bool
 ) -> None:
-    monkeypatch.setattr("srptq_plugin.verify._speedup", lambda *_: speedup)
+    def measured(*_: object) -> float:
+        return speedup
+
+    monkeypatch.setattr("srptq_plugin.verify._speedup", measured)
     folder = copied()
     found, floats = stubbed(folder), len(Run.open(folder).table.plan.floats)
     assert found["slower"].startswith(f"slower than float: {floats} operations stay float") is said
