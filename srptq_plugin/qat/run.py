@@ -21,7 +21,7 @@ from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.evaluating.pairs import Pair, load_pairs
 from srptq_plugin.evaluating.scoring import mean_scores
 from srptq_plugin.export import graph_of
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.graph import PreparedGraph, fixed_size
 from srptq_plugin.images import Image, load_images, to_pixels, to_tensor
 from srptq_plugin.network import Network
 from srptq_plugin.plan import make_plan
@@ -197,12 +197,25 @@ class _Job:
             self.images.lows,
             self.images.highs,
             self.run.scale,
-            settings.patch,
+            self._patch,
             settings.batch,
             self.run.input_range,
             settings.seed,
         )
         return lambda step: tuple(None if each is None else each.to(device) for each in patches(step))
+
+    @property
+    def _patch(self) -> int:
+        """The side of a patch: the recipe's, or the next that the network takes."""
+        fixed = fixed_size(self.run.network)
+        if fixed is None:
+            return self.run.record.fitted(self.settings.patch)
+        if fixed[0] != fixed[1]:
+            raise SrptqError(
+                f"{self.run.folder}: its network takes images of {fixed[0]} x {fixed[1]} only, and training turns "
+                "patches; quantize with a square --input-size"
+            )
+        return fixed[0]
 
     def _score(self, network: Callable[[Tensor], Tensor]) -> float:
         """Mean PSNR on Y."""
@@ -214,8 +227,21 @@ class _Job:
     @cached_property
     def _judged_pairs(self) -> list[Pair]:
         """What is validated on: photographs or, without them, what the float network draws."""
-        highs = self.judged.highs or [Image(low.name, self._drawn(low)) for low in self.judged.lows]
-        return [Pair(low, high) for low, high in zip(self.judged.lows, highs, strict=True)]
+        lows = [self._cut(low, 1) for low in self.judged.lows]
+        if self.judged.highs is None:
+            highs = [Image(low.name, self._drawn(low)) for low in lows]
+        else:
+            highs = [self._cut(high, self.run.scale) for high in self.judged.highs]
+        return [Pair(low, high) for low, high in zip(lows, highs, strict=True)]
+
+    def _cut(self, image: Image, factor: int) -> Image:
+        """Cut an image, of so many pixels a pixel of the network's input, to a size that the network takes."""
+        multiple = self.run.record.multiple
+        height, width = (side // factor for side in image.pixels.shape[:2])
+        taken = fixed_size(self.run.network) or (height // multiple * multiple, width // multiple * multiple)
+        if not (0 < taken[0] <= height and 0 < taken[1] <= width):
+            raise SrptqError(f"{image.name}: {width}x{height} pixels is smaller than what the network takes")
+        return Image(image.name, image.pixels[: factor * taken[0], : factor * taken[1]])
 
     def _drawn(self, low: Image) -> Pixels:
         image = to_tensor(low.pixels[None], self.run.input_range).to(self._device)

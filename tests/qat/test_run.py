@@ -10,7 +10,9 @@ import pytest
 import torch
 from command_line import captured, refused, returning
 from photographs import pixels, save
+from torch import Tensor, nn
 
+from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.images import downscale
 from srptq_plugin.pipeline import quantize
@@ -122,6 +124,44 @@ def test_the_other_toolkit_trains_the_same_run(run: Run, images: Path) -> None:
     pytest.importorskip("mqbench")
     one, other = trained(run, images / "low", "a"), trained(run, images / "low", "b", toolkit="mqbench")
     assert one.summary["training"]["psnr"] == pytest.approx(other.summary["training"]["psnr"], abs=0.3)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_network_of_even_sizes_trains_on_even_patches(images: Path, *, paired: bool) -> None:
+    layers = [nn.PixelUnshuffle(2), networks.conv(12, 12), nn.ReLU(), networks.conv(12, 48), nn.PixelShuffle(4)]
+    start = quantize(recipe(), model=nn.Sequential(*layers), out=images / "even")
+    odd = recipe(training={**TRAINING, "patch": 15})
+    for n in range(4):
+        save(pixels(50, 58, seed=n), images / "pairs" / "HR" / f"{n}.png")
+        save(downscale(pixels(50, 58, seed=n), 2), images / "pairs" / "LR_x2" / f"{n}.png")
+        save(downscale(pixels(50, 58, seed=n), 2), images / "low" / f"{n}.png")
+    found = trained(start, images / ("pairs" if paired else "low"), recipe=odd)
+    assert found.summary["training"]["psnr"] >= found.summary["training"]["psnr_before"]
+
+
+@pytest.mark.parametrize(("size", "refused"), [((1, 3, 16, 16), False), ((1, 3, 16, 20), True)])
+def test_a_network_of_one_size_trains_on_patches_of_that_size(size: Size, images: Path, *, refused: bool) -> None:
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.tail, self.map = (
+                networks.conv(3, 6),
+                networks.conv(6, 3),
+                nn.Buffer(torch.rand(1, 6, *size[2:])),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.tail((self.head(x) + self.map).relu())
+
+    start = quantize(recipe(), model=Mapped(), out=images / "fixed", input_size=size)
+    if refused:
+        with pytest.raises(
+            SrptqError, match="images of 16 x 20 only, and training turns patches; quantize with a square"
+        ):
+            trained(start, images / "low")
+    else:
+        found = trained(start, images / "low")
+        assert found.summary["training"]["psnr"] >= found.summary["training"]["psnr_before"]
 
 
 def test_mistakes_are_told(run: Run, images: Path, tmp_path: Path) -> None:
