@@ -241,7 +241,8 @@ class Target(Protocol):
     def command(self, artefact: Path, size: Size | None) -> str:
         """The vendor's next command line, ready to paste; empty where there is none.
 
-        `size` is the only input size that the file takes; none when it takes any.
+        `size` is the only input size that the file takes. Without one the command names multiples of 64, which every
+        network takes.
         """
         ...
 

@@ -71,7 +71,7 @@ class OpenVinoTarget:
 
     def command(self, artefact: Path, size: Size | None) -> str:
         """OpenVINO's own timing tool."""
-        shape = "" if size else ' -data_shape "[1,3,270,480]"'
+        shape = "" if size else ' -data_shape "[1,3,320,512]"'
         return f"benchmark_app -m {artefact.name} -d CPU -hint latency{shape}"
 
 

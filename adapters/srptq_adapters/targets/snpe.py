@@ -74,7 +74,7 @@ class SnpeTarget:
 
     def command(self, artefact: Path, size: Size | None) -> str:
         """Qualcomm's converter."""
-        shape = ",".join(map(str, size or (1, 3, 270, 480)))
+        shape = ",".join(map(str, size or (1, 3, 320, 512)))
         return (
             f"qairt-converter --input_network {artefact.name} --quantization_overrides {ENCODINGS} "
             f"--source_model_input_shape input {shape} --output_path {artefact.stem}.dlc"

@@ -61,7 +61,7 @@ class TensorRtTarget:
 
     def command(self, artefact: Path, size: Size | None) -> str:
         """TensorRT's own tool: it builds the engine and times it."""
-        ends = {"min": "32x32", "opt": "270x480", "max": "1080x1920"}
+        ends = {"min": "64x64", "opt": "320x512", "max": "1088x1920"}
         shapes = "" if size else "".join(f" --{end}Shapes=input:1x3x{sides}" for end, sides in ends.items())
         return f"trtexec --onnx={artefact.name} --stronglyTyped{shapes} --saveEngine={artefact.stem}.plan"
 

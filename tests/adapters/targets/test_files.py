@@ -1,5 +1,6 @@
 """What the written ONNX files hold: the integers of the table, and nothing that a runtime would have to guess."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -201,3 +202,11 @@ def test_a_bias_too_large_for_its_integers_stays_float(float_file: Callable[[str
     stored = {each.name: each.data_type for each in model.graph.initializer}
     bias = OnnxNetwork(model).nodes["head/conv"].input[2]
     assert stored[bias] == onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("target", [entry.name for entry in Registry().entries("target")])
+def test_the_next_command_names_sizes_that_every_network_takes(target: str) -> None:
+    command = Registry().target(target).load().command(Path("model.onnx"), None)
+    sides = [int(side) for pair in re.findall(r"1[x,]3[x,](\d+)[x,](\d+)", command) for side in pair]
+    assert all(side % 64 == 0 for side in sides)
+    assert bool(sides) is (target in ("openvino", "snpe", "tensorrt"))
