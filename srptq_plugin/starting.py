@@ -52,11 +52,12 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
     opened = Run.open(run, registry)
     transfer = Transfer(prepared, opened)
     transfer.apply()
+    device = next(prepared.parameters()).device
     started, left, lost = list[str](), list[str](), list[str]()
     for members in _by_quantizer(Network(prepared)):
         matches = {each: site for each in members if (site := _site(opened, each)) is not None}
         names, quantizer = [each.name for each in members], members[0].quantizer
-        if matches and _start(members[0], _bounds(matches, opened, transfer), registry):
+        if matches and _start(members[0], _bounds(matches, opened, transfer), device, registry):
             started += names
             if not _resumed(quantizer, [opened.table.states.get(site.group, {}) for site in matches.values()]):
                 lost += names
@@ -110,10 +111,10 @@ def _per_channel(quantizer: nn.Module) -> bool:
     return getattr(quantizer, "ch_axis", -1) != -1
 
 
-def _start(each: Placed, bounds: Bounds, registry: Registry) -> bool:
+def _start(each: Placed, bounds: Bounds, device: torch.device, registry: Registry) -> bool:
     """Give a quantizer its bounds. False for one that no toolkit knows how to start."""
     if isinstance(each.quantizer, BoundedFakeQuantize):
-        each.quantizer.set_bounds(bounds)
+        each.quantizer.set_bounds(Bounds(bounds.lower.to(device), bounds.upper.to(device)))
         each.quantizer.set_mode(Mode.QUANTIZE)
         return True
     return any(toolkit.adopt(each.quantizer, bounds) for toolkit in installed_adopters(registry))

@@ -41,9 +41,13 @@ def _check_archive(path: Path) -> None:
     """Refuse a file that unpacks to more than it is: torch.save packs nothing."""
     if not is_zipfile(path):
         return
-    with ZipFile(path) as archive:
-        if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
-            raise SrptqError(f"weights: {path} unpacks to more than its size; save it with torch.save")
+    try:
+        with ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+    except Exception as error:  # a damaged archive lets all kinds through
+        raise SrptqError(f"weights: {path} is damaged ({first_line(error)}); save it again") from error
+    if unpacked > path.stat().st_size:
+        raise SrptqError(f"weights: {path} unpacks to more than its size; save it with torch.save")
 
 
 def _check(tensor: Tensor, name: str) -> None:

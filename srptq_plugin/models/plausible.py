@@ -30,6 +30,6 @@ def warn_of_range(loaded: LoadedModel, patches: Tensor) -> None:
 def _error(loaded: LoadedModel, images: Tensor) -> float:
     """Return the mean squared difference, in which details that only the output has do not count."""
     with torch.no_grad():
-        output = loaded.module(images)
+        output = torch.cat([loaded.module(image) for image in images.split(1)])  # some networks take one at a time
     shrunk = interpolate(output, images.shape[2:], mode="bicubic", antialias=True, align_corners=False)
     return float((shrunk - images).double().square().mean())

@@ -65,9 +65,8 @@ def test_every_bound_gets_a_gradient_and_the_loss_falls(quantizer: str) -> None:
     assert any(bool((each.upper.grad != 0).any()) for each in learning if each.upper.grad is not None)
 
 
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
-def test_statistics_of_batch_norms_move_and_the_converted_model_keeps_them(quantizer: str) -> None:
-    prepared = calibrated(quantizer)
+def test_statistics_of_batch_norms_move_and_the_converted_model_keeps_them() -> None:
+    prepared = calibrated("within x86")
     before = prepared.get_buffer("body.0.1.running_mean").clone()
     trained(prepared)
     assert not torch.allclose(prepared.get_buffer("body.0.1.running_mean"), before)
