@@ -128,7 +128,7 @@ def normed_features(model: fx.GraphModule, run: Path | None) -> dict[str, tuple[
     return found
 
 
-@pytest.mark.parametrize("tuned", ["bicubic"], indirect=True)
+@pytest.mark.parametrize("tuned", ["shared"], indirect=True)
 def test_what_torchao_converts_computes_what_the_run_simulates(tuned: tuple[str, Run]) -> None:
     kind, run = tuned
     model = trained(kind, stock())
