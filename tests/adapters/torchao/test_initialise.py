@@ -9,7 +9,7 @@ from typing import Any
 import networks
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torchao.quantization.pt2e import (
     disable_fake_quant,
@@ -128,10 +128,10 @@ def normed_features(model: fx.GraphModule, run: Path | None) -> dict[str, tuple[
     return found
 
 
-@pytest.mark.parametrize("tuned", ["shared"], indirect=True)
-def test_what_torchao_converts_computes_what_the_run_simulates(tuned: tuple[str, Run]) -> None:
-    kind, run = tuned
-    model = trained(kind, stock())
+def test_what_torchao_converts_computes_what_the_run_simulates(tmp_path: Path) -> None:
+    network = nn.Sequential(networks.conv(3, 6), nn.ReLU(), networks.conv(6, 12), nn.PixelShuffle(2)).eval()
+    run = quantize(networks.recipe(8, "onnxruntime", **SETTINGS), model=network, out=tmp_path / "run", device="cpu")
+    model = prepare_qat_pt2e(torch.export.export(network, (IMAGES,)).module(), stock())
     assert not srptq_plugin.initialise(model, run.folder).left
     wanted = reference(run, model)
     move_exported_model_to_eval(model)
@@ -155,7 +155,7 @@ def test_the_run_s_own_network_is_what_the_refusal_names(tuned: tuple[str, Run])
     kind, run = tuned
     other = networks.network(kind)
     next(other.parameters()).data.mul_(torch.randn(3, 1, 1, 1) if kind == "edsr" else torch.randn(6, 1, 1, 1))
-    weights = [each for each in other.modules() if isinstance(each, torch.nn.Conv2d)]
+    weights = [each for each in other.modules() if isinstance(each, nn.Conv2d)]
     weights[-2].weight.data += 0.1 * torch.randn_like(weights[-2].weight)
     model = prepare_pt2e(torch.export.export(other, (IMAGES,)).module(), SRQuantizer.from_recipe(run.recipe))
     with pytest.raises(SrptqError, match="program") as refused:
