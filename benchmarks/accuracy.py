@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from srptq_plugin import Recipe, quantize
-from srptq_plugin.evaluating.evaluate import evaluate
+from srptq_plugin.evaluation.evaluate import evaluate
 
 GRIDS = {
     "paper": ("paper-w8a8", "paper-w6a6", "paper-w4a4"),

@@ -8,11 +8,11 @@ SRResNet is SRGAN's generator, with kernels of 9 at both ends; FQSR_Lite has 10 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from srptq_plugin.contracts import Size
 from srptq_plugin.costs.estimate import Estimate
+from srptq_plugin.graph.types import Size
 from srptq_plugin.models import SRGANGenerator, describe
 from srptq_plugin.models.record import Network
-from srptq_plugin.registry import Registry
+from srptq_plugin.plugins.registry import Registry
 
 SIZES: dict[int, Size] = {2: (1, 3, 678, 1020), 4: (1, 3, 339, 510)}
 BLOCKS, LITE = 16, 10

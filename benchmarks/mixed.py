@@ -18,10 +18,10 @@ from rows import Rows
 
 from srptq_plugin.analysis.precision import Budget, Precision, Unit
 from srptq_plugin.analysis.widths import Uniform, at_every_width, mixed
-from srptq_plugin.calibrating import Inputs, Source, resolved
-from srptq_plugin.evaluating.pairs import load_pairs
-from srptq_plugin.evaluating.scoring import mean_scores
-from srptq_plugin.registry import Registry
+from srptq_plugin.calibration.calibrator import Inputs, Source, resolved
+from srptq_plugin.evaluation.pairs import load_pairs
+from srptq_plugin.evaluation.scoring import mean_scores
+from srptq_plugin.plugins.registry import Registry
 
 RECIPE, SETS, PATCHES = "paper-w4a4", ("Set5", "Set14"), 8
 WIDTHS, COMPARED = (3, 4, 5, 6, 7, 8), (4, 5, 6)

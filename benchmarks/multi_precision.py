@@ -29,15 +29,15 @@ from rows import Key, Rows
 from srptq_plugin import quantize
 from srptq_plugin.costs.cost import Costs
 from srptq_plugin.costs.estimate import Estimate, usual_size
-from srptq_plugin.evaluating.pairs import load_pairs
-from srptq_plugin.evaluating.scoring import mean_scores
-from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.deploy.onnx_export import export_float
+from srptq_plugin.evaluation.pairs import load_pairs
+from srptq_plugin.evaluation.scoring import mean_scores
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network
 from srptq_plugin.models import load_model
-from srptq_plugin.network import Network
-from srptq_plugin.onnx_io import export_float
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import NETWORK, Run
 
 SETS = ("Set5", "Set14")

@@ -18,10 +18,10 @@ import skimage
 import torch
 
 from srptq_plugin import quantize
-from srptq_plugin.evaluating.metrics import psnr_y
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.images import SAMPLES, downscale, read_image, to_pixels, to_tensor, upscale
-from srptq_plugin.resize import Pixels
+from srptq_plugin.data.images import SAMPLES, downscale, read_image, to_pixels, to_tensor, upscale
+from srptq_plugin.data.metrics import psnr_y
+from srptq_plugin.data.resize import Pixels
+from srptq_plugin.planning.prepared import PreparedGraph
 from srptq_plugin.runs.run import Run
 
 SCALE, SHOWN, SIDE = 4, "astronaut.png", 208

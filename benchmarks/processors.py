@@ -26,13 +26,13 @@ from paper_tables import NETWORKS, Bench, Subject, smaller
 from rows import Rows
 
 from srptq_plugin import Recipe, quantize
-from srptq_plugin.calibrating import Inputs, Source
-from srptq_plugin.contracts import Array
-from srptq_plugin.evaluating.metrics import psnr
-from srptq_plugin.evaluating.pairs import Pair
-from srptq_plugin.evaluating.scoring import scores
-from srptq_plugin.images import to_tensor
-from srptq_plugin.registry import Registry
+from srptq_plugin.calibration.calibrator import Inputs, Source
+from srptq_plugin.data.images import to_tensor
+from srptq_plugin.data.metrics import psnr
+from srptq_plugin.evaluation.pairs import Pair
+from srptq_plugin.evaluation.scoring import scores
+from srptq_plugin.graph.types import Array
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.runs.run import NETWORK
 
 WORKER = Path(__file__).with_name("on_processor.py")

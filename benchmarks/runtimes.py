@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from srptq_plugin import quantize
-from srptq_plugin.contracts import Array
+from srptq_plugin.graph.types import Array
 from srptq_plugin.models import EDSR
 
 RUNS = 9

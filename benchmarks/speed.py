@@ -27,17 +27,17 @@ from torch.profiler import ProfilerActivity, profile
 from srptq_plugin import Recipe
 from srptq_plugin.analysis.analyze import analyze
 from srptq_plugin.analysis.subject import Subject
-from srptq_plugin.calibrating import Inputs, Source, resolved
-from srptq_plugin.export import export_network, graph_of
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import Bounds, IntGrid, project
+from srptq_plugin.calibration.calibrator import Inputs, Source, resolved
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network
 from srptq_plugin.models import EDSR
-from srptq_plugin.network import Network
-from srptq_plugin.plan import make_plan
-from srptq_plugin.quantizer import Mode, fake_quantize
-from srptq_plugin.recipes.settings import makers_of, rules_of
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import Bounds, IntGrid, project
+from srptq_plugin.quantization.quantizer import Mode, fake_quantize
+from srptq_plugin.recipes.binding import makers_of, rules_of
 from srptq_plugin.reconstruction.pac import reconstruct
-from srptq_plugin.registry import Registry
 
 LEVELS = (0.0, 255.0)
 OBSERVERS = ("dbdc", "minmax", "percentile", "mse", "entropy")

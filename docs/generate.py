@@ -18,9 +18,9 @@ from pieces import sentences, table
 
 from srptq_plugin.cli import catalogue
 from srptq_plugin.cli.parser import COMMANDS
-from srptq_plugin.contracts import quiet
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.keys import Section, sections, words_of
-from srptq_plugin.registry import Registry
+from srptq_plugin.utils.progress import quiet
 
 FOLDER = Path(__file__).parent
 MARKED = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

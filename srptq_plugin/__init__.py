@@ -4,20 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from srptq_plugin.activation import activate, deactivate
-    from srptq_plugin.equalising.equalise import equalised
+    from srptq_plugin.calibration.equalization.equalize import equalised
+    from srptq_plugin.data.images import load_patches
+    from srptq_plugin.deploy.quant_table import QuantTable
     from srptq_plugin.errors import SrptqError
-    from srptq_plugin.grid import Bounds, IntGrid, QParams, project
-    from srptq_plugin.hookspecs import hookimpl
-    from srptq_plugin.images import load_patches
     from srptq_plugin.models import load_model
     from srptq_plugin.pipeline import Run, quantize
+    from srptq_plugin.plugins.hookspecs import hookimpl
+    from srptq_plugin.plugins.hosts import activate, deactivate
+    from srptq_plugin.plugins.registry import Registry
+    from srptq_plugin.qat.initialize import initialise
     from srptq_plugin.qat.prepared import train
-    from srptq_plugin.quantizer import BoundedFakeQuantize
+    from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
+    from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
     from srptq_plugin.recipes.recipe import Recipe
-    from srptq_plugin.registry import Registry
-    from srptq_plugin.starting import initialise
-    from srptq_plugin.table import QuantTable
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,23 +42,23 @@ __all__ = [
     "train",
 ]
 _HOMES = {
-    "BoundedFakeQuantize": "quantizer",
-    "Bounds": "grid",
-    "IntGrid": "grid",
-    "QParams": "grid",
-    "QuantTable": "table",
+    "BoundedFakeQuantize": "quantization.quantizer",
+    "Bounds": "quantization.grid",
+    "IntGrid": "quantization.grid",
+    "QParams": "quantization.grid",
+    "QuantTable": "deploy.quant_table",
     "Recipe": "recipes.recipe",
-    "Registry": "registry",
+    "Registry": "plugins.registry",
     "Run": "pipeline",
     "SrptqError": "errors",
-    "activate": "activation",
-    "deactivate": "activation",
-    "equalised": "equalising.equalise",
-    "hookimpl": "hookspecs",
-    "initialise": "starting",
+    "activate": "plugins.hosts",
+    "deactivate": "plugins.hosts",
+    "equalised": "calibration.equalization.equalize",
+    "hookimpl": "plugins.hookspecs",
+    "initialise": "qat.initialize",
     "load_model": "models",
-    "load_patches": "images",
-    "project": "grid",
+    "load_patches": "data.images",
+    "project": "quantization.grid",
     "quantize": "pipeline",
     "train": "qat.prepared",
 }

@@ -9,21 +9,22 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from srptq_plugin.calibrating import Calibrator, Inputs, Source, check_recipe, resolved
-from srptq_plugin.clock import Clock
-from srptq_plugin.contracts import Progress, Size, quiet
+from srptq_plugin.calibration.calibrator import Calibrator, Inputs, Source, check_recipe, resolved
+from srptq_plugin.deploy.onnx_export import export_float
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.export import export_network
+from srptq_plugin.graph.export import export_network
+from srptq_plugin.graph.types import Size
 from srptq_plugin.models.plausible import warn_of_range
 from srptq_plugin.models.record import check_range
-from srptq_plugin.onnx_io import export_float
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import NETWORK, PROGRAM, Run
 from srptq_plugin.runs.summary import of_group
 from srptq_plugin.runs.writing import RunWriter
-from srptq_plugin.table import QuantTable
+from srptq_plugin.utils.progress import Progress, quiet
+from srptq_plugin.utils.timing import Clock
 
 DEFAULT_RECIPE = "openvino-w8a8"
 

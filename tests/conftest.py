@@ -21,17 +21,18 @@ SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").split
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what slow.txt lists, tests and whole files, before `-m` chooses."""
+    """Mark what slow.txt lists, tests and whole files, before `-m` chooses. They come first."""
     for item in items:
         test = item.nodeid.partition("[")[0]
         if SLOW & {test, test.partition("::")[0]}:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def short_timing() -> Iterator[None]:
     """Speed, which no test looks at, is measured once and on a small image."""
-    module = importlib.import_module("srptq_plugin.verify")
+    module = importlib.import_module("srptq_plugin.runs.verify")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "TIMED_SIZE", (24, 24))
         patch.setattr(module, "TIMED_RUNS", 1)

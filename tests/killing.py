@@ -18,8 +18,8 @@ import networks
 import numpy as np
 import torch
 
+from srptq_plugin.data.images import to_pixels
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.images import to_pixels
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.qat.run import CHECKPOINT, train_run
 from srptq_plugin.runs.run import RECIPE, TABLE, Run

@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn import functional
 
-from srptq_plugin.contracts import Rules
-from srptq_plugin.export import export_network, fold, graph_of, own_module
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.deploy.onnx_export import export_float
+from srptq_plugin.graph.export import export_network, fold, graph_of, own_module
+from srptq_plugin.graph.network import Network, drop_identities
+from srptq_plugin.graph.rules import Rules
 from srptq_plugin.models import RDN, RRDB
-from srptq_plugin.network import Network, drop_identities
-from srptq_plugin.onnx_io import export_float
-from srptq_plugin.plan import make_plan
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes.binding import makers_of, rules_of
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.settings import makers_of, rules_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.sites import Plan
 
 UNIT = (0.0, 1.0)
 FEATURES = 6

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.planning.prepared import PreparedGraph
 from srptq_plugin.qat.training import Options, Training, train
-from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 from srptq_plugin.reconstruction.bias_correction import correct_biases
 from srptq_plugin.reconstruction.pac import reconstruct
 

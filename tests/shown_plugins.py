@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from documents import ROOT, Block, blocks
 
-from srptq_plugin.hookspecs import PROJECT
+from srptq_plugin.plugins.hookspecs import PROJECT
 
 FOLDERS = [path.parent for path in sorted((ROOT / "examples").glob("*/pyproject.toml"))]
 HOOKS = [block for block in blocks("python") if "@hookimpl" in block.text and not block.text.startswith("# ")]
@@ -57,4 +57,4 @@ def install(patch: pytest.MonkeyPatch) -> None:
     def of_group(group: str) -> list[Any]:
         return found if group == PROJECT else []
 
-    patch.setattr("srptq_plugin.registry.entry_points", of_group)
+    patch.setattr("srptq_plugin.plugins.registry.entry_points", of_group)

@@ -8,11 +8,12 @@ import plugin_parts
 import pytest
 
 from srptq_plugin.cli import catalogue
-from srptq_plugin.contracts import Entry, Rules, ToolkitEntry
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.plugins.entries import Entry, ToolkitEntry
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.files import Layer, parse_set
 from srptq_plugin.recipes.keys import NEEDED, Key, sections
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 
 PAGES = sorted(generate.FOLDER.glob("*.md"))
 KEYS = [key for section in sections(Registry()) for key in section.keys]

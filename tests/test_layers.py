@@ -13,6 +13,14 @@ ROOT = Path(__file__).parent.parent
 ADAPTERS = ROOT / "adapters" / "srptq_adapters"
 TOOLKITS = ("mqbench", "torchao")
 RUNTIMES = ("openvino", "onnxruntime", "executorch", "nncf", "tensorrt", "aimet_onnx")
+ORDER = (
+    *("errors", "utils", "quantization", "graph", "data", "models", "observers", "plugins", "planning recipes"),
+    *("reconstruction", "deploy", "runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting"),
+    *("plugin_api", "pipeline", "cli"),
+)
+"""Each imports only those before it. A plan is made by a recipe, and a recipe is held against what plans need."""
+RANKS = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
+AT_THE_DOOR = ("__init__", "__main__")
 PACKAGES = [*(ROOT / "srptq_plugin" / "plotting").glob("[a-z]*.py"), *(ROOT / "srptq_plugin" / "cli").glob("[a-z]*.py")]
 PLAIN = """
 import sys
@@ -26,7 +34,7 @@ import sys
 names = {names!r}
 sys.modules.update(dict.fromkeys(names))
 import srptq_adapters.plugin
-from srptq_plugin.registry import Registry
+from srptq_plugin.plugins.registry import Registry
 registry = Registry([srptq_adapters.plugin], entry_points=False)
 kinds = ("toolkit", "target", "observer", "reconstruction", "quantizer", "model")
 print([entry.name for kind in kinds for entry in registry.entries(kind)])
@@ -75,6 +83,37 @@ def test_a_toolkit_imports_no_target_and_no_other_toolkit(toolkit: str) -> None:
 
 def test_a_target_imports_no_toolkit() -> None:
     assert not offenders(ADAPTERS / "targets", (*TOOLKITS, *(f"srptq_adapters.{name}" for name in TOOLKITS)))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "srptq_plugin").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT / "srptq_plugin"))
+)
+def test_a_package_imports_only_those_before_it(path: Path) -> None:
+    """Imports for types alone may look ahead."""
+    own = path.relative_to(ROOT / "srptq_plugin").with_suffix("").parts[0]
+    if own in AT_THE_DOOR:
+        return
+    for module in imported_to_run(ast.parse(path.read_text(encoding="utf-8"))):
+        assert RANKS[module.split(".")[1]] <= RANKS[own], module
+
+
+def imported_to_run(tree: ast.Module) -> Iterator[str]:
+    """The modules of ours that code imports when it runs, not for types alone."""
+    choices = (
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    )
+    for_types = {id(inner) for node in choices for inner in ast.walk(node)}
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in for_types)
+    yield from (str(node.module) for node in nodes if str(node.module).startswith("srptq_plugin."))
+
+
+def test_every_package_has_a_rank() -> None:
+    found = {
+        path.stem
+        for path in (ROOT / "srptq_plugin").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert found == {*RANKS, *AT_THE_DOOR}
 
 
 def output(code: str) -> list[str]:

@@ -23,23 +23,26 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import srptq_plugin
-from srptq_plugin import calibrating, pipeline
-from srptq_plugin.contracts import Array, ObserverEntry, Rules, Size, TargetEntry
+from srptq_plugin import pipeline
+from srptq_plugin.calibration import calibrator
+from srptq_plugin.deploy.onnx_export import export_float, metadata_of
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError, SrptqError
-from srptq_plugin.export import export_network
-from srptq_plugin.grid import Bounds, IntGrid
-from srptq_plugin.hookspecs import hookimpl
+from srptq_plugin.graph.export import export_network
+from srptq_plugin.graph.network import MOVEMENT, Network
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.graph.stages import Stage
+from srptq_plugin.graph.types import Array, Size
 from srptq_plugin.models import load_model
-from srptq_plugin.network import MOVEMENT, Network
-from srptq_plugin.onnx_io import export_float, metadata_of
 from srptq_plugin.pipeline import DEFAULT_RECIPE, quantize
-from srptq_plugin.placed import placed
+from srptq_plugin.planning.readback import placed
+from srptq_plugin.plugins.entries import ObserverEntry, TargetEntry
+from srptq_plugin.plugins.hookspecs import hookimpl
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import NETWORK, RECIPE, TABLE, Run
-from srptq_plugin.stages import Stage
-from srptq_plugin.table import QuantTable
-from srptq_plugin.verify import verify
+from srptq_plugin.runs.verify import verify
 
 pytest.importorskip("torchao")
 
@@ -64,14 +67,14 @@ SAME_GRIDS = [
     name for name in Recipe.names() if name.startswith(("onnxruntime", "tensorrt", "snpe-w8a8")) and "edges" not in name
 ]
 """Recipes whose grids MQBench's backend has as well."""
-BUNDLED = {"export_network": calibrating, "export_float": pipeline}
+BUNDLED = {"export_network": calibrator, "export_float": pipeline}
 PHASES = {"load", "observe", "reconstruct", "export", "verify"}
 
 
 @pytest.fixture(autouse=True)
 def small_crops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs are compared on smaller images, odd ones too."""
-    module = importlib.import_module("srptq_plugin.verify")
+    module = importlib.import_module("srptq_plugin.runs.verify")
     monkeypatch.setattr(module, "SIZES", ((24, 24), (17, 29), (31, 21), (20, 23)))
 
 
@@ -424,7 +427,7 @@ def test_summary_tells_what_safe_and_compensated_weights_do(photographs: Path, t
 
 def test_noise_takes_no_photographs(monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path) -> None:
     for name in ("sample_images", "load_images"):
-        monkeypatch.delattr(calibrating, name)
+        monkeypatch.delattr(calibrator, name)
     chosen = Recipe.load("paper-w4a4-dfq", [f"calibration.{key}={value}" for key, value in SMALL.items()])
     run = quantize(chosen, model=networks.network("edsr"), out=tmp_path / "run")
     assert run.table.biases

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from srptq_plugin.contracts import Rules
-from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network, tensor_arguments
+from srptq_plugin.graph.rules import Rules
 from srptq_plugin.models import SRGANGenerator, SRResNet
-from srptq_plugin.network import Network, tensor_arguments
-from srptq_plugin.plan import make_plan
+from srptq_plugin.planning.plan import Edge, Plan, Site
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.settings import rules_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.sites import Edge, Plan, Site
 
 MODELS: Mapping[str, nn.Module] = {
     "edsr": networks.network("edsr"),

@@ -8,7 +8,7 @@ import networks
 import torch
 from torch import Tensor
 
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.planning.prepared import PreparedGraph
 from srptq_plugin.qat.batches import Batch
 from srptq_plugin.qat.training import Options, Training, train
 

@@ -28,8 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.evaluating.pairs import Pair, load_pairs
-from srptq_plugin.evaluating.scoring import mean_scores
+from srptq_plugin.evaluation.pairs import Pair, load_pairs
+from srptq_plugin.evaluation.scoring import mean_scores
 from srptq_plugin.models.checkpoint import load_state
 from srptq_plugin.models.edsr import EDSR
 from srptq_plugin.qat.batches import Batch, Patches

@@ -6,17 +6,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from srptq_plugin.contracts import (
+from srptq_plugin.errors import NotInstalledError, SrptqError
+from srptq_plugin.plugins.entries import (
     ModelEntry,
     ObserverEntry,
     QuantizerEntry,
     ReconstructionEntry,
     TargetEntry,
-    Toolkit,
     ToolkitEntry,
 )
-from srptq_plugin.errors import NotInstalledError, SrptqError
-from srptq_plugin.hookspecs import hookimpl
+from srptq_plugin.plugins.hookspecs import hookimpl
+from srptq_plugin.plugins.protocols import Toolkit
 
 MQBENCH = "git+https://github.com/ModelTC/MQBench@00f477d"
 OURS = ("srptq_plugin", "srptq_adapters")
@@ -115,7 +115,7 @@ def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
 @hookimpl
 def srptq_quantizers() -> Iterable[QuantizerEntry]:
     """What has learnable bounds."""
-    load = lazy("srptq_plugin.quantizer:BoundedFakeQuantize")
+    load = lazy("srptq_plugin.quantization.quantizer:BoundedFakeQuantize")
     pams = lazy("srptq_plugin.qat.pams:PamsFakeQuantize")
     fqsr = lazy("srptq_plugin.qat.fqsr:FqsrFakeQuantize")
     daq, mixed = lazy("srptq_plugin.qat.daq:DaqFakeQuantize"), lazy("srptq_plugin.qat.daq:MixedDaqFakeQuantize")

@@ -16,7 +16,7 @@ from mqbench.prepare_by_platform import BackendType, prepare_by_platform
 from mqbench.utils.state import enable_calibration, enable_quantization
 from network import LOADED, NETWORK, PATCHES
 
-from srptq_plugin.evaluating.metrics import psnr
+from srptq_plugin.data.metrics import psnr
 
 path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("config.yaml")
 config = yaml.safe_load(path.read_text(encoding="utf-8"))

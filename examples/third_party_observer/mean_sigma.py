@@ -4,9 +4,17 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from srptq_plugin import Bounds, IntGrid, SrptqError, hookimpl
-from srptq_plugin.contracts import ObserverEntry
-from srptq_plugin.observers.base import Average, BatchObserver, Part, extremes
+from srptq_plugin.plugin_api import (
+    Average,
+    BatchObserver,
+    Bounds,
+    IntGrid,
+    ObserverEntry,
+    Part,
+    SrptqError,
+    extremes,
+    hookimpl,
+)
 
 
 class MeanSigma(BatchObserver[Average]):

@@ -9,9 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from srptq_plugin import IntGrid, QuantTable, hookimpl
-from srptq_plugin.contracts import Array, Rules, Size, TargetEntry
-from srptq_plugin.qdq import Placer
+from srptq_plugin.plugin_api import Array, IntGrid, Placer, QuantTable, Rules, Size, TargetEntry, hookimpl
 
 BITS = frozenset({8})
 

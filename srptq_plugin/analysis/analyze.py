@@ -12,11 +12,11 @@ from srptq_plugin.analysis import KINDS, Kind
 from srptq_plugin.analysis.parts import Part, parts_of
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.analysis.switching import PartlyQuantized
-from srptq_plugin.contracts import Progress, quiet
-from srptq_plugin.evaluating.metrics import PEAK, decibels
-from srptq_plugin.evaluating.pairs import Pair
-from srptq_plugin.evaluating.scoring import scores
-from srptq_plugin.images import fitted, to_tensor
+from srptq_plugin.data.images import fitted, to_tensor
+from srptq_plugin.data.metrics import PEAK, decibels
+from srptq_plugin.evaluation.pairs import Pair
+from srptq_plugin.evaluation.scoring import scores
+from srptq_plugin.utils.progress import Progress, quiet
 
 BATCH = 4
 Way = Literal["alone", "left_float"]

@@ -8,16 +8,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.calibrating import Inputs
-from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.calibration.calibrator import Inputs
 from srptq_plugin.errors import UnknownNameError
-from srptq_plugin.graph import PreparedGraph
 from srptq_plugin.observers.base import Part
 from srptq_plugin.observers.histogram import RunningHistogram
-from srptq_plugin.projection import observed_bounds
-from srptq_plugin.recipes.settings import makers_of
+from srptq_plugin.planning.grid_cost import observed_bounds
+from srptq_plugin.planning.plan import Plan, Role
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.recipes.binding import makers_of
 from srptq_plugin.runs.run import Run
-from srptq_plugin.sites import Plan, Role
+from srptq_plugin.utils.progress import Progress, quiet
 
 BINS = 256
 Step = Literal["raw", "observed", "tuned", "projected"]

@@ -8,9 +8,9 @@ from itertools import combinations
 from torch import fx
 
 from srptq_plugin.analysis import KINDS, Kind
-from srptq_plugin.network import Network
-from srptq_plugin.sites import Plan, Site
-from srptq_plugin.stages import STAGES, block_paths
+from srptq_plugin.graph.network import Network
+from srptq_plugin.graph.stages import STAGES, block_paths
+from srptq_plugin.planning.plan import Plan, Site
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from srptq_plugin.analysis.analyze import Quality, analyze
 from srptq_plugin.analysis.widths import EIGHT, Uniform, mixed
 from srptq_plugin.costs.cost import Costs
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.evaluating.pairs import Pair
-from srptq_plugin.network import Network
-from srptq_plugin.sites import Edge, Site
+from srptq_plugin.evaluation.pairs import Pair
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.plan import Edge, Site
 
 Unit = Literal["site", "stage"]
 POINTS = 10

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
-from srptq_plugin.calibrating import Calibrator, Inputs
-from srptq_plugin.contracts import Progress, quiet
-from srptq_plugin.evaluating.metrics import PEAK
-from srptq_plugin.export import graph_of
-from srptq_plugin.graph import fixed_size, takes_one_image
-from srptq_plugin.images import Image, load_images, mirrored, random_patches, to_tensor
+from srptq_plugin.calibration.calibrator import Calibrator, Inputs
+from srptq_plugin.data.images import Image, load_images, mirrored, random_patches, to_tensor
+from srptq_plugin.data.metrics import PEAK
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.export import graph_of
 from srptq_plugin.models.record import ModelRecord
+from srptq_plugin.planning.prepared import fixed_size, takes_one_image
 from srptq_plugin.runs.run import Run
-from srptq_plugin.table import QuantTable
+from srptq_plugin.utils.progress import Progress, quiet
 
 PATCHES = 8
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from srptq_plugin.network import Network
-from srptq_plugin.quantizer import BoundedFakeQuantize
-from srptq_plugin.sites import Plan
-from srptq_plugin.table import QuantTable
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 Values = dict[fx.Node, Any]
 Groups = frozenset[str]

@@ -8,14 +8,15 @@ from typing import Any
 
 from srptq_plugin.analysis.analyze import noises
 from srptq_plugin.analysis.subject import Subject
-from srptq_plugin.calibrating import Inputs
-from srptq_plugin.contracts import Progress, Rules, quiet
+from srptq_plugin.calibration.calibrator import Inputs
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.graph.stages import STAGES
+from srptq_plugin.planning.plan import Plan, Site
+from srptq_plugin.recipes.binding import nearest
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.settings import nearest
-from srptq_plugin.sites import Plan, Site
-from srptq_plugin.stages import STAGES
-from srptq_plugin.table import QuantTable
+from srptq_plugin.utils.progress import Progress, quiet
 
 USUAL = (4, 8, 16)
 EIGHT = 8

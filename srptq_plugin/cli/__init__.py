@@ -78,7 +78,7 @@ def _answer(arguments: Namespace) -> "Answer":
 
 def _print(answer: "Answer", *, as_json: bool) -> None:
     from srptq_plugin.cli.answer import strict  # noqa: PLC0415
-    from srptq_plugin.console import show  # noqa: PLC0415
+    from srptq_plugin.cli.console import show  # noqa: PLC0415
 
     if as_json:
         print(json.dumps(strict(answer.data), allow_nan=False))  # noqa: T201 - the answer

@@ -10,12 +10,12 @@ from srptq_plugin.cli.analysis_report import analysis_report, precision_report
 from srptq_plugin.cli.answer import Answer, strict
 from srptq_plugin.cli.costs import cost_report
 from srptq_plugin.cli.parser import DEFAULT_RECIPE
-from srptq_plugin.contracts import Progress
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.utils.progress import Progress
 
 if TYPE_CHECKING:
     from srptq_plugin.analysis.allocate import Measure
-    from srptq_plugin.calibrating import Inputs, Source
+    from srptq_plugin.calibration.calibrator import Inputs, Source
     from srptq_plugin.runs.run import Run
 
 ANALYSIS, BUDGET = "analysis.json", "budget.json"
@@ -32,7 +32,7 @@ def analyze(asked: Namespace, progress: Progress) -> Answer:
 def _sensitivity(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
     from srptq_plugin.analysis.analyze import analyze as analysing  # noqa: PLC0415 - loads torch
     from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
-    from srptq_plugin.evaluating.pairs import load_pairs  # noqa: PLC0415
+    from srptq_plugin.evaluation.pairs import load_pairs  # noqa: PLC0415
 
     out = _file(asked, run, ANALYSIS)
     if run is not None:
@@ -47,7 +47,7 @@ def _sensitivity(asked: Namespace, run: "Run | None", progress: Progress) -> Ans
 
 def _file(asked: Namespace, run: "Run | None", name: str) -> Path:
     """Where the answer goes, which has to be possible."""
-    from srptq_plugin.whole_file import check_file  # noqa: PLC0415
+    from srptq_plugin.utils.atomic_file import check_file  # noqa: PLC0415
 
     out = asked.out or (run.folder / name if run else Path(name))
     check_file("--out", out)
@@ -55,7 +55,7 @@ def _file(asked: Namespace, run: "Run | None", name: str) -> Path:
 
 
 def _keep(found: Mapping[str, Any], out: Path) -> None:
-    from srptq_plugin.whole_file import whole_file  # noqa: PLC0415
+    from srptq_plugin.utils.atomic_file import whole_file  # noqa: PLC0415
 
     with whole_file(out) as draft:
         draft.write_text(json.dumps(strict(found), indent=1) + "\n")
@@ -64,8 +64,8 @@ def _keep(found: Mapping[str, Any], out: Path) -> None:
 def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
     from srptq_plugin.analysis.precision import Budget, Precision  # noqa: PLC0415
     from srptq_plugin.analysis.widths import at_every_width, recipe_of  # noqa: PLC0415
-    from srptq_plugin.evaluating.pairs import load_pairs  # noqa: PLC0415
-    from srptq_plugin.whole_file import check_file, whole_file  # noqa: PLC0415
+    from srptq_plugin.evaluation.pairs import load_pairs  # noqa: PLC0415
+    from srptq_plugin.utils.atomic_file import check_file, whole_file  # noqa: PLC0415
 
     out = _file(asked, run, BUDGET)
     check_file("--recipe-out", asked.recipe_out)
@@ -84,8 +84,8 @@ def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answe
 
 
 def _inputs(asked: Namespace, run: "Run | None") -> "Inputs":
-    from srptq_plugin.calibrating import Inputs, check_recipe, resolved  # noqa: PLC0415
-    from srptq_plugin.registry import Registry  # noqa: PLC0415
+    from srptq_plugin.calibration.calibrator import Inputs, check_recipe, resolved  # noqa: PLC0415
+    from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415
 
     if run is not None:
         return Inputs.of_run(run, asked.images, asked.scale, asked.device)
@@ -98,8 +98,8 @@ def _inputs(asked: Namespace, run: "Run | None") -> "Inputs":
 def cost(asked: Namespace, _progress: Progress) -> Answer:
     """Count arithmetic, bytes and memory, of a run or of what a recipe would make of a network."""
     from srptq_plugin.costs.estimate import Estimate  # noqa: PLC0415
+    from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415
     from srptq_plugin.recipes.recipe import Recipe  # noqa: PLC0415
-    from srptq_plugin.registry import Registry  # noqa: PLC0415
 
     run = _run(asked)
     if run is not None:
@@ -132,6 +132,6 @@ def _refuse(asked: Namespace, names: Iterable[str], what: str) -> None:
 
 
 def _source(asked: Namespace) -> "Source":
-    from srptq_plugin.calibrating import Source  # noqa: PLC0415
+    from srptq_plugin.calibration.calibrator import Source  # noqa: PLC0415
 
     return Source(asked.subject or asked.model, asked.weights, dict(asked.model_args), asked.input_range)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from srptq_plugin.cli.console import Block, Facts, Lines, Table
 from srptq_plugin.cli.reports import STAGES, bit_counts
-from srptq_plugin.console import Block, Facts, Lines, Table
-from srptq_plugin.evaluating.metrics import PEAK, decibels
+from srptq_plugin.data.metrics import PEAK, decibels
 
 Record = Mapping[str, Any]
 SHOWN = 12

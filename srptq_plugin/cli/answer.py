@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from srptq_plugin.console import Block
+from srptq_plugin.cli.console import Block
 
 DONE, CHECK_FAILED = 0, 1
 

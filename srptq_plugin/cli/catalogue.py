@@ -6,16 +6,19 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
-from srptq_plugin.activation import installed_hosts
 from srptq_plugin.cli.answer import Answer
-from srptq_plugin.console import Cell, Facts, Lines, Mark, Table
-from srptq_plugin.contracts import Change, Entry, Progress, Rules, Target
+from srptq_plugin.cli.console import Cell, Facts, Lines, Mark, Table
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import IntGrid
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.plugins.entries import Entry
+from srptq_plugin.plugins.hosts import installed_hosts
+from srptq_plugin.plugins.protocols import Change, Target
+from srptq_plugin.plugins.registry import PluginInfo, Registry
+from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.recipes.files import shipped
 from srptq_plugin.recipes.keys import sections
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import PluginInfo, Registry
+from srptq_plugin.utils.progress import Progress
 
 Record = dict[str, Any]
 OF_GRIDS = ("weights", "activations", "weight_bits", "activation_bits", "integer_bits", "placements")

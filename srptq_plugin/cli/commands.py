@@ -9,7 +9,7 @@ from srptq_plugin.cli.answer import CHECK_FAILED, DONE, Answer
 from srptq_plugin.cli.catalogue import plugins, recipes, targets
 from srptq_plugin.cli.plotting import plot
 from srptq_plugin.cli.reports import evaluation_report, lint_report, run_report, verification_report
-from srptq_plugin.contracts import Progress
+from srptq_plugin.utils.progress import Progress
 
 Command = Callable[[Namespace, Progress], Answer]
 
@@ -58,9 +58,9 @@ def train(asked: Namespace, progress: Progress) -> Answer:
 
 def evaluate(asked: Namespace, progress: Progress) -> Answer:
     """Score the outputs against high-resolution images."""
-    from srptq_plugin.evaluating import evaluate as evaluating  # noqa: PLC0415
+    from srptq_plugin.evaluation import evaluate as evaluating  # noqa: PLC0415
     from srptq_plugin.runs.run import Run  # noqa: PLC0415
-    from srptq_plugin.whole_file import check_file  # noqa: PLC0415
+    from srptq_plugin.utils.atomic_file import check_file  # noqa: PLC0415
 
     run = Run.open(asked.run)
     if asked.csv:
@@ -74,8 +74,8 @@ def evaluate(asked: Namespace, progress: Progress) -> Answer:
 
 def verify(asked: Namespace, progress: Progress) -> Answer:
     """Hold the runtime against the simulation."""
-    from srptq_plugin import verify as verifying  # noqa: PLC0415
-    from srptq_plugin.images import load_images  # noqa: PLC0415
+    from srptq_plugin.data.images import load_images  # noqa: PLC0415
+    from srptq_plugin.runs import verify as verifying  # noqa: PLC0415
     from srptq_plugin.runs.run import Run  # noqa: PLC0415
 
     run = Run.open(asked.run)
@@ -86,7 +86,7 @@ def verify(asked: Namespace, progress: Progress) -> Answer:
 
 def lint(asked: Namespace, _progress: Progress) -> Answer:
     """Check a file against the rules of a target."""
-    from srptq_plugin import lint as linting  # noqa: PLC0415
+    from srptq_plugin.deploy import lint as linting  # noqa: PLC0415
 
     findings = linting.lint(asked.file, asked.target)
     data = {"file": str(asked.file), "target": asked.target, "findings": [asdict(each) for each in findings]}

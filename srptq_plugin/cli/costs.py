@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from srptq_plugin.cli.console import Block, Facts, Table
 from srptq_plugin.cli.reports import sides_in
-from srptq_plugin.console import Block, Facts, Table
 
 Record = Mapping[str, Any]
 FIGURES = (

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from srptq_plugin.analysis import KINDS
 from srptq_plugin.cli.analysing import ANALYSIS, BUDGET
 from srptq_plugin.cli.answer import Answer
-from srptq_plugin.console import Facts
-from srptq_plugin.contracts import Progress
+from srptq_plugin.cli.console import Facts
 from srptq_plugin.errors import LONGEST, SrptqError, first_line, short
+from srptq_plugin.utils.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from srptq_plugin.console import Block, Cell, Facts, Lines, Mark, Table
-from srptq_plugin.contracts import Finding
+from srptq_plugin.cli.console import Block, Cell, Facts, Lines, Mark, Table
+from srptq_plugin.plugins.protocols import Finding
 
 Record = Mapping[str, Any]
 STAGES = ("head", "body", "upsample", "tail")

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from srptq_plugin.costs.cost import Costs, LayerCost, bits_of
 from srptq_plugin.costs.memory import packed
-from srptq_plugin.grid import IntGrid
-from srptq_plugin.sites import Plan
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.quantization.grid import IntGrid
 
 WORD = 64
 """One operation of FQSR's works on as many bits."""

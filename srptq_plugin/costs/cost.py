@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import fx
 
-from srptq_plugin.contracts import Rules, Size
 from srptq_plugin.costs.memory import FLOAT, Memory, packed
 from srptq_plugin.costs.shapes import Shape, shapes_of
-from srptq_plugin.grid import IntGrid
-from srptq_plugin.network import Network, tensor_arguments
-from srptq_plugin.sites import Edge, Plan, Site
-from srptq_plugin.stages import Stage, Stages
+from srptq_plugin.graph.network import Network, tensor_arguments
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.graph.stages import Stage, Stages
+from srptq_plugin.graph.types import Size
+from srptq_plugin.planning.plan import Edge, Plan, Site
+from srptq_plugin.quantization.grid import IntGrid
 
 MULTIPLYING = frozenset({"conv", "conv_transpose", "linear"})
 SCALE_BITS = 32
@@ -87,7 +88,7 @@ class Costs:
     `rules` say what a target computes together; without any every operation stores what it gives.
 
     >>> from torch import nn
-    >>> from srptq_plugin.export import export_network, graph_of
+    >>> from srptq_plugin.graph.export import export_network, graph_of
     >>> network = Network(graph_of(export_network(nn.Conv2d(3, 8, 3, padding=1))))
     >>> costs = Costs.of(network, (1, 3, 100, 200))
     >>> costs.macs, costs.bops(), costs.size(), costs.memory.peak()

@@ -6,21 +6,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from srptq_plugin.contracts import Size
 from srptq_plugin.costs.conventions import daq_operations, fqsr_memory, fqsr_operations
 from srptq_plugin.costs.cost import Costs
 from srptq_plugin.costs.memory import Moment
-from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network
+from srptq_plugin.graph.stages import STAGES, Stage
+from srptq_plugin.graph.types import Size
 from srptq_plugin.models import LoadedModel
 from srptq_plugin.models.record import ModelRecord
-from srptq_plugin.network import Network
-from srptq_plugin.plan import make_plan
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe, check_names
-from srptq_plugin.recipes.settings import rules_of
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import Run
-from srptq_plugin.sites import Plan
-from srptq_plugin.stages import STAGES, Stage
 
 OUTPUT = (720, 1280)
 """The image that papers count for, where no size is asked for."""

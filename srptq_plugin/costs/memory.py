@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from srptq_plugin.contracts import Rules
 from srptq_plugin.costs.shapes import Shape
-from srptq_plugin.fusing import Fusing
-from srptq_plugin.network import MOVEMENT, OUTPUT, Network
-from srptq_plugin.sites import Edge, Plan
+from srptq_plugin.graph.fusion import Fusing
+from srptq_plugin.graph.network import MOVEMENT, OUTPUT, Network
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.planning.plan import Edge, Plan
 
 FLOAT = 32
 Format = tuple[str, int]

@@ -9,9 +9,9 @@ from torch import Tensor, empty, fx
 from torch._subclasses import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.network import GUARDS, OUTPUT, Network
+from srptq_plugin.graph.network import GUARDS, OUTPUT, Network
+from srptq_plugin.graph.types import Size
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def shapes_of(network: Network, size: Size) -> Mapping[fx.Node, Shape]:
     """By node, parameters among them; torch says what is a view.
 
     >>> from torch import nn
-    >>> from srptq_plugin.export import export_network, graph_of
+    >>> from srptq_plugin.graph.export import export_network, graph_of
     >>> network = Network(graph_of(export_network(nn.PixelShuffle(1))))
     >>> [shape.sides for shape in shapes_of(network, (1, 3, 1080, 1920)).values()]
     [(1, 3, 1080, 1920), (1, 3, 1080, 1920)]

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError, UnknownNameError, first_line
+from srptq_plugin.graph.reparameterized import plain_copy
+from srptq_plugin.graph.types import Size
 from srptq_plugin.models.checkpoint import load_state
 from srptq_plugin.models.edsr import EDSR_FAMILY, MINI_FAMILY
 from srptq_plugin.models.factory import build_from
@@ -24,7 +25,6 @@ from srptq_plugin.models.record import (
 from srptq_plugin.models.rrdb import RRDB_FAMILY
 from srptq_plugin.models.srgan import SRGAN_FAMILY
 from srptq_plugin.models.srresnet import SRRESNET_FAMILY
-from srptq_plugin.reparameterized import plain_copy
 
 ENTRIES = (MINI_FAMILY, EDSR_FAMILY, SRRESNET_FAMILY, SRGAN_FAMILY, RDN_FAMILY, RRDB_FAMILY)
 FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({family.name: family for family in ENTRIES})

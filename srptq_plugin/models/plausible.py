@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from srptq_plugin.evaluating.metrics import decibels
+from srptq_plugin.data.metrics import decibels
 from srptq_plugin.models.record import LoadedModel
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.contracts import Size
 from srptq_plugin.errors import SrptqError, first_line
+from srptq_plugin.graph.types import Size
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 LEAST = (16, 64)

@@ -12,10 +12,10 @@ import torch
 from numpy import count_nonzero
 from torch import Tensor
 
-from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid
-from srptq_plugin.pieces import across
+from srptq_plugin.quantization.chunking import across
+from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.quantization.observer import Observer
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 from srptq_plugin.observers.base import Average, BatchObserver, Part, extremes
 from srptq_plugin.observers.histogram import equal_histogram, without_zeros
+from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 
 PAPER = {4: 4e-5, 6: 5e-5, 8: 1e-5}
 LADDER = (0.0, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)

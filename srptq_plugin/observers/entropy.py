@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from srptq_plugin.grid import QParams, quantize
 from srptq_plugin.observers.histogram import RunningHistogram
 from srptq_plugin.observers.shrink import ShrinkSearch
+from srptq_plugin.quantization.grid import QParams, quantize
 
 SMALLEST_SHARE = 1e-9
 
@@ -13,7 +13,7 @@ SMALLEST_SHARE = 1e-9
 class EntropyObserver(ShrinkSearch):
     """KL divergence of the quantized distribution from the clipped one; exact zeros are left out of both.
 
-    >>> from srptq_plugin.grid import IntGrid
+    >>> from srptq_plugin.quantization.grid import IntGrid
     >>> observer = EntropyObserver(IntGrid(8))
     >>> observer.update(torch.cat([torch.linspace(-1, 1, 10000), torch.tensor([-5.0, 5.0])]))
     >>> observer.bounds()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.observers.base import Part, extremes
-from srptq_plugin.pieces import across
+from srptq_plugin.quantization.chunking import across
 
 FLOAT32_DIGITS = 24
 SMALLEST_EXPONENT = -120

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srptq_plugin.grid import Bounds
 from srptq_plugin.observers.base import BatchObserver, Part, extremes
+from srptq_plugin.quantization.grid import Bounds
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Extremes:
 class MinMaxObserver(BatchObserver[Extremes]):
     """The least and the greatest value over all batches.
 
-    >>> from srptq_plugin.grid import IntGrid
+    >>> from srptq_plugin.quantization.grid import IntGrid
     >>> observer = MinMaxObserver(IntGrid(8))
     >>> observer.update(torch.tensor([-1.0, 2.0]))
     >>> observer.bounds()

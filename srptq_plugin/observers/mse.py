@@ -2,16 +2,16 @@
 
 from torch import Tensor
 
-from srptq_plugin.grid import QParams, dequantize, quantize
 from srptq_plugin.observers.histogram import RunningHistogram
 from srptq_plugin.observers.shrink import ShrinkSearch
+from srptq_plugin.quantization.grid import QParams, dequantize, quantize
 
 
 class MSEObserver(ShrinkSearch):
     """The error is exact for values spread evenly inside each bin; zeros have their own.
 
     >>> import torch
-    >>> from srptq_plugin.grid import IntGrid
+    >>> from srptq_plugin.quantization.grid import IntGrid
     >>> observer = MSEObserver(IntGrid(4))
     >>> observer.update(torch.cat([torch.linspace(-1, 1, 10000), torch.tensor([-5.0, 5.0])]))
     >>> observer.bounds()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid
 from srptq_plugin.observers.base import Average, BatchObserver, Part
+from srptq_plugin.quantization.grid import Bounds, IntGrid
 
 
 class PercentileObserver(BatchObserver[Average]):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid, QParams, project
 from srptq_plugin.observers.base import BatchObserver, Part
 from srptq_plugin.observers.histogram import RunningHistogram
+from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
 
 BINS, CHANNEL_BINS = 4096, 1024
 

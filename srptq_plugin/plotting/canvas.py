@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srptq_plugin.errors import MissingExtraError
-from srptq_plugin.whole_file import whole_file
+from srptq_plugin.utils.atomic_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from srptq_plugin.data.images import Image, to_tensor
+from srptq_plugin.data.resize import Pixels
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.images import Image, to_tensor
-from srptq_plugin.resize import Pixels
 
 Batch = tuple[Tensor, Tensor | None]
 

@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from srptq_plugin.grid import Bounds
 from srptq_plugin.qat.dynamic import DynamicFakeQuantize, channel_axes, straight_through
+from srptq_plugin.quantization.grid import Bounds
 
 MIXED = 0.1
 """The share p of channels with other than the usual bits."""
@@ -64,7 +64,7 @@ class DaqFakeQuantize(DynamicFakeQuantize):
 
     What is never negative, by the bounds, is taken to come after a ReLU.
 
-    >>> from srptq_plugin.grid import IntGrid
+    >>> from srptq_plugin.quantization.grid import IntGrid
     >>> quantizer = DaqFakeQuantize("input", IntGrid(1, real_offset=True), bounds=Bounds.of(-1.0, 1.0))
     >>> quantizer.of_images(torch.tensor([[[[-1.0, 0.0, 0.0, 1.0]]]]))
     tensor([[[[-0.5642, -0.5642, -0.5642,  0.5642]]]])
@@ -105,7 +105,7 @@ class DaqFakeQuantize(DynamicFakeQuantize):
 class MixedDaqFakeQuantize(DaqFakeQuantize):
     """The same with a bit more or less for channels at the ends of a log-normal fit to their deviations.
 
-    >>> from srptq_plugin.grid import IntGrid
+    >>> from srptq_plugin.quantization.grid import IntGrid
     >>> deviation = torch.tensor([0.01, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 100.0]).reshape(1, 10, 1, 1)
     >>> MixedDaqFakeQuantize("input", IntGrid(4)).bits_of(deviation).flatten().tolist()
     [3.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 3.0, 5.0]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid, project
 from srptq_plugin.qat.dynamic import by_extremes
-from srptq_plugin.quantizer import BoundedFakeQuantize, fake_quantize
-from srptq_plugin.together import average
+from srptq_plugin.quantization.grid import Bounds, IntGrid, project
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
+from srptq_plugin.utils.distributed import average
 
 HIDDEN, RATE, SMALL = 32, 1e-3, 0.1
 INSIDE = IntGrid(2, real_offset=True)

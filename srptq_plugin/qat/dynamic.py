@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srptq_plugin.grid import Bounds, IntGrid, project
-from srptq_plugin.quantizer import BoundedFakeQuantize, fake_quantize
+from srptq_plugin.quantization.grid import Bounds, IntGrid, project
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from srptq_plugin.export import BATCH_NORMS
-from srptq_plugin.network import QUANTIZER, Network, tensor_arguments
+from srptq_plugin.graph.export import BATCH_NORMS
+from srptq_plugin.graph.network import QUANTIZER, Network, tensor_arguments
 
 BETWEEN = frozenset({"add", "div", QUANTIZER})
 """Operations that toolkits put between a convolution and its batch norm or mean shift."""

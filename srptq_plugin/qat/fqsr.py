@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from srptq_plugin.qat.mirrored import MirroredFakeQuantize
+from srptq_plugin.qat.symmetric import MirroredFakeQuantize
 
 
 class FqsrFakeQuantize(MirroredFakeQuantize):
@@ -13,7 +13,7 @@ class FqsrFakeQuantize(MirroredFakeQuantize):
     preset `fqsr` of the target `paper` has these 2^(M + 1) - 1 signed or 2^M unsigned levels; on any other grid the
     interval has the levels of that grid, as what is trained is what is exported.
 
-    >>> from srptq_plugin.grid import Bounds, IntGrid
+    >>> from srptq_plugin.quantization.grid import Bounds, IntGrid
     >>> quantizer = FqsrFakeQuantize("input", IntGrid(5, signed=True, symmetric=True, narrow=True))
     >>> quantizer.set_bounds(Bounds.of(-0.5, 2.0))
     >>> quantizer.bounds

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from srptq_plugin.qat.mirrored import MirroredFakeQuantize
+from srptq_plugin.qat.symmetric import MirroredFakeQuantize
 
 TINY = 1e-14
 
@@ -11,7 +11,7 @@ TINY = 1e-14
 class PamsFakeQuantize(MirroredFakeQuantize):
     """Clips to [-alpha, alpha]; alpha is `upper`, learns from clipped values, and starts from max(|l|, |u|).
 
-    >>> from srptq_plugin.grid import Bounds, IntGrid
+    >>> from srptq_plugin.quantization.grid import Bounds, IntGrid
     >>> quantizer = PamsFakeQuantize("input", IntGrid(8, signed=True, symmetric=True, narrow=True))
     >>> quantizer.set_bounds(Bounds.of(-0.5, 2.0))
     >>> quantizer.bounds

@@ -7,18 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from srptq_plugin.activation import installed_hosts
-from srptq_plugin.contracts import Host, Progress, quiet
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.placed import plan_of
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.readback import plan_of
+from srptq_plugin.plugins.hosts import installed_hosts
+from srptq_plugin.plugins.protocols import Host
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Batch, held_out
 from srptq_plugin.qat.training import Options, Training, Validation
 from srptq_plugin.qat.training import train as run_to_the_end
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.recipes.files import Layer
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
+from srptq_plugin.utils.progress import Progress, quiet
 
 OBSERVED = 16
 Draw = Callable[[int, int], Tensor]

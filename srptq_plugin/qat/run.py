@@ -15,30 +15,30 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor
 
-from srptq_plugin.calibrating import device_of
-from srptq_plugin.contracts import Progress, quiet
+from srptq_plugin.data.images import Image, load_images, to_pixels, to_tensor
+from srptq_plugin.data.resize import Pixels
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
-from srptq_plugin.evaluating.pairs import Pair, load_pairs
-from srptq_plugin.evaluating.scoring import mean_scores
-from srptq_plugin.export import graph_of
-from srptq_plugin.graph import PreparedGraph, fixed_size
-from srptq_plugin.images import Image, load_images, to_pixels, to_tensor
-from srptq_plugin.network import Network
-from srptq_plugin.plan import make_plan
+from srptq_plugin.evaluation.pairs import Pair, load_pairs
+from srptq_plugin.evaluation.scoring import mean_scores
+from srptq_plugin.graph.export import graph_of
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.planning.prepared import PreparedGraph, fixed_size
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Patches, held_out
-from srptq_plugin.qat.origins import check_origins, origins_of
+from srptq_plugin.qat.initialize import initialise
+from srptq_plugin.qat.provenance import check_origins, origins_of
 from srptq_plugin.qat.training import Options, Training, Validation, train, validation_of
+from srptq_plugin.recipes.binding import makers_of, rules_of
 from srptq_plugin.recipes.recipe import Recipe, check_names
 from srptq_plugin.recipes.schema import TrainingSettings
-from srptq_plugin.recipes.settings import makers_of, rules_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.resize import Pixels
 from srptq_plugin.runs.atomic_folder import locked, writing
 from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import NETWORK, PROGRAM, TRAINED, Run
 from srptq_plugin.runs.writing import Clock, RunWriter
-from srptq_plugin.starting import initialise
-from srptq_plugin.table import QuantTable
+from srptq_plugin.utils.devices import device_of
+from srptq_plugin.utils.progress import Progress, quiet
 
 logger = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"

@@ -13,15 +13,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import Features, PreparedGraph
+from srptq_plugin.planning.prepared import Features, PreparedGraph
 from srptq_plugin.qat.batches import Batch
 from srptq_plugin.qat.calibration import moved
 from srptq_plugin.qat.pams import transfer_loss
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates
-from srptq_plugin.together import average
+from srptq_plugin.utils.distributed import average
+from srptq_plugin.utils.progress import Progress, quiet
 
 LEVELS = 255
 

@@ -6,12 +6,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx
 
-from srptq_plugin.equalising.scales import output_scales
+from srptq_plugin.calibration.equalization.scales import output_scales
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import FLOAT, float_parameters
-from srptq_plugin.grid import dequantize, quantize
-from srptq_plugin.network import Network
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.prepared import FLOAT, float_parameters
 from srptq_plugin.qat.folding import Values, convolutions, weight_name
+from srptq_plugin.quantization.grid import dequantize, quantize
 from srptq_plugin.runs.run import Run
 
 CLOSE = 1e-4

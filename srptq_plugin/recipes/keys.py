@@ -10,10 +10,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import MODELS, Recipe
 from srptq_plugin.recipes.schema import Settings
 from srptq_plugin.recipes.values import Allowed
-from srptq_plugin.registry import Registry
 
 PLACES: Mapping[str | int, str] = {"stages": "stages.STAGE", "overrides": "overrides[]"}
 """How the keys of a section are written, where not by its name."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from srptq_plugin.errors import SrptqError, UnknownNameError, at_once
+from srptq_plugin.graph.stages import STAGES, Stage
 from srptq_plugin.recipes.files import Data, Layer, dump, merge, parse_set, read_layers, shipped, source
 from srptq_plugin.recipes.schema import (
     Calibration,
@@ -21,12 +22,11 @@ from srptq_plugin.recipes.schema import (
     WeightSettings,
 )
 from srptq_plugin.recipes.values import Flag, Plain, Word, key_of, problem
-from srptq_plugin.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from srptq_plugin.registry import Registry
+    from srptq_plugin.plugins.registry import Registry
 
 
 def _default_stages(value: object) -> object:
@@ -113,7 +113,7 @@ class Recipe(Settings):
 
         `.differences` says where MQBench will not do what the recipe's target does.
         """
-        from srptq_plugin.registry import Registry  # noqa: PLC0415 - the registry needs no recipe, but its plugins may
+        from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415 - the registry needs no recipe, but its plugins may
 
         return Registry().toolkit("mqbench").load().settings(self)  # pyright: ignore[reportAttributeAccessIssue]
 

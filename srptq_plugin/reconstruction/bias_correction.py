@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.network import Network
-from srptq_plugin.quantizer import Mode
-from srptq_plugin.together import average
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.quantization.quantizer import Mode
+from srptq_plugin.utils.distributed import average
+from srptq_plugin.utils.progress import Progress, quiet
 
 CORRECTED_ON = 32
 """Images that the means are taken over."""

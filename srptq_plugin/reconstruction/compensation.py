@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, fx
 from torch.nn.functional import conv2d
 
-from srptq_plugin.contracts import Progress, quiet
-from srptq_plugin.graph import SILENT, PreparedGraph
-from srptq_plugin.grid import QParams
-from srptq_plugin.network import Network
-from srptq_plugin.quantizer import Mode
-from srptq_plugin.saturation import pairings
-from srptq_plugin.sites import Site
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.plan import Site
+from srptq_plugin.planning.prepared import SILENT, PreparedGraph
+from srptq_plugin.quantization.grid import QParams
+from srptq_plugin.quantization.quantizer import Mode
+from srptq_plugin.quantization.saturation import pairings
+from srptq_plugin.utils.progress import Progress, quiet
 
 MOST = 1152
 """Weights of an output channel that are compensated together; wider layers are cut between input channels."""

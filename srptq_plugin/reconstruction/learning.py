@@ -7,12 +7,12 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import QParams, neighbours
-from srptq_plugin.quantizer import BoundedFakeQuantize
-from srptq_plugin.saturation import fit_
-from srptq_plugin.sites import Role
-from srptq_plugin.together import average
+from srptq_plugin.planning.plan import Role
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.quantization.grid import QParams, neighbours
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
+from srptq_plugin.quantization.saturation import fit_
+from srptq_plugin.utils.distributed import average
 
 Turn = tuple[Role, ...]
 BIAS_SHARE = 0.05

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.quantizer import Gradient, Mode
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.quantization.quantizer import Gradient, Mode
 from srptq_plugin.reconstruction.bias_correction import CORRECTED_ON, correct_biases
-from srptq_plugin.reconstruction.choosing import choose_bounds
+from srptq_plugin.reconstruction.bounds_selection import choose_bounds
+from srptq_plugin.reconstruction.color_augmentation import recoloured
 from srptq_plugin.reconstruction.cosine import cosines
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, Weights, learnt_by
-from srptq_plugin.reconstruction.recolouring import recoloured
-from srptq_plugin.reconstruction.recomputing import Recomputing
+from srptq_plugin.reconstruction.recompute import Recomputing
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher
-from srptq_plugin.together import average, gathered
+from srptq_plugin.utils.distributed import average, gathered
+from srptq_plugin.utils.progress import Progress, quiet
 
 CHOSEN_ON = 16
 TINY = 1e-20

@@ -12,8 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.graph import PreparedGraph, by_image
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.planning.prepared import PreparedGraph, by_image
+from srptq_plugin.quantization.quantizer import Mode
 
 Maps = Mapping[str, Sequence[Tensor]]
 """By group, a tensor for each place that the group's quantizer is called at."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
+from srptq_plugin.planning.prepared import PreparedGraph
 
 IN_MEMORY = 16 * 2**20
 """Bytes of answers above which they live in a temporary file."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from srptq_plugin.contracts import Size
+from srptq_plugin.graph.types import Size
 from srptq_plugin.models.record import ModelRecord
 
 SCHEMA = 1

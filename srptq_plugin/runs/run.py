@@ -14,20 +14,21 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
-from srptq_plugin.contracts import Array, Size, Target
+from srptq_plugin.data.images import Image, load_images, sample_images
+from srptq_plugin.deploy.quant_table import QuantTable, fault_of
 from srptq_plugin.errors import LONGEST, SrptqError, first_line, short
-from srptq_plugin.export import graph_of
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.images import Image, load_images, sample_images
+from srptq_plugin.graph.export import graph_of
+from srptq_plugin.graph.network import Network
+from srptq_plugin.graph.types import Array, Size
 from srptq_plugin.models.record import ModelRecord
-from srptq_plugin.network import Network
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.protocols import Target
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes.binding import makers_of
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.settings import makers_of
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.atomic_folder import complete
 from srptq_plugin.runs.program_file import read_program
 from srptq_plugin.runs.record import SCHEMA, artefacts_of, record_of, size_of
-from srptq_plugin.table import QuantTable, fault_of
 
 RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
     "recipe.yaml",

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from srptq_plugin.contracts import Size
-from srptq_plugin.grid import Bounds
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.types import Size
 from srptq_plugin.models import ModelRecord
-from srptq_plugin.projection import Projection
+from srptq_plugin.planning.grid_cost import Projection
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import Bounds
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.record import SCHEMA
-from srptq_plugin.table import QuantTable
 
 Record = Mapping[str, Any]
 PACKAGES = ("srptq-plugin", "torch", "numpy", "onnx")

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srptq_plugin.clock import Clock
-from srptq_plugin.contracts import Progress, Size
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.types import Size
 from srptq_plugin.models import ModelRecord
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import NETWORK, RECIPE, SUMMARY, TABLE, Run
 from srptq_plugin.runs.summary import Record, runtime_version, summary_of, versions_of
-from srptq_plugin.table import QuantTable
-from srptq_plugin.verify import verify
+from srptq_plugin.runs.verify import verify
+from srptq_plugin.utils.progress import Progress
+from srptq_plugin.utils.timing import Clock
 
 
 @dataclass(frozen=True)

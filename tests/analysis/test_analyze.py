@@ -10,14 +10,14 @@ from srptq_plugin.analysis import Kind
 from srptq_plugin.analysis.analyze import BATCH, Analysis, analyze
 from srptq_plugin.analysis.parts import parts_of
 from srptq_plugin.analysis.subject import Subject
-from srptq_plugin.evaluating.metrics import psnr_y, ssim_y
-from srptq_plugin.evaluating.pairs import Pair
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.images import Image, to_pixels, to_tensor
+from srptq_plugin.data.images import Image, to_pixels, to_tensor
+from srptq_plugin.data.metrics import psnr_y, ssim_y
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.evaluation.pairs import Pair
+from srptq_plugin.graph.network import Network
+from srptq_plugin.graph.stages import STAGES
 from srptq_plugin.models.record import ModelRecord
-from srptq_plugin.network import Network
-from srptq_plugin.stages import STAGES
-from srptq_plugin.table import QuantTable
+from srptq_plugin.planning.prepared import PreparedGraph
 
 RECORD = ModelRecord("toy", 2, networks.UNIT, None, 0)
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.analysis.distribution import Distribution, distribution
-from srptq_plugin.calibrating import Inputs
+from srptq_plugin.calibration.calibrator import Inputs
 from srptq_plugin.errors import UnknownNameError
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import Bounds, project
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.planning.plan import Site
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.runs.run import SUMMARY, Run
-from srptq_plugin.sites import Site
 
 pytest.importorskip("torchao")
 RUNS = (("edsr", 8, "onnxruntime", True), ("mixed", 4, "paper", False))

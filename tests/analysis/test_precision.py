@@ -10,14 +10,14 @@ import torch
 from srptq_plugin.analysis.allocate import Measure
 from srptq_plugin.analysis.precision import POINTS, Budget, Precision, Unit
 from srptq_plugin.analysis.widths import Uniform, at_every_width, mixed, recipe_of, uniform
-from srptq_plugin.calibrating import Calibrator, Inputs, Source, resolved
+from srptq_plugin.calibration.calibrator import Calibrator, Inputs, Source, resolved
+from srptq_plugin.data.images import Image, to_pixels, to_tensor
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.evaluating.pairs import Pair
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.images import Image, to_pixels, to_tensor
+from srptq_plugin.evaluation.pairs import Pair
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.settings import rules_of
-from srptq_plugin.registry import Registry
 
 SMALL = ["calibration.patches=4", "calibration.size=24", "reconstruction=null"]
 

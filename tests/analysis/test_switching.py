@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, fx
 
 from srptq_plugin.analysis.switching import PartlyQuantized
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.quantizer import Mode
-from srptq_plugin.table import QuantTable
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.quantization.quantizer import Mode
 
 KINDS = ("edsr", "imdn", "shared", "esrgan")
 

@@ -11,8 +11,8 @@ import torch
 from command_line import Result, Srptq, captured, raising, refused, returning, shell
 
 from srptq_plugin import pipeline
-from srptq_plugin.evaluating import evaluate
-from srptq_plugin.evaluating.scores import Evaluation, Score
+from srptq_plugin.evaluation import evaluate
+from srptq_plugin.evaluation.scores import Evaluation, Score
 from srptq_plugin.runs.run import Run
 
 

@@ -14,19 +14,19 @@ from command_line import Srptq, Terminal, Written, raising, refused, returning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srptq_plugin import verify
 from srptq_plugin.cli.abouts import ABOUTS
 from srptq_plugin.cli.commands import COMMANDS
+from srptq_plugin.cli.console import Mark, Table, plain, show
 from srptq_plugin.cli.costs import cost_report
 from srptq_plugin.cli.parser import COMMANDS as PARSED
 from srptq_plugin.cli.parser import parse
 from srptq_plugin.cli.progress import Bars
 from srptq_plugin.cli.reports import evaluation_report, run_report
-from srptq_plugin.console import Mark, Table, plain, show
-from srptq_plugin.contracts import quiet
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.keys import sections
-from srptq_plugin.registry import Registry
+from srptq_plugin.runs import verify
 from srptq_plugin.runs.run import Run
+from srptq_plugin.utils.progress import quiet
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -230,7 +230,7 @@ def test_cost_of_a_run(srptq: Srptq, written: Written, terminal: Terminal) -> No
 
 
 def test_cost_of_what_is_not_quantized_yet(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srptq_plugin.images.sample_images", raising(AssertionError("an image was read")))
+    monkeypatch.setattr("srptq_plugin.data.images.sample_images", raising(AssertionError("an image was read")))
     network = ("--model", "srptq_plugin.models:SRResNet", "--model-args", "upscale=2", "features=8", "blocks=1")
     wide, narrow = (
         json.loads(srptq("cost", "--recipe", "paper-w8a8", "--set", f"weights.bits={bits}", *network, "--json").out)

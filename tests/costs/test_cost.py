@@ -17,17 +17,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from srptq_plugin.costs.conventions import daq_operations, fqsr_memory, fqsr_operations
 from srptq_plugin.costs.cost import Costs
 from srptq_plugin.costs.estimate import Estimate
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.export import export_network, graph_of
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network
 from srptq_plugin.models import SRGANGenerator, SRResNet
 from srptq_plugin.models.record import ModelRecord
-from srptq_plugin.network import Network
-from srptq_plugin.plan import make_plan
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.settings import rules_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.sites import Plan
-from srptq_plugin.table import QuantTable
 
 SIZE = (1, 3, 12, 14)
 KINDS = [*networks.NETWORKS, *networks.OTHERS]

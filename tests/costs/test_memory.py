@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from srptq_plugin.contracts import Rules
 from srptq_plugin.costs.memory import Memory, Moment
 from srptq_plugin.costs.shapes import shapes_of
-from srptq_plugin.export import export_network, graph_of
-from srptq_plugin.grid import IntGrid
-from srptq_plugin.network import GUARDS, MOVEMENT, Network
-from srptq_plugin.recipes.settings import rules_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.sites import Edge, Plan, Site
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import GUARDS, MOVEMENT, Network
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.planning.plan import Edge, Plan, Site
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.recipes.binding import rules_of
 
 SIZE = (1, 3, 8, 10)
 ATEN: Any = torch.ops.aten

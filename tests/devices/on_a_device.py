@@ -14,17 +14,17 @@ from srptq_plugin import equalised, initialise, train
 from srptq_plugin.analysis.analyze import analyze
 from srptq_plugin.analysis.distribution import distribution
 from srptq_plugin.analysis.subject import Subject
-from srptq_plugin.calibrating import Calibrator, Inputs, Source
-from srptq_plugin.evaluating.evaluate import evaluate
-from srptq_plugin.evaluating.metrics import psnr
-from srptq_plugin.export import graph_of
-from srptq_plugin.grid import QParams
+from srptq_plugin.calibration.calibrator import Calibrator, Inputs, Source
+from srptq_plugin.data.metrics import psnr
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.evaluation.evaluate import evaluate
+from srptq_plugin.graph.export import graph_of
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.run import train_run
+from srptq_plugin.quantization.grid import QParams
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import Run
-from srptq_plugin.table import QuantTable
 
 pytest.importorskip("torchao")
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e

@@ -14,10 +14,10 @@ import pytest
 from documents import PAGES, ROOT, Block, Command, blocks, commands, commands_of, spans
 
 import srptq_plugin
-from srptq_plugin.calibrating import check_recipe
+from srptq_plugin.calibration.calibrator import check_recipe
 from srptq_plugin.cli.parser import COMMANDS, DEFAULT_RECIPE, parse
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]

@@ -18,7 +18,7 @@ SMALLER = {
     "quantize(recipe, out": f"quantize(recipe, model={SMALL_NETWORK}, out",
     "load_patches(32,": "load_patches(4, size=24,",
     'out="run/"': 'out="run/", overrides=["calibration.patches=2"]',
-    "steps=1000": "steps=2",
+    "steps=200": "steps=2",
     "range(100)": "range(2)",
     "[1, 3, 48, 48]": "[1, 3, 24, 24]",
 }

@@ -10,8 +10,8 @@ import pytest
 from documents import Block, blocks, commands_of
 
 from srptq_plugin.cli import main
+from srptq_plugin.cli.console import plain
 from srptq_plugin.cli.reports import run_report
-from srptq_plugin.console import plain
 from srptq_plugin.runs.run import SUMMARY
 
 LABEL = re.compile(r"^(\w[\w ]*?)(?:  |$)", re.MULTILINE)
@@ -41,4 +41,4 @@ def test_the_screen_in_the_readme_has_the_parts_that_the_program_shows(furnished
     screen = next(block.text for block in blocks("text") if block.text.startswith("network "))
     report = plain(run_report(json.loads((furnished / "run" / SUMMARY).read_text(encoding="utf-8")), furnished / "run"))
     shown = LABEL.findall(report.partition("\nnext")[0].replace(": ", "  "))
-    assert LABEL.findall(screen) == shown
+    assert LABEL.findall(screen) == [label for label in shown if label != "note"]  # which a slow small network has

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from documents import PAGES, ROOT, Block, blocks, links, prose, spans
 
-from srptq_plugin.calibrating import check_recipe
+from srptq_plugin.calibration.calibrator import check_recipe
 from srptq_plugin.cli.analysing import ANALYSIS, BUDGET
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.files import Layer, parse_set
 from srptq_plugin.recipes.keys import sections
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import PROGRAM, RECIPE, SUMMARY, TABLE
 
 TARGETS = "|".join(entry.name for entry in Registry().entries("target"))
@@ -152,7 +152,9 @@ def code() -> dict[str, set[str]]:
             classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
             for name, node in [(path.stem, tree), *((each.name, each) for each in classes)]:
                 found.setdefault(name, set()).update(_defined(node))
-    found["srptq_plugin"] = set(import_module("srptq_plugin").__all__)
+    for name in ("srptq_plugin", "srptq_plugin.plugin_api"):
+        found[name.rpartition(".")[2]] = set(import_module(name).__all__)
+    found["srptq_plugin"].add("plugin_api")
     return found
 
 

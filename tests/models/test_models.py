@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from srptq_plugin.data.images import list_images, read_image, to_pixels, to_tensor
+from srptq_plugin.data.metrics import psnr_y
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.evaluating.metrics import psnr_y
-from srptq_plugin.images import list_images, read_image, to_pixels, to_tensor
 from srptq_plugin.models import (
     EDSR,
     FAMILIES,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.images import random_patches, sample_images, to_tensor
+from srptq_plugin.data.images import random_patches, sample_images, to_tensor
 from srptq_plugin.models import Network, describe, load_model
 from srptq_plugin.models.plausible import warn_of_range
 from srptq_plugin.models.record import Range

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid, dequantize, project, quantize
 from srptq_plugin.observers.dbdc import LADDER, DBDCObserver, dropped
+from srptq_plugin.quantization.grid import Bounds, IntGrid, dequantize, project, quantize
 
 BINS = 2048
 BYTE = IntGrid(8)

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid, project
 from srptq_plugin.observers.dbdc import DBDCObserver
 from srptq_plugin.observers.entropy import EntropyObserver
 from srptq_plugin.observers.minmax import MinMaxObserver
 from srptq_plugin.observers.mse import MSEObserver
 from srptq_plugin.observers.percentile import PercentileObserver
+from srptq_plugin.quantization.grid import Bounds, IntGrid, project
+from srptq_plugin.quantization.observer import Observer
 
 Make = Callable[..., Observer]
 OBSERVERS: dict[str, Make] = {

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 from srptq_plugin.observers.base import Part
 from srptq_plugin.observers.entropy import SMALLEST_SHARE, EntropyObserver, divergence
 from srptq_plugin.observers.histogram import RunningHistogram, bin_counts
 from srptq_plugin.observers.mse import MSEObserver, squared_error
+from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 
 FLOATS = st.one_of(
     st.just(0.0),

@@ -10,9 +10,9 @@ import pytest
 from srptq_plugin.analysis import KINDS
 from srptq_plugin.analysis.analyze import analyze
 from srptq_plugin.analysis.subject import Subject
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.models.record import ModelRecord
 from srptq_plugin.plotting.heat_map import HeatMap
-from srptq_plugin.table import QuantTable
 
 pytest.importorskip("matplotlib")
 

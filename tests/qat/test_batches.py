@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from photographs import pixels
 
+from srptq_plugin.data.images import Image
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.images import Image
 from srptq_plugin.qat.batches import Patches
 
 LOWS = [Image(str(n), pixels(20 + n, 26, n)) for n in range(3)]

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import dequantize, quantize
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.calibration import moved
 from srptq_plugin.qat.training import Options, Training
+from srptq_plugin.quantization.grid import dequantize, quantize
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 
 IMAGES = networks.images(8, 12, 12, seed=5)
 NAMES = ["bounded", "pams", "fqsr"]

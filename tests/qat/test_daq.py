@@ -16,18 +16,19 @@ from photographs import pixels, save
 from torch import Tensor
 
 import srptq_plugin
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import Bounds, IntGrid, dequantize
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.daq import DaqFakeQuantize, MixedDaqFakeQuantize, gaussian_step
 from srptq_plugin.qat.dynamic import LinearFakeQuantize
 from srptq_plugin.qat.run import train_run
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.quantization import grid
+from srptq_plugin.quantization.grid import Bounds, IntGrid, dequantize
+from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import Run
-from srptq_plugin.table import QuantTable
 
 STEPS = {1: 1.596, 2: 0.996, 3: 0.586, 4: 0.335, 5: 0.188}
 IMAGES = networks.images(8, seed=5)
@@ -155,7 +156,7 @@ def test_weights_have_levels_at_half_steps_of_their_deviation(bits: int, axis: i
     wanted = (place.round() - 0.5) * step
     assert torch.allclose(found.detach().double()[clear], wanted[clear], rtol=1e-5)
     found.backward(torch.ones_like(found))
-    again = dequantize(srptq_plugin.grid.quantize(weight.detach(), quantizer.qparams()), quantizer.qparams())
+    again = dequantize(grid.quantize(weight.detach(), quantizer.qparams()), quantizer.qparams())
     assert torch.equal(again.float(), found.detach())
 
 

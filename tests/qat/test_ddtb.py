@@ -13,20 +13,20 @@ from torch import Tensor
 from trainings import everything
 
 import srptq_plugin
+from srptq_plugin.data.images import Image
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import Bounds, IntGrid
-from srptq_plugin.images import Image
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Patches
 from srptq_plugin.qat.ddtb import DdtbFakeQuantize, Gate
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.qat.training import Options, Training, train
-from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 from srptq_plugin.runs.run import Run
-from srptq_plugin.table import QuantTable
 
 IMAGES = networks.images(8, seed=5)
 BATCHES = Patches([Image(str(n), pixels(24, 30, n)) for n in range(3)], None, 2, 16, 2, networks.UNIT)

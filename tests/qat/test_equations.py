@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from trainings import begun, everything, interrupted
 
-from srptq_plugin.grid import Bounds, IntGrid
 from srptq_plugin.qat.daq import DaqFakeQuantize, MixedDaqFakeQuantize
 from srptq_plugin.qat.ddtb import DdtbFakeQuantize
 from srptq_plugin.qat.dynamic import LinearFakeQuantize
 from srptq_plugin.qat.fqsr import FqsrFakeQuantize
 from srptq_plugin.qat.pams import PamsFakeQuantize, transfer_loss
 from srptq_plugin.qat.training import Training
-from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 
 SIGNED = IntGrid(4, signed=True, symmetric=True, narrow=True)
 REAL = IntGrid(4, real_offset=True)

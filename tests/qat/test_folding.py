@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from srptq_plugin.export import graph_of
-from srptq_plugin.network import Network
+from srptq_plugin.graph.export import graph_of
+from srptq_plugin.graph.network import Network
 from srptq_plugin.qat.folding import Convolution, Folded, Values, convolutions
 
 CHANNELS = 3

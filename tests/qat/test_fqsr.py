@@ -14,15 +14,15 @@ from torch import Tensor
 from trainings import IMAGES, begun, interrupted
 
 import srptq_plugin
-from srptq_plugin.grid import Bounds, IntGrid
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.fqsr import FqsrFakeQuantize
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.qat.training import Training
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
-from srptq_plugin.table import QuantTable
 
 KINDS: dict[str, dict[str, Any]] = {kind: {"quantizer": "fqsr"} for kind in ("weights", "activations")}
 

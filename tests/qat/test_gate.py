@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from srptq_plugin.grid import Bounds, IntGrid
 from srptq_plugin.qat.ddtb import SMALL, DdtbFakeQuantize, Gate
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.quantization.quantizer import Mode
 
 
 def images(count: int = 3, channels: int = 4, seed: int = 0) -> Tensor:

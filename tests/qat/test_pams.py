@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import srptq_plugin
-from srptq_plugin.grid import Bounds, IntGrid
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.pams import PamsFakeQuantize, transfer_loss
 from srptq_plugin.qat.training import Options, Training
-from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
-from srptq_plugin.registry import Registry
+from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 
 IMAGES = networks.images(12, 12, 12, seed=5)
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 import srptq_plugin
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.registry import Registry
+from srptq_plugin.plugins.registry import Registry
 
 pytest.importorskip("torchao")
 

@@ -12,9 +12,9 @@ from command_line import captured, refused, returning
 from photographs import pixels, save
 from torch import Tensor, nn
 
-from srptq_plugin.contracts import Size
+from srptq_plugin.data.images import downscale
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.images import downscale
+from srptq_plugin.graph.types import Size
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.qat.run import EQUAL, train_run
 from srptq_plugin.recipes.recipe import Recipe

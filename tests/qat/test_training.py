@@ -10,12 +10,12 @@ import torch
 from photographs import pixels
 from torch import Tensor
 
+from srptq_plugin.data.images import Image
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.images import Image
+from srptq_plugin.planning.prepared import PreparedGraph
 from srptq_plugin.qat.batches import Batch, Patches
 from srptq_plugin.qat.training import Options, Training, Validation, train
-from srptq_plugin.table import QuantTable
 
 IMAGES = networks.images(3, 24, 24, seed=7)
 BATCHES = Patches([Image(str(n), pixels(24, 30, n)) for n in range(3)], None, 2, 16, 2, networks.UNIT)

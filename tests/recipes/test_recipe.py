@@ -8,14 +8,14 @@ import pytest
 from pydantic import ValidationError
 
 import srptq_adapters.plugin
-from srptq_plugin.contracts import ReconstructionEntry
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.hookspecs import hookimpl
+from srptq_plugin.plugins.entries import ReconstructionEntry
+from srptq_plugin.plugins.hookspecs import hookimpl
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.files import parse, shipped
 from srptq_plugin.recipes.recipe import Recipe, check_names
 from srptq_plugin.recipes.schema import OtherSettings, PacSettings
 from srptq_plugin.reconstruction.pac import Options
-from srptq_plugin.registry import Registry
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.network import Network
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.bias_correction import correct_biases
 from srptq_plugin.reconstruction.pac import reconstruct
-from srptq_plugin.registry import Registry
 
 IMAGES = networks.images(8, seed=3)
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from trainings import batch, begun
 
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.network import Network
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.prepared import PreparedGraph
 from srptq_plugin.qat.training import train
-from srptq_plugin.quantizer import BoundedFakeQuantize, fake_quantize
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
 from srptq_plugin.reconstruction.learning import Weights
 from srptq_plugin.reconstruction.pac import reconstruct
-from srptq_plugin.table import QuantTable
 
 IMAGES = networks.images(6, seed=3)
 

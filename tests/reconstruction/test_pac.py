@@ -13,20 +13,20 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from srptq_plugin.data.metrics import psnr
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.evaluating.metrics import psnr
-from srptq_plugin.export import export_network, graph_of
-from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
-from srptq_plugin.grid import Bounds, QParams
-from srptq_plugin.network import Network
-from srptq_plugin.plan import make_plan
-from srptq_plugin.quantizer import Mode, fake_quantize
-from srptq_plugin.recipes.settings import makers_of, rules_of
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.planning.prepared import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import Bounds, QParams
+from srptq_plugin.quantization.quantizer import Mode, fake_quantize
+from srptq_plugin.recipes.binding import makers_of, rules_of
+from srptq_plugin.reconstruction.color_augmentation import recoloured
 from srptq_plugin.reconstruction.pac import Options, reconstruct
-from srptq_plugin.reconstruction.recolouring import recoloured
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher, normalised
-from srptq_plugin.registry import Registry
 
 Bits = dict[str, tuple[Tensor, Tensor]]
 IMAGES = networks.images(6, seed=3)
@@ -201,7 +201,7 @@ def test_weights_that_do_not_learn_are_quantized_once_an_epoch(
         if what == "tuning":
             marks.append(len(calls))
 
-    monkeypatch.setattr("srptq_plugin.quantizer.fake_quantize", counting)
+    monkeypatch.setattr("srptq_plugin.quantization.quantizer.fake_quantize", counting)
     reconstruct(prepared, IMAGES, progress=mark, epochs=2, batch=2, schedule="alternating")
     weights = len(prepared.of_role("weight"))
     assert [after - before for before, after in pairwise(marks)] == [weights] * 4 + [0, 0]

@@ -18,13 +18,13 @@ from command_line import raising, returning
 from killing import quantized, save_images
 
 from srptq_adapters.targets.paper import PaperTarget
-from srptq_plugin import whole_file
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.qat.run import train_run
 from srptq_plugin.runs import atomic_folder
 from srptq_plugin.runs.atomic_folder import COMMITTED, DRAFT, complete
 from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import RECIPE, SUMMARY
+from srptq_plugin.utils import atomic_file
 
 OLD = {SUMMARY: '{"schema": 1, "artefacts": ["old.xml"]}', RECIPE: "old", "old.xml": "old"}
 NEW = {SUMMARY: '{"schema": 1, "artefacts": ["new.xml"]}', RECIPE: "new", "new.xml": "new"}
@@ -134,7 +134,7 @@ def test_members_that_are_links_are_replaced_not_followed(tmp_path: Path) -> Non
 def test_a_draft_of_a_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / f".{os.getpid()}.a.txt").symlink_to(tmp_path / "precious")
-    with whole_file.whole_file(tmp_path / "a.txt") as draft:
+    with atomic_file.whole_file(tmp_path / "a.txt") as draft:
         draft.write_text("new")
     assert (tmp_path / "precious").read_text() == "mine"
     assert (tmp_path / "a.txt").read_text() == "new"
@@ -192,7 +192,7 @@ WRITERS = {
     "the network": "torch.export.save",
     "the ONNX file": "onnx.save",
     "the recipe and the summary": "pathlib.Path.write_text",
-    "the table": "srptq_plugin.table.QuantTable.save",
+    "the table": "srptq_plugin.deploy.quant_table.QuantTable.save",
 }
 
 

@@ -15,7 +15,7 @@ from srptq_plugin.pipeline import quantize
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, Run
-from srptq_plugin.verify import verify
+from srptq_plugin.runs.verify import verify
 
 pytest.importorskip("torchao")
 pytest.importorskip("onnxruntime")

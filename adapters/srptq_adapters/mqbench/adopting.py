@@ -10,8 +10,8 @@ from torch import Tensor
 from srptq_adapters.mqbench.grids import bounds_of, grid_of
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, QParams, project
-from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.quantization.grid import Bounds, QParams, project
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 PLAIN = ("Fixed", "Learnable", "DSQ", "PACT", "QDrop", "AdaRound")
 """Those of MQBench's own that clip, scale and round, and do nothing else to their tensor."""

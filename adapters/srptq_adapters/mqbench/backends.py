@@ -9,13 +9,13 @@ from mqbench.prepare_by_platform import BackendType, ParamsTable  # pyright: ign
 from srptq_adapters.mqbench.config import FORCED
 from srptq_adapters.mqbench.grids import scheme_of
 from srptq_adapters.mqbench.pattern import Config
-from srptq_plugin.contracts import Rules
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.grid import IntGrid
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import SkipSettings, StageSettings
-from srptq_plugin.recipes.settings import rules_of
-from srptq_plugin.registry import Registry
 
 TARGETS = {"Tensorrt": "tensorrt", "SNPE": "snpe", "OPENVINO": "openvino", "QDQ": "onnxruntime", "Academic": "paper"}
 """By the name of the backend."""

@@ -15,9 +15,9 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from srptq_adapters.mqbench.adopting import is_plain
-from srptq_plugin.contracts import Array
-from srptq_plugin.grid import IntGrid
-from srptq_plugin.placed import INSIDE
+from srptq_plugin.graph.types import Array
+from srptq_plugin.planning.readback import INSIDE
+from srptq_plugin.quantization.grid import IntGrid
 
 DOMAIN = "org.openvinotoolkit"
 ENCODINGS = "0.6.1"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.grid import Bounds, IntGrid, QParams
+from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams
 
 SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
 PER_CHANNEL = (torch.per_channel_symmetric, torch.per_channel_affine)

@@ -12,8 +12,8 @@ from srptq_adapters.mqbench.observer import observer_class
 from srptq_adapters.mqbench.patching import Undo, entered
 from srptq_adapters.mqbench.quantizer import quantizer_class
 from srptq_adapters.mqbench.repairs import repairs
-from srptq_plugin.contracts import Change
-from srptq_plugin.registry import Registry
+from srptq_plugin.plugins.protocols import Change
+from srptq_plugin.plugins.registry import Registry
 
 Step = tuple[Change, Callable[[], Undo]]
 

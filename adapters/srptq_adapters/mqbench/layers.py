@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from srptq_plugin.network import GUARDS, Network, tensor_arguments
-from srptq_plugin.sites import Plan, Site
+from srptq_plugin.graph.network import GUARDS, Network, tensor_arguments
+from srptq_plugin.planning.plan import Plan, Site
 
 DEFAULTS: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 

@@ -10,10 +10,11 @@ from mqbench.observer import ObserverBase  # pyright: ignore[reportMissingImport
 from torch import Tensor
 
 from srptq_adapters.mqbench.grids import RANGE, grid_of, make_room
-from srptq_plugin.contracts import Observer, ObserverFactory
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, project
-from srptq_plugin.together import gathered
+from srptq_plugin.plugins.protocols import ObserverFactory
+from srptq_plugin.quantization.grid import Bounds, project
+from srptq_plugin.quantization.observer import Observer
+from srptq_plugin.utils.distributed import gathered
 
 
 class SRObserver(ObserverBase):  # pyright: ignore[reportUntypedBaseClass]

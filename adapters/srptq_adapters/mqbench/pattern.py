@@ -16,13 +16,13 @@ from torch import Tensor, fx, nn
 from srptq_adapters.mqbench.adopting import adopt, core_of
 from srptq_adapters.mqbench.patching import Undo, swapped
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.graph import FLOAT, PreparedGraph, float_parameters
-from srptq_plugin.network import Network
-from srptq_plugin.placed import INSIDE, Placed, placed, plan_of
-from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.prepared import FLOAT, PreparedGraph, float_parameters
+from srptq_plugin.planning.readback import INSIDE, Placed, placed, plan_of
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 from srptq_plugin.recipes.files import Layer
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
 
 logger = logging.getLogger(__name__)
 

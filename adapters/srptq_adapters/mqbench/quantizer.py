@@ -9,10 +9,10 @@ from mqbench.utils.utils import is_tracing_state, no_jit_trace  # pyright: ignor
 from torch import Tensor
 
 from srptq_adapters.mqbench.grids import RANGE, bounds_of, grid_of, make_room, observer_arguments
-from srptq_plugin.contracts import Observer
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid
-from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.quantization.observer import Observer
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 
 GRADIENTS = ("full", "pact")
 

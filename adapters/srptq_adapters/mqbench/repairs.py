@@ -22,7 +22,7 @@ from srptq_adapters.mqbench.adopting import start_pact
 from srptq_adapters.mqbench.grids import bounds_of, grid_of
 from srptq_adapters.mqbench.observer import SRObserver
 from srptq_adapters.mqbench.patching import Undo, inserted, swapped
-from srptq_plugin.grid import project
+from srptq_plugin.quantization.grid import project
 
 BACKENDS = ("Academic", "Tensorrt", "SNPE", "OPENVINO", "QDQ", "PPLCUDA")
 HANDED_ON = ("dynamic_axes", "output_names")

@@ -23,15 +23,15 @@ from srptq_adapters.mqbench.host import ACTIVATION
 from srptq_adapters.mqbench.layers import layer_sites, with_layers
 from srptq_adapters.mqbench.pattern import bounded
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
-from srptq_plugin.contracts import Change
-from srptq_plugin.export import own_module
-from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
-from srptq_plugin.grid import Bounds
-from srptq_plugin.network import Network, drop_identities
-from srptq_plugin.placed import INSIDE
+from srptq_plugin.graph.export import own_module
+from srptq_plugin.graph.network import Network, drop_identities
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.planning.prepared import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.planning.readback import INSIDE
+from srptq_plugin.plugins.protocols import Change
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import Bounds
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.registry import Registry
-from srptq_plugin.sites import Plan
 
 _SCHEME = {"bit": 8, "symmetry": True, "per_channel": False, "pot_scale": False}
 _STOCK = {"observer": "MinMaxObserver", "fakequantize": "FixedFakeQuantize", "qscheme": _SCHEME}

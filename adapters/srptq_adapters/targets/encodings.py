@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from srptq_plugin.errors import SrptqError, first_line
-from srptq_plugin.grid import IntGrid, QParams
+from srptq_plugin.quantization.grid import IntGrid, QParams
 
 Version = Literal["1.0.0", "0.6.1", "2.0.0"]
 VERSIONS: tuple[Version, ...] = ("1.0.0", "0.6.1", "2.0.0")

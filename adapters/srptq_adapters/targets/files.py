@@ -10,9 +10,9 @@ from typing import Any
 
 import onnx
 
+from srptq_plugin.deploy.qdq import Placer
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError
-from srptq_plugin.qdq import Placer
-from srptq_plugin.table import QuantTable
 
 
 def installed(runtime: str) -> Any:

@@ -14,10 +14,12 @@ import onnx
 from srptq_adapters.targets.files import installed, moved_into, write_qdq
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
-from srptq_plugin.contracts import Array, Finding, Rules, Size
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import IntGrid
-from srptq_plugin.table import QuantTable
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.graph.types import Array, Size
+from srptq_plugin.plugins.protocols import Finding
+from srptq_plugin.quantization.grid import IntGrid
 
 STEM = "model_openvino"
 BITS = frozenset(range(2, 9))

@@ -10,8 +10,8 @@ from onnx import NodeProto
 from torch import Tensor
 
 from srptq_adapters.targets.graph import OnnxGraph, attribute
-from srptq_plugin.contracts import Finding
-from srptq_plugin.saturation import pair_sums
+from srptq_plugin.plugins.protocols import Finding
+from srptq_plugin.quantization.saturation import pair_sums
 
 RULE = "VNNI001"
 LARGEST = 2**15 - 1

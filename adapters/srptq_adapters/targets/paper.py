@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from srptq_plugin.contracts import Rules, Runtime, Size
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import IntGrid
-from srptq_plugin.table import QuantTable
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.graph.types import Size
+from srptq_plugin.plugins.protocols import Runtime
+from srptq_plugin.quantization.grid import IntGrid
 
 BITS = frozenset(range(1, 17))
 SIGN_AND_MAGNITUDE = IntGrid(8, signed=True, symmetric=True, narrow=True)

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from srptq_plugin.contracts import Array, Runtime
+from srptq_plugin.plugins.protocols import Runtime
+
+if TYPE_CHECKING:
+    from srptq_plugin.graph.types import Array
 
 CHANNELS, OUTPUTS, SIDE, LARGEST, WEIGHT = 4, 16, 8, 255, 127
 

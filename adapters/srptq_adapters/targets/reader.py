@@ -6,8 +6,8 @@ import numpy as np
 from onnx import ModelProto
 
 from srptq_adapters.targets.files import installed
-from srptq_plugin.contracts import Array
 from srptq_plugin.errors import SrptqError, first_line
+from srptq_plugin.graph.types import Array
 
 
 class Reader:

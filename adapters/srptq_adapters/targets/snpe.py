@@ -13,12 +13,13 @@ from onnx import ModelProto, helper, numpy_helper
 from srptq_adapters.targets.encodings import VERSIONS, Encodings, Version, read
 from srptq_adapters.targets.files import moved_into
 from srptq_adapters.targets.reader import Reader
-from srptq_plugin.contracts import Rules, Size
+from srptq_plugin.deploy.onnx_export import OnnxNetwork
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, short
-from srptq_plugin.grid import IntGrid, QParams, dequantize, quantize
-from srptq_plugin.onnx_io import OnnxNetwork
-from srptq_plugin.sites import Site
-from srptq_plugin.table import QuantTable
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.graph.types import Size
+from srptq_plugin.planning.plan import Site
+from srptq_plugin.quantization.grid import IntGrid, QParams, dequantize, quantize
 
 FILE, ENCODINGS = "model_snpe.onnx", "model_snpe.encodings"
 OPSET_OF_16_BITS = 21

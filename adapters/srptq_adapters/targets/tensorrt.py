@@ -10,10 +10,12 @@ import onnx
 from srptq_adapters.targets.files import moved_into, write_qdq
 from srptq_adapters.targets.reader import Reader
 from srptq_adapters.targets.tensorrt_rules import check
-from srptq_plugin.contracts import Finding, Rules, Size
-from srptq_plugin.grid import IntGrid
-from srptq_plugin.onnx_io import OnnxNetwork
-from srptq_plugin.table import QuantTable
+from srptq_plugin.deploy.onnx_export import OnnxNetwork
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.graph.types import Size
+from srptq_plugin.plugins.protocols import Finding
+from srptq_plugin.quantization.grid import IntGrid
 
 FILE, CACHE = "model_tensorrt.onnx", "model_tensorrt.cache"
 HEADER = "TRT-100000-EntropyCalibration2"

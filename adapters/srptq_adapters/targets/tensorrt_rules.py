@@ -11,7 +11,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from srptq_adapters.targets.graph import OnnxGraph, attribute
-from srptq_plugin.contracts import Finding
+from srptq_plugin.plugins.protocols import Finding
 
 ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh"})
 FOREIGN = frozenset(

@@ -16,16 +16,16 @@ from torchao.quantization.pt2e.quantizer.arm_inductor_quantizer import ArmInduct
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
 
 from srptq_adapters.torchao.shell import SRFakeQuantize, constructor, grid_of, scheme_of, shell_of
-from srptq_plugin.export import fold_mean_shifts
-from srptq_plugin.graph import build_quantizer
-from srptq_plugin.grid import IntGrid
-from srptq_plugin.network import Network, drop_identities, tensor_arguments
-from srptq_plugin.plan import make_plan
+from srptq_plugin.graph.export import fold_mean_shifts
+from srptq_plugin.graph.network import Network, drop_identities, tensor_arguments
+from srptq_plugin.planning.plan import ObserverMaker, Plan, Site
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.planning.prepared import build_quantizer
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.quantization.saturation import pair_limit
+from srptq_plugin.recipes.binding import makers_of, rules_of
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.settings import makers_of, rules_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.saturation import pair_limit
-from srptq_plugin.sites import ObserverMaker, Plan, Site
 
 ANNOTATION = "quantization_annotation"
 ACTIVATIONS, PAIR_SUM_BITS = IntGrid(8), 16

@@ -10,8 +10,8 @@ from torchao.quantization.pt2e.fake_quantize import FakeQuantize, FakeQuantizeBa
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import IntGrid
-from srptq_plugin.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 
 _DTYPES = {(False, 8): torch.uint8, (True, 8): torch.int8, (False, 16): torch.uint16, (True, 16): torch.int16}
 

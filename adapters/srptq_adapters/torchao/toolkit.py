@@ -12,14 +12,14 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from srptq_adapters.torchao.quantizers import SRQuantizer
 from srptq_adapters.torchao.shell import grid_of
-from srptq_plugin.contracts import Progress, quiet
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.export import own_module
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.grid import Bounds, project
-from srptq_plugin.placed import plan_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.sites import Plan
+from srptq_plugin.graph.export import own_module
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.readback import plan_of
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import Bounds, project
+from srptq_plugin.utils.progress import Progress, quiet
 
 EXTREMES = (MinMaxObserver, PerChannelMinMaxObserver)
 """Observers that compute scale and zero point from `min_val` and `max_val` alone, moving averages among them."""

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 import srptq_plugin
-from srptq_plugin.contracts import Change
+from srptq_plugin.plugins.protocols import Change
 
 # the adapter first: it makes MQBench importable
 _, mqbench, platform, switches = map(

@@ -15,10 +15,10 @@ from srptq_adapters.mqbench.grids import grid_of
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin import Recipe
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import IntGrid
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.fqsr import FqsrFakeQuantize
-from srptq_plugin.recipes.settings import rules_of
-from srptq_plugin.registry import Registry
+from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.recipes.binding import rules_of
 
 RECIPES = ("tensorrt-w8a8", "snpe-w8a8", "openvino-w8a8", "onnxruntime-w8a8", "paper-w4a4")
 ENDS = {stage: {"weights": 8, "activations": 8} for stage in ("head", "tail")}

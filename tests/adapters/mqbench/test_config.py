@@ -17,8 +17,8 @@ from torch import Tensor, fx
 from srptq_adapters.mqbench.observer import SRObserver
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds
 from srptq_plugin.observers.dbdc import DBDCObserver
+from srptq_plugin.quantization.grid import Bounds
 
 pytestmark = pytest.mark.usefixtures("active")
 

@@ -20,11 +20,11 @@ import srptq_plugin
 from srptq_adapters.mqbench.host import ACTIVATION
 from srptq_adapters.mqbench.observer import SRObserver
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
-from srptq_plugin.contracts import ObserverEntry, QuantizerEntry
-from srptq_plugin.hookspecs import hookimpl
 from srptq_plugin.observers.minmax import MinMaxObserver
-from srptq_plugin.quantizer import BoundedFakeQuantize
-from srptq_plugin.registry import Registry
+from srptq_plugin.plugins.entries import ObserverEntry, QuantizerEntry
+from srptq_plugin.plugins.hookspecs import hookimpl
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 OWNERS = (
     platform,

@@ -19,13 +19,13 @@ from torch import Tensor, fx, nn
 import srptq_plugin
 from srptq_adapters.mqbench.grids import grid_of
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import FLOAT
-from srptq_plugin.grid import Bounds, project
-from srptq_plugin.network import Network
+from srptq_plugin.graph.network import Network
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.placed import Placed, placed
+from srptq_plugin.planning.prepared import FLOAT
+from srptq_plugin.planning.readback import Placed, placed
 from srptq_plugin.qat.run import train_run
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.quantization.grid import Bounds, project
+from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.runs.run import Run
 
 pytest.importorskip("torchao")

@@ -14,10 +14,10 @@ from torch import Tensor
 from srptq_adapters.mqbench.grids import grid_of, observer_arguments
 from srptq_adapters.mqbench.observer import SRObserver, observer_class
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid, project
 from srptq_plugin.observers.dbdc import DBDCObserver
 from srptq_plugin.observers.minmax import MinMaxObserver
-from srptq_plugin.registry import Registry
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 
 ENTRIES = {entry.name: entry for entry in Registry().entries("observer")}
 KINDS = {

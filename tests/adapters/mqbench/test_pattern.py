@@ -19,8 +19,8 @@ from torch import Tensor, fx
 import srptq_plugin
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import FLOAT, PreparedGraph
-from srptq_plugin.quantizer import BoundedFakeQuantize
+from srptq_plugin.planning.prepared import FLOAT, PreparedGraph
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 from srptq_plugin.reconstruction import pac
 
 Prepare = Callable[..., fx.GraphModule]

@@ -20,10 +20,10 @@ from srptq_adapters.mqbench.grids import bounds_of, observer_arguments
 from srptq_adapters.mqbench.observer import observer_class
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize, quantizer_class
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid, project
 from srptq_plugin.observers.dbdc import DBDCObserver
 from srptq_plugin.observers.minmax import MinMaxObserver as CoreMinMax
-from srptq_plugin.quantizer import BoundedFakeQuantize, Mode, fake_quantize
+from srptq_plugin.quantization.grid import Bounds, IntGrid, project
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode, fake_quantize
 
 GRIDS = [
     IntGrid(4),

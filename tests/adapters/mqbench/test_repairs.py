@@ -18,7 +18,7 @@ import srptq_plugin
 from srptq_adapters.mqbench.grids import observer_arguments
 from srptq_adapters.mqbench.moved import moved
 from srptq_adapters.mqbench.repairs import repairs
-from srptq_plugin.grid import Bounds, IntGrid, project
+from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 
 pytestmark = pytest.mark.usefixtures("active")
 

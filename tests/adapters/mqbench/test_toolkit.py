@@ -14,14 +14,14 @@ from torch.ao.nn import qat
 
 from srptq_adapters.mqbench.quantizer import SRFakeQuantize
 from srptq_adapters.mqbench.toolkit import MqbenchToolkit
-from srptq_plugin.contracts import Host, Toolkit
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.protocols import Host, Toolkit
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.compensation import compensate
 from srptq_plugin.reconstruction.pac import reconstruct
-from srptq_plugin.registry import Registry
-from srptq_plugin.sites import Plan
-from srptq_plugin.table import QuantTable
 
 CASES = [
     ("edsr", 8, "openvino"),

@@ -9,10 +9,10 @@ import onnx
 import pytest
 import torch
 
-from srptq_plugin.contracts import Runtime
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.registry import Registry
-from srptq_plugin.table import QuantTable
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.protocols import Runtime
+from srptq_plugin.plugins.registry import Registry
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
 SIZES = ((1, 12, 14), (2, 9, 23), (1, 33, 31))

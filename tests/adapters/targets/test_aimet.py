@@ -8,7 +8,7 @@ import networks
 import onnx
 import pytest
 
-from srptq_plugin.table import QuantTable
+from srptq_plugin.deploy.quant_table import QuantTable
 
 pytest.importorskip("onnxruntime")
 

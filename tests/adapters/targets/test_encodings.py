@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from srptq_adapters.targets.encodings import VERSIONS, Encodings, Version, read
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid, QParams, project
+from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
 
 ACTIVATION, WEIGHT = IntGrid(8), IntGrid(8, signed=True, symmetric=True)
 ENDS = st.floats(-50, 50, width=32)

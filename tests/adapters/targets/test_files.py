@@ -15,11 +15,11 @@ import saturating
 import torch
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from srptq_plugin.deploy.onnx_export import OnnxNetwork, metadata_of
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.onnx_io import OnnxNetwork, metadata_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.sites import Edge, Site
-from srptq_plugin.table import QuantTable
+from srptq_plugin.planning.plan import Edge, Site
+from srptq_plugin.plugins.registry import Registry
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
 CASES = [

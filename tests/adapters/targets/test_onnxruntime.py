@@ -7,9 +7,9 @@ from pathlib import Path
 import networks
 import pytest
 
-from srptq_plugin.contracts import Runtime
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError, SrptqError
-from srptq_plugin.table import QuantTable
+from srptq_plugin.plugins.protocols import Runtime
 
 pytest.importorskip("onnxruntime")
 

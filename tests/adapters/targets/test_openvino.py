@@ -13,16 +13,16 @@ import pytest
 import torch
 from torch import nn
 
-from srptq_plugin.contracts import Runtime
+from srptq_plugin.deploy.onnx_export import OnnxNetwork, export_float
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError, SrptqError
-from srptq_plugin.export import export_network, graph_of
-from srptq_plugin.graph import PreparedGraph, build_quantizer, insert_quantizers
-from srptq_plugin.network import Network
-from srptq_plugin.onnx_io import OnnxNetwork, export_float
-from srptq_plugin.plan import make_plan
-from srptq_plugin.recipes.settings import makers_of, rules_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.table import QuantTable
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.planning.prepared import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.plugins.protocols import Runtime
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes.binding import makers_of, rules_of
 
 pytest.importorskip("openvino")
 

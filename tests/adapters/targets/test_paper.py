@@ -7,8 +7,8 @@ import networks
 import pytest
 
 from srptq_adapters.targets.paper import TARGET
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.table import QuantTable
 
 
 @pytest.mark.parametrize("bits", [4, 16])

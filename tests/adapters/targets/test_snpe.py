@@ -10,12 +10,12 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from srptq_plugin.contracts import Runtime
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import dequantize
-from srptq_plugin.recipes.settings import rules_of
-from srptq_plugin.registry import Registry
-from srptq_plugin.table import QuantTable
+from srptq_plugin.plugins.protocols import Runtime
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import dequantize
+from srptq_plugin.recipes.binding import rules_of
 
 pytest.importorskip("onnxruntime")
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from srptq_plugin.contracts import Runtime
+from srptq_plugin.deploy.lint import lint
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.lint import lint
-from srptq_plugin.table import QuantTable
+from srptq_plugin.plugins.protocols import Runtime
 
 pytest.importorskip("onnxruntime")
 

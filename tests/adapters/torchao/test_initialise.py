@@ -26,10 +26,10 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 import srptq_plugin
 from srptq_adapters.torchao import SRQuantizer, with_observer
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import FLOAT
-from srptq_plugin.network import Network
+from srptq_plugin.graph.network import Network
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.placed import placed
+from srptq_plugin.planning.prepared import FLOAT
+from srptq_plugin.planning.readback import placed
 from srptq_plugin.runs.run import Run
 
 pytest.importorskip("onnxruntime")

@@ -12,9 +12,9 @@ from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, project
 from srptq_plugin.observers.dbdc import DBDCObserver
 from srptq_plugin.observers.minmax import MinMaxObserver
+from srptq_plugin.quantization.grid import Bounds, project
 
 pytest.importorskip("torchao")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.grid import Bounds, IntGrid
 from srptq_plugin.observers.minmax import MinMaxObserver
-from srptq_plugin.quantizer import Mode
+from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.quantization.quantizer import Mode
 
 pytest.importorskip("torchao")
 

@@ -11,14 +11,14 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, fx
 
+from srptq_plugin.deploy.onnx_export import OnnxNetwork
+from srptq_plugin.deploy.qdq import Placer
+from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph import PreparedGraph
-from srptq_plugin.network import Network, tensor_arguments
-from srptq_plugin.onnx_io import OnnxNetwork
-from srptq_plugin.qdq import Placer
+from srptq_plugin.graph.network import Network, tensor_arguments
+from srptq_plugin.planning.plan import Plan, Site
+from srptq_plugin.planning.prepared import PreparedGraph
 from srptq_plugin.reconstruction.pac import reconstruct
-from srptq_plugin.sites import Plan, Site
-from srptq_plugin.table import QuantTable
 
 pytest.importorskip("torchao")
 

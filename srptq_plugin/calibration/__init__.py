@@ -1,0 +1,1 @@
+"""From a recipe, a network and images to the numbers of every site."""

@@ -1,0 +1,1 @@
+"""The table of integers, and what targets write from it."""

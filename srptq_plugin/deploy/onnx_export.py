@@ -1,0 +1,133 @@
+"""The float ONNX file, exported once, and read by the keys of the exported graph."""
+
+import json
+import logging
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import ModelProto, NodeProto
+from torch.export import ExportedProgram
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph.network import INPUT, OUTPUT, OpKey, canonical_op
+from srptq_plugin.planning.plan import Site
+
+OPSET = 20
+METADATA = "srptq"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_CLASSES = "pkg.torch.onnx.class_hierarchy"
+_TYPES = {
+    "conv": "Conv",
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "div": "Div",
+    "cat": "Concat",
+    "pad": "Pad",
+    "pixel_shuffle": "DepthToSpace",
+    "relu": "Relu",
+    "leaky_relu": "LeakyRelu",
+    "prelu": "PRelu",
+    "clamp": "Clip",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "nearest": "Resize",
+    "interpolate": "Resize",
+}
+
+
+def export_float(program: ExportedProgram, path: Path, metadata: Mapping[str, object]) -> None:
+    """Write the float network as ONNX, its metadata (input range, scale, ...) in the file."""
+    with _quiet():
+        exported = torch.onnx.export(
+            program, dynamo=True, external_data=False, opset_version=OPSET, verbose=False,
+            input_names=["input"], output_names=["output"],
+        )  # fmt: skip
+    if exported is None:
+        raise SrptqError(f"{path.name}: torch.onnx.export gave no file")
+    model = exported.model_proto
+    _name_dimensions(model)
+    model.metadata_props.add(key=METADATA, value=json.dumps(metadata, sort_keys=True))
+    onnx.save(model, path)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """The exporter warns of torchvision's absence and of its own deprecations: nothing that a user can act on."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _name_dimensions(model: ModelProto) -> None:
+    names = {0: "batch", 2: "height", 3: "width"}
+    for n, dimension in enumerate(model.graph.input[0].type.tensor_type.shape.dim):
+        if dimension.dim_param and n in names:
+            dimension.dim_param = names[n]
+    for n, dimension in enumerate(model.graph.output[0].type.tensor_type.shape.dim):
+        if dimension.dim_param and n in names:
+            dimension.dim_param = names[n] if n == 0 else f"output_{names[n]}"
+    del model.graph.value_info[:]
+
+
+def metadata_of(model: ModelProto) -> dict[str, object]:
+    """What `export_float` wrote about the network; empty for a file from elsewhere."""
+    return next((json.loads(prop.value) for prop in model.metadata_props if prop.key == METADATA), {})
+
+
+@dataclass
+class OnnxNetwork:
+    """A float ONNX file read by the same keys as the exported graph."""
+
+    model: ModelProto
+    nodes: dict[str, NodeProto] = field(default_factory=dict[str, NodeProto])
+    readers: dict[str, list[tuple[NodeProto, int]]] = field(default_factory=dict[str, list[tuple[NodeProto, int]]])
+
+    def __post_init__(self) -> None:
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+        self.readers = defaultdict(list)
+        for node in self.model.graph.node:
+            for place, value in enumerate(node.input):
+                self.readers[value].append((node, place))
+            found = _path_and_op(node)
+            if found and _TYPES.get(found[1]) == node.op_type:
+                self.nodes[str(OpKey(*found, counts[found]))] = node
+                counts[found] += 1
+
+    def value(self, site: Site) -> str:
+        """The name of a site's tensor."""
+        for edge in site.consumers:
+            if edge.consumer in self.nodes:
+                return self.nodes[edge.consumer].input[edge.place]
+        if site.source == f"/{INPUT}":
+            return self.model.graph.input[0].name
+        if any(edge.consumer == f"/{OUTPUT}" for edge in site.consumers):
+            return self.model.graph.output[0].name
+        if site.source in self.nodes:
+            return self.nodes[site.source].output[0]
+        raise SrptqError(f"site {site.name}: its tensor is not in the ONNX graph; the exporter folded it away")
+
+
+def _path_and_op(node: NodeProto) -> tuple[str, str] | None:
+    """What a node was made from; sizes are computed by Python's own functions, which are no operation."""
+    paths, kinds = (_listed(node, key) for key in (_SCOPES, _CLASSES))
+    if len(paths) < 2 or not kinds:  # noqa: PLR2004
+        return None
+    return paths[-2], canonical_op(kinds[-1])
+
+
+def _listed(node: NodeProto, key: str) -> list[str]:
+    return re.findall(r"'([^']*)'", next((prop.value for prop in node.metadata_props if prop.key == key), ""))

@@ -1,0 +1,146 @@
+"""PSNR and SSIM on Y against high-resolution images: float, simulated, in the runtime, and bicubic."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from srptq_plugin.data.images import fitted, to_pixels, to_tensor, upscale
+from srptq_plugin.data.metrics import psnr_y, ssim_y
+from srptq_plugin.data.resize import Pixels
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.evaluation.ensemble import ensembled
+from srptq_plugin.evaluation.pairs import Pair, load_pairs
+from srptq_plugin.evaluation.scores import Evaluation, Score, Tiles
+from srptq_plugin.evaluation.seams import Seam, compare
+from srptq_plugin.evaluation.tiling import Tiling, tiled, tiling_of
+from srptq_plugin.graph.types import Array
+from srptq_plugin.runs.run import SUMMARY, Forward, Run
+from srptq_plugin.utils.devices import device_of
+from srptq_plugin.utils.progress import Progress, quiet
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    run: Run,
+    data: Path,
+    scale: int | None = None,
+    progress: Progress = quiet,
+    *,
+    tile: int | None = None,
+    overlap: int | None = None,
+    ensemble: bool = False,
+    strict: bool = False,
+    device: str = "auto",
+) -> Evaluation:
+    """Score every output; `data` holds `HR` and `LR_x4` folders, or high-resolution images to make smaller.
+
+    `tile` and `overlap` are low-resolution pixels; a run whose file takes one size only is always run in tiles of it.
+    With `strict` an image that cannot be scored is an error. The runtime runs where it does, torch on the `device`.
+    """
+    if scale is not None and scale != run.scale:
+        raise SrptqError(f"--scale {scale}: the network of {run.folder} upscales by {run.scale}")
+    size = run.size if run.artefacts else None
+    tiling = tiling_of(size, tile, overlap)
+    _check_tile(run, tile)
+    if ensemble:
+        _check_turns(run, size)
+    pairs = load_pairs(Path(data), run.scale, strict=strict)
+    networks = _networks(run, device_of(device))
+    tiles = _tiles(run, networks["float"], tiling, pairs.usable) if tiling else None
+    ways = {name: _wrapped(forward, tiling, run.scale, ensemble=ensemble) for name, forward in networks.items()}
+    scores = list(_scores(run, ways, pairs.usable, progress))
+    return Evaluation(Path(data).name, scores, pairs.skipped, ensemble, tiles)
+
+
+def _check_tile(run: Run, tile: int | None) -> None:
+    if tile is not None and tile % run.record.multiple:
+        raise SrptqError(
+            f"--tile {tile}: the network of {run.folder} takes multiples of {run.record.multiple} only; "
+            f"give {run.record.fitted(tile)}"
+        )
+
+
+def _check_turns(run: Run, size: tuple[int, int] | None) -> None:
+    if size is not None and size[0] != size[1]:
+        raise SrptqError(
+            f"--ensemble: the file of {run.folder} takes images of {size[0]} x {size[1]} only, and turned ones do not "
+            "fit; quantize with a square --input-size, or without one"
+        )
+
+
+def _networks(run: Run, device: torch.device) -> dict[str, Forward]:
+    """What is compared; the runtime only where there is one."""
+    networks = {"float": run.float(device), "simulated": run.simulation(device)}
+    if run.artefacts:
+        try:
+            networks["runtime"] = run.target.load(run.artefacts[0])
+        except SrptqError as error:
+            logger.warning("the runtime is left out: %s", error)
+    return networks
+
+
+def _wrapped(forward: Forward, tiling: Tiling | None, scale: int, *, ensemble: bool) -> Forward:
+    in_parts = tiled(forward, tiling, scale) if tiling else forward
+    return ensembled(in_parts) if ensemble else in_parts
+
+
+def _scores(run: Run, ways: Mapping[str, Forward], pairs: Sequence[Pair], progress: Progress) -> Iterator[Score]:
+    """Bicubic enlarging comes last."""
+    names = [*ways, "bicubic"]
+    total = len(names) * len(pairs)
+    for n, name in enumerate(names):
+        for m, pair in enumerate(pairs):
+            progress(f"evaluating {name}", n * len(pairs) + m, total)
+            pixels = _enlarged(run, ways.get(name), pair.low.pixels)
+            scores = (measure(pixels, pair.high.pixels, run.scale) for measure in (psnr_y, ssim_y))
+            yield Score(pair.low.name, name, *scores)
+    progress("evaluating", total, total)
+
+
+def _enlarged(run: Run, forward: Forward | None, low: Pixels) -> Pixels:
+    if forward is None:
+        return upscale(low, run.scale)
+    image = _fed(run, low)
+    output = forward(image)
+    if output.shape[2:] != tuple(run.scale * side for side in image.shape[2:]):
+        raise SrptqError(
+            f"{run.folder / SUMMARY}: says that the network upscales by {run.scale}, which gives no output of "
+            f"{output.shape[2]}x{output.shape[3]} (height, width); run `srptq quantize` again"
+        )
+    height, width = (run.scale * side for side in low.shape[:2])
+    return to_pixels(torch.from_numpy(output[0, :, :height, :width]), run.input_range)
+
+
+def _fed(run: Run, low: Pixels) -> Array:
+    return to_tensor(fitted(low, run.record.multiple)[None], run.input_range).numpy()
+
+
+def _tiles(run: Run, forward: Forward, tiling: Tiling, pairs: Sequence[Pair]) -> Tiles:
+    """What tiling did to the images; a seam that shows is told in a warning."""
+    split, padded = (sum(needed(*_size(pair)) for pair in pairs) for needed in (tiling.splits, tiling.pads))
+    seam = _seam(run, forward, tiling, pairs)
+    if seam and seam.visible:
+        logger.warning(
+            "tiles of %d x %d differ from the whole image by up to %.1f of 255 levels (%s, float); %s",
+            *(tiling.height, tiling.width, seam.levels, seam.image),
+            seam.cure(tiling),
+        )
+    return Tiles(tiling, split, padded, seam)
+
+
+def _seam(run: Run, forward: Forward, tiling: Tiling, pairs: Sequence[Pair]) -> Seam | None:
+    """What tiles cost on the smallest image that needs several, and no padding."""
+    images = [pair.low for pair in pairs if tiling.splits(*_size(pair)) and not tiling.pads(*_size(pair))]
+    if not images:
+        return None
+    image = min(images, key=lambda image: image.pixels.size)
+    black, white = run.input_range
+    return Seam(image.name, *compare(forward, tiling, _fed(run, image.pixels), run.scale, white - black))
+
+
+def _size(pair: Pair) -> tuple[int, int]:
+    height, width, _ = pair.low.pixels.shape
+    return height, width

@@ -1,0 +1,1 @@
+"""Reading a network: operations, stages, exporting, what a target computes together. It knows no recipe."""

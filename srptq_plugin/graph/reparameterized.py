@@ -1,0 +1,116 @@
+"""Weights that are computed from other parameters: made plain, in a copy of a module or in a traced program."""
+
+import copy
+from collections.abc import Iterable
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from srptq_plugin.graph.network import canonical_op, module_path
+
+READERS = frozenset({"conv", "conv_transpose", "linear"})
+
+
+def plain_copy(module: nn.Module) -> nn.Module:
+    """Copy a module to the processor, in evaluation mode, without weight norms, spectral norms and parametrizations.
+
+    >>> plain = plain_copy(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)))
+    >>> [name for name, _ in plain.named_parameters()]
+    ['bias', 'weight']
+    """
+    computed = (each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor))
+    # deepcopy refuses what has a history, and the hooks of weight norms compute it again
+    known: dict[int, Any] = {id(each): each.detach().clone() for each in computed if each.grad_fn is not None}
+    copied = copy.deepcopy(module, known).cpu().eval()
+    for part in copied.modules():
+        _remove_norms(part)
+    return copied
+
+
+def _remove_norms(part: nn.Module) -> None:
+    for hook in list(vars(part)["_forward_pre_hooks"].values()):
+        if isinstance(hook, WeightNorm):
+            remove_weight_norm(part, hook.name)
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(part, hook.name)
+    if parametrize.is_parametrized(part):
+        shared = type(part)  # removing changes the class, which the copy shares with the original
+        own: Any = type(shared.__name__, shared.__bases__, dict(vars(shared)))
+        part.__class__ = own
+        for name in list(part.parametrizations):  # pyright: ignore[reportArgumentType]
+            parametrize.remove_parametrizations(part, name)
+
+
+def fold_computed(program: ExportedProgram) -> ExportedProgram:
+    """Compute weights and biases that depend on parameters alone, and let them be parameters, in place.
+
+    >>> class Scaled(nn.Conv2d):
+    ...     def forward(self, x):
+    ...         return nn.functional.conv2d(x, 2 * self.weight, self.bias)
+    >>> program = torch.export.export(Scaled(3, 3, 1).eval(), (torch.zeros(1, 3, 4, 4),))
+    >>> sorted(fold_computed(program).state_dict)
+    ['bias', 'computed_weight', 'weight']
+    """
+    values = _constants(program)
+    for reader in program.graph.nodes:
+        if canonical_op(str(reader.target)) in READERS:
+            for node, leaf in zip(reader.args[1:3], ("weight", "bias"), strict=False):
+                if isinstance(node, fx.Node) and node.op == "call_function" and node in values:
+                    path = module_path(reader)
+                    _make_parameter(
+                        program, node, f"{path}.computed_{leaf}" if path else f"computed_{leaf}", values[node]
+                    )
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+def _constants(program: ExportedProgram) -> dict[fx.Node, Tensor]:
+    """Compute every tensor that parameters and buffers alone decide."""
+    signature = program.graph_signature
+    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    known = {node: program.state_dict[targets[node.name]] for node in _placeholders(program) if node.name in targets}
+    with torch.no_grad():
+        for node in program.graph.nodes:
+            read = node.all_input_nodes
+            if node.op == "call_function" and read and known.keys() >= set(read) and not _writes({node, *node.users}):
+                known[node] = node.target(*fx.map_arg(node.args, known.get), **fx.map_arg(node.kwargs, known.get))
+    return known
+
+
+def _placeholders(program: ExportedProgram) -> list[fx.Node]:
+    return [node for node in program.graph.nodes if node.op == "placeholder"]
+
+
+def _writes(nodes: Iterable[fx.Node]) -> bool:
+    """Tell whether an operation changes what it reads."""
+    return any(isinstance(node.target, OpOverload) and _schema(node.target).is_mutable for node in nodes)
+
+
+def _schema(operation: Any) -> Any:
+    return operation._schema  # noqa: SLF001 - torch tells in no other way
+
+
+def _make_parameter(program: ExportedProgram, node: fx.Node, name: str, value: Tensor) -> None:
+    """Let the readers of a node read a new parameter, under the first free name."""
+    number = next(n for n in count() if _numbered(name, n) not in program.state_dict)
+    target = _numbered(name, number)
+    with program.graph.inserting_before(_placeholders(program)[0]):
+        placeholder = program.graph.placeholder(f"p_{target.replace('.', '_')}")
+    placeholder.meta = {"val": node.meta["val"]}
+    spec = InputSpec(InputKind.PARAMETER, TensorArgument(placeholder.name), target)
+    program.graph_signature.input_specs.insert(0, spec)
+    program.state_dict[target] = nn.Parameter(value.clone())
+    node.replace_all_uses_with(placeholder)
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name}_{number}" if number else name

@@ -1,0 +1,1 @@
+"""What is quantized, and the graph that has it."""

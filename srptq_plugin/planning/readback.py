@@ -1,0 +1,60 @@
+"""What quantizes what, read back from a graph that a toolkit prepared."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from srptq_plugin.graph.network import QUANTIZER, Network, tensor_arguments
+from srptq_plugin.graph.stages import find_blocks
+from srptq_plugin.planning.plan import Edge, Plan, Role, Site
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
+
+INSIDE = "weight_fake_quant"
+"""Where torch's quantized layers keep the quantizer of their weight."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A quantizer in a graph: whose tensor, and who reads what leaves it."""
+
+    path: str
+    quantizer: nn.Module
+    name: str
+    role: Role
+    consumers: tuple[Edge, ...]
+
+
+def placed(network: Network) -> Iterator[Placed]:
+    """The quantizers that a graph calls, and those inside the layers that it calls."""
+    for node, op in network.ops.items():
+        path = str(node.target)
+        if op == QUANTIZER:
+            yield Placed(path, network.module.get_submodule(path), *_tensor(network, node), _consumers(network, node))
+        elif node.op == "call_module":
+            inside = getattr(network.module.get_submodule(path), INSIDE, None)
+            if isinstance(inside, nn.Module):
+                edge = Edge(network.name(node), 1)
+                yield Placed(f"{path}.{INSIDE}", inside, f"{path}.weight", "weight", (edge,))
+
+
+def _tensor(network: Network, node: fx.Node) -> tuple[str, Role]:
+    source = tensor_arguments(node)[0]
+    name = network.name(source) if source in network.keys else str(source.target)
+    return name, "weight" if source.op == "get_attr" else "activation"
+
+
+def _consumers(network: Network, node: fx.Node) -> tuple[Edge, ...]:
+    return tuple(Edge(network.name(user), place) for user, place in network.edges_out(node))
+
+
+def plan_of(module: fx.GraphModule) -> Plan:
+    """The sites of a graph that was prepared with our quantizers, by whichever means."""
+    network = Network(module)
+    sites = tuple(
+        Site(each.name, each.role, "body", each.quantizer.grid, each.name, each.consumers, group=each.quantizer.name)
+        for each in placed(network)
+        if isinstance(each.quantizer, BoundedFakeQuantize)
+    )
+    blocks = tuple(network.name(node) for node in find_blocks(network))
+    return Plan(sites, blocks, convs=tuple(network.name(conv) for conv in network.convs), floats={})

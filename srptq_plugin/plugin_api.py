@@ -1,0 +1,100 @@
+"""The names that plugins import. They stay what they are from one version to the next, wherever they are defined."""
+
+from srptq_plugin.deploy.qdq import Placer
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.errors import MissingRuntimeError, NotInstalledError, SrptqError, UnknownNameError
+from srptq_plugin.graph.export import own_module
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.graph.types import Array, Size
+from srptq_plugin.models import ModelFamily, Network, Request, load_into
+from srptq_plugin.models.arguments import settle
+from srptq_plugin.observers.base import Average, BatchObserver, Part, extremes
+from srptq_plugin.observers.minmax import MinMaxObserver
+from srptq_plugin.planning.plan import Plan, Site
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.entries import (
+    Entry,
+    ModelEntry,
+    ObserverEntry,
+    QuantizerEntry,
+    ReconstructionEntry,
+    TargetEntry,
+    ToolkitEntry,
+)
+from srptq_plugin.plugins.hookspecs import hookimpl
+from srptq_plugin.plugins.protocols import (
+    Adopter,
+    Change,
+    Finding,
+    Host,
+    Kernels,
+    Linter,
+    ObserverFactory,
+    Reconstruction,
+    Runtime,
+    Target,
+    Toolkit,
+)
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize, round_through
+from srptq_plugin.quantization.observer import Observer
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.utils.progress import Progress, quiet
+
+__all__ = [
+    "Adopter",
+    "Array",
+    "Average",
+    "BatchObserver",
+    "BoundedFakeQuantize",
+    "Bounds",
+    "Change",
+    "Entry",
+    "Finding",
+    "Host",
+    "IntGrid",
+    "Kernels",
+    "Linter",
+    "MinMaxObserver",
+    "MissingRuntimeError",
+    "Mode",
+    "ModelEntry",
+    "ModelFamily",
+    "Network",
+    "NotInstalledError",
+    "Observer",
+    "ObserverEntry",
+    "ObserverFactory",
+    "Part",
+    "Placer",
+    "Plan",
+    "PreparedGraph",
+    "Progress",
+    "QParams",
+    "QuantTable",
+    "QuantizerEntry",
+    "Reconstruction",
+    "ReconstructionEntry",
+    "Registry",
+    "Request",
+    "Rules",
+    "Runtime",
+    "Site",
+    "Size",
+    "SrptqError",
+    "Target",
+    "TargetEntry",
+    "Toolkit",
+    "ToolkitEntry",
+    "UnknownNameError",
+    "dequantize",
+    "extremes",
+    "hookimpl",
+    "load_into",
+    "own_module",
+    "project",
+    "quantize",
+    "quiet",
+    "round_through",
+    "settle",
+]

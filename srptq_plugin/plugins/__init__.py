@@ -1,0 +1,1 @@
+"""What plugins hand in, the hooks, and the look-ups."""

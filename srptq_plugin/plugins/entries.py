@@ -1,0 +1,60 @@
+"""What a plugin registers: a name, a line for people, and what to import."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from srptq_plugin.plugins.protocols import ObserverFactory, Reconstruction, Target, Toolkit
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """What a plugin registers: a name, a line for people, and a callable that imports the thing when it is used.
+
+    >>> Entry("dbdc", "density-based dual clipping", load=lambda: print).load()
+    <built-in function print>
+    """
+
+    name: str
+    """What recipes and commands say: letters, digits, `.`, `_` and `-`."""
+    summary: str
+    """Its line in `srptq plugins`."""
+    load: Callable[[], T]
+    """Called whenever it is used: import here what is slow, or may not be installed."""
+    aliases: tuple[str, ...] = ()
+    """Other names that recipes may say."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it is known by."""
+        return (self.name, *self.aliases)
+
+
+@dataclass(frozen=True)
+class ToolkitEntry(Entry[Toolkit]):
+    """A toolkit, by name."""
+
+    host: bool = False
+    """Whether it is a `Host` too: one that looks components up by name."""
+
+
+class TargetEntry(Entry[Target]):
+    """A target, by name."""
+
+
+class ObserverEntry(Entry[ObserverFactory]):
+    """An observer, by name."""
+
+
+class ReconstructionEntry(Entry[Reconstruction]):
+    """A reconstruction, by name."""
+
+
+class QuantizerEntry(Entry[type[Any]]):
+    """A subclass of `BoundedFakeQuantize`, by name."""
+
+
+class ModelEntry(Entry[Any]):
+    """A `ModelFamily` of networks, by name."""

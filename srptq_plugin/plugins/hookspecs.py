@@ -1,0 +1,218 @@
+"""The hooks: what a plugin may hand in. A plugin is a module or object whose functions bear `hookimpl`.
+
+Hooks take no argument and return records. A record's `load` imports the thing when it is used, so a
+plugin costs nothing until then. Announce yours in its pyproject.toml:
+
+    [project.entry-points.srptq]
+    mine = "my_package.plugin"
+"""
+
+from collections.abc import Iterable
+
+import pluggy
+
+from srptq_plugin.plugins.entries import (
+    ModelEntry,
+    ObserverEntry,
+    QuantizerEntry,
+    ReconstructionEntry,
+    TargetEntry,
+    ToolkitEntry,
+)
+
+PROJECT = "srptq"
+"""The name of the pluggy project and of the entry-point group."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def srptq_observers() -> Iterable[ObserverEntry]:
+    """Observers, which make bounds from batches; `load` gives a `plugin_api.ObserverFactory`.
+
+    One is made for each encoding, of weights as of activations. It sees float tensors in the network's own units: a
+    weight once, an activation batch by batch. `BatchObserver` in `srptq_plugin/observers/base.py` does all that the
+    contract asks for, but for two methods: what to remember of a batch, and the bounds by that. One that has `offers()`
+    too, a list of bounds, lets PaC choose among them.
+
+    Example:
+        ```python
+        from srptq_plugin.plugin_api import Bounds, MinMaxObserver, ObserverEntry, hookimpl
+
+
+        class Halves(MinMaxObserver):
+            def __init__(self, grid, *, share=0.5, places=1):
+                super().__init__(grid, places=places)
+                self.share = share
+
+            def row_bounds(self, seen):
+                return Bounds(self.share * seen.low, self.share * seen.high)
+
+
+        @hookimpl
+        def srptq_observers():
+            return [ObserverEntry("halves", "a share of the plain extremes", load=lambda: Halves)]
+        ```
+
+    A recipe then says `activations: {observer: halves, options: {share: 0.4}}`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def srptq_quantizers() -> Iterable[QuantizerEntry]:
+    """Fake-quantizers, to tune or to train; `load` gives a subclass of `BoundedFakeQuantize`.
+
+    PaC, training, tables and files all ask for `qparams()`, which projects `bounds` on the target's grid. What a recipe
+    may say is in `choices`, with defaults; what it says, in `options`. Bounds that are set twice, as a run that goes on
+    does, must stay what they were.
+
+    Example:
+        ```python
+        from srptq_plugin.plugin_api import BoundedFakeQuantize, Bounds, QuantizerEntry, hookimpl, round_through
+
+
+        class Stepped(BoundedFakeQuantize):
+            choices = {"step": 0.0625}
+
+            @property
+            def bounds(self):
+                found, step = super().bounds, self.options["step"]
+                return Bounds(*(round_through(end / step) * step for end in (found.lower, found.upper)))
+
+
+        @hookimpl
+        def srptq_quantizers():
+            return [QuantizerEntry("stepped", "bounds are multiples of a step", load=lambda: Stepped)]
+        ```
+
+    A recipe then says `activations: {quantizer: stepped, quantizer_options: {step: 0.125}}`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
+    """Reconstructions, which tune a prepared graph in place; `load` gives a `plugin_api.Reconstruction`.
+
+    A `PreparedGraph` called is the quantized network; its `teach(images)` gives the float network's output and those of
+    its blocks, its `quantizers` are those of the encodings, by name.
+
+    Example:
+        ```python
+        from srptq_plugin.plugin_api import Bounds, ReconstructionEntry, SrptqError, hookimpl, quiet
+
+
+        def widen(prepared, images, *, progress=quiet, seed=0, factor=1.1, **unknown):
+            if unknown:
+                raise SrptqError(f"reconstruction widen: unknown option {', '.join(unknown)}; it has factor")
+            for done, quantizer in enumerate(prepared.quantizers.values()):
+                progress("widening", done, len(prepared.quantizers))
+                found = quantizer.bounds
+                quantizer.set_bounds(Bounds.of(found.lower * factor, found.upper * factor))
+            return {"widened": len(prepared.quantizers)}
+
+
+        @hookimpl
+        def srptq_reconstructions():
+            return [ReconstructionEntry("widen", "every bound a little wider", load=lambda: widen)]
+        ```
+
+    A recipe then says `reconstruction: {name: widen, factor: 1.2}`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def srptq_models() -> Iterable[ModelEntry]:
+    """Families of networks, for `--model`; `load` gives a `ModelFamily` of `srptq_plugin/models/record.py`.
+
+    Its `build` reads what it can from the weights, and says as `SrptqError` what is not as it should be. The network
+    takes RGB images of any size and gives them a whole number of times as large, both in `input_range`.
+
+    Example:
+        ```python
+        from torch import nn
+
+        from srptq_plugin.plugin_api import ModelEntry, ModelFamily, Network, hookimpl, load_into, settle
+
+
+        def build(request):
+            scale = settle("tiny-sr", {"upscale": 2}, {}, request.arguments)["upscale"]
+            module = nn.Sequential(nn.Conv2d(3, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+            if request.state is not None:
+                load_into(module, request.state)
+            return Network(module, request.input_range or (0.0, 1.0))
+
+
+        @hookimpl
+        def srptq_models():
+            family = ModelFamily("tiny-sr", "one convolution and a pixel shuffle", build)
+            return [ModelEntry(family.name, family.summary, load=lambda: family)]
+        ```
+
+    A command then says `--model tiny-sr --model-args upscale=3`; for one network, `--model package.module:factory` does
+    without a plugin.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def srptq_targets() -> Iterable[TargetEntry]:
+    """Targets: their grids, placement rules, writer and runtime; `load` gives a `plugin_api.Target`.
+
+    `Placer` writes Q/DQ ONNX. A format of one's own reads `QuantTable`: a scale and zero point for each site, integers
+    for each weight. `examples/third_party_target/tiny_npu.py` is a whole target.
+
+    `srptq verify`, which ends every run, compares the first file with the simulation, on images of four sizes, odd ones
+    too, or of the only one that the file takes, and on worst-case images. At 8 bits they agree to 50 dB or better;
+    where the runtime counts its integer convolutions, those that were planned are among them; and a `Linter` has no
+    severe finding.
+
+    Example:
+        ```python
+        from srptq_plugin.plugin_api import TargetEntry, hookimpl
+
+
+        @hookimpl
+        def srptq_targets():
+            def load():
+                from tiny_npu import TinyNpu
+
+                return TinyNpu()
+
+            return [TargetEntry("my-npu", "8 bits, scales are powers of two", load, aliases=("npu",))]
+        ```
+
+    A recipe then says `target: my-npu`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def srptq_toolkits() -> Iterable[ToolkitEntry]:
+    """Toolkits, which put fake-quantizers at the sites of a plan; `load` gives a `plugin_api.Toolkit`.
+
+    Where sites are, on which grids, is decided before: the same recipe means the same integers in every toolkit.
+
+    Example:
+        ```python
+        from srptq_plugin.plugin_api import PreparedGraph, ToolkitEntry, hookimpl, own_module
+
+
+        class Bare:
+            version = "1.0"
+
+            def realise(self, program, plan):
+                return PreparedGraph.placed(own_module(program), plan)
+
+
+        @hookimpl
+        def srptq_toolkits():
+            return [ToolkitEntry("bare", "the core's own quantizers, in a plain graph", load=Bare)]
+        ```
+
+    A recipe then says `toolkit: bare`, a command `--toolkit bare`.
+    """
+    raise NotImplementedError

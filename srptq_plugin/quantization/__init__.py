@@ -1,0 +1,1 @@
+"""The arithmetic: grids, rounding, saturation, and the quantizer with two bounds. It knows no graph."""

@@ -1,0 +1,1 @@
+"""What any package may use: several processes, atomic files, timing, progress."""

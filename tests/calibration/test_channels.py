@@ -1,0 +1,124 @@
+"""Which channels can only be scaled together."""
+
+from collections.abc import Callable
+
+import networks
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from srptq_plugin.calibration.equalization.channels import FIXED, Channels, Ids
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network
+
+Body = Callable[["Between", Tensor], Tensor]
+
+
+class Between(nn.Module):
+    """Two convolutions of four channels, and something between them."""
+
+    def __init__(self, body: Body, outputs: int = 4) -> None:
+        super().__init__()
+        self.body = body
+        self.first, self.other = networks.conv(3, 4), networks.conv(3, 4)
+        self.gate = nn.Conv2d(4, 4, 1)
+        self.last = networks.conv(outputs, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.x = x
+        return self.last(self.body(self, self.first(x)))
+
+
+def classes(body: Body, outputs: int = 4) -> tuple[Ids, Ids]:
+    """Of what the first convolution makes and of what the last one reads."""
+    module = Between(body, outputs).eval()
+    network = Network(graph_of(export_network(module)))
+    channels = Channels(network)
+    last = network.nodes["last/conv"]
+    return channels.of(network.nodes["first/conv"]), channels.of(network.edges_in(last)[0][1])
+
+
+def gated(net: Between, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(net.gate(functional.adaptive_avg_pool2d(x, 1)))
+
+
+PASSES: dict[str, Body] = {
+    "relu": lambda _, x: functional.relu(x),
+    "leaky_relu": lambda _, x: functional.leaky_relu(x, 0.1),
+    "bilinear": lambda _, x: functional.interpolate(x, scale_factor=2.0, mode="bilinear"),
+    "halved": lambda _, x: x * 0.5,
+    "divided": lambda _, x: x / 3,
+}
+STOPS: dict[str, Body] = {
+    "sigmoid": lambda _, x: torch.sigmoid(x),
+    "tanh": lambda _, x: torch.tanh(x),
+    "bias": lambda _, x: x + 1.0,
+    "negated": lambda _, x: x * -1.0,
+    "squared": lambda _, x: x * x,
+    "the image": lambda net, x: x + torch.cat([net.x, net.x[:, :1]], 1),
+    "channel mean": lambda _, x: x - x.mean(1, keepdim=True),
+    "clamp": lambda _, x: x.clamp(-1, 1),
+}
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_a_factor_passes_what_is_homogeneous(name: str) -> None:
+    made, read = classes(PASSES[name])
+    assert made.tolist() == read.tolist()
+    assert len(set(made)) == 4
+    assert FIXED not in made
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_whatever_else_reads_a_map_fixes_it(name: str) -> None:
+    made, _ = classes(STOPS[name])
+    assert set(made) == {FIXED}
+
+
+def test_a_sum_binds_both_sides_channel_by_channel() -> None:
+    module = Between(lambda net, x: x + net.other(net.x)).eval()
+    network = Network(graph_of(export_network(module)))
+    channels = Channels(network)
+    one, other = (channels.of(network.nodes[f"{name}/conv"]) for name in ("first", "other"))
+    assert one.tolist() == other.tolist()
+    assert len(set(one)) == 4
+
+
+def test_split_and_concat_move_classes() -> None:
+    made, read = classes(lambda _, x: torch.cat([*torch.split(x, [1, 3], dim=1)][::-1], 1))
+    assert read.tolist() == [*made[1:], made[0]]
+
+
+def test_a_pixel_shuffle_binds_what_it_makes_one_channel_of() -> None:
+    made, read = classes(lambda _, x: functional.pixel_shuffle(x, 2), outputs=1)
+    assert len(set(made)) == 1
+    assert set(read) == set(made)
+    assert FIXED not in made
+
+
+def test_a_gate_is_fixed_and_what_it_gates_is_not() -> None:
+    network = Network(graph_of(export_network(Between(gated).eval())))
+    channels = Channels(network)
+    made, gate, product = (channels.of(network.nodes[key]) for key in ("first/conv", "gate/conv", "/mul"))
+    assert made.tolist() == product.tolist()
+    assert FIXED not in made
+    assert set(gate) == {FIXED}
+
+
+@pytest.mark.parametrize("kind", networks.NETWORKS)
+def test_the_image_at_both_ends_is_fixed(kind: str) -> None:
+    network = Network(networks.graph(kind))
+    channels = Channels(network)
+    output = next(node for node, op in network.ops.items() if op == "output")
+    for node in (network.input, *(source for _, source in network.edges_in(output))):
+        assert set(channels.of(node)) == {FIXED}
+
+
+def test_convolutions_of_one_weight_are_bound() -> None:
+    network = Network(networks.graph("shared"))
+    channels = Channels(network)
+    once, again = (channels.of(network.nodes[f"block.first/conv{n}"]) for n in ("", ".1"))
+    assert np.array_equal(once, again)
+    assert FIXED not in once

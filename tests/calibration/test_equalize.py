@@ -1,0 +1,180 @@
+"""Channels scaled against the noise of rounding: the same network, less noise."""
+
+import copy
+import json
+from pathlib import Path
+
+import networks
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+import srptq_plugin
+from srptq_plugin.calibration.equalization import noise
+from srptq_plugin.calibration.equalization.channels import Channels
+from srptq_plugin.calibration.equalization.equalize import equalise, measured_parts
+from srptq_plugin.graph.export import export_network, graph_of, own_module
+from srptq_plugin.graph.network import Network, drop_identities
+from srptq_plugin.pipeline import quantize
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.quantizer import Mode
+from srptq_plugin.recipes.binding import makers_of, rules_of
+from srptq_plugin.recipes.recipe import Recipe
+
+pytest.importorskip("onnxruntime")
+IMAGES = networks.images(8, 24, 26, seed=3)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is so wherever the search for the best scales ends."""
+    monkeypatch.setattr(noise, "STEPS", 100)
+
+
+def exported(kind: str) -> ExportedProgram:
+    """A program of its own."""
+    return networks.own(networks.exported(kind))
+
+
+def plan_of(program: ExportedProgram, recipe: Recipe) -> Plan:
+    registry = Registry()
+    makers = makers_of(recipe, registry)
+    return make_plan(Network(graph_of(program)), rules_of(recipe, registry), recipe, (0.0, 1.0), makers)
+
+
+def plan(kind: str, bits: int, target: str = "onnxruntime") -> Plan:
+    return networks.plan(kind, networks.recipe(bits, target))
+
+
+def prepared_of(program: ExportedProgram, made: Plan) -> PreparedGraph:
+    prepared = PreparedGraph.placed(drop_identities(own_module(program)), made)
+    prepared.observe([IMAGES])
+    return prepared
+
+
+def error(program: ExportedProgram, made: Plan) -> float:
+    """What quantization does to the image."""
+    prepared = prepared_of(program, made)
+    with torch.no_grad():
+        quantized = prepared(IMAGES)
+        with prepared.mode(Mode.OFF):
+            return float((quantized - prepared(IMAGES)).double().square().sum())
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "normed"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_float_network_stays_what_it_was(kind: str, bits: int) -> None:
+    program = exported(kind)
+    before = {name: value.clone() for name, value in program.state_dict.items()}
+    exact = program.module()(IMAGES)
+    made = plan_of(program, networks.recipe(bits, "onnxruntime"))
+    assert equalise(Network(graph_of(program)), made, IMAGES) > 0.1
+    assert torch.allclose(program.module()(IMAGES), exact, atol=1e-5)
+    assert any(not torch.equal(value, before[name]) for name, value in program.state_dict.items())
+
+
+@pytest.mark.parametrize(("kind", "bits", "target"), [
+    ("edsr", 4, "onnxruntime"), ("edsr", 8, "tensorrt"), ("imdn", 4, "onnxruntime"), ("imdn", 8, "snpe"),
+    ("esrgan", 6, "openvino"), ("bicubic", 8, "onnxruntime"), ("mixed", 6, "openvino"),
+    ("rdn", 8, "tensorrt"),
+])  # fmt: skip
+def test_quantization_hurts_less(kind: str, bits: int, target: str) -> None:
+    made = plan(kind, bits, target)
+    program = exported(kind)
+    before = error(program, made)
+    equalise(Network(graph_of(program)), made, IMAGES)
+    assert error(program, made) < 0.9 * before
+
+
+def test_the_noise_is_what_the_model_of_it_says() -> None:
+    """In a linear network, where the first order is all there is, and without the scales that overflow raises."""
+    torch.manual_seed(3)
+    layers = [networks.conv(3, 6), networks.conv(6, 6), networks.conv(6, 6), networks.conv(6, 12), nn.PixelShuffle(2)]
+    program = export_network(nn.Sequential(*layers).eval())
+    made = plan_of(program, networks.recipe(8, "onnxruntime", weights={"bits": 8, "overflow_safe": False}))
+    prepared, network = prepared_of(program, made), Network(graph_of(program))
+    channels = Channels(network)
+    parts = measured_parts(prepared, network, channels, IMAGES, seed=0)
+    logs = torch.zeros(channels.count, dtype=torch.float64)
+    expected = sum(float(part.noise(logs)) for part in parts) / 4
+    assert error(program, made) == pytest.approx(expected, rel=0.35)
+
+
+@pytest.mark.parametrize("kind", ["normed", "imdn"])
+def test_a_network_is_equalised_for_whatever_prepares_it(kind: str) -> None:
+    network = networks.network(kind)
+    recipe = networks.recipe(4, "onnxruntime")
+    found = srptq_plugin.equalised(network, recipe, IMAGES)
+    assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
+    errors = [error(program, plan_of(program, recipe)) for program in map(export_network, (network, found))]
+    assert errors[1] < 0.9 * errors[0]
+
+
+class Tokens(nn.Module):
+    """A sum of what are no feature maps, as transformers have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.mix, self.tail = networks.conv(3, 6), nn.Linear(6, 6), networks.conv(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.head(x)
+        tokens = shallow.flatten(2).transpose(1, 2)
+        mixed = tokens + self.mix(tokens)
+        return self.tail(mixed.transpose(1, 2).reshape(shallow.shape))
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_what_is_no_feature_map_is_left_as_it_is() -> None:
+    torch.manual_seed(0)
+    network = Tokens().eval()
+    found = srptq_plugin.equalised(network, networks.recipe(4, "onnxruntime"), IMAGES)
+    assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_frozen_weights_are_equalized_like_any() -> None:
+    network = networks.network("imdn")
+    states = [
+        srptq_plugin.equalised(module, networks.recipe(4, "onnxruntime"), IMAGES).state_dict()
+        for module in (network, copy.deepcopy(network).requires_grad_(requires_grad=False))
+    ]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_the_same_seed_gives_the_same_bits() -> None:
+    made, states = plan("imdn", 4), list[dict[str, Tensor]]()
+    for _ in range(2):
+        program = exported("imdn")
+        equalise(Network(graph_of(program)), made, IMAGES, seed=2)
+        states.append(dict(program.state_dict))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
+@pytest.mark.parametrize("size", [None, (1, 3, 16, 20)])
+def test_a_recipe_asks_for_it(toolkit: str, size: tuple[int, int, int, int] | None, tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    settings = {"calibration": {"patches": 4, "size": 16, "batch": 2}, "equalise": True}
+    network = networks.network("edsr")
+    before = copy.deepcopy(network.state_dict())
+    recipe = networks.recipe(8, "onnxruntime", **settings)
+    run = quantize(recipe, model=network, out=tmp_path / "run", device="cpu", toolkit=toolkit, input_size=size)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["equalised_db"] > 0
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    image = networks.images(1, 16, 20)
+    exact = network(image).detach()
+    session = onnxruntime.InferenceSession(str(tmp_path / "run" / "model.onnx"))
+    floats = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+    assert torch.allclose(floats, exact, atol=1e-5)
+    assert torch.allclose(torch.from_numpy(run.float()(image.numpy())), exact, atol=1e-5)
+    runtime = torch.from_numpy(run.target.load(run.artefacts[0])(image.numpy()))
+    assert (runtime - exact).square().mean() < 1e-2 * exact.var()

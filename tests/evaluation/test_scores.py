@@ -1,0 +1,58 @@
+"""Means and files follow from the scores of each image."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srptq_plugin.evaluation.scores import Evaluation, Score
+
+reals = st.floats(0, 100)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@given(st.lists(st.tuples(reals, reals, reals, reals), min_size=1, max_size=9))
+def test_the_mean_of_the_file_is_that_of_the_table(
+    tmp_path_factory: pytest.TempPathFactory, figures: list[tuple[float, float, float, float]]
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "scores.csv"
+    images = list(enumerate(figures))
+    scores = [Score(f"{n}, \u00e9.png", "float", psnr, ssim) for n, (psnr, ssim, _, _) in images]
+    found = Evaluation("Toys", [*scores, *(Score(f"{n}.png", "runtime", p, s) for n, (_, _, p, s) in images)])
+    found.save(path)
+    rows = read(path)
+    assert len(rows) == 2 * len(figures)
+    assert rows[0] == {"data": "Toys", "image": "0, \u00e9.png", "output": "float"} | {
+        "psnr": repr(figures[0][0]),
+        "ssim": repr(figures[0][1]),
+    }
+    for mean in found.means:
+        mine = [row for row in rows if row["output"] == mean["output"]]
+        assert mean["images"] == len(figures) == len(mine)
+        for key in ("psnr", "ssim"):
+            assert mean[key] == pytest.approx(math.fsum(float(row[key]) for row in mine) / len(mine))
+
+
+def test_an_infinite_score_is_written_and_read(tmp_path: Path) -> None:
+    Evaluation("Toys", [Score("a.png", "float", math.inf, 1.0)]).save(tmp_path / "a.csv")
+    assert float(read(tmp_path / "a.csv")[0]["psnr"]) == math.inf
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+    path, broken = tmp_path / "a.csv", Any
+    Evaluation("Toys", [Score("a.png", "float", 1.0, 1.0)]).save(path)
+    before = path.read_text()
+    with pytest.raises(TypeError):
+        Evaluation("Toys", [Score("b.png", "float", 2.0, 1.0), broken]).save(path)  # pyright: ignore[reportArgumentType]
+    assert path.read_text() == before
+    Evaluation("Toys", [Score("c.png", "float", 3.0, 1.0)]).save(path)
+    assert [row["image"] for row in read(path)] == ["c.png"]
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,165 @@
+"""From a module to an exported program: folding, sizes, and what torch.export refuses."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph.export import export_at_size, export_network, fold, graph_of
+from srptq_plugin.graph.network import Network
+from srptq_plugin.planning.prepared import PreparedGraph, takes_one_image
+
+
+class Normed(nn.Module):
+    """Batch norms behind convolutions with and without a bias, and one behind an add, which stays."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.first_norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.second, self.second_norm = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8, affine=False)
+        self.last_norm = nn.BatchNorm2d(8)
+        self.tail = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first_norm(self.first(x)))
+        return self.tail(self.last_norm(y + self.second_norm(self.second(y))))
+
+
+class Branching(nn.Module):
+    """Takes a branch on a value, which torch.export refuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.mean() > 0.5:
+            return x * 2
+        return x
+
+
+class OneSize(nn.Module):
+    """Adds a map of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.map = nn.Buffer(torch.zeros(1, 3, 48, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.map
+
+
+def normed() -> Normed:
+    torch.manual_seed(0)
+    network = Normed()
+    for norm in (network.first_norm, network.second_norm, network.last_norm):
+        nn.init.uniform_(norm.running_mean, -1, 1)  # pyright: ignore[reportArgumentType]
+        nn.init.uniform_(norm.running_var, 0.5, 2)  # pyright: ignore[reportArgumentType]
+    nn.init.uniform_(network.first_norm.weight, 0.5, 2)
+    return network.eval()
+
+
+def shift(by: float) -> nn.Conv2d:
+    """A frozen 1 x 1 convolution that shifts each colour."""
+    conv = nn.Conv2d(3, 3, 1).requires_grad_(requires_grad=False)
+    conv.weight.copy_(torch.eye(3)[..., None, None])
+    conv.bias.copy_(torch.tensor([by, 0.9 * by, 0.8 * by]))  # pyright: ignore[reportOptionalMemberAccess]
+    return conv
+
+
+def test_batch_norms_behind_convolutions_are_folded() -> None:
+    network, image = normed(), torch.rand(2, 3, 9, 11)
+    graph = graph_of(export_network(network))
+    norms = [name for name in Network(graph).nodes if "norm" in name]
+    assert len(norms) == 1
+    assert norms[0].startswith("last_norm/")
+    torch.testing.assert_close(graph(image), network(image), rtol=1e-5, atol=1e-5)
+
+
+def test_the_network_itself_stays_as_it_was() -> None:
+    network = normed()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    export_network(network)
+    assert isinstance(network.first_norm, nn.BatchNorm2d)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_mean_shift_behind_the_last_convolution_is_folded_and_the_first_is_not() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(shift(-0.4), nn.Conv2d(3, 3, 3, padding=1), shift(0.4)).eval()
+    graph, image = graph_of(export_network(network)), torch.rand(1, 3, 8, 8)
+    assert [name for name in Network(graph).nodes if name.endswith("/conv")] == ["0/conv", "1/conv"]
+    torch.testing.assert_close(graph(image), network(image), rtol=1e-5, atol=1e-6)
+
+
+def test_a_convolution_that_two_readers_share_is_not_folded_into() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return y + self.norm(y)
+
+    network = Twice().eval()
+    assert fold(network, torch.export.export(network, (torch.zeros(2, 3, 8, 8),))) is None
+
+
+def test_any_size_unless_one_is_asked_for() -> None:
+    network = nn.Conv2d(3, 3, 3, padding=1)
+    assert graph_of(export_network(network))(torch.zeros(5, 3, 7, 31)).shape == (5, 3, 7, 31)
+    fixed = export_network(network, (1, 3, 8, 10)).module()
+    with pytest.raises(Exception, match="10"):
+        fixed(torch.zeros(1, 3, 8, 12))
+
+
+def test_a_refusal_names_the_line_and_what_to_do() -> None:
+    with pytest.raises(
+        SrptqError, match=r"Branching.*test_export\.py, line \d+, in forward: if x\.mean\(\) > 0\.5.*where"
+    ):
+        export_network(Branching())
+
+
+class OneImage(nn.Module):
+    """Takes one image at a time, as its author wanted no other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, channels, height, width = x.shape
+        assert count == 1
+        return torch.relu(x.reshape(1, channels, height * width)).reshape(1, channels, height, width)
+
+
+class Padded(nn.Module):
+    """Pads to a multiple, and crops, only `where needed` or always."""
+
+    def __init__(self, *, asks: bool) -> None:
+        super().__init__()
+        self.asks, self.conv = asks, nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, more = x.shape[2], -x.shape[2] % 16
+        padded = x if self.asks and more == 0 else functional.pad(x, (0, 0, 0, more), mode="reflect")
+        return self.conv(padded)[:, :, :height]
+
+
+def test_a_network_of_one_image_at_a_time_names_the_line_and_the_batch() -> None:
+    with pytest.raises(SrptqError, match=r"on a batch of 2 of 48 x 64; at .*test_export\.py.*: assert count == 1: "):
+        export_network(OneImage())
+
+
+@pytest.mark.parametrize(("module", "batch"), [(OneSize(), 3), (OneImage(), 1)])
+def test_one_size_is_traced_for_every_batch_that_the_network_takes(module: nn.Module, batch: int) -> None:
+    graph, image = graph_of(export_at_size(module, (1, 3, 48, 64))), torch.rand(batch, 3, 48, 64)
+    assert torch.equal(graph(image), module(image))
+    assert takes_one_image(graph) == (batch == 1)
+
+
+def test_what_torch_assumed_of_the_size_that_was_traced_is_refused_where_it_matters() -> None:
+    with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give --input-size"):
+        export_network(Padded(asks=True))
+    graph, image = graph_of(export_network(Padded(asks=False))), torch.rand(1, 3, 33, 21)
+    assert PreparedGraph.plain(graph)(image).shape == image.shape
+
+
+def test_a_network_of_one_size_says_so() -> None:
+    with pytest.raises(SrptqError, match="--input-size"):
+        export_network(OneSize())

@@ -1,0 +1,81 @@
+"""Weights that other parameters decide are quantized like any, and the network itself stays as it was."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from io import BytesIO
+
+import networks
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network as Graph
+from srptq_plugin.graph.reparameterized import fold_computed
+from srptq_plugin.models import Network, describe
+
+IMAGE = networks.images(1, 9, 11)
+NORMS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
+    "weight_norm, by hooks": weight_norm,
+    "spectral_norm, by hooks": spectral_norm,
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+}
+
+
+class Reparameterized(nn.Module):
+    """Adds a small kernel to a scaled large one in every forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.small = networks.conv(3, 6), networks.conv(3, 6, 1)
+        self.scale = nn.Parameter(torch.rand(6, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.scale * self.large.weight + functional.pad(self.small.weight, (1, 1, 1, 1))
+        return functional.conv2d(x, weight, self.large.bias, padding=1)
+
+
+@pytest.fixture(params=[*NORMS, "computed in forward"])
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    """A network whose convolutions, each run twice, have no weight of their own."""
+    torch.manual_seed(0)
+    norm = NORMS.get(request.param)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the hooks are deprecated in torch, and in use elsewhere
+        head = Reparameterized() if norm is None else norm(networks.conv(3, 6))
+        tail = networks.conv(6, 3) if norm is None else norm(networks.conv(6, 3))
+    module = nn.Sequential(head, nn.ReLU(), tail, head, tail).eval()
+    module(IMAGE)
+    return module
+
+
+def test_a_computed_weight_is_a_parameter_of_the_exported_network(network: nn.Module) -> None:
+    expected = network(IMAGE)
+    graph = Graph(graph_of(export_network(describe("toy", Network(network)).module)))
+    assert len(graph.convs) == 4
+    assert all(graph.parameter(conv, 1) for conv in graph.convs)
+    assert torch.allclose(graph.module(IMAGE), expected, atol=1e-6)
+    assert torch.equal(network(IMAGE), expected)
+
+
+def test_a_program_with_computed_weights_can_be_saved() -> None:
+    program, file = export_network(Reparameterized()), BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    assert torch.equal(torch.export.load(file).module()(IMAGE), program.module()(IMAGE))
+
+
+def test_a_weight_that_the_image_decides_stays_computed() -> None:
+    class Attended(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(3, 3, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.conv2d(x, self.weight * x.mean())
+
+    program = torch.export.export(Attended(), (IMAGE,))
+    assert list(fold_computed(program).state_dict) == ["weight"]

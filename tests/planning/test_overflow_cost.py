@@ -1,0 +1,52 @@
+"""What safe weights cost: the channels that were raised, the noise in the image, and nothing left changed."""
+
+import networks
+import pytest
+import saturating
+import torch
+
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.planning.overflow_cost import overflow_cost
+from srptq_plugin.quantization.grid import project, quantize
+
+
+@pytest.mark.parametrize("kind", ["edsr", "imdn", "rdn"])
+def test_raised_channels_are_those_that_would_overflow(kind: str) -> None:
+    prepared, images = networks.calibrated(kind), networks.images(4, seed=1)
+    found = overflow_cost(prepared, images)
+    assert found is not None
+    unsafe = 0
+    for site in prepared.plan.weights:
+        quantizer = prepared.quantizers[site.group]
+        assert quantizer.observed is not None
+        integers = quantize(prepared.parameter(site).detach(), project(quantizer.observed, quantizer.grid))
+        unsafe += sum(saturating.overflows(channel[None].numpy()) for channel in integers)
+    assert found.raised == unsafe > 0
+    assert found.channels == sum(len(prepared.parameter(site)) for site in prepared.plan.weights)
+
+
+def test_cost_is_the_noise_that_safe_scales_add() -> None:
+    prepared, images = networks.calibrated("edsr"), networks.images(4, seed=1)
+    plain = networks.calibrated("edsr", weights={"overflow_safe": False})
+    teacher = prepared.teach(images)[0]
+    with torch.no_grad():
+        safe, unsafe = ((each(images) - teacher).double().square().mean() for each in (prepared, plain))
+    found = overflow_cost(prepared, images)
+    assert found is not None
+    assert found.cost_db == pytest.approx(10 * float(torch.log10(safe / unsafe)), abs=1e-9)
+
+
+def test_measuring_leaves_the_graph_as_it_was() -> None:
+    prepared, images = networks.calibrated("edsr"), networks.images(4, seed=1)
+    before, table = prepared(images), QuantTable.of(prepared)
+    overflow_cost(prepared, images)
+    assert torch.equal(prepared(images), before)
+    again = QuantTable.of(prepared)
+    assert all(torch.equal(table.qparams[name].scale, again.qparams[name].scale) for name in table.qparams)
+
+
+@pytest.mark.parametrize("keys", [{"bits": 4}, {"target": "snpe"}])
+def test_nothing_to_check_costs_nothing(keys: dict[str, object]) -> None:
+    prepared = networks.calibrated("shared", **{"bits": 8, **keys})  # pyright: ignore[reportArgumentType]
+    found = overflow_cost(prepared, networks.images(2))
+    assert found is None or found.channels < sum(len(prepared.parameter(site)) for site in prepared.plan.weights)

@@ -1,0 +1,320 @@
+"""Where quantizers go."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import networks
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from srptq_plugin.deploy.onnx_export import OnnxNetwork
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import MOVEMENT, Network, tensor_arguments
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.planning.plan import Edge, Plan, Site
+from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.recipes.binding import rules_of
+from srptq_plugin.recipes.recipe import Recipe
+
+KINDS = [*networks.NETWORKS, "rdn", "rrdb"]
+TARGETS = ["openvino", "onnxruntime"]
+WEIGHT = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0)
+RULES = Rules(WEIGHT, IntGrid(8), frozenset(range(2, 9)), frozenset(range(2, 9)))
+
+
+def sites(plan: Plan) -> dict[str, Site]:
+    return {site.name: site for site in plan.sites}
+
+
+def planned(kind: str, bits: int = 8, target: str = "openvino", **keys: Any) -> dict[str, Site]:
+    return sites(networks.plan(kind, networks.recipe(bits, target, **keys)))
+
+
+def overridden(kind: str, *overrides: Mapping[str, Any], bits: int = 4, **keys: Any) -> dict[str, Site]:
+    return planned(kind, bits, "onnxruntime", overrides=overrides, **keys)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_head_and_tail_keep_8_bits_under_4(kind: str, target: str) -> None:
+    plan = networks.plan(kind, networks.recipe(4, target))
+    for site in plan.sites:
+        assert site.grid.bits == (8 if site.stage in ("head", "tail") else 4), site.name
+    assert {site.stage for site in plan.sites if site.role == "weight"} >= {"head", "body", "tail"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_planned_convolution_reads_integers_once(kind: str, target: str) -> None:
+    network = Network(networks.graph(kind))
+    plan = networks.plan(kind, networks.recipe(4, target))
+    read = [edge for site in plan.sites for edge in site.consumers]
+    assert len(read) == len(set(read))
+    for conv in plan.convs:
+        assert {Edge(conv, 0), Edge(conv, 1)} <= set(read)
+    for site in plan.sites:
+        for edge in site.consumers:
+            source = tensor_arguments(network.nodes[edge.consumer])[edge.place]
+            name = str(source.target).replace("L__self__", "") if site.role == "weight" else network.name(source)
+            assert name == site.source
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_site_names_are_unique_and_groups_have_one_grid(kind: str, target: str) -> None:
+    plan = networks.plan(kind, networks.recipe(4, target))
+    assert len(sites(plan)) == len(plan.sites)
+    for group, members in plan.groups.items():
+        assert len({site.grid for site in members}) == 1, group
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("placement", ["convs", "full"])
+def test_what_stays_float_says_why(kind: str, placement: str) -> None:
+    network = Network(networks.graph(kind))
+    plan = networks.plan(kind, networks.recipe(8, placement=placement))
+    integer = {edge.consumer for site in plan.sites for edge in site.consumers}
+    silent = MOVEMENT | {"input", "output", "relu"}
+    for node in network.varying:
+        name, op = network.name(node), network.ops[node]
+        shift = op == "conv" and network.is_mean_shift(node)
+        if name not in integer and op not in silent and not shift:
+            assert plan.floats.get(name, ""), name
+        assert not (name in integer and name in plan.floats), name
+
+
+def test_reasons_tell_pooled_maps_recipes_and_targets_apart() -> None:
+    overrides = [{"sites": "left", "quantize": False}]
+    floats = networks.plan("mixed", networks.recipe(overrides=overrides)).floats
+    assert "pooled" in floats["attention.squeeze/conv"]
+    assert "recipe" in floats["left/conv"]
+    assert "no integer kernel" in floats["/tanh"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "ends"),
+    [
+        ("imdn", "/input", (0.0, 1.0)),
+        ("edsr", "sub_mean/conv", (-0.45, 0.6)),
+        ("mixed", "/sub", (-0.45, 0.6)),
+    ],
+)
+def test_the_image_site_has_the_exact_range_of_the_image(kind: str, name: str, ends: tuple[float, float]) -> None:
+    found = planned(kind)
+    assert found[name].bounds == pytest.approx(ends)
+    assert [site.name for site in found.values() if site.bounds is not None] == [name]
+
+
+def test_convs_quantizes_what_convolutions_read_and_nothing_else() -> None:
+    found = planned("edsr", placement="convs")
+    assert {edge.place for site in found.values() if site.role == "weight" for edge in site.consumers} == {1}
+    edges = {edge for site in found.values() if site.role == "activation" for edge in site.consumers}
+    assert all(edge.consumer.endswith("/conv") and edge.place == 0 for edge in edges)
+    assert len(edges) == 8
+    full = planned("edsr", placement="full")
+    joined = {edge for site in full.values() for edge in site.consumers} - edges
+    adds = {edge.consumer for edge in joined if edge.consumer.endswith("add")}
+    assert adds == {"body.0/add", "body.1/add", "/add"}
+
+
+def test_a_relu_comes_before_the_quantizer_and_leaky_relu_where_the_target_fuses_it() -> None:
+    assert "body.0.first/conv" not in planned("edsr", target="onnxruntime")
+    assert "block1.first/conv" in planned("imdn", target="onnxruntime")
+    fused = replace(RULES, fused=frozenset({"relu", "leaky_relu"}))
+    assert "block1.first/conv" not in sites(networks.plan("imdn", networks.recipe(), rules=fused))
+
+
+def test_a_leaky_relu_may_be_fused_with_a_convolution_and_with_nothing_else() -> None:
+    fusing, not_fusing = (networks.recipe(8, "snpe", preset=preset) for preset in ("default", "dsp"))
+    behind = {
+        "block1/leaky_relu",
+        "block1/leaky_relu.1",
+        "block2/leaky_relu",
+        "block2/leaky_relu.1",
+        "gather.1/leaky_relu",
+    }
+    before = {"block1.first/conv", "block1.second/conv", "block2.first/conv", "block2.second/conv", "gather.0/conv"}
+    assert before | behind <= sites(networks.plan("imdn", not_fusing)).keys()
+    found = sites(networks.plan("imdn", fusing)).keys()
+    assert behind <= found
+    assert not before & found
+    after_an_add = nn.Sequential(networks.conv(3, 6), networks.Residual(), nn.LeakyReLU(0.1), networks.conv(6, 3))
+    network = Network(graph_of(export_network(after_an_add.eval())))
+    plan = make_plan(network, rules_of(fusing, Registry()), fusing, networks.UNIT)
+    assert {"1/add", "2/leaky_relu"} <= sites(plan).keys()
+
+
+@pytest.mark.parametrize(("off", "left"), [("weights", "activation"), ("activations", "weight")])
+def test_weights_or_activations_may_stay_float(off: str, left: str) -> None:
+    whole = planned("edsr", target="paper")
+    found = sites(networks.plan("edsr", networks.recipe(8, "paper", **{off: {"bits": 8, "quantize": False}})))
+    assert found == {name: site for name, site in whole.items() if site.role == left}
+
+
+def test_an_override_by_path_reaches_weights_and_inputs() -> None:
+    found = overridden("edsr", {"sites": "body.1.*", "bits": 6})
+    assert found["body.1.first.weight"].grid.bits == 6
+    assert found["body.1/relu"].grid.bits == 6
+    assert found["body.0.first.weight"].grid.bits == 4
+    assert found["body.0/relu"].grid.bits == 4
+
+
+def test_an_override_by_name_reaches_that_site_alone() -> None:
+    plain = overridden("edsr")
+    for name in ("body.0.first.weight", "body.1/relu"):
+        found = overridden("edsr", {"sites": name, "bits": 7})
+        changed = {site for site in found if found[site].grid != plain[site].grid}
+        assert changed == {name}
+
+
+def test_the_last_of_two_overrides_wins() -> None:
+    found = overridden("edsr", {"sites": "*", "bits": 6}, {"sites": "tail.weight", "bits": 5})
+    assert {site.grid.bits for name, site in found.items() if name != "tail.weight"} == {6}
+    assert found["tail.weight"].grid.bits == 5
+
+
+def test_bits_of_an_override_do_not_switch_on_what_the_recipe_leaves_float() -> None:
+    plan = networks.plan(
+        "edsr",
+        networks.recipe(8, stages={"head": {"quantize": False}}, overrides=[{"sites": "*", "bits": 6}]),
+    )
+    assert "head/conv" in plan.floats
+    assert "head.weight" not in sites(plan)
+
+
+@pytest.mark.parametrize("stage", ["head", "body", "upsample", "tail"])
+def test_a_stage_can_be_left_float(stage: str) -> None:
+    found = planned("edsr", stages={stage: {"quantize": False}})
+    assert {site.stage for site in found.values() if site.role == "weight"} == {
+        "head",
+        "body",
+        "upsample",
+        "tail",
+    } - {stage}
+
+
+def test_a_tensor_with_consumers_of_different_bits_is_two_sites() -> None:
+    found = overridden("edsr", {"sites": "/add", "bits": 8})
+    split = {name: site for name, site in found.items() if site.source == "head/conv"}
+    assert set(split) == {"head/conv@8", "head/conv@4"}
+    assert split["head/conv@8"].consumers == (Edge("/add", 0),)
+    assert {edge.consumer for edge in split["head/conv@4"].consumers} == {"body.0.first/conv", "body.0/add"}
+    assert len({site.group for site in split.values()}) == 2
+
+
+def test_a_weight_with_two_readers_is_one_site() -> None:
+    found = planned("shared")["block.first.weight"]
+    assert found.consumers == (Edge("block.first/conv", 1), Edge("block.first/conv.1", 1))
+
+
+def test_a_pixel_shuffle_shares_its_encoding() -> None:
+    found = planned("edsr", target="onnxruntime")
+    assert found["shuffle/pixel_shuffle"].group == found["grow/conv"].group
+    apart = planned("edsr", 4, "onnxruntime")
+    assert apart["shuffle/pixel_shuffle"].group != apart["grow/conv"].group
+
+
+def test_the_parts_of_a_split_share_its_encoding() -> None:
+    found = planned("imdn", target="onnxruntime")
+    parts = ["block1/leaky_relu", "block1/getitem", "block1/getitem.1"]
+    assert {found[name].group for name in parts} == {"block1/leaky_relu"}
+    assert found["block2/getitem"].group == "block2/leaky_relu"
+
+
+def test_a_concat_shares_its_encoding_where_the_target_says_so() -> None:
+    chosen = networks.recipe()
+    apart = sites(networks.plan("imdn", chosen, rules=RULES))
+    shared = sites(networks.plan("imdn", chosen, rules=replace(RULES, shared_concat=True)))
+    parts = ["/cat", "block1/add", "block2/add"]
+    assert len({apart[name].group for name in parts}) == 3
+    assert len({shared[name].group for name in parts}) == 1
+    inner = ["block1/cat", "block1/getitem", "block1/getitem.2", "block1.third/conv"]
+    assert len({shared[name].group for name in inner}) == 1
+
+
+def test_a_dense_block_shares_one_encoding_with_all_that_the_concat_of_blocks_joins() -> None:
+    """What the first block reads is no block's output, so that it has an encoding of its own."""
+    shared: dict[str, set[str]] = {}
+    for name, site in planned("rdn", target="tensorrt").items():
+        shared.setdefault(site.group, set()).add(name)
+    cats = [{f"RDBs.{block}.convs.{layer}/cat" for layer in (0, 1)} for block in (0, 1)]
+    several = [group for group in shared.values() if len(group) > 1]
+    assert several == [{"SFENet2/conv", *cats[0]}, {"RDBs.0/add", *cats[1], "/cat"}]
+
+
+def test_nonnegative_tensors_are_unsigned_where_the_target_says_so() -> None:
+    found = planned("edsr", preset="performance")
+    assert found["body.0/relu"].grid == IntGrid(8, symmetric=True)
+    assert found["body.0/add"].grid == IntGrid(8, signed=True, symmetric=True)
+
+
+def test_weights_per_tensor_have_no_axis() -> None:
+    found = planned("edsr", weights={"bits": 8, "per_channel": False})
+    assert {site.grid.axis for site in found.values()} == {None}
+    assert planned("edsr")["head.weight"].grid.axis == 0
+
+
+def test_nothing_to_quantize_is_refused() -> None:
+    with pytest.raises(SrptqError, match="nothing to quantize"):
+        networks.plan("edsr", networks.recipe(overrides=[{"sites": "*", "quantize": False}]))
+
+
+def test_the_plan_of_scaled_residuals_is_that_of_plain_ones() -> None:
+    one, other = (networks.plan(kind, networks.recipe(4)) for kind in ("scaled", "edsr"))
+    assert (one.sites, one.blocks, one.convs, one.floats) == (
+        other.sites,
+        other.blocks,
+        other.convs,
+        other.floats,
+    )
+
+
+def test_a_plan_is_the_same_every_time() -> None:
+    chosen = Recipe.load("openvino-w8a8")
+    assert networks.plan("mixed", chosen).sites == networks.plan("mixed", chosen).sites
+
+
+OPS = [
+    "conv",
+    "add",
+    "sub",
+    "mul",
+    "cat",
+    "pad",
+    "pixel_shuffle",
+    "relu",
+    "leaky_relu",
+    "prelu",
+    "tanh",
+    "sigmoid",
+    "nearest",
+    "interpolate",
+    "clamp",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_onnx_file_has_the_same_keys_and_weights(kind: str) -> None:
+    """By weights, as names alone could agree on the wrong nodes."""
+    file = OnnxNetwork(networks.float_model(kind))
+    network = Network(networks.graph(kind))
+    wanted = {name for name, node in network.nodes.items() if network.ops[node] in OPS}
+    assert set(file.nodes) == wanted
+    constants = {each.name: numpy_helper.to_array(each) for each in file.model.graph.initializer}
+    for conv in network.convs:
+        parameter = network.parameter(conv, 1)
+        assert parameter is not None
+        weight = constants[file.nodes[network.name(conv)].input[1]]
+        assert torch.equal(torch.tensor(weight), parameter[1])
+
+
+def test_a_weight_has_no_op_whatever_its_name() -> None:
+    weight = Site("pad.weight", "weight", "body", WEIGHT, "pad.weight", (Edge("pad/conv", 1),), group="pad.weight")
+    moved = Site("body/pad", "activation", "body", IntGrid(8), "body/pad.1", (Edge("pad/conv", 0),), group="body/pad")
+    assert (weight.op, moved.op) == ("", "pad")

@@ -1,0 +1,129 @@
+"""The plugins that documents show: found as a reader's would be, and all of them together in one run."""
+
+import ast
+import math
+from pathlib import Path
+
+import networks
+import pytest
+import torch
+from documents import Block
+from hypothesis import given
+from hypothesis import strategies as st
+from shown_plugins import FOLDERS, HOOKS, install, plugin_of
+
+from srptq_plugin import IntGrid, Recipe, Registry, SrptqError, quantize
+from srptq_plugin.calibration.calibrator import check_recipe
+from srptq_plugin.cli import main
+from srptq_plugin.plugins.registry import HOOKS as KNOWN
+from srptq_plugin.recipes.files import Layer
+
+SMALL = {"patches": 4, "size": 24}
+ROWS = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=30)
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+
+
+def recipe(**keys: object) -> Recipe:
+    return Recipe.from_layers([Layer("test", {"calibration": SMALL, **keys})])
+
+
+@pytest.mark.parametrize("block", HOOKS, ids=str)
+def test_a_hook_in_a_document_gives_what_it_says(block: Block) -> None:
+    (info,) = Registry([plugin_of(block)], entry_points=False).plugins()
+    assert info.registers
+
+
+SHOWN = {
+    **{str(block): block.text for block in HOOKS},
+    **{path.name: path.read_text(encoding="utf-8") for folder in FOLDERS for path in folder.glob("*.py")},
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_plugin_imports_of_ours_what_is_promised_alone(name: str) -> None:
+    nodes = (node for node in ast.walk(ast.parse(SHOWN[name])) if isinstance(node, ast.ImportFrom))
+    ours = {str(node.module) for node in nodes if str(node.module).startswith("srptq_plugin")}
+    assert ours <= {"srptq_plugin", "srptq_plugin.plugin_api"}
+
+
+def test_every_hook_is_shown() -> None:
+    shown = {name for block in HOOKS for name in vars(plugin_of(block))}
+    assert shown == set(KNOWN)
+
+
+def test_they_all_work_in_one_run(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    chosen = recipe(
+        target="my-npu",
+        toolkit="bare",
+        activations={"observer": "halves", "options": {"share": 0.8}, "quantizer": "stepped"},
+        reconstruction={"name": "widen", "factor": 1.2},
+    )
+    run = quantize(chosen, model="tiny-sr", model_args={"upscale": 3}, out=tmp_path / "run")
+    assert run.summary["model"]["scale"] == 3
+    assert run.summary["reconstruction"] == {"widened": len(run.table.plan.groups)}
+    assert run.summary["verify"]["passed"]
+
+
+def test_the_example_s_observer_is_the_same_in_both_toolkits(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    activations = {"observer": "mean-sigma", "options": {"k": 2}}
+    network = networks.network("edsr")
+    one, other = (
+        quantize(
+            recipe(target="paper", toolkit=name, activations=activations), model=network, out=tmp_path / name
+        ).table
+        for name in ("torchao", "mqbench")
+    )
+    assert one.qparams.keys() == other.qparams.keys()
+    assert all(torch.equal(found.scale, other.qparams[name].scale) for name, found in one.qparams.items())
+
+
+@given(batches=st.lists(ROWS, min_size=1, max_size=4), k=st.floats(0.1, 5))
+def test_the_example_s_observer_is_what_it_says(batches: list[list[float]], k: float) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch)
+        observer = Registry().observer("mean-sigma").load()(IntGrid(8), k=k)
+    wanted: list[tuple[float, float]] = []
+    for batch in batches:
+        observer.update(torch.tensor(batch))
+        mean = math.fsum(batch) / len(batch)
+        reach = k * math.sqrt(math.fsum((each - mean) ** 2 for each in batch) / len(batch))
+        wanted.append((max(min(batch), mean - reach), min(max(batch), mean + reach)))
+    lower, upper = (math.fsum(end) / len(wanted) for end in zip(*wanted, strict=True))
+    found = observer.bounds()
+    assert found.lower.item() == pytest.approx(lower, abs=1e-9)
+    assert found.upper.item() == pytest.approx(upper, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("activations", "message"),
+    [
+        ({"observer": "mean-sigma", "options": {"k": 0}}, "activations.options: observer mean-sigma: k: 0; give"),
+        ({"observer": "mean-sigma", "options": {"kk": 3}}, "activations.options: observer mean-sigma: .*'kk'"),
+        ({"observer": "mean-sigma", "options": {"k": "three"}}, "activations.options: observer mean-sigma: .*'str'"),
+        ({"observer": "mean-sgma"}, "activations.observer: unknown observer 'mean-sgma'; did you mean 'mean-sigma'"),
+        ({"quantizer": "stepped", "quantizer_options": {"stp": 1}}, "activations.quantizer_options: stepped: .*'step'"),
+    ],
+)
+def test_mistakes_in_its_options_are_told(activations: dict[str, object], message: str) -> None:
+    with pytest.raises(SrptqError, match=message):
+        check_recipe(recipe(target="paper", activations=activations), Registry())
+
+
+def test_plugins_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins"]) == 0
+    out = capsys.readouterr().out
+    assert "mean-sigma" in out
+    assert "tiny-npu" in out
+
+
+def test_the_examples_are_packages() -> None:
+    assert [folder.name for folder in FOLDERS] == ["third_party_observer", "third_party_target"]
+    assert all(
+        (folder / f"{name}.py").is_file() for folder, name in zip(FOLDERS, ("mean_sigma", "tiny_npu"), strict=True)
+    )

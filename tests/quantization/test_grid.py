@@ -1,0 +1,307 @@
+"""The arithmetic that everything else rests on."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from srptq_plugin.quantization.grid import (
+    SMALLEST_RANGE,
+    Bounds,
+    IntGrid,
+    QParams,
+    dequantize,
+    project,
+    quantize,
+    round_through,
+)
+
+BITS = st.sampled_from([2, 3, 4, 6, 8, 16])
+CHANNELS = 3
+REAL = st.floats(-1e6, 1e6, width=32)
+VALUES = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40).map(torch.tensor)
+
+
+@st.composite
+def integer_grids(draw: st.DrawFn) -> IntGrid:
+    signed = draw(st.booleans())
+    return IntGrid(
+        draw(BITS),
+        signed=signed,
+        symmetric=draw(st.booleans()),
+        narrow=signed and draw(st.booleans()),
+        axis=draw(st.sampled_from([None, 0])),
+        power_of_two=draw(st.booleans()),
+    )
+
+
+PAPER = [IntGrid(bits, real_offset=True) for bits in (2, 4, 8)]
+GRIDS = integer_grids() | st.sampled_from(PAPER)
+ENDS = st.sampled_from(["lower", "upper"])
+
+
+@st.composite
+def bounds_for(draw: st.DrawFn, grid: IntGrid) -> Bounds:
+    """Any two ends, the greater one on top; one pair, or one for each channel."""
+    scale = draw(st.sampled_from([1e-9, 1e-3, 1.0, 1e3]))
+    size = 1 if grid.axis is None else CHANNELS
+    ends = draw(st.lists(st.lists(REAL, min_size=2, max_size=2).map(sorted), min_size=size, max_size=size))
+    pairs = torch.tensor(ends, dtype=torch.float64) * scale
+    return Bounds.of(pairs[0, 0], pairs[0, 1]) if grid.axis is None else Bounds.of(pairs[:, 0], pairs[:, 1])
+
+
+@st.composite
+def grids_and_bounds(draw: st.DrawFn) -> tuple[IntGrid, Bounds]:
+    grid = draw(GRIDS)
+    return grid, draw(bounds_for(grid))
+
+
+def same(one: QParams, other: QParams) -> bool:
+    return torch.equal(one.scale, other.scale) and torch.equal(one.zero_point, other.zero_point)
+
+
+def reference(ratio: np.ndarray, zero_point: float, grid: IntGrid) -> np.ndarray:
+    """The integers in float64."""
+    return np.clip(np.rint(ratio) + zero_point, grid.qmin, grid.qmax)
+
+
+@given(grids_and_bounds())
+def test_projecting_what_was_projected_changes_no_bit(case: tuple[IntGrid, Bounds]) -> None:
+    grid, bounds = case
+    once = project(bounds, grid)
+    again = project(once.bounds, grid)
+    assert same(again, once)
+    assert torch.equal(again.bounds.lower, once.bounds.lower)
+    assert torch.equal(again.bounds.upper, once.bounds.upper)
+
+
+@pytest.mark.parametrize("grid", [IntGrid(8), IntGrid(8, signed=True, symmetric=True), IntGrid(4, real_offset=True)])
+def test_projecting_again_changes_no_bit_near_the_smallest_range(grid: IntGrid) -> None:
+    near = SMALLEST_RANGE * (1 + torch.linspace(-1e-7, 1e-7, 201, dtype=torch.float64))
+    for upper in near:
+        once = project(Bounds.of(0.0, upper), grid)
+        assert same(project(once.bounds, grid), once)
+
+
+@pytest.mark.parametrize("bits", [2, 8, 16])
+def test_every_power_of_two_is_its_own_projection(bits: int) -> None:
+    """In one tensor, where a vectorised logarithm runs, and one by one, where it does not."""
+    grid = IntGrid(bits, signed=True, symmetric=True, axis=0, power_of_two=True)
+    powers = torch.exp2(torch.arange(-20, 20, dtype=torch.float64))
+    many = project(Bounds.of(grid.qmin * powers, grid.qmax * powers), grid)
+    assert torch.equal(many.scale, powers.float())
+    for power in powers:
+        one = project(Bounds.of(grid.qmin * power, grid.qmax * power), replace(grid, axis=None))
+        assert one.scale.item() == power
+
+
+@given(grids_and_bounds())
+def test_zero_is_exact_and_within_the_bounds(case: tuple[IntGrid, Bounds]) -> None:
+    grid, bounds = case
+    if grid.real_offset:
+        return
+    found = project(bounds, grid)
+    assert (found.bounds.lower <= 0).all()
+    assert (found.bounds.upper >= 0).all()
+    assert torch.equal(found.zero_point, found.zero_point.round())
+    assert ((found.zero_point >= grid.qmin) & (found.zero_point <= grid.qmax)).all()
+    zeros = torch.zeros(CHANNELS, 2)
+    assert torch.equal(dequantize(quantize(zeros, found), found), zeros)
+
+
+@given(grids_and_bounds())
+def test_projected_bounds_are_near_what_was_asked(case: tuple[IntGrid, Bounds]) -> None:
+    grid, bounds = case
+    found = project(bounds, grid)
+    lower, upper = wanted_ends(grid, bounds)
+    span = upper - lower
+    slack = (0.0 if grid.symmetric else 0.51) * found.scale + 1e-5 * torch.maximum(span, upper.abs())
+    widest = (2 if grid.power_of_two else 1) * (span + found.scale) + 2 * slack
+    real = found.bounds
+    fits = (real.lower <= lower + slack) & (real.upper >= upper - slack) & (real.upper - real.lower <= widest)
+    assert (fits | (span <= 2 * SMALLEST_RANGE)).all()
+
+
+def wanted_ends(grid: IntGrid, bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """The narrowest range of the grid's kind around the bounds."""
+    if grid.real_offset:
+        return bounds.lower, bounds.upper
+    lower, upper = bounds.lower.clamp(max=0), bounds.upper.clamp(min=0)
+    if not grid.symmetric:
+        return lower, upper
+    if not grid.signed:
+        return torch.zeros_like(upper), upper
+    step = torch.maximum(lower / grid.qmin, upper / grid.qmax)
+    return grid.qmin * step, grid.qmax * step
+
+
+@given(grids_and_bounds())
+def test_powers_of_two_and_symmetry_are_kept(case: tuple[IntGrid, Bounds]) -> None:
+    grid, bounds = case
+    found = project(bounds, grid)
+    if grid.power_of_two:
+        assert torch.equal(found.scale.log2().round().exp2(), found.scale)
+    if grid.symmetric:
+        assert not found.zero_point.any()
+
+
+def test_the_exact_step_of_each_kind() -> None:
+    ends = Bounds.of(-1.0, 2.0)
+    assert project(ends, IntGrid(8)).scale.item() == np.float32(3 / 255)
+    assert project(ends, IntGrid(8)).zero_point.item() == 85
+    assert project(ends, IntGrid(8, signed=True)).zero_point.item() == -43
+    assert project(ends, IntGrid(8, signed=True, symmetric=True)).scale.item() == np.float32(2 / 127)
+    far = Bounds.of(-2.0, 1.0)
+    assert project(far, IntGrid(8, signed=True, symmetric=True)).scale.item() == 2 / 128
+    assert project(far, IntGrid(8, signed=True, symmetric=True, narrow=True)).scale.item() == np.float32(2 / 127)
+    assert project(ends, IntGrid(8, symmetric=True)).scale.item() == np.float32(2 / 255)
+    assert project(ends, IntGrid(8, signed=True, symmetric=True, power_of_two=True)).scale.item() == 2**-5
+    positive = project(Bounds.of(1.0, 4.0), IntGrid(2, real_offset=True))
+    assert (positive.scale.item(), positive.zero_point.item()) == (1.0, -1.0)
+
+
+@given(GRIDS, st.sampled_from([0.0, 1e-30, -1e-30, 1e-13, 0.25, -3.0]))
+def test_a_constant_tensor_gets_a_valid_grid(grid: IntGrid, constant: float) -> None:
+    ends = torch.full((CHANNELS,) if grid.axis == 0 else (), constant, dtype=torch.float64)
+    found = project(Bounds.of(ends, ends), grid)
+    assert found.scale.isfinite().all()
+    assert (found.scale > 0).all()
+    assert found.zero_point.isfinite().all()
+    values = torch.full((CHANNELS, 2), constant)
+    restored = dequantize(quantize(values, found), found)
+    assert restored.isfinite().all()
+    if not (grid.symmetric and not grid.signed and constant < 0):
+        torch.testing.assert_close(restored, values, rtol=1e-6 if grid.real_offset else 0.51, atol=1e-12)
+
+
+@given(grids_and_bounds(), VALUES)
+def test_integers_are_in_range_and_rise_with_the_values(case: tuple[IntGrid, Bounds], values: Tensor) -> None:
+    grid, bounds = case
+    found = project(bounds, grid)
+    rows = values.sort().values.expand(CHANNELS, -1)
+    integers = quantize(rows, found)
+    assert integers.dtype == torch.int32
+    assert integers.min() >= grid.qmin
+    assert integers.max() <= grid.qmax
+    assert (integers.diff(dim=1) >= 0).all()
+
+
+@given(grids_and_bounds())
+def test_every_level_survives_a_round_trip(case: tuple[IntGrid, Bounds]) -> None:
+    grid, bounds = case
+    if grid.real_offset:
+        return
+    found = project(bounds, grid)
+    levels = torch.arange(grid.qmin, grid.qmax + 1, dtype=torch.int32).expand(CHANNELS, -1)
+    assert torch.equal(quantize(dequantize(levels, found), found), levels)
+
+
+@given(grids_and_bounds(), VALUES)
+def test_quantizing_is_what_float64_says(case: tuple[IntGrid, Bounds], values: Tensor) -> None:
+    grid, bounds = case
+    if grid.real_offset:
+        return
+    found = project(bounds, grid)
+    integers = quantize(values.expand(CHANNELS, -1), found)
+    real = dequantize(integers, found)
+    for channel in range(CHANNELS):
+        scale, zero_point = (float(p.expand(CHANNELS)[channel]) for p in (found.scale, found.zero_point))
+        ratio = values.double().numpy() / scale
+        from_tie = np.abs(ratio - np.floor(ratio) - 0.5)
+        sure = from_tie > 1e-6 * (1 + np.abs(ratio))
+        assert (integers[channel].numpy() == reference(ratio, zero_point, grid))[sure].all()
+        restored = (integers[channel].double() - zero_point) * scale
+        torch.testing.assert_close(real[channel].double(), restored, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_each_channel_has_its_own_parameters(axis: int) -> None:
+    grid = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=axis)
+    values = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+    rows = values.movedim(axis, 0).flatten(1)
+    found = project(Bounds.of(rows.amin(1), rows.amax(1)), grid)
+    together = dequantize(quantize(values, found), found).movedim(axis, 0)
+    for channel in range(len(rows)):
+        ends = Bounds.of(rows[channel].min(), rows[channel].max())
+        alone = project(ends, replace(grid, axis=None))
+        one = values.movedim(axis, 0)[channel]
+        assert torch.equal(together[channel], dequantize(quantize(one, alone), alone))
+
+
+def derivative(grid: IntGrid, ends: tuple[float, float], end: str, of: str) -> float:
+    """By torch."""
+    lower, upper = (torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in ends)
+    found = getattr(project(Bounds(lower, upper), grid), of)
+    by = lower if end == "lower" else upper
+    return float(torch.autograd.grad(found, by, allow_unused=True, materialize_grads=True)[0])
+
+
+def shifted(ends: tuple[float, float], end: str, step: float) -> tuple[float, float]:
+    return (ends[0] + step, ends[1]) if end == "lower" else (ends[0], ends[1] + step)
+
+
+SMOOTH = st.tuples(st.floats(-10, -0.5), st.floats(0.5, 10))
+SLOPED = [
+    IntGrid(8),
+    IntGrid(8, signed=True),
+    IntGrid(4, signed=True, symmetric=True, narrow=True),
+    IntGrid(8, signed=True, symmetric=True),
+    IntGrid(4, symmetric=True),
+    IntGrid(4, real_offset=True),
+]
+
+
+@given(SMOOTH, ENDS, st.sampled_from(SLOPED))
+def test_the_gradient_of_the_scale_is_its_slope(ends: tuple[float, float], end: str, grid: IntGrid) -> None:
+    step = 1e-2 * min(-ends[0], ends[1])
+    signed = grid.symmetric and grid.signed
+    assume(not signed or abs(ends[0] / grid.qmin - ends[1] / grid.qmax) * grid.qmax > 2 * step)
+    above, below = (project(Bounds.of(*shifted(ends, end, by)), grid).scale.item() for by in (step, -step))
+    slope = (above - below) / (2 * step)
+    assert derivative(grid, ends, end, "scale") == pytest.approx(slope, rel=1e-3, abs=1e-6)
+
+
+@given(SMOOTH, ENDS, st.sampled_from([IntGrid(8), IntGrid(4, signed=True)]))
+def test_the_gradient_of_the_zero_point_passes_its_rounding(ends: tuple[float, float], end: str, grid: IntGrid) -> None:
+    def unrounded(step: float) -> float:
+        low, high = shifted(ends, end, step)
+        return grid.qmin - low * grid.steps / (high - low)
+
+    slope = (unrounded(1e-4) - unrounded(-1e-4)) / 2e-4
+    assert derivative(grid, ends, end, "zero_point") == pytest.approx(slope, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("end", ["lower", "upper"])
+def test_a_power_of_two_hands_on_the_gradient_of_the_scale_it_replaces(end: str) -> None:
+    plain = IntGrid(8)
+    stretched = replace(plain, power_of_two=True)
+    ratio = float(project(Bounds.of(-1.0, 2.0), stretched).scale) / (3 / 255)
+    expected = ratio * derivative(plain, (-1.0, 2.0), end, "scale")
+    assert derivative(stretched, (-1.0, 2.0), end, "scale") == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_lower_bound_at_zero_still_learns() -> None:
+    assert derivative(IntGrid(8), (0.0, 1.0), "lower", "scale") == pytest.approx(-1 / 255)
+
+
+def test_a_degenerate_range_has_no_gradient() -> None:
+    assert derivative(IntGrid(8), (0.0, 0.0), "upper", "scale") == 0
+
+
+def test_rounding_is_half_to_even_with_a_gradient_of_one() -> None:
+    values = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5, 0.3], requires_grad=True)
+    rounded = round_through(values)
+    assert rounded.tolist() == [-2.0, 0.0, 0.0, 2.0, 2.0, 0.0]
+    rounded.sum().backward()  # pyright: ignore[reportUnknownMemberType]
+    assert values.grad is not None
+    assert values.grad.tolist() == [1.0] * 6
+
+
+def test_bounds_leave_the_graph_in_float64() -> None:
+    found = Bounds.of(torch.tensor(1.0, requires_grad=True), 2.0)
+    assert found.lower.dtype == torch.float64
+    assert not found.lower.requires_grad

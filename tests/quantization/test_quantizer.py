@@ -1,0 +1,319 @@
+"""The bounded fake-quantizer: torch's kernels against the grid's arithmetic, gradients against formulas."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.observers.minmax import MinMaxObserver
+from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode, fake_quantize
+
+CHANNELS = 3
+Three = tuple[Tensor, Tensor, Tensor]
+WEIGHT = IntGrid(4, signed=True, symmetric=True, narrow=True, axis=0)
+ACTIVATION = IntGrid(4)
+GRIDS = [
+    ACTIVATION,
+    WEIGHT,
+    IntGrid(4, axis=1),
+    IntGrid(8, signed=True),
+    IntGrid(8, signed=True, symmetric=True, power_of_two=True),
+    IntGrid(8, symmetric=True),
+    IntGrid(16, signed=True, axis=0),
+    IntGrid(4, real_offset=True),
+    IntGrid(8, axis=0, real_offset=True),
+]
+
+
+def ends_of(grid: IntGrid, lower: float, upper: float) -> Bounds:
+    """Different for each channel, where channels differ."""
+    factors = torch.tensor(1.0) if grid.axis is None else torch.tensor([1.0, 0.25, 3.0])
+    return Bounds.of(lower * factors, upper * factors)
+
+
+def quantizing(grid: IntGrid, bounds: Bounds, **options: Any) -> BoundedFakeQuantize:
+    """A quantizer whose bounds learn."""
+    quantizer = BoundedFakeQuantize("a/site", grid, MinMaxObserver(grid), bounds, **options)
+    quantizer.set_mode(Mode.QUANTIZE)
+    return quantizer
+
+
+def sample(seed: int = 0) -> Tensor:
+    return torch.randn(CHANNELS, CHANNELS, 7, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients(quantizer: BoundedFakeQuantize, values: Tensor, weights: Tensor) -> Three:
+    """Of lower, upper and the values."""
+    values = values.clone().requires_grad_()
+    loss = (quantizer(values) * weights).sum()
+    found = torch.autograd.grad(loss, [quantizer.lower, quantizer.upper, values])
+    return found[0], found[1], found[2]
+
+
+def along(parameter: Tensor, grid: IntGrid) -> Tensor:
+    if grid.axis is None:
+        return parameter
+    return parameter.reshape([-1 if axis == grid.axis else 1 for axis in range(3)])
+
+
+def summed(values: Tensor, grid: IntGrid) -> Tensor:
+    return values.sum([axis for axis in range(3) if axis != grid.axis])
+
+
+def lsq_plus(grid: IntGrid, bounds: Bounds, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Chain rule in float64: LSQ+'s derivatives by scale and zero point, those of both by the bounds."""
+    found = project(bounds, grid)
+    scale, zero = (along(each.double(), grid) for each in (found.scale, found.zero_point))
+    x, g = values.double(), weights.double()
+    steps = (x / scale).round()
+    below, above = steps + zero < grid.qmin, steps + zero > grid.qmax
+    inside = ~(below | above)
+    by_scale = torch.where(below, grid.qmin - zero, torch.where(above, grid.qmax - zero, steps - x / scale))
+    by_zero = torch.where(inside, 0.0, -scale.expand_as(x))
+    d_scale, d_zero = summed(g * by_scale, grid), summed(g * by_zero, grid)
+    lower, s = bounds.lower, found.scale.double()
+    if grid.symmetric:
+        on_lower = lower / grid.qmin > bounds.upper / grid.qmax
+        even = lower / grid.qmin == bounds.upper / grid.qmax
+        share = torch.where(even, 0.5, on_lower.double())
+        return d_scale * share / grid.qmin, d_scale * (1 - share) / grid.qmax, g * inside
+    by_step = d_scale + d_zero * lower / s**2
+    return -by_step / grid.steps - d_zero / s, by_step / grid.steps, g * inside
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[QParams, Tensor]:
+    """Parameters on any grid, and values that lie within, on ties and far out."""
+    grid = draw(st.sampled_from(GRIDS))
+    low, high = sorted(draw(st.tuples(st.floats(-5, 5, width=32), st.floats(-5, 5, width=32))))
+    magnitude = draw(st.sampled_from([1e-5, 1.0, 255.0]))
+    found = project(ends_of(grid, low * magnitude, high * magnitude), grid)
+    values = sample(draw(st.integers(0, 1000))) * magnitude * draw(st.sampled_from([0.1, 1.0, 1e4]))
+    ties = (torch.arange(values.numel()).reshape(values.shape) - 20) * 0.5
+    scale = along(found.scale, grid)
+    return found, draw(st.sampled_from([values, (ties * scale).contiguous(), torch.zeros_like(values)]))
+
+
+def torchs_own(values: Tensor, found: QParams) -> Tensor:
+    """By the kernels that toolkits put in place of our quantizers."""
+    grid, zero_point = found.grid, found.zero_point.int()
+    if grid.real_offset:
+        offset = along(found.zero_point * found.scale, grid)
+        whole = QParams(found.scale, torch.zeros_like(found.zero_point), replace(grid, real_offset=False))
+        return torchs_own(values + offset, whole) - offset
+    ends = grid.qmin, grid.qmax
+    if grid.axis is None:
+        return torch.fake_quantize_per_tensor_affine(values, found.scale, zero_point, *ends)
+    return torch.fake_quantize_per_channel_affine(values, found.scale, zero_point, grid.axis, *ends)
+
+
+@given(cases())
+def test_rounding_has_the_bits_and_the_gradient_of_torchs_kernels(case: tuple[QParams, Tensor]) -> None:
+    found, values = case
+    wanted = dequantize(quantize(values, found), found)
+    values, pull = values.clone().requires_grad_(), sample(5)
+    ours, theirs = fake_quantize(values, found), torchs_own(values, found)
+    assert torch.equal(ours, wanted)
+    assert torch.equal(ours, theirs)
+    (by_ours,), (by_theirs,) = (torch.autograd.grad(each, values, pull) for each in (ours, theirs))
+    assert torch.equal(by_ours, by_theirs)
+
+
+@given(cases(), st.sampled_from(["full", "pact"]))
+def test_learning_forwards_have_the_same_bits(case: tuple[QParams, Tensor], gradient: Any) -> None:
+    found, values = case
+    quantizer = quantizing(found.grid, found.bounds)
+    quantizer.gradient = gradient
+    found = quantizer.qparams().detach()
+    learning = quantizer(values)
+    assert learning.requires_grad
+    wanted = dequantize(quantize(values, found), found)
+    assert torch.equal(learning.detach(), wanted)
+    with torch.no_grad():
+        assert torch.equal(quantizer(values), wanted)
+    quantizer.hold()
+    assert torch.equal(quantizer(values), wanted)
+
+
+@given(cases())
+def test_quantizing_twice_changes_nothing(case: tuple[QParams, Tensor]) -> None:
+    found, values = case
+    if found.grid.real_offset:
+        return
+    once = fake_quantize(values, found)
+    assert torch.equal(fake_quantize(once, found), once)
+
+
+@pytest.mark.parametrize("grid", [each for each in GRIDS if not each.real_offset and not each.power_of_two])
+@pytest.mark.parametrize("ends", [(-1.0, 0.7), (-0.2, 1.3), (-0.9, 0.1)])
+def test_full_gradients_are_those_of_lsq_plus(grid: IntGrid, ends: tuple[float, float]) -> None:
+    if grid.symmetric and not grid.signed:
+        grid = replace(grid, signed=True)
+    quantizer = quantizing(grid, ends_of(grid, *ends))
+    if grid.symmetric:
+        quantizer.upper.data *= 0.9
+    values, weights = sample(1), sample(2)
+    bounds = Bounds(quantizer.lower.detach(), quantizer.upper.detach())
+    wanted = lsq_plus(grid, bounds, values, weights)
+    for found, expected in zip(gradients(quantizer, values, weights), wanted, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_the_paper_has_gradients_for_its_real_offset() -> None:
+    """Clipped values pull the bound that clips them with weight one, as eq. (1) says."""
+    grid = IntGrid(4, real_offset=True)
+    quantizer = quantizing(grid, Bounds.of(-0.5, 1.0))
+    low, high, _ = gradients(quantizer, torch.tensor([-3.0, -2.0]), torch.tensor([1.0, 2.0]))
+    assert (low.item(), high.item()) == pytest.approx((3.0, 0.0), abs=1e-5)
+    low, high, _ = gradients(quantizer, torch.tensor([3.0, 2.0]), torch.tensor([1.0, 2.0]))
+    assert (low.item(), high.item()) == pytest.approx((0.0, 3.0), abs=1e-5)
+
+
+@pytest.mark.parametrize("grid", [ACTIVATION, WEIGHT, IntGrid(4, real_offset=True), IntGrid(4, axis=1)])
+def test_pact_moves_the_bound_that_clips_and_no_other(grid: IntGrid) -> None:
+    quantizer = quantizing(grid, ends_of(grid, -1.0, 1.0))
+    quantizer.gradient = "pact"
+    values, weights = 2 * sample(3), sample(4)
+    real = quantizer.qparams().bounds
+    below, above = values < along(real.lower, grid), values > along(real.upper, grid)
+    lower, upper, passed = gradients(quantizer, values, weights)
+    torch.testing.assert_close(lower, summed(weights * below, grid).double())
+    torch.testing.assert_close(upper, summed(weights * above, grid).double())
+    assert torch.equal(passed, weights * ~(below | above))
+    inside = values * ~(below | above)
+    still = gradients(quantizer, inside, weights)
+    assert not still[0].any()
+    assert not still[1].any()
+
+
+def test_off_and_observing_pass_values_on() -> None:
+    quantizer = BoundedFakeQuantize("a/site", ACTIVATION, MinMaxObserver(ACTIVATION))
+    values = sample()
+    assert quantizer.mode is Mode.OBSERVE
+    assert quantizer(values) is values
+    quantizer.set_mode(Mode.OFF)
+    assert quantizer(values * 100) is not values
+    quantizer.set_mode(Mode.QUANTIZE)
+    wanted = project(Bounds.of(values.min(), values.max()), ACTIVATION)
+    assert torch.equal(quantizer.qparams().scale, wanted.scale)
+    assert torch.equal(quantizer(values), fake_quantize(values, wanted))
+    assert quantizer.lower.requires_grad
+    assert "a/site" in repr(quantizer)
+
+
+def test_what_is_observed_later_is_taken_over_at_the_next_switch() -> None:
+    quantizer = BoundedFakeQuantize("a/site", ACTIVATION, MinMaxObserver(ACTIVATION))
+    quantizer(torch.tensor([0.0, 1.0]))
+    assert quantizer.bounds.upper.item() == pytest.approx(1.0)
+    quantizer(torch.tensor([0.0, 3.0]))
+    quantizer.set_mode(Mode.QUANTIZE)
+    assert quantizer.bounds.upper.item() == pytest.approx(3.0)
+
+
+def test_bounds_that_were_tuned_are_not_observed_away() -> None:
+    quantizer = BoundedFakeQuantize("a/site", ACTIVATION, MinMaxObserver(ACTIVATION))
+    quantizer(torch.tensor([0.0, 1.0]))
+    quantizer.set_mode(Mode.QUANTIZE)
+    quantizer.upper.data.fill_(0.5)
+    quantizer.set_mode(Mode.OFF)
+    quantizer.set_mode(Mode.QUANTIZE)
+    assert quantizer.upper.item() == 0.5
+
+
+def test_a_constant_tensor_is_observed_once_a_pass() -> None:
+    seen: list[int] = []
+
+    class Counting(MinMaxObserver):
+        def update(self, values: Tensor) -> None:
+            seen.append(1)
+            super().update(values)
+
+    quantizer = BoundedFakeQuantize("a.weight", WEIGHT, Counting(WEIGHT), constant=True)
+    for _ in range(3):
+        quantizer(sample())
+    assert len(seen) == 1
+
+
+def test_given_bounds_stay_as_they_are() -> None:
+    quantizer = BoundedFakeQuantize("image", IntGrid(8), bounds=Bounds.of(0.0, 1.0))
+    quantizer(torch.tensor([5.0]))
+    quantizer.set_mode(Mode.QUANTIZE)
+    assert (quantizer.lower.item(), quantizer.upper.item()) == pytest.approx((0.0, 1.0))
+    assert not quantizer.lower.requires_grad
+    assert quantizer(torch.tensor([5.0])).item() == pytest.approx(1.0)
+
+
+def test_held_parameters_outlive_a_change_of_bounds_until_released() -> None:
+    quantizer = quantizing(ACTIVATION, Bounds.of(-1.0, 1.0))
+    values = sample()
+    before = quantizer(values).detach()
+    quantizer.hold()
+    assert torch.equal(quantizer(values), before)
+    quantizer.upper.data *= 2
+    assert torch.equal(quantizer(values), before)
+    moved = values.clone().requires_grad_()
+    assert quantizer(moved).requires_grad
+    quantizer.release()
+    assert not torch.equal(quantizer(values), before)
+
+
+def test_a_held_constant_is_quantized_once() -> None:
+    quantizer = quantizing(WEIGHT, ends_of(WEIGHT, -1.0, 1.0), constant=True)
+    weight = torch.nn.Parameter(sample())
+    quantizer.hold()
+    first = quantizer(weight)
+    assert quantizer(weight) is first
+    assert not first.requires_grad
+    quantizer.set_mode(Mode.QUANTIZE)
+    assert quantizer(weight) is not first
+
+
+@pytest.mark.parametrize("grid", [ACTIVATION, WEIGHT])
+def test_a_saved_state_loads_into_a_fresh_quantizer(grid: IntGrid) -> None:
+    saved = quantizing(grid, ends_of(grid, -0.3, 1.1))
+    fresh = BoundedFakeQuantize("a/site", grid, MinMaxObserver(grid))
+    fresh.load_state_dict(saved.state_dict())
+    fresh.set_mode(Mode.QUANTIZE)
+    assert torch.equal(fresh.lower, saved.lower)
+    assert torch.equal(fresh.upper, saved.upper)
+    assert fresh.lower.requires_grad
+    assert torch.equal(fresh(sample()), saved(sample()))
+
+
+def test_a_loaded_state_wins_over_what_was_observed() -> None:
+    saved = quantizing(ACTIVATION, Bounds.of(-0.3, 1.1))
+    other = BoundedFakeQuantize("a/site", ACTIVATION, MinMaxObserver(ACTIVATION))
+    other(torch.tensor([-50.0, 50.0]))
+    other.load_state_dict(saved.state_dict())
+    other.set_mode(Mode.QUANTIZE)
+    assert torch.equal(other.upper, saved.upper)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_nan_and_infinity_name_the_site_and_the_batch(bad: float) -> None:
+    quantizer = BoundedFakeQuantize("body.3/conv", ACTIVATION, MinMaxObserver(ACTIVATION))
+    quantizer(sample())
+    with pytest.raises(SrptqError, match=r"site body\.3/conv: batch 2: NaN or infinity"):
+        quantizer(torch.tensor([0.0, bad]))
+
+
+def test_quantizing_before_calibrating_names_the_site() -> None:
+    quantizer = BoundedFakeQuantize("body.3/conv", ACTIVATION, MinMaxObserver(ACTIVATION))
+    quantizer.set_mode(Mode.QUANTIZE)
+    with pytest.raises(SrptqError, match=r"site body\.3/conv: no bounds yet"):
+        quantizer(sample())
+
+
+def test_learned_bounds_that_cross_still_give_a_valid_grid() -> None:
+    for grid in GRIDS:
+        quantizer = quantizing(grid, ends_of(grid, -1.0, 1.0))
+        quantizer.lower.data, quantizer.upper.data = quantizer.upper.data + 0.5, quantizer.lower.data - 0.5
+        found = quantizer.qparams()
+        assert (found.scale > 0).all()
+        assert quantizer(sample()).isfinite().all()

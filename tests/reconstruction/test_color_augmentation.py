@@ -1,0 +1,49 @@
+"""Patches in other colours."""
+
+import networks
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from srptq_plugin.reconstruction import color_augmentation
+from srptq_plugin.reconstruction.color_augmentation import CONTRAST, recoloured
+
+
+@given(st.integers(0, 1000), st.floats(-3.0, 0.0), st.floats(0.1, 300.0))
+def test_every_second_image_changes_within_the_range(seed: int, low: float, width: float) -> None:
+    images = low + width * networks.images(5, 8, 10, seed=seed)
+    changed = recoloured(images, low, low + width, seed)
+    assert changed[::2].equal(images[::2])
+    assert all(not one.equal(other) for one, other in zip(changed[1::2], images[1::2], strict=True))
+    assert changed.min() >= low
+    assert changed.max() <= low + width + 1e-4 * width
+
+
+@given(st.integers(0, 1000))
+def test_where_nothing_is_cut_off_each_channel_is_a_line_of_another(seed: int) -> None:
+    image = 0.45 + 0.1 * networks.images(2, 8, 8, seed=seed)
+    changed = recoloured(image, 0.0, 1.0, seed)[1]
+    spreads = (changed - changed.mean((1, 2), keepdim=True)).flatten(1)
+    shapes = (image[1] - image[1].mean((1, 2), keepdim=True)).flatten(1)
+    cosines = torch.nn.functional.normalize(spreads) @ torch.nn.functional.normalize(shapes).T
+    assert sorted(cosines.argmax(1).tolist()) == [0, 1, 2]
+    assert cosines.amax(1) == pytest.approx([1, 1, 1], abs=1e-4)
+    factors = spreads.norm(dim=1) / shapes.norm(dim=1)[cosines.argmax(1)]
+    assert (CONTRAST[0] - 1e-4 <= factors).all()
+    assert (factors <= CONTRAST[1] + 1e-4).all()
+    assert factors.max() - factors.min() < 1e-4
+
+
+def test_processes_change_what_one_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = networks.images(6, 8, 8, seed=2)
+    whole = recoloured(images, 0.0, 1.0)
+    for rank in range(3):
+        monkeypatch.setattr(color_augmentation, "places", {2: range(rank, 6, 3)}.__getitem__)
+        assert recoloured(images[rank::3], 0.0, 1.0).equal(whole[rank::3])
+
+
+def test_the_seed_decides() -> None:
+    images = networks.images(4, 8, 8, seed=2)
+    assert recoloured(images, 0.0, 1.0, 3).equal(recoloured(images, 0.0, 1.0, 3))
+    assert not recoloured(images, 0.0, 1.0, 3).equal(recoloured(images, 0.0, 1.0, 4))
