@@ -21,8 +21,8 @@ def folder(tmp_path: Path) -> Path:
     copied = Path(shutil.copytree(FOLDER, tmp_path / "examples"))
     network = copied / "network.py"
     text = network.read_text(encoding="utf-8")
-    assert text.count("SAMPLES, 100,") == 1
-    network.write_text(text.replace("SAMPLES, 100,", "SAMPLES, 4,"), encoding="utf-8")
+    assert text.count("load_patches(") == 1
+    network.write_text(text.replace("load_patches(", "load_patches(4, "), encoding="utf-8")
     return copied
 
 
