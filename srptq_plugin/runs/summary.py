@@ -3,7 +3,8 @@
 import platform
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,11 @@ def _projection_record(found: Projection | None) -> dict[str, float] | None:
 
 
 def versions_of(recipe: Recipe, registry: Registry) -> dict[str, str]:
-    """Return the versions of Python, of what every run uses, of its toolkit and of all installed plugins."""
+    """Return the versions of Python, of what every run uses, of installed toolkits, its own, and installed plugins."""
     found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    for entry in registry.entries("toolkit"):
+        with suppress(PackageNotFoundError):
+            found[entry.name] = version(entry.name)
     found[recipe.toolkit] = registry.toolkit(recipe.toolkit).load().version
     return found | {each.distribution: each.version for each in registry.plugins() if each.distribution}
 
