@@ -13,22 +13,22 @@ from typing import Any, cast
 from pieces import sentences, table
 
 from srptq_plugin import models
-from srptq_plugin.graph.rules import Rules
-from srptq_plugin.plugins import hookspecs
-from srptq_plugin.plugins.entries import Entry
-from srptq_plugin.plugins.protocols import (
+from srptq_plugin.plugin_api import (
+    Entry,
     Finding,
     Host,
     Kernels,
     Linter,
+    Observer,
     ObserverFactory,
     Reconstruction,
+    Rules,
     Runtime,
     Target,
     Toolkit,
 )
+from srptq_plugin.plugins import hookspecs
 from srptq_plugin.plugins.registry import HOOKS, KINDS
-from srptq_plugin.quantization.observer import Observer
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "third_party_observer" / "mean_sigma.py"
 CONTRACTS: Mapping[str, Sequence[type]] = {

@@ -1,12 +1,10 @@
 """From a recipe to a whole run folder: every shipped recipe, every toy network, and what plugins add."""
 
-import copy
 import importlib
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +17,7 @@ import PIL.Image
 import pytest
 import torch
 from onnx import numpy_helper
+from starting import psnr, simulated
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -35,7 +34,6 @@ from srptq_plugin.graph.stages import Stage
 from srptq_plugin.graph.types import Array, Size
 from srptq_plugin.models import load_model
 from srptq_plugin.pipeline import DEFAULT_RECIPE, quantize
-from srptq_plugin.planning.readback import placed
 from srptq_plugin.plugins.entries import ObserverEntry, TargetEntry
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.registry import Registry
@@ -209,19 +207,16 @@ def assert_starts(run: Run) -> None:
 def assert_starts_in_mqbench(run: Run) -> None:
     """The same at the tensors that MQBench's own placement quantizes as well, up to what folding rounds."""
     srptq_plugin.activate("mqbench")
-    platform = importlib.import_module("mqbench.prepare_by_platform")
-    settings, network = run.recipe.mqbench(), load_model().module.eval()
-    model = platform.prepare_by_platform(network, settings.backend, settings.prepare_custom_config_dict).eval()
-    started = srptq_plugin.initialise(model, run.folder)
-    edges = {edge for each in placed(Network(model)) if each.name in started.sites for edge in each.consumers}
-    shared = [(site, tuple(edge for edge in site.consumers if edge in edges)) for site in run.table.plan.sites]
-    assert all(consumers for site, consumers in shared if site.role == "weight")
-    plan = replace(run.table.plan, sites=tuple(replace(site, consumers=found) for site, found in shared if found))
-    simulated = replace(run.table, plan=plan).simulate(copy.deepcopy(run.network))
+    try:
+        platform = importlib.import_module("mqbench.prepare_by_platform")
+        settings, network = run.recipe.mqbench(), load_model().module.eval()
+        model = platform.prepare_by_platform(network, settings.backend, settings.prepare_custom_config_dict).eval()
+        started = srptq_plugin.initialise(model, run.folder)
+    finally:
+        srptq_plugin.deactivate("mqbench")
     image = 255 * networks.images(2, 24, 24)
     with torch.no_grad():
-        assert 10 * torch.log10(255**2 / (model(image) - simulated(image)).double().square().mean()) > 60
-    srptq_plugin.deactivate("mqbench")
+        assert psnr(model(image), simulated(run, model, started.sites)(image), peak=255) > 60
 
 
 def assert_sites(sites: Sequence[Mapping[str, Any]], recipe: Recipe) -> None:

@@ -1,6 +1,6 @@
 """The network as dataflow: operations of an exported graph, by keys that every tracer records alike."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
+from srptq_plugin.graph.module_stack import path_of, root_class
+
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
 IMAGE_AXES = 4
 CORNER = 64
 """The side of an image of one color. Every multiple that a network may need divides it."""
-INSERTED = "(inserted)"
-"""The path of operations that a toolkit added to an exported graph: they must not count among the network's own."""
 GUARDS = "_guards_fn"
 """The module that torch.export adds to check sizes."""
 MOVEMENT = frozenset(
@@ -99,30 +99,6 @@ def canonical_op(name: str) -> str:
     return _OPS.get(base, base)
 
 
-def module_path(node: fx.Node) -> str:
-    """The path of the module that a node was traced in, or of the layer that it calls."""
-    if node.op == "call_module" and not _stack(node):
-        return str(node.target)
-    return next((entry[0].split("@")[0] for entry in reversed(list(_stack(node).values()))), "")
-
-
-def _traced_from(node: fx.Node) -> str:
-    """The class of the outermost module in which a node was traced. Empty where the tracer does not say."""
-    return next((str(entry[1]) for entry in _stack(node).values()), "")
-
-
-def _root_class(graph: fx.Graph) -> str:
-    """The class of the network: what toolkits insert is traced in modules of their own, without submodules."""
-    deepest = max(graph.nodes, key=lambda node: len(_stack(node)))
-    return _traced_from(deepest)
-
-
-def _stack(node: fx.Node) -> Mapping[str, tuple[str, Any]]:
-    """The modules in which a node was traced, outermost first. torch.export marks its own nodes by a placeholder."""
-    stack = node.meta.get("nn_module_stack") or {}
-    return {key: entry for key, entry in stack.items() if not key.startswith("_empty")}
-
-
 def tensor_arguments(node: fx.Node) -> list[fx.Node]:
     """The nodes among a node's positional arguments, lists taken apart."""
     flat: list[fx.Node] = []
@@ -146,7 +122,7 @@ class Network:
         self.ops: dict[fx.Node, str] = {}
         self.keys: dict[fx.Node, OpKey] = {}
         self.nodes: dict[str, fx.Node] = {}
-        self._root = _root_class(module.graph)
+        self._root = root_class(module.graph)
         counts: dict[tuple[str, str], int] = {}
         for node in module.graph.nodes:
             self._enter(node, counts)
@@ -155,9 +131,7 @@ class Network:
         op = _op_of(node, self.module)
         if not op:
             return
-        path = "" if op in (INPUT, OUTPUT) else module_path(node)
-        if not path and _traced_from(node) not in ("", self._root):
-            path = INSERTED
+        path = "" if op in (INPUT, OUTPUT) else path_of(node, self._root)
         ordinal = counts.get((path, op), 0)
         counts[path, op] = ordinal + 1
         key = OpKey(path, op, ordinal)

@@ -14,7 +14,8 @@ from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from srptq_plugin.graph.network import canonical_op, module_path
+from srptq_plugin.graph.module_stack import module_path
+from srptq_plugin.graph.network import canonical_op
 
 READERS = frozenset({"conv", "conv_transpose", "linear"})
 

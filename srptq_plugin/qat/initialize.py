@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.plan import Site
 from srptq_plugin.planning.readback import Placed, placed
 from srptq_plugin.plugins.hosts import installed_adopters
+from srptq_plugin.plugins.protocols import Adopter
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.transfer import Transfer
 from srptq_plugin.quantization.grid import Bounds
@@ -53,11 +54,14 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
     transfer = Transfer(prepared, opened)
     transfer.apply()
     device = next(prepared.parameters()).device
+    groups = _by_quantizer(Network(prepared))
+    foreign = any(not isinstance(members[0].quantizer, BoundedFakeQuantize) for members in groups)
+    adopters = list(installed_adopters(registry)) if foreign else []
     started, left, lost = list[str](), list[str](), list[str]()
-    for members in _by_quantizer(Network(prepared)):
+    for members in groups:
         matches = {each: site for each in members if (site := _site(opened, each)) is not None}
         names, quantizer = [each.name for each in members], members[0].quantizer
-        if matches and _start(members[0], _bounds(matches, opened, transfer), device, registry):
+        if matches and _start(members[0], _bounds(matches, opened, transfer), device, adopters):
             started += names
             if not _resumed(quantizer, [opened.table.states.get(site.group, {}) for site in matches.values()]):
                 lost += names
@@ -71,12 +75,12 @@ def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
     return Started(tuple(started), tuple(left))
 
 
-def _by_quantizer(network: Network) -> Iterator[list[Placed]]:
+def _by_quantizer(network: Network) -> list[list[Placed]]:
     """Group what one fake-quantizer is shared by."""
     groups: dict[int, list[Placed]] = defaultdict(list)
     for each in placed(network):
         groups[id(each.quantizer)].append(each)
-    yield from groups.values()
+    return list(groups.values())
 
 
 def _site(run: Run, each: Placed) -> Site | None:
@@ -111,13 +115,13 @@ def _per_channel(quantizer: nn.Module) -> bool:
     return getattr(quantizer, "ch_axis", -1) != -1
 
 
-def _start(each: Placed, bounds: Bounds, device: torch.device, registry: Registry) -> bool:
+def _start(each: Placed, bounds: Bounds, device: torch.device, adopters: Sequence[Adopter]) -> bool:
     """Give a quantizer its bounds. False for one that no toolkit knows how to start."""
     if isinstance(each.quantizer, BoundedFakeQuantize):
         each.quantizer.set_bounds(Bounds(bounds.lower.to(device), bounds.upper.to(device)))
         each.quantizer.set_mode(Mode.QUANTIZE)
         return True
-    return any(toolkit.adopt(each.quantizer, bounds) for toolkit in installed_adopters(registry))
+    return any(toolkit.adopt(each.quantizer, bounds) for toolkit in adopters)
 
 
 def _resumed(quantizer: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> bool:

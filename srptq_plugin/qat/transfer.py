@@ -1,6 +1,6 @@
 """Copy the network of a run into a model that a toolkit prepared: scaled channels, tuned weights, tuned biases."""
 
-from collections.abc import Mapping
+from collections import defaultdict
 from functools import cached_property
 
 import torch
@@ -27,7 +27,11 @@ class Transfer:
         self.float = {name: value.detach().cpu() for name, value in float_parameters(prepared).items()}
         kept = {name for name, _ in run.network.named_parameters()}
         self.convolutions = {each.weight: each for each in convolutions(model, self.float, kept)}
-        self.values = dict(self._float_values())
+        self.values = self._float_values()
+        self._sites = {site.source: site for site in run.table.plan.weights}
+        self._readers: dict[str, list[str]] = defaultdict(list)
+        for conv in self.network.convs:
+            self._readers[weight_name(self.network, conv)].append(self.network.name(conv))
 
     def apply(self) -> None:
         """Set the model's parameters in place. The run's float network becomes the teacher of later training.
@@ -52,7 +56,7 @@ class Transfer:
             return None
         return convolution.scale(self.factors[weight])
 
-    def _float_values(self) -> Mapping[str, Values]:
+    def _float_values(self) -> dict[str, Values]:
         """The float convolutions of the run, by the name of the weight."""
         found: dict[str, Values] = {}
         for conv, op in self.network.ops.items():
@@ -90,12 +94,11 @@ class Transfer:
     def _tuned(self, name: str, values: Values) -> Values:
         """What the run executes: reconstruction, rounding or training may have moved the parameters."""
         table, weight, bias = self.run.table, values.weight, values.bias
-        site = next((site for site in table.plan.weights if site.source == name), None)
+        site = self._sites.get(name)
         if site is not None and not torch.equal(quantize(weight, table.qparams[site.name]), table.weights[site.name]):
             weight = table.level(site.name)
-        readers = [conv for conv in self.network.convs if weight_name(self.network, conv) == name]
-        if bias is not None and len(readers) == 1:
-            conv = self.network.name(readers[0])
+        if bias is not None and len(self._readers[name]) == 1:
+            (conv,) = self._readers[name]
             rounded = table.bias(conv, bias)
             bias = dequantize(*rounded).float() if rounded else table.biases.get(conv, bias)
         return Values(weight, bias)

@@ -1,8 +1,6 @@
 """initialise(): what a run of one toolkit found starts a model that another one prepared."""
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAtt
 from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
 from mqbench.utils.state import disable_all, enable_quantization  # pyright: ignore[reportMissingImports]
 from photographs import pixels, save
+from starting import psnr, simulated
 from torch import Tensor, fx, nn
 
 import srptq_plugin
@@ -208,19 +207,6 @@ EIGHT = {"bit": 8, "symmetry": True, "per_channel": True, "pot_scale": False}
 EIGHTS = {"w_qscheme": EIGHT, "a_qscheme": EIGHT | {"symmetry": False, "per_channel": False}}
 
 
-def as_the_model_has_it(run: Run, model: fx.GraphModule, started: Sequence[str]) -> Callable[[Tensor], Tensor]:
-    """What the run simulates at those tensors that the model quantizes as well."""
-    edges = {edge for each in placed(Network(model)) if each.name in started for edge in each.consumers}
-    own = [(site, tuple(edge for edge in site.consumers if edge in edges)) for site in run.table.plan.sites]
-    sites = tuple(replace(site, consumers=shared) for site, shared in own if shared)
-    assert len(sites) >= len(run.table.plan.weights)
-    return replace(run.table, plan=replace(run.table.plan, sites=sites)).simulate(copy.deepcopy(run.network))
-
-
-def psnr(one: Tensor, other: Tensor) -> float:
-    return float(10 * torch.log10(1 / (one - other).double().square().mean()))
-
-
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("backend", ["Academic", "QDQ"])
 @pytest.mark.parametrize("quantizer", ["Fixed", "Learnable", "Bounded"])
@@ -230,7 +216,7 @@ def test_a_started_model_draws_what_the_run_simulates(
     kind, run = tuned
     model = prepare(kind, backend, trains=mode == "train", **kinds(quantizer), **EIGHTS)
     started = srptq_plugin.initialise(model, run.folder)
-    reference = as_the_model_has_it(run, model, started.sites)
+    reference = simulated(run, model, started.sites)
     with torch.no_grad():
         assert psnr(model(IMAGES), reference(IMAGES)) > 60
         disable_all(model)

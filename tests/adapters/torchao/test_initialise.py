@@ -1,14 +1,13 @@
 """initialise() on models that torchao prepared: its own fake-quantizers and ours, with batch norms under training."""
 
-import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import networks
 import pytest
 import torch
+from starting import psnr, simulated
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torchao.quantization.pt2e import (
@@ -26,10 +25,8 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 import srptq_plugin
 from srptq_adapters.torchao import SRQuantizer, with_observer
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph.network import Network
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.planning.prepared import FLOAT
-from srptq_plugin.planning.readback import placed
 from srptq_plugin.runs.run import Run
 
 pytest.importorskip("onnxruntime")
@@ -61,18 +58,6 @@ def trained(kind: str, quantizer: Quantizer) -> fx.GraphModule:
     return prepare_qat_pt2e(module, quantizer)
 
 
-def reference(run: Run, model: fx.GraphModule) -> Callable[[Tensor], Tensor]:
-    """What the run simulates at those tensors that the model quantizes as well."""
-    edges = {edge for each in placed(Network(model)) for edge in each.consumers}
-    shared = [(site, tuple(edge for edge in site.consumers if edge in edges)) for site in run.table.plan.sites]
-    sites = tuple(replace(site, consumers=consumers) for site, consumers in shared if consumers)
-    return replace(run.table, plan=replace(run.table.plan, sites=sites)).simulate(copy.deepcopy(run.network))
-
-
-def psnr(one: Tensor, other: Tensor) -> float:
-    return float(10 * torch.log10(1 / (one - other).double().square().mean().clamp(min=1e-30)))
-
-
 @pytest.mark.parametrize("quantizer", [stock, lambda: with_observer(stock(), "dbdc")], ids=["stock", "ours within"])
 def test_a_model_in_training_starts_as_the_run_simulates(
     quantizer: Callable[[], Quantizer], tuned: tuple[str, Run]
@@ -81,7 +66,7 @@ def test_a_model_in_training_starts_as_the_run_simulates(
     model = trained(kind, quantizer())
     started = srptq_plugin.initialise(model, run.folder)
     assert {site.name for site in run.table.plan.weights} <= {name.replace("/mul", ".weight") for name in started.sites}
-    wanted = reference(run, model)
+    wanted = simulated(run, model, started.sites)
     move_exported_model_to_eval(model)
     with torch.no_grad():
         assert psnr(model(IMAGES), wanted(IMAGES)) > 60
@@ -132,8 +117,9 @@ def test_what_torchao_converts_computes_what_the_run_simulates(tmp_path: Path) -
     network = nn.Sequential(networks.conv(3, 6), nn.ReLU(), networks.conv(6, 12), nn.PixelShuffle(2)).eval()
     run = quantize(networks.recipe(8, "onnxruntime", **SETTINGS), model=network, out=tmp_path / "run", device="cpu")
     model = prepare_qat_pt2e(torch.export.export(network, (IMAGES,)).module(), stock())
-    assert not srptq_plugin.initialise(model, run.folder).left
-    wanted = reference(run, model)
+    started = srptq_plugin.initialise(model, run.folder)
+    assert not started.left
+    wanted = simulated(run, model, started.sites)
     move_exported_model_to_eval(model)
     with torch.no_grad():
         assert psnr(convert_pt2e(model)(IMAGES), wanted(IMAGES)) > 60
