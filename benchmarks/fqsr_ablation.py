@@ -1,8 +1,8 @@
-"""FQSR's Table 5 in kind, on the small EDSR that comes with the package: learnt intervals, and the calibration loss.
+"""FQSR's Table 5 in kind, on the small EDSR that comes with the package: learned intervals, and the calibration loss.
 
     python benchmarks/fqsr_ablation.py --data DATA --images BSDS399 --rows rows.jsonl --steps 1000
 
-DATA holds Set5 and Set14; IMAGES are photographs, which are what is learnt. Every row starts from the same calibrated
+DATA holds Set5 and Set14; IMAGES are photographs, which are what is learned. Every row starts from the same calibrated
 run and trains for as many steps; what is kept is what validated best on photographs held out. Prints Markdown. Each
 measurement is added to the file of rows, and one that is there is not taken again: started again, it goes on.
 """

@@ -48,7 +48,7 @@ PAPERS_PAC = {
     "schedule": "alternating",
     "output_loss": "l1",
     "region_weight": 0.0,
-    "recolour": False,
+    "recolor": False,
 }
 THEIRS = {
     "pattern": "block",

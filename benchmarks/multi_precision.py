@@ -102,7 +102,7 @@ class Bench:
     def _quantized(self, recipe: str, steps: int) -> dict[str, Any]:
         run = self._trained(recipe, steps) if steps else self.calibrated(recipe)
         timed = run.recipe.target == RUNTIME
-        own, plain = self._milliseconds(run.artefacts[0], run.folder / NETWORK) if timed else (None, None)
+        own, plain = self._milliseconds(run.artifacts[0], run.folder / NETWORK) if timed else (None, None)
         scores = self._scores(run.table.simulate(run.network))
         return {"bytes": Estimate.of_run(run).quantized.size, "ms": own, "float_ms": plain, "scores": scores}
 

@@ -128,14 +128,14 @@ def options() -> Iterator[Method]:
     for changed in (
         ("reconstruction.output_loss=l1",),
         ("reconstruction.region_weight=0",),
-        ("reconstruction.recolour=false",),
+        ("reconstruction.recolor=false",),
         ("reconstruction.schedule=alternating",),
         ("reconstruction.start=image",),
         ("reconstruction.blocks=sensitivity",),
         ("reconstruction.bias_correction=true",),
         ("reconstruction.weights=rounding",),
         ("reconstruction.weights=free",),
-        ("equalise=true",),
+        ("equalize=true",),
         ("calibration.choose=detail",),
         ("calibration.size=68", "calibration.patches=50"),
     ):

@@ -120,7 +120,7 @@ class Comparison:
         )
         simulation = run.simulation()
         simulated = {image: simulation(pixels) for image, pixels in self.images.items()}
-        return Model(name, run.artefacts[0], simulated)
+        return Model(name, run.artifacts[0], simulated)
 
     @property
     def patches(self) -> Array:

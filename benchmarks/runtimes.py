@@ -75,7 +75,7 @@ def _ours(network: torch.nn.Module, recipe: str, folder: Path, *overrides: str) 
     out = folder / "-".join([recipe, *overrides]).replace("=", "-")
     small = ["calibration.patches=8", *overrides]
     run = quantize(recipe, model=network, input_range=(0.0, 255.0), out=out, overrides=small)
-    return run.artefacts[0]
+    return run.artifacts[0]
 
 
 def _calibration() -> Iterator[Array]:
@@ -100,9 +100,9 @@ def _onnxruntime(job: Job) -> list[Row]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = job.threads
         options.log_severity_level = 3
-        options.optimized_model_filepath = str(job.folder / "optimised.onnx")
+        options.optimized_model_filepath = str(job.folder / "optimized.onnx")
         loaded = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(job.folder / "optimised.onnx").graph.node
+        nodes = onnx.load(job.folder / "optimized.onnx").graph.node
 
         def forward(image: Array) -> Any:
             return loaded.run(None, {"input": image})

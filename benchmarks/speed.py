@@ -61,7 +61,7 @@ def main() -> None:
         ("Tensors that a step holds at most", "MiB", tensors),
         ("Memory of the process, with the answers of 100 patches kept", "MiB", lambda: memory(arguments.threads)),
         ("Importing", "s", lambda: importing(arguments.runs)),
-        ("Analysing every site, 8 patches", "s", analysing),
+        ("Analyzing every site, 8 patches", "s", analyzing),
     ):
         print(f"### {title}\n\n| | {unit} | ratio |\n| --- | --- | --- |")
         for name, amount, ratio in measure():
@@ -82,7 +82,7 @@ def prepared(*overrides: str) -> PreparedGraph:
     program = export_network(EDSR(upscale=4, features=64, blocks=16).eval())
     network = Network(graph_of(program))
     plan = make_plan(network, rules_of(recipe, registry), recipe, LEVELS, makers_of(recipe, registry))
-    return registry.toolkit("torchao").load().realise(program, plan)
+    return registry.toolkit("torchao").load().realize(program, plan)
 
 
 class TorchsHistogram:
@@ -235,7 +235,7 @@ def importing(runs: int) -> list[Row]:
     return _interleaved({name: _interpreter(code) for name, code in ways.items()}, runs)
 
 
-def analysing() -> list[Row]:
+def analyzing() -> list[Row]:
     """Once: each site alone, and each left float."""
     torch.manual_seed(0)
     recipe = resolved("paper-w4a4", ["calibration.patches=16"])

@@ -2,7 +2,7 @@
 
     python benchmarks/starts.py --data DATA --images BSDS399 --rows rows.jsonl --steps 1000
 
-DATA holds Set5 and Set14; IMAGES are photographs, which are what is learnt; some of them are held out, and what draws
+DATA holds Set5 and Set14; IMAGES are photographs, which are what is learned; some of them are held out, and what draws
 these best is kept. EDSR-mini x4, head and tail 8 bits. Each start is scored, trained and scored again. Prints Markdown.
 Each measurement is added to the file of rows, and one that is there is not taken again: started again, it goes on.
 """

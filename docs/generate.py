@@ -16,7 +16,7 @@ from typing import Any
 import plugin_parts
 from pieces import sentences, table
 
-from srptq_plugin.cli import catalogue
+from srptq_plugin.cli import catalog
 from srptq_plugin.cli.parser import COMMANDS
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.keys import Section, sections, words_of
@@ -50,7 +50,7 @@ OF_THE_PIPELINE = ("grid", "places")
 
 def recipes() -> str:
     """The recipes that come with the package."""
-    found = catalogue.recipes(Namespace(name=None, keys=False), quiet).data["recipes"]
+    found = catalog.recipes(Namespace(name=None, keys=False), quiet).data["recipes"]
     rows = [
         [f"`{each['name']}`", each["placement"], each["reconstruction"] or "nothing", each["comment"]] for each in found
     ]
@@ -71,7 +71,7 @@ def _section(section: Section) -> str:
 
 def targets() -> str:
     """A table a target: what each preset allows, and where it wants quantizers."""
-    found = catalogue.targets(Namespace(), quiet).data["targets"]
+    found = catalog.targets(Namespace(), quiet).data["targets"]
     return "\n\n".join(_target(name, list(presets)) for name, presets in groupby(found, lambda each: each["target"]))
 
 

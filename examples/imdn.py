@@ -25,8 +25,8 @@ class ContrastAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean(dim=(2, 3), keepdim=True)
-        centred = x - mean
-        contrast = (centred * centred).mean(dim=(2, 3), keepdim=True).sqrt()
+        centered = x - mean
+        contrast = (centered * centered).mean(dim=(2, 3), keepdim=True).sqrt()
         return x * self.conv_du(contrast + mean)
 
 

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from srptq_plugin.calibration.equalization.equalize import equalised
+    from srptq_plugin.calibration.equalization.equalize import equalized
     from srptq_plugin.data.images import load_patches
     from srptq_plugin.deploy.quant_table import QuantTable
     from srptq_plugin.errors import SrptqError
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from srptq_plugin.plugins.hookspecs import hookimpl
     from srptq_plugin.plugins.hosts import activate, deactivate
     from srptq_plugin.plugins.registry import Registry
-    from srptq_plugin.qat.initialize import initialise
+    from srptq_plugin.qat.initialize import initialize
     from srptq_plugin.qat.prepared import train
     from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
     from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
@@ -32,9 +32,9 @@ __all__ = [
     "SrptqError",
     "activate",
     "deactivate",
-    "equalised",
+    "equalized",
     "hookimpl",
-    "initialise",
+    "initialize",
     "load_model",
     "load_patches",
     "project",
@@ -53,9 +53,9 @@ _HOMES = {
     "SrptqError": "errors",
     "activate": "plugins.hosts",
     "deactivate": "plugins.hosts",
-    "equalised": "calibration.equalization.equalize",
+    "equalized": "calibration.equalization.equalize",
     "hookimpl": "plugins.hookspecs",
-    "initialise": "qat.initialize",
+    "initialize": "qat.initialize",
     "load_model": "models",
     "load_patches": "data.images",
     "project": "quantization.grid",

@@ -71,7 +71,7 @@ def quantize(
 
 def _check_size(size: Size | None) -> None:
     if size is not None and (len(size) != 4 or size[:2] != (1, 3) or min(size) < 1):  # noqa: PLR2004 - axes
-        raise SrptqError(f"input_size: {size}; give one image of three colours, such as (1, 3, 270, 480)")
+        raise SrptqError(f"input_size: {size}; give one image of three colors, such as (1, 3, 270, 480)")
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,12 @@ class _Job:
         program, table = found.run()
         found.progress("writing files", 0, 0)
         with found.clock("export"):
-            artefacts = self._write(program, table, draft)
+            artifacts = self._write(program, table, draft)
         overflow = None if found.overflow is None else asdict(found.overflow)
-        figures = {"equalised_db": _decibels(found.equalised), "overflow": overflow}
+        figures = {"equalized_db": _decibels(found.equalized), "overflow": overflow}
         figures |= {"reconstruction": dict(found.figures), "rounding_db": _decibels(found.rounding)}
         groups = {each: of_group(*found.at(each)) for each in table.plan.groups}
-        self._writer().finish(draft, table, artefacts, figures, groups)
+        self._writer().finish(draft, table, artifacts, figures, groups)
 
     def _write(self, program: ExportedProgram, table: QuantTable, draft: Path) -> list[str]:
         record = self.calibrator.inputs.loaded.record

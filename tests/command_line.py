@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
-TINY = ("--set", "calibration.patches=4", "calibration.size=24", "reconstruction=null", "equalise=false")
+TINY = ("--set", "calibration.patches=4", "calibration.size=24", "reconstruction=null", "equalize=false")
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def binary(cuts: int, flipped: int, scribbled: int, front: int = 0) -> list[Muta
 
 
 def edits(count: int, keys: Sequence[str] = ()) -> list[Mutation]:
-    """Edits of a JSON file: a value of a wrong type, a key gone, renamed or of a neighbour; under these keys if any."""
+    """Edits of a JSON file: a value of a wrong type, a key gone, renamed or of a neighbor; under these keys if any."""
     return [Mutation(f"edit-{seed}", _in_json(_edit(seed, keys))) for seed in range(count)]
 
 
@@ -131,7 +131,7 @@ def _edit(seed: int, keys: Sequence[str]) -> Callable[[Document], Document]:
     def edit(document: Document) -> Document:
         random = _drawn(seed)
         parent, key = _place(document, random, keys)
-        change = random.choice((_replaced, _replaced, _replaced, _gone, _renamed, _of_a_neighbour))
+        change = random.choice((_replaced, _replaced, _replaced, _gone, _renamed, _of_a_neighbor))
         change(parent, key, random)
         return document
 
@@ -165,5 +165,5 @@ def _renamed(parent: Document, key: Any, random: Random) -> None:
         parent.insert(key, random.choice(WRONG))
 
 
-def _of_a_neighbour(parent: Document, key: Any, random: Random) -> None:
+def _of_a_neighbor(parent: Document, key: Any, random: Random) -> None:
     parent[key] = parent[random.choice(_keys(parent))]

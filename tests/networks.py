@@ -317,7 +317,7 @@ def graph(kind: str) -> torch.fx.GraphModule:
 
 
 def images(count: int = 4, height: int = 12, width: int = 14, seed: int = 0) -> Tensor:
-    """Smooth colours with some noise, within [0, 1]."""
+    """Smooth colors with some noise, within [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 4, generator=generator)
     smooth = functional.interpolate(coarse, size=(height, width), mode="bilinear")
@@ -338,13 +338,13 @@ def plan(kind: str, chosen: Recipe, image: tuple[float, float] = UNIT, rules: Ru
     return make_plan(Network(graph(kind)), wanted, chosen, image, makers_of(chosen, known))
 
 
-def realise(kind: str, made: Plan) -> PreparedGraph:
+def realize(kind: str, made: Plan) -> PreparedGraph:
     """The prepared graph as the core alone makes it."""
     return PreparedGraph.placed(drop_identities(own_module(exported(kind))), made)
 
 
 def calibrated(kind: str, bits: int = 8, target: str = "openvino", **keys: Any) -> PreparedGraph:
     """Observed on a few images, ready to quantize."""
-    prepared = realise(kind, plan(kind, recipe(bits, target, **keys)))
+    prepared = realize(kind, plan(kind, recipe(bits, target, **keys)))
     prepared.observe([images(seed=seed) for seed in (1, 2)])
     return prepared

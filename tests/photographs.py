@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def pixels(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth colours with some noise."""
+    """Smooth colors with some noise."""
     image = networks.images(1, height, width, seed=seed)[0]
     return (255 * image).round().byte().movedim(0, -1).numpy()
 

@@ -1,4 +1,4 @@
-"""Written files, run as they are: without a runtime's optimisation, which would change what a test looks at."""
+"""Written files, run as they are: without a runtime's optimization, which would change what a test looks at."""
 
 import math
 from collections.abc import Callable, Iterator

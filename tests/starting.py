@@ -1,4 +1,4 @@
-"""For tests of initialise(): what a started model has to draw, and how near it is."""
+"""For tests of initialize(): what a started model has to draw, and how near it is."""
 
 import copy
 from collections.abc import Sequence

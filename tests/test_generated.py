@@ -7,7 +7,7 @@ import generate
 import plugin_parts
 import pytest
 
-from srptq_plugin.cli import catalogue
+from srptq_plugin.cli import catalog
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.plugins.entries import Entry, ToolkitEntry
 from srptq_plugin.plugins.registry import Registry
@@ -32,7 +32,7 @@ def test_every_generated_part_is_in_a_document() -> None:
 
 
 def test_every_rule_of_a_target_has_words() -> None:
-    assert set(generate.WISHES) == set(catalogue.WISHES)
+    assert set(generate.WISHES) == set(catalog.WISHES)
 
 
 @pytest.mark.parametrize("kind", [Rules, Entry, ToolkitEntry])

@@ -19,10 +19,10 @@ UNPUBLISHED = "mqbench"
 def declared(*extras: str) -> set[str]:
     project = CONFIG["project"]
     lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
-    return {normalised(line.split(">=")[0]) for line in lines}
+    return {normalized(line.split(">=")[0]) for line in lines}
 
 
-def normalised(name: str) -> str:
+def normalized(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
@@ -38,7 +38,7 @@ def imported(package: Path) -> set[str]:
 )
 def test_every_import_is_declared(package: Path, extras: tuple[str, ...]) -> None:
     distributions = packages_distributions()
-    names = {name: {normalised(each) for each in distributions.get(name, [name])} for name in imported(package)}
+    names = {name: {normalized(each) for each in distributions.get(name, [name])} for name in imported(package)}
     assert {"torch", "numpy"} <= names.keys()
     assert [name for name, known in names.items() if not known & declared(*extras)] == []
 

@@ -49,7 +49,7 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from srptq_adapters.torchao import SRQuantizer
 
 OWN = {"recipe.yaml", "model.onnx", "model.pt2", "quant_table.safetensors", "summary.json"}
-ARTEFACTS = {
+ARTIFACTS = {
     "openvino": ["model_openvino.xml", "model_openvino.bin", "model_openvino.onnx"],
     "onnxruntime": ["model_onnxruntime.onnx"],
     "tensorrt": ["model_tensorrt.onnx"],
@@ -84,7 +84,7 @@ def programs_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Stand-ins for the exporting functions, by name: exporting takes half the time, and equalising changes values."""
+    """Stand-ins for the exporting functions, by name: exporting takes half the time, and equalizing changes values."""
     folder = tmp_path_factory.mktemp("bundled")
     program = export_network(load_model().module)
 
@@ -160,8 +160,8 @@ def test_a_shipped_recipe_makes_a_whole_run_folder(
         device="cpu",
         progress=lambda what, _n, _all: seen.append(what),
     )
-    artefacts = ARTEFACTS[shipped.target]
-    assert {path.name for path in run.folder.iterdir()} == OWN | set(artefacts)
+    artifacts = ARTIFACTS[shipped.target]
+    assert {path.name for path in run.folder.iterdir()} == OWN | set(artifacts)
     assert {"observing", "writing files"} <= set(seen)
 
     summary = strict(run.folder / "summary.json")
@@ -178,7 +178,7 @@ def test_a_shipped_recipe_makes_a_whole_run_folder(
     assert summary["recipe"]["name"] == name
     assert summary["seconds"].keys() >= PHASES
     assert all(isinstance(seconds, float) and seconds >= 0 for seconds in summary["seconds"].values())
-    assert summary["artefacts"] == artefacts
+    assert summary["artifacts"] == artifacts
     assert_sites(summary["sites"], shipped)
     assert_verified(summary["verify"], shipped.target, run.table)
     assert bool(summary["reconstruction"]) == bool(shipped.reconstruction)
@@ -199,7 +199,7 @@ def assert_starts(run: Run) -> None:
     image = 255 * networks.images(2, 24, 24)
     exported = torch.export.export(load_model().module.eval(), (image,)).module()
     model = prepare_pt2e(exported, SRQuantizer.from_recipe(run.recipe, input_range=run.input_range))
-    assert not srptq_plugin.initialise(model, run.folder).left
+    assert not srptq_plugin.initialize(model, run.folder).left
     with torch.no_grad():
         assert np.array_equal(model(image).numpy(), run.simulation()(image.numpy()))
 
@@ -211,7 +211,7 @@ def assert_starts_in_mqbench(run: Run) -> None:
         platform = importlib.import_module("mqbench.prepare_by_platform")
         settings, network = run.recipe.mqbench(), load_model().module.eval()
         model = platform.prepare_by_platform(network, settings.backend, settings.prepare_custom_config_dict).eval()
-        started = srptq_plugin.initialise(model, run.folder)
+        started = srptq_plugin.initialize(model, run.folder)
     finally:
         srptq_plugin.deactivate("mqbench")
     image = 255 * networks.images(2, 24, 24)
@@ -269,7 +269,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(target: str, pho
         return quantize(recipe, model=networks.network("shared"), images=photographs, out=tmp_path / name).folder
 
     one, two, other = run("one", 0), run("again", 0), run("other", 1)
-    names = [name for name in ARTEFACTS[target] if name != "model_openvino.xml"]
+    names = [name for name in ARTIFACTS[target] if name != "model_openvino.xml"]
     for name in (TABLE, NETWORK, *names):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     assert (one / TABLE).read_bytes() != (other / TABLE).read_bytes()
@@ -337,13 +337,13 @@ def test_a_static_size_is_in_the_file_and_in_the_verification(photographs: Path,
     assert run.summary["model"]["input_size"] == [1, 3, 19, 26]
     assert [(size["height"], size["width"]) for size in run.summary["verify"]["sizes"]] == [(19, 26)] * 4
     assert run.summary["verify"]["passed"]
-    for name in (NETWORK, *run.summary["artefacts"]):
+    for name in (NETWORK, *run.summary["artifacts"]):
         graph = onnx.load(run.folder / name).graph
         assert [each.dim_value for each in graph.input[0].type.tensor_type.shape.dim] == [1, 3, 19, 26]
         assert [each.dim_value for each in graph.output[0].type.tensor_type.shape.dim] == [1, 3, 38, 52]
     image = networks.images(1, 19, 26).numpy()
     simulated, plain = run.simulation()(image), run.float()(image)
-    found = run.target.load(run.artefacts[0])(image)
+    found = run.target.load(run.artifacts[0])(image)
     assert np.square(found - simulated).mean() < 0.04 * np.square(simulated - plain).mean()
 
 
@@ -364,7 +364,7 @@ def test_a_static_size_in_openvino(photographs: Path, tmp_path: Path) -> None:
 def test_any_size_and_any_batch(target: str, photographs: Path, tmp_path: Path) -> None:
     needs(target)
     run = quantize(small(target), model=networks.network("shared"), images=photographs, out=tmp_path / "run")
-    runtime, simulation, plain = run.target.load(run.artefacts[0]), run.simulation(), run.float()
+    runtime, simulation, plain = run.target.load(run.artifacts[0]), run.simulation(), run.float()
     for batch, height, width in ((1, 7, 5), (3, 16, 31), (2, 33, 8)):
         image = networks.images(batch, height, width, seed=batch).numpy()
         found, wanted, exact = runtime(image), simulation(image), plain(image)
@@ -376,7 +376,7 @@ def test_metadata_says_what_the_network_takes(photographs: Path, tmp_path: Path)
     pytest.importorskip("onnxruntime")
     model = networks.network("shared")
     run = quantize(small("onnxruntime"), model=model, images=photographs, out=tmp_path / "run", input_range=(-1.0, 1.0))
-    for name in (NETWORK, *run.summary["artefacts"]):
+    for name in (NETWORK, *run.summary["artifacts"]):
         assert metadata_of(onnx.load(run.folder / name)) == {
             "scale": 2,
             "input_range": [-1.0, 1.0],
@@ -427,7 +427,7 @@ def test_noise_takes_no_photographs(monkeypatch: pytest.MonkeyPatch, photographs
     run = quantize(chosen, model=networks.network("edsr"), out=tmp_path / "run")
     assert run.table.biases
     assert run.summary["reconstruction"]["corrected"] == len(run.table.plan.convs)
-    assert run.summary["equalised_db"] is not None
+    assert run.summary["equalized_db"] is not None
     both: tuple[dict[str, Any], ...] = ({"images": photographs}, {"scale": 2})
     for given in both:
         with pytest.raises(SrptqError, match=r"choose: noise takes no images; leave them out, or choose random"):
@@ -516,11 +516,11 @@ class Npu:
         (folder / "npu.json").write_text(json.dumps(scales))
         return (folder / "npu.json",)
 
-    def load(self, artefact: Path) -> "NpuModel":
-        return NpuModel(artefact)
+    def load(self, artifact: Path) -> "NpuModel":
+        return NpuModel(artifact)
 
-    def command(self, artefact: Path, size: Size | None) -> str:
-        return f"npu-run {artefact.name} {size}"
+    def command(self, artifact: Path, size: Size | None) -> str:
+        return f"npu-run {artifact.name} {size}"
 
 
 class NpuModel:
@@ -528,8 +528,8 @@ class NpuModel:
 
     name = "npu 1"
 
-    def __init__(self, artefact: Path) -> None:
-        self.simulation = Run(artefact.parent, Registry([MINE])).simulation()
+    def __init__(self, artifact: Path) -> None:
+        self.simulation = Run(artifact.parent, Registry([MINE])).simulation()
 
     def __call__(self, image: Array) -> Array:
         return self.simulation(image)
@@ -558,7 +558,7 @@ def test_a_target_and_an_observer_of_others_need_no_change_here(photographs: Pat
     before = Halves.made
     run = quantize(recipe, model=networks.network("edsr"), images=photographs, out=tmp_path / "run", registry=registry)
     assert Halves.made > before
-    assert (run.summary["target"], run.summary["artefacts"]) == ("npu", ["npu.json"])
+    assert (run.summary["target"], run.summary["artifacts"]) == ("npu", ["npu.json"])
     found = run.summary["verify"]
     assert (found["runtime"], found["convs_int8"], found["convs_planned"]) == ("npu 1", 8, 8)
     assert (found["passed"], found["psnr"], found["max_levels"]) == (True, None, 0.0)
@@ -628,8 +628,8 @@ def test_the_users_network_is_left_as_it_was(photographs: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"input_size": (2, 3, 16, 16)}, "input_size.*one image of three colours"),
-        ({"input_size": (1, 1, 16, 16)}, "input_size.*one image of three colours"),
+        ({"input_size": (2, 3, 16, 16)}, "input_size.*one image of three colors"),
+        ({"input_size": (1, 1, 16, 16)}, "input_size.*one image of three colors"),
         ({"input_range": (1.0, 0.0)}, "input_range.*black and white"),
     ],
 )

@@ -69,7 +69,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert [record["step"] for record in log] == [2, 4, 6]
 
 
-def test_the_weights_are_halves_that_learnt_something_and_load(
+def test_the_weights_are_halves_that_learned_something_and_load(
     script: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = train(script, images, tmp_path / "out", monkeypatch)

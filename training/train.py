@@ -84,8 +84,8 @@ class Training:
             _start_from(self.network, load_state(start))
         self.network = self.network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        learnt = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(learnt, job.rate)
+        learned = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(learned, job.rate)
         self.done = 0
         if bf16:
             _wide_in_bf16(self.network, device)

@@ -11,14 +11,14 @@ srptq_plugin.activate("mqbench")  # before MQBench is imported
 from mqbench.convert_deploy import convert_deploy
 from mqbench.prepare_by_platform import BackendType, prepare_by_platform
 
-from srptq_plugin import initialise, load_model, load_patches, train
+from srptq_plugin import initialize, load_model, load_patches, train
 
 run = sys.argv[1] if len(sys.argv) > 1 else "run"
 network, record = (model := load_model("edsr-mini")).module.eval(), model.record
 patches = load_patches(64, size=32, input_range=record.input_range)
 prepared = prepare_by_platform(network, BackendType.SNPE, {"extra_qconfig_dict": {"a_observer": "dbdc"}}).eval()
 
-initialise(prepared, run)  # the run's bounds
+initialize(prepared, run)  # the run's bounds
 log = train(prepared, patches, steps=40, every=20, batch=4)  # sites that the run has no bounds for observe first
 convert_deploy(prepared, BackendType.SNPE, {"x": [1, 3, 48, 48]}, model_name="edsr_qat")
 

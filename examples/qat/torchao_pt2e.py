@@ -10,7 +10,7 @@ from torch.export import Dim
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from srptq_adapters.torchao import SRQuantizer
-from srptq_plugin import initialise, load_model, load_patches, train
+from srptq_plugin import initialize, load_model, load_patches, train
 
 run = sys.argv[1] if len(sys.argv) > 1 else "run"
 network, record = (model := load_model("edsr-mini")).module, model.record
@@ -20,7 +20,7 @@ any_size = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
 exported = torch.export.export(network, (patches[:2],), dynamic_shapes=any_size).module()
 prepared = prepare_pt2e(exported, SRQuantizer.from_recipe("onnxruntime-w8a8", input_range=record.input_range))
 
-initialise(prepared, run)  # the run's bounds
+initialize(prepared, run)  # the run's bounds
 log = train(prepared, patches, steps=40, every=20, batch=4)  # without labels the float network is the teacher
 quantized = convert_pt2e(prepared)
 

@@ -42,13 +42,13 @@ class TinyNpu:
         (folder / "shifts.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return (folder / "model_tiny_npu.onnx", folder / "shifts.json")
 
-    def load(self, artefact: Path) -> "Emulator":
+    def load(self, artifact: Path) -> "Emulator":
         """The NPU's emulator; here ONNX Runtime."""
-        return Emulator(artefact)
+        return Emulator(artifact)
 
-    def command(self, artefact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size | None) -> str:
         """The next command line."""
-        return f"tiny-npu-compile {artefact.name}" + (f" --shape {'x'.join(map(str, size))}" if size else "")
+        return f"tiny-npu-compile {artifact.name}" + (f" --shape {'x'.join(map(str, size))}" if size else "")
 
 
 class Emulator:
@@ -56,10 +56,10 @@ class Emulator:
 
     name = "tiny-npu emulator"
 
-    def __init__(self, artefact: Path) -> None:
+    def __init__(self, artifact: Path) -> None:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session: Any = onnxruntime.InferenceSession(str(artefact), options, ["CPUExecutionProvider"])
+        self._session: Any = onnxruntime.InferenceSession(str(artifact), options, ["CPUExecutionProvider"])
 
     def __call__(self, image: Array) -> Array:
         """Run a [N, 3, H, W] batch."""

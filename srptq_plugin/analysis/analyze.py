@@ -155,11 +155,11 @@ class _Meter:
         yield self.sums[WHOLE, "alone"], plain.output, plain.output
         yield self.sums[WHOLE, "left_float"], full.output, plain.output
         for part in self.parts:
-            self.progress("analysing", self.done, self.steps)
+            self.progress("analyzing", self.done, self.steps)
             yield self.sums[part, "alone"], plain.switched(part.groups), plain.output
             yield self.sums[part, "left_float"], full.switched(part.groups), plain.output
             self.done += len(images)
-        self.progress("analysing", self.done, self.steps)
+        self.progress("analyzing", self.done, self.steps)
 
     def analysis(self) -> Analysis:
         """What was measured, by part."""

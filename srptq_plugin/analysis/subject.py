@@ -1,4 +1,4 @@
-"""What is analysed: a quantized network, what is known of it, and patches to look at."""
+"""What is analyzed: a quantized network, what is known of it, and patches to look at."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -40,7 +40,7 @@ def at_every_width(
 ) -> list[Uniform]:
     """Calibrate and measure at each; what weights or activations lack there is the nearest.
 
-    Channels are not equalised: that would give each its own float network.
+    Channels are not equalized: that would give each its own float network.
     """
     known = inputs.rules.weight_bits | inputs.rules.activation_bits
     chosen = sorted(known.intersection(widths))
@@ -54,7 +54,7 @@ def at_every_width(
 
 
 def _uniform(inputs: Inputs, bits: int, patches: int, progress: Progress) -> Uniform:
-    recipe = uniform(inputs.recipe, inputs.rules, bits).model_copy(update={"equalise": False})
+    recipe = uniform(inputs.recipe, inputs.rules, bits).model_copy(update={"equalize": False})
     subject = Subject.of_model(replace(inputs, recipe=recipe), patches, progress)
     return Uniform(bits, subject, noises(subject, progress))
 

@@ -1,4 +1,4 @@
-"""A recipe, a network and images become the numbers of every site: plan, realise, observe, reconstruct."""
+"""A recipe, a network and images become the numbers of every site: plan, realize, observe, reconstruct."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from srptq_plugin.calibration.equalization.equalize import equalise
+from srptq_plugin.calibration.equalization.equalize import equalize
 from srptq_plugin.data.images import (
     Image,
     load_images,
@@ -206,7 +206,7 @@ class Calibrator:
     inputs: Inputs
     progress: Progress = quiet
     clock: Clock = field(default_factory=Clock)
-    equalised: float | None = None
+    equalized: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     projections: Mapping[str, Projection] = field(default_factory=dict[str, Projection])
     overflow: OverflowCost | None = None
@@ -245,14 +245,14 @@ class Calibrator:
         network = Network(graph_of(program))
         makers = makers_of(recipe, inputs.registry)
         plan = make_plan(network, inputs.rules, recipe, inputs.loaded.record.input_range, makers)
-        if recipe.equalise:
-            self._equalise(network, plan)
-        return inputs.registry.toolkit(recipe.toolkit).load().realise(program, plan).to(inputs.device)
+        if recipe.equalize:
+            self._equalize(network, plan)
+        return inputs.registry.toolkit(recipe.toolkit).load().realize(program, plan).to(inputs.device)
 
-    def _equalise(self, network: Network, plan: Plan) -> None:
-        self.progress("equalising channels", 0, 0)
-        with self.clock("equalise"):
-            self.equalised = equalise(network, plan, self.inputs.patches[:PROBED], self.inputs.recipe.calibration.seed)
+    def _equalize(self, network: Network, plan: Plan) -> None:
+        self.progress("equalizing channels", 0, 0)
+        with self.clock("equalize"):
+            self.equalized = equalize(network, plan, self.inputs.patches[:PROBED], self.inputs.recipe.calibration.seed)
 
     def _calibrate(self, prepared: PreparedGraph) -> None:
         shuffled = self.inputs.shuffled

@@ -4,9 +4,9 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from srptq_plugin.cli.analysing import analyze, cost
+from srptq_plugin.cli.analyzing import analyze, cost
 from srptq_plugin.cli.answer import CHECK_FAILED, DONE, Answer
-from srptq_plugin.cli.catalogue import plugins, recipes, targets
+from srptq_plugin.cli.catalog import plugins, recipes, targets
 from srptq_plugin.cli.plotting import plot
 from srptq_plugin.cli.reports import evaluation_report, lint_report, run_report, verification_report
 from srptq_plugin.utils.progress import Progress

@@ -1,4 +1,4 @@
-"""What the screen shows: facts and tables, in colour in a terminal and as plain lines in a pipe."""
+"""What the screen shows: facts and tables, in color in a terminal and as plain lines in a pipe."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Lines:
-    """Text to copy: never wrapped, never coloured."""
+    """Text to copy: never wrapped, never colored."""
 
     lines: Sequence[str]
     title: str = ""
@@ -68,7 +68,7 @@ def show(report: Sequence[Block], stream: TextIO) -> None:
 
 
 def plain(report: Sequence[Block]) -> str:
-    """Lines without colour or boxes.
+    """Lines without color or boxes.
 
     >>> print(plain([Facts([("target", "openvino")]), Table(["stage", "sites"], [["head", "1"]])]), end="")
     target: openvino

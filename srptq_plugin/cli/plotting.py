@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from srptq_plugin.analysis import KINDS
-from srptq_plugin.cli.analysing import ANALYSIS, BUDGET
+from srptq_plugin.cli.analyzing import ANALYSIS, BUDGET
 from srptq_plugin.cli.answer import Answer
 from srptq_plugin.cli.console import Facts
 from srptq_plugin.errors import LONGEST, SrptqError, first_line, short

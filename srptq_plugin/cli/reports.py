@@ -116,8 +116,8 @@ def _recipe(summary: Record) -> str:
     recipe = summary["recipe"]
     tuned = recipe["reconstruction"]
     steps = [recipe["activations"]["observer"], *([tuned["name"]] if tuned else [])]
-    learnt = " (weights too)" if tuned and tuned.get("weights", "fixed") != "fixed" else ""
-    return f"{recipe['name']}, for {summary['target']}: {' and '.join(steps)}{learnt}, in {summary['toolkit']}"
+    learned = " (weights too)" if tuned and tuned.get("weights", "fixed") != "fixed" else ""
+    return f"{recipe['name']}, for {summary['target']}: {' and '.join(steps)}{learned}, in {summary['toolkit']}"
 
 
 def _stages(sites: Sequence[Record]) -> Table:
@@ -151,7 +151,7 @@ def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
 def _calibration(summary: Record) -> Iterator[tuple[str, Cell]]:
     """Yield what stays float, and what each step of calibration did."""
     yield from _floats(summary["floats"])
-    yield from _equalised(summary)
+    yield from _equalized(summary)
     yield from _overflow(summary)
     yield from _rounded(summary)
     yield from _trained(summary)
@@ -159,9 +159,9 @@ def _calibration(summary: Record) -> Iterator[tuple[str, Cell]]:
     yield from _projection(summary["sites"], summary.get("reconstruction") or {})
 
 
-def _equalised(summary: Record) -> Iterator[tuple[str, Cell]]:
-    if summary.get("equalised_db") is not None:
-        yield "equalised", f"{summary['equalised_db']:.1f} dB less noise from rounding expected"
+def _equalized(summary: Record) -> Iterator[tuple[str, Cell]]:
+    if summary.get("equalized_db") is not None:
+        yield "equalized", f"{summary['equalized_db']:.1f} dB less noise from rounding expected"
 
 
 def _overflow(summary: Record) -> Iterator[tuple[str, Cell]]:
@@ -265,18 +265,18 @@ def _outcome(summary: Record, folder: Path) -> Iterator[tuple[str, Cell]]:
     phases = ", ".join(f"{phase} {count:.1f}" for phase, count in seconds.items())
     yield "seconds", f"{sum(seconds.values()):.1f} ({phases})"
     yield "folder", str(folder)
-    yield "files", ", ".join(_files(summary["artefacts"], folder))
+    yield "files", ", ".join(_files(summary["artifacts"], folder))
 
 
-def _files(artefacts: Sequence[str], folder: Path) -> list[str]:
+def _files(artifacts: Sequence[str], folder: Path) -> list[str]:
     """The target's files first, the one to run before all."""
-    others = {path.name for path in folder.iterdir()} - set(artefacts)
-    return [*artefacts, *sorted(others)]
+    others = {path.name for path in folder.iterdir()} - set(artifacts)
+    return [*artifacts, *sorted(others)]
 
 
 def _next_steps(summary: Record, folder: str) -> list[str]:
     steps = [f"srptq evaluate {folder} --data DIR"]
-    if not summary["artefacts"]:
+    if not summary["artifacts"]:
         return steps
     command = summary.get("command")
     return [*([f"cd {folder} && {command}"] if command else []), *steps, f"srptq verify {folder}"]

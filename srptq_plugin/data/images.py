@@ -145,7 +145,7 @@ def load_patches(
 
 
 def most_detailed(patches: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Keep the patches whose neighbouring pixels differ the most, in their order.
+    """Keep the patches whose neighboring pixels differ the most, in their order.
 
     >>> patches = np.zeros((3, 4, 4, 3), np.uint8)
     >>> patches[1, ::2], patches[2, 1, 1] = 200, 9
@@ -167,9 +167,9 @@ def noise_patches(count: int, size: int, seed: int) -> NDArray[np.uint8]:
     white = np.random.default_rng(seed).standard_normal((count, size, size, 3))
     along = np.fft.fftfreq(size)
     frequency = np.maximum(np.hypot(along[:, None], along), 1 / size)
-    coloured = np.fft.ifft2(np.fft.fft2(white, axes=(1, 2)) / frequency[..., None], axes=(1, 2)).real
-    low, high = coloured.min((1, 2, 3), keepdims=True), coloured.max((1, 2, 3), keepdims=True)
-    return np.round(255 * (coloured - low) / (high - low)).astype(np.uint8)
+    colored = np.fft.ifft2(np.fft.fft2(white, axes=(1, 2)) / frequency[..., None], axes=(1, 2)).real
+    low, high = colored.min((1, 2, 3), keepdims=True), colored.max((1, 2, 3), keepdims=True)
+    return np.round(255 * (colored - low) / (high - low)).astype(np.uint8)
 
 
 def fitted(pixels: Pixels, multiple: int) -> Pixels:
@@ -249,7 +249,7 @@ def _check_patches(images: Sequence[Image], count: int, size: int, multiple: int
 
 
 def _check_depth(file: PIL.ImageFile.ImageFile) -> None:
-    """Refuse what Pillow misreads without a word: TIFF levels of 12 bits, or 16-bit colours in planes."""
+    """Refuse what Pillow misreads without a word: TIFF levels of 12 bits, or 16-bit colors in planes."""
     if isinstance(file, TiffImageFile):
         bits = max(file.tag_v2.get(BITSPERSAMPLE, (1,)))
         if bits > 8 and not (bits == 16 and _is_wide(file)):  # noqa: PLR2004 - bits
@@ -273,7 +273,7 @@ def _wide(file: PIL.ImageFile.ImageFile, path: Path) -> Pixels:
 
 def _without_alpha(pixels: Pixels, path: Path) -> Pixels:
     if np.any(pixels[..., 3:] != np.iinfo(np.uint8).max):
-        logger.warning("%s: transparency dropped; the colours under it are used as they are", path)
+        logger.warning("%s: transparency dropped; the colors under it are used as they are", path)
     return np.ascontiguousarray(pixels[..., :3])
 
 
@@ -287,7 +287,7 @@ def _raw_mode(file: PIL.ImageFile.ImageFile) -> str:
 
 
 def _sixteen_bits(file: PIL.ImageFile.ImageFile, path: Path) -> NDArray[np.int64]:
-    """Pillow keeps the upper byte of a 16-bit colour; reading with the bytes swapped gives the lower."""
+    """Pillow keeps the upper byte of a 16-bit color; reading with the bytes swapped gives the lower."""
     mode = _raw_mode(file)
     swapped = mode[:-1] + ("L" if mode.endswith("B") else "B")
     upper = np.asarray(file).astype(np.int64)

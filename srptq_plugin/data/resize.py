@@ -58,9 +58,9 @@ def _taps(length: int, factor: float) -> tuple[NDArray[np.intp], Reals]:
     """For each output sample the input samples and their weights; beyond an edge its pixel is repeated."""
     shrink = min(factor, 1.0)
     reach = 2 / shrink
-    centre = (np.arange(round(length * factor)) + 0.5) / factor - 0.5
-    index = np.floor(centre - reach)[:, None] + np.arange(int(np.ceil(2 * reach)) + 2)
-    distance = (centre[:, None] - index) * shrink
+    center = (np.arange(round(length * factor)) + 0.5) / factor - 0.5
+    index = np.floor(center - reach)[:, None] + np.arange(int(np.ceil(2 * reach)) + 2)
+    distance = (center[:, None] - index) * shrink
     weight = _cubic(distance)
     weight /= weight.sum(axis=1, keepdims=True)
     return np.clip(index, 0, length - 1).astype(np.intp), weight

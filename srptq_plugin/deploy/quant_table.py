@@ -48,7 +48,7 @@ class QuantTable:
         norms = {site.name: magnitudes(prepared.float_weight(site)) for site in sites}
         activations = prepared.of_role("activation")
         states = {group: each.state() for group, each in activations.items() if each.dynamic}
-        return cls(prepared.plan, qparams, weights, norms, prepared.learnt_biases(), states)
+        return cls(prepared.plan, qparams, weights, norms, prepared.learned_biases(), states)
 
     def level(self, weight: str) -> Tensor:
         """A weight at its levels, in float32."""

@@ -42,7 +42,7 @@ def evaluate(
     """
     if scale is not None and scale != run.scale:
         raise SrptqError(f"--scale {scale}: the network of {run.folder} upscales by {run.scale}")
-    size = run.size if run.artefacts else None
+    size = run.size if run.artifacts else None
     tiling = tiling_of(size, tile, overlap)
     _check_tile(run, tile)
     if ensemble:
@@ -74,9 +74,9 @@ def _check_turns(run: Run, size: tuple[int, int] | None) -> None:
 def _networks(run: Run, device: torch.device) -> dict[str, Forward]:
     """What is compared; the runtime only where there is one."""
     networks = {"float": run.float(device), "simulated": run.simulation(device)}
-    if run.artefacts:
+    if run.artifacts:
         try:
-            networks["runtime"] = run.target.load(run.artefacts[0])
+            networks["runtime"] = run.target.load(run.artifacts[0])
         except SrptqError as error:
             logger.warning("the runtime is left out: %s", error)
     return networks

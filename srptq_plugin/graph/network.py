@@ -189,13 +189,13 @@ class Network:
         return (f"{path}.{leaf}", found.detach()) if isinstance(found, Tensor) else None
 
     def is_mean_shift(self, conv: fx.Node) -> bool:
-        """Whether a convolution only scales and shifts each colour of an image."""
+        """Whether a convolution only scales and shifts each color of an image."""
         found = self.parameter(conv, 1)
         if found is None:
             return False
         weight = found[1]
-        colours = weight.shape[0]
-        square = tuple(weight.shape) == (colours, colours, 1, 1) and colours <= 4  # noqa: PLR2004
+        colors = weight.shape[0]
+        square = tuple(weight.shape) == (colors, colors, 1, 1) and colors <= 4  # noqa: PLR2004
         return square and torch.equal(weight[..., 0, 0], weight[..., 0, 0].diag().diag())
 
     def is_depthwise(self, conv: fx.Node) -> bool:

@@ -129,12 +129,12 @@ def _peak(state: State) -> float:
 
 
 def _shifts(mean: Mean) -> dict[str, Tensor]:
-    colours = torch.eye(3).reshape(3, 3, 1, 1)
+    colors = torch.eye(3).reshape(3, 3, 1, 1)
     levels = 255 * torch.tensor(mean)
     return {
-        "sub_mean.weight": colours,
+        "sub_mean.weight": colors,
         "sub_mean.bias": -levels,
-        "add_mean.weight": colours.clone(),
+        "add_mean.weight": colors.clone(),
         "add_mean.bias": levels,
     }
 

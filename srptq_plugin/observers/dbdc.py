@@ -139,14 +139,14 @@ def expected_errors(counts: Tensor, zeros: Tensor, low: Tensor, high: Tensor, qp
     inside; and zeros at the level nearest to them.
     """
     middles = (torch.arange(counts.shape[1]) + 0.5) / counts.shape[1]
-    centres = low[:, None] + (high - low)[:, None] * middles
+    centers = low[:, None] + (high - low)[:, None] * middles
     inside = qparams.scale.double().square() / 12
     at_zero = dequantize(quantize(torch.zeros_like(qparams.scale), qparams), qparams).double().square()
     ends = zip(qparams.bounds.lower, qparams.bounds.upper, inside, strict=True)
-    errors = torch.stack([(counts * _bin_errors(centres, *each)).sum(1) for each in ends])
+    errors = torch.stack([(counts * _bin_errors(centers, *each)).sum(1) for each in ends])
     return (errors + at_zero * zeros) / (counts.sum(1) + zeros)
 
 
-def _bin_errors(centres: Tensor, lower: Tensor, upper: Tensor, inside: Tensor) -> Tensor:
-    beyond = (centres - centres.clamp(lower[:, None], upper[:, None])).square()
+def _bin_errors(centers: Tensor, lower: Tensor, upper: Tensor, inside: Tensor) -> Tensor:
+    beyond = (centers - centers.clamp(lower[:, None], upper[:, None])).square()
     return torch.where(beyond > 0, beyond, inside[:, None])

@@ -50,8 +50,8 @@ def _clip(counts: Tensor, kept: Tensor) -> Tensor:
 def _spread(seen: RunningHistogram, qparams: QParams, kept: Tensor, used: Tensor) -> Tensor:
     """The kept counts, each level's mass shared by those of its bins that hold any."""
     edges = seen.edges
-    centres = (edges[:, 1:] + edges[:, :-1]).div(2).float()
-    level = (quantize(centres, qparams) - qparams.grid.qmin).long()
+    centers = (edges[:, 1:] + edges[:, :-1]).div(2).float()
+    level = (quantize(centers, qparams) - qparams.grid.qmin).long()
     share = (kept & used).double()
     mass, bins = (_sum_by(level, each, qparams.grid.steps + 1) for each in (seen.counts * share, share))
     return (mass / bins.clamp(min=1)).gather(1, level) * share

@@ -15,7 +15,7 @@ BINS, CHANNEL_BINS = 4096, 1024
 
 
 class ShrinkSearch(BatchObserver[RunningHistogram]):
-    """Shrinks the extremes towards zero by one of `steps` equal factors down from 1, that of least cost.
+    """Shrinks the extremes toward zero by one of `steps` equal factors down from 1, that of least cost.
 
     `bins` are those of the histogram: 4096, or 1024 for each channel, unless given.
     """

@@ -54,7 +54,7 @@ class PreparedGraph:
 
     @classmethod
     def placed(cls, module: fx.GraphModule, plan: Plan) -> "PreparedGraph":
-        """A plan realised without a toolkit; the parameters stay those of the module."""
+        """A plan realized without a toolkit; the parameters stay those of the module."""
         quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
         return cls(insert_quantizers(module, plan, quantizers), plan)
 
@@ -163,7 +163,7 @@ class PreparedGraph:
         found = {conv: network.parameter(network.nodes[conv], 2) for conv in self.plan.convs}
         return {conv: own[bias[0]] for conv, bias in found.items() if bias and bias[0] in own}
 
-    def learnt_biases(self) -> dict[str, Tensor]:
+    def learned_biases(self) -> dict[str, Tensor]:
         """Those biases that are no longer the float network's."""
         was = {conv: self._float[self._names[bias]] for conv, bias in self.biases.items()}
         return {conv: bias.detach().clone() for conv, bias in self.biases.items() if not torch.equal(bias, was[conv])}

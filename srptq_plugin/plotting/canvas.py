@@ -18,7 +18,7 @@ MOST_DOTS = 60_000
 """A side; matplotlib draws no more than 65,535."""
 INK, FAINT = "#222222", "#bbbbbb"
 BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
-"""Okabe and Ito's, which the colour-blind tell apart."""
+"""Okabe and Ito's, which the color-blind tell apart."""
 
 
 def canvas(width: float, height: float) -> "Figure":

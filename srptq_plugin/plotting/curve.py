@@ -51,10 +51,10 @@ class Curve:
         for bits, point in self.uniform.items():
             axes.annotate(f"{bits} bits", point, (7, -10), textcoords="offset points", fontsize=SMALL, color=INK)
         axes.plot(*_columns(chosen), "o", color=INK, markersize=10, fillstyle="none", label="the recipe written")
-        self._labelled(axes)
+        self._labeled(axes)
         return figure
 
-    def _labelled(self, axes: "Axes") -> None:
+    def _labeled(self, axes: "Axes") -> None:
         bare(axes)
         axes.margins(0.08, 0.1)
         axes.set_xscale("log", base=2)

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 Both = tuple[float | None, float | None]
 COLUMNS = ("alone", "left float")
-COLOURS, UNKNOWN = "viridis", "#dddddd"
-"""From few to many dB, for the colour-blind as well; and where there is no number."""
+COLORS, UNKNOWN = "viridis", "#dddddd"
+"""From few to many dB, for the color-blind as well; and where there is no number."""
 ROW, CELL, LETTER, AROUND = 0.24, 1.05, 0.085, 1.3
 """Inches: the height of a row, the width of a number, of a letter of a name, and what is around."""
 LEAST = 2.8
 """Inches of height, below which the scale beside has no room."""
 LIGHT = 0.5
-"""The share of the colours from which letters on them are dark."""
+"""The share of the colors from which letters on them are dark."""
 
 
 @dataclass(frozen=True)
 class HeatMap:
     """Parts of a kind, and PSNR against the float network in dB: infinite where the image is float's, none if unknown.
 
-    `whole`: that of the whole network quantized. `span`: what the colours go from and to.
+    `whole`: that of the whole network quantized. `span`: what the colors go from and to.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class HeatMap:
 
     @classmethod
     def of(cls, found: Record, kind: str) -> "HeatMap | None":
-        """Of what `srptq analyze` wrote, where it has such parts; all kinds have the same colours."""
+        """Of what `srptq analyze` wrote, where it has such parts; all kinds have the same colors."""
         parts = [part for part in found["parts"] if part["kind"] == kind]
         if not parts:
             return None
@@ -58,18 +58,18 @@ class HeatMap:
         names = max(map(len, self.names)) * LETTER
         figure = canvas(len(COLUMNS) * CELL + names + AROUND, max((len(self.names) + 2) * ROW, LEAST))
         axes = figure.subplots()
-        mesh = self._coloured(axes)
+        mesh = self._colored(axes)
         self._written(axes)
-        self._labelled(axes)
+        self._labeled(axes)
         self._scale(figure, axes, mesh)
         return figure
 
-    def _coloured(self, axes: "Axes") -> "QuadMesh":
+    def _colored(self, axes: "Axes") -> "QuadMesh":
         low, high = self.span
         values = [[math.nan if each is None else min(each, high) for each in row] for row in self.psnr]
         edges = [[n - 0.5 for n in range(count + 1)] for count in (len(COLUMNS), len(values))]
         axes.set_facecolor(UNKNOWN)
-        return axes.pcolormesh(*edges, values, cmap=COLOURS, vmin=low, vmax=high, edgecolors="white", linewidth=1)
+        return axes.pcolormesh(*edges, values, cmap=COLORS, vmin=low, vmax=high, edgecolors="white", linewidth=1)
 
     def _written(self, axes: "Axes") -> None:
         for row, both in enumerate(self.psnr):
@@ -78,11 +78,11 @@ class HeatMap:
                 axes.text(column, row, _said(value), color=ink, ha="center", va="center", fontsize=SMALL)
 
     def _share(self, value: float) -> float:
-        """Where the colour of a value is among all."""
+        """Where the color of a value is among all."""
         low, high = self.span
         return (value - low) / (high - low)
 
-    def _labelled(self, axes: "Axes") -> None:
+    def _labeled(self, axes: "Axes") -> None:
         axes.invert_yaxis()
         axes.set_yticks(range(len(self.names)), self.names, fontsize=SMALL, parse_math=False)
         axes.set_xticks(range(len(COLUMNS)), COLUMNS, fontsize=TEXT)

@@ -19,7 +19,7 @@ STYLES: Mapping[Step, tuple[str, Literal["-", "--", ":"], float]] = {
     "tuned": (ORANGE, "-", 4.0),
     "projected": (GREEN, "-", 1.4),
 }
-"""Colours, strokes and widths: tuned bounds are hardly off the grid's, which stand on them."""
+"""Colors, strokes and widths: tuned bounds are hardly off the grid's, which stand on them."""
 ALIKE = 1e-6
 """Ends that are closer, as a share of the range, are drawn as one."""
 MARGIN = 0.03
@@ -64,10 +64,10 @@ class Histogram:
         axes = figure.subplots()
         axes.stairs(self.found.counts, self.found.edges, fill=True, color=BARS)
         for steps, ends in self.lines:
-            colour, style, width = STYLES[steps[-1]]
-            axes.axvline(ends[0], color=colour, linestyle=style, linewidth=width, label=self._said(steps, ends))
-            axes.axvline(ends[1], color=colour, linestyle=style, linewidth=width)
-        self._labelled(axes)
+            color, style, width = STYLES[steps[-1]]
+            axes.axvline(ends[0], color=color, linestyle=style, linewidth=width, label=self._said(steps, ends))
+            axes.axvline(ends[1], color=color, linestyle=style, linewidth=width)
+        self._labeled(axes)
         self._explained(figure)
         return figure
 
@@ -75,7 +75,7 @@ class Histogram:
         names = " = ".join(self.names.get(step, step) for step in steps)
         return f"{names}: " + f"{ends[0]:.4g} to {ends[1]:.4g}".replace("-", MINUS)
 
-    def _labelled(self, axes: "Axes") -> None:
+    def _labeled(self, axes: "Axes") -> None:
         bare(axes)
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7)

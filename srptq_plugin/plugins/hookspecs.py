@@ -204,7 +204,7 @@ def srptq_toolkits() -> Iterable[ToolkitEntry]:
         class Bare:
             version = "1.0"
 
-            def realise(self, program, plan):
+            def realize(self, program, plan):
                 return PreparedGraph.placed(own_module(program), plan)
 
 

@@ -39,12 +39,12 @@ class ObserverFactory(Protocol):
 
 
 class Toolkit(Protocol):
-    """Realises a plan: puts fake-quantizers at its sites."""
+    """Realizes a plan: puts fake-quantizers at its sites."""
 
     version: str
     """For the summary of a run."""
 
-    def realise(self, program: "ExportedProgram", plan: "Plan") -> "PreparedGraph":
+    def realize(self, program: "ExportedProgram", plan: "Plan") -> "PreparedGraph":
         """The exported network with `build_quantizer(plan, group)` at every site, and parameters of its own."""
         ...
 
@@ -142,14 +142,14 @@ class Target(Protocol):
         """
         ...
 
-    def load(self, artefact: Path) -> Runtime:
+    def load(self, artifact: Path) -> Runtime:
         """Load a written file, or the float ONNX file beside it, whose speed is compared.
 
         A runtime that is not installed raises `MissingRuntimeError`: nothing is verified then, and the run says so.
         """
         ...
 
-    def command(self, artefact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size | None) -> str:
         """The vendor's next command line, ready to paste; empty where there is none.
 
         `size` is the only input size that the file takes. Without one the command names multiples of 64, which every

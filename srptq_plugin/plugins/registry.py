@@ -194,7 +194,7 @@ def _collect(plugin: object, info: PluginInfo) -> list[Entry[Any]]:
 
 
 def check_pending(callers: Iterable[pluggy.HookCaller], info: PluginInfo) -> None:
-    """Refuse a hook that nobody calls: a misspelt one."""
+    """Refuse a hook that nobody calls: a misspelled one."""
     for caller in callers:
         if not caller.has_spec():
             raise SrptqError(f"plugin {info}: {UnknownNameError('hook', caller.name, HOOKS)}")

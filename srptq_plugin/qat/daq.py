@@ -40,7 +40,7 @@ def _error(reach: float, bits: int) -> float:
 
 
 def discretize(standard: Tensor, steps: Tensor, levels: Tensor, shift: Tensor | float = 0.0) -> Tensor:
-    """Equation 4: standardised values, clipped to +-alpha + beta, at the middles of steps.
+    """Equation 4: standardized values, clipped to +-alpha + beta, at the middles of steps.
 
     >>> discretize(torch.tensor([-9.0, 0.2, 9.0]), torch.tensor(1.0), torch.tensor(4.0))
     tensor([-1.5000,  0.5000,  1.5000])

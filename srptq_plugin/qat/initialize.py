@@ -1,4 +1,4 @@
-"""initialise(): a prepared model starts training from a run, whichever toolkit made either."""
+"""initialize(): a prepared model starts training from a run, whichever toolkit made either."""
 
 import logging
 from collections import defaultdict
@@ -33,7 +33,7 @@ class Started:
     left: tuple[str, ...]
 
 
-def initialise(prepared: fx.GraphModule, run: Path | str, *, registry: Registry | None = None) -> Started:
+def initialize(prepared: fx.GraphModule, run: Path | str, *, registry: Registry | None = None) -> Started:
     """Start a prepared model from a run: its parameters, and the bounds of each fake-quantizer.
 
     Afterwards the model computes what the run simulates, as far as it quantizes the same tensors. Tensors are matched

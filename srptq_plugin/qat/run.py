@@ -27,7 +27,7 @@ from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared import PreparedGraph, fixed_size
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Patches, held_out
-from srptq_plugin.qat.initialize import initialise
+from srptq_plugin.qat.initialize import initialize
 from srptq_plugin.qat.provenance import check_origins, origins_of
 from srptq_plugin.qat.training import Options, Training, Validation, train, validation_of
 from srptq_plugin.recipes.binding import makers_of, rules_of
@@ -88,7 +88,7 @@ def train_run(
     """Train the network of a run from its bounds, and write a run folder.
 
     `images` are low-resolution images, for which the float network is the teacher; or pairs (`HR` and `LR_x4`) or, with
-    `scale`, photographs to be made smaller, which are what is learnt then. `data`: pairs to validate on.
+    `scale`, photographs to be made smaller, which are what is learned then. `data`: pairs to validate on.
     """
     registry = registry or Registry()
     start = Run.open(run, registry)
@@ -155,8 +155,8 @@ def _prepared(recipe: Recipe, run: Run, registry: Registry) -> PreparedGraph:
     program = run.program()
     network = Network(graph_of(program))
     plan = make_plan(network, rules_of(recipe, registry), recipe, run.input_range, makers_of(recipe, registry))
-    prepared = registry.toolkit(recipe.toolkit).load().realise(program, plan)
-    left = list(initialise(prepared.module, run.folder, registry=registry).left)
+    prepared = registry.toolkit(recipe.toolkit).load().realize(program, plan)
+    left = list(initialize(prepared.module, run.folder, registry=registry).left)
     if left:
         raise SrptqError(
             f"{run.folder}: has no bounds for {', '.join(left[:3])}{' and others' if len(left) > 3 else ''}, "  # noqa: PLR2004
@@ -292,8 +292,8 @@ def _write(draft: Path, table: QuantTable, writer: RunWriter, start: Run, log: l
         shutil.copyfile(start.folder / name, draft / name)
     (draft / TRAINED).write_text("".join(json.dumps(asdict(record)) + "\n" for record in log))
     with writer.clock("export"):
-        artefacts = writer.write(draft, table)
+        artifacts = writer.write(draft, table)
     best = max(log, key=lambda record: record.psnr)
     training = {"from": str(start.folder), "steps": log[-1].step, "psnr_before": log[0].psnr}
     figures = {"training": {**training, "psnr": best.psnr, "best_step": best.step}, "reconstruction": {}}
-    writer.finish(draft, table, artefacts, figures)
+    writer.finish(draft, table, artifacts, figures)

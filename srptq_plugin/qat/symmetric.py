@@ -26,7 +26,7 @@ class MirroredFakeQuantize(BoundedFakeQuantize):
 
     @property
     def bounds(self) -> Bounds:
-        """Both, by the learnt end."""
+        """Both, by the learned end."""
         end = super().bounds.upper
         return _reaching(end, self.mirrors(self.lower.detach()))
 

@@ -79,8 +79,8 @@ class Training:
         rates = Rates(options.bound_rate, options.bound_rate, "relative", options.value_rate)
         prepared.set_mode(Mode.QUANTIZE)
         self.learning = Learning(prepared, rates, "free")
-        self.learnt: list[nn.Parameter] = self.learning.learnt
-        self.average = [each.detach().clone() for each in self.learnt]
+        self.learned: list[nn.Parameter] = self.learning.learned
+        self.average = [each.detach().clone() for each in self.learned]
         self.counted = [each for q in prepared.quantizers.values() for each in q.buffers()]
         self.best, self.score = [each.clone() for each in (*self.average, *self.counted)], -math.inf
         self.done, self.usual = 0, 0.0
@@ -100,7 +100,7 @@ class Training:
         average(each for each in self.counted if each.is_floating_point())
         self.done += 1
         kept = min(self.options.average, self.done / (self.done + 10))
-        for mean, each in zip(self.average, self.learnt, strict=True):
+        for mean, each in zip(self.average, self.learned, strict=True):
             mean.lerp_(each.detach(), 1 - kept)
         return float(loss.detach())
 
@@ -124,17 +124,17 @@ class Training:
             found = self.prepared.features(low)
         return *found, torch.stack(terms).sum()
 
-    def _shorten(self, learnt: list[Tensor]) -> None:
+    def _shorten(self, learned: list[Tensor]) -> None:
         """Shorten gradients that are unusually long."""
         longest = self.options.clip * self.usual if self.done else math.inf
-        norm = float(nn.utils.clip_grad_norm_(learnt, longest))
+        norm = float(nn.utils.clip_grad_norm_(learned, longest))
         seen = min(self.done, 50)
         self.usual = (seen * self.usual + min(norm, longest)) / (seen + 1)
 
     @contextmanager
     def averaged(self) -> Generator[None]:
         """The graph with the running averages in place, for a while."""
-        now = [each.detach().clone() for each in self.learnt]
+        now = [each.detach().clone() for each in self.learned]
         for quantizer in self.prepared.quantizers.values():
             quantizer.eval()
         self._put(self.average)
@@ -154,27 +154,27 @@ class Training:
 
     def _put(self, values: Sequence[Tensor]) -> None:
         """Set what learns and, where their values are given as well, what is counted on the way."""
-        for each, value in zip((*self.learnt, *self.counted), values, strict=False):
+        for each, value in zip((*self.learned, *self.counted), values, strict=False):
             each.data.copy_(value)
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs."""
-        learnt = [each.detach().clone() for each in self.learnt]
-        state = {"learnt": [*learnt, *self.counted], "average": self.average, "best": self.best}
+        learned = [each.detach().clone() for each in self.learned]
+        state = {"learned": [*learned, *self.counted], "average": self.average, "best": self.best}
         numbers = {"done": self.done, "usual": self.usual, "score": self.score, "options": vars(self.options)}
         return {**state, **numbers, "optimizers": self.learning.state()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
-        both = [*self.learnt, *self.counted]
-        alike = _alike(state["learnt"], both) and _alike(state["best"], both) and _alike(state["average"], self.learnt)
+        both = [*self.learned, *self.counted]
+        alike = _alike(state["learned"], both) and _alike(state["best"], both) and _alike(state["average"], self.learned)
         done = int(state["done"])
         if state["options"] != vars(self.options) or not alike or not 0 <= done <= self.options.steps:
             raise SrptqError(
                 "the checkpoint is of another training; resume with the same recipe and run, or start anew"
             )
         self.usual, self.score = float(state["usual"]), float(state["score"])
-        self._put(state["learnt"])
+        self._put(state["learned"])
         self.average, self.best = (_moved(state[key], both) for key in ("average", "best"))
         self.learning.restore(state["optimizers"])
         self.done = done

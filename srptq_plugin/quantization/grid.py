@@ -248,10 +248,10 @@ class Levels:
         return values if self.offset is None else values.sub_(self.offset)
 
 
-def neighbours(values: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
+def neighbors(values: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
     """The levels below and above each value, for grids with a level at zero.
 
-    >>> neighbours(torch.tensor([0.3]), project(Bounds.of(-1.0, 1.0), IntGrid(2)))
+    >>> neighbors(torch.tensor([0.3]), project(Bounds.of(-1.0, 1.0), IntGrid(2)))
     (tensor([0.]), tensor([0.6667]))
     """
     step = along(qparams.scale, values, qparams.grid)

@@ -68,7 +68,7 @@ class Recipe(Settings):
     """What the target writes beyond the usual."""
     placement: Literal["convs", "full"] | None = None
     """Quantizers at weights and inputs of convolutions, or all that integer runtimes need; `null` is the target's."""
-    equalise: Flag = False
+    equalize: Flag = False
     """Whether channels are scaled first, so that rounding moves the image least; the float network stays as it was."""
     weights: WeightSettings = WeightSettings()
     """How weights are quantized."""

@@ -106,7 +106,7 @@ class PacSettings(Settings):
     `reconstruction: null`, the default, tunes nothing.
 
     The paper's own are `epochs: 10`, `batch: 2`, `schedule: alternating`, `rates: absolute`, `weight_rate: 0.001`,
-    `activation_rate: 0.05`, `start: observed`, `output_loss: l1`, `region_weight: 0`, `recolour: false`,
+    `activation_rate: 0.05`, `start: observed`, `output_loss: l1`, `region_weight: 0`, `recolor: false`,
     `feature_weight: 5` and `gradient: pact`, for images from 0 to 255. Equation (8) as printed is the `feature_loss`
     `literal`. The text beside it, a mean square error, is `sum`, but for the division by the number of values.
     """
@@ -126,7 +126,7 @@ class PacSettings(Settings):
     activation_rate: Real | None = None
     """How fast bounds of activations learn; `null` is 0.001."""
     weights: Literal["fixed", "rounding", "free"] = "fixed"
-    """Whether weights learn: not at all, which of two neighbouring levels to take, or freely and biases with them."""
+    """Whether weights learn: not at all, which of two neighboring levels to take, or freely and biases with them."""
     value_rate: Real = 0.02
     """How fast weights and biases learn, a share of a weight's step."""
     start: Literal["observed", "image"] = "observed"
@@ -143,8 +143,8 @@ class PacSettings(Settings):
     """Whether the image's error is its mean or its root mean square."""
     region_weight: Real = 1.0
     """How much regions of 16 x 16 pixels count beside single pixels."""
-    recolour: Flag = True
-    """Whether every second patch is given other colours."""
+    recolor: Flag = True
+    """Whether every second patch is given other colors."""
     feature_loss: Literal["sum", "literal"] = "sum"
     """Whether maps of unit norm are compared by their squared distance, or by their distance over how many values."""
     gradient: Literal["full", "pact"] = "full"

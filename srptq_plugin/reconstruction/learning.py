@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from srptq_plugin.planning.plan import Role
 from srptq_plugin.planning.prepared import PreparedGraph
-from srptq_plugin.quantization.grid import QParams, neighbours
+from srptq_plugin.quantization.grid import QParams, neighbors
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 from srptq_plugin.quantization.saturation import fit_
 from srptq_plugin.utils.distributed import average
@@ -18,7 +18,7 @@ Turn = tuple[Role, ...]
 BIAS_SHARE = 0.05
 BOTH: Turn = ("weight", "activation")
 Weights = Literal["fixed", "rounding", "free"]
-"""Whether weights learn: not at all; which of their two neighbouring levels to take; or freely, biases with them."""
+"""Whether weights learn: not at all; which of their two neighboring levels to take; or freely, biases with them."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Learning:
             for quantizer in self.prepared.of_role(role).values():
                 learns = role in turn and not quantizer.fixed
                 quantizer.release() if learns else quantizer.hold()
-                for each in learnt_of(quantizer):
+                for each in learned_of(quantizer):
                     each.requires_grad_(learns)
         for value in self.values:
             value.parameter.requires_grad_("weight" in turn)
@@ -125,17 +125,17 @@ class Learning:
             optimizer.load_state_dict(state[role])
 
     @property
-    def learnt(self) -> list[nn.Parameter]:
+    def learned(self) -> list[nn.Parameter]:
         """All that learns."""
-        return [*learnt_by(self.prepared), *(value.parameter for value in self.values)]
+        return [*learned_by(self.prepared), *(value.parameter for value in self.values)]
 
 
-def learnt_by(prepared: PreparedGraph) -> list[nn.Parameter]:
+def learned_by(prepared: PreparedGraph) -> list[nn.Parameter]:
     """All that learns in the quantizers that are not fixed."""
-    return [each for q in prepared.quantizers.values() if not q.fixed for each in learnt_of(q)]
+    return [each for q in prepared.quantizers.values() if not q.fixed for each in learned_of(q)]
 
 
-def learnt_of(quantizer: BoundedFakeQuantize) -> list[nn.Parameter]:
+def learned_of(quantizer: BoundedFakeQuantize) -> list[nn.Parameter]:
     """The bounds of a quantizer, and what else it has that learns."""
     return [quantizer.lower, quantizer.upper, *(each for each, _ in quantizer.own())]
 
@@ -144,7 +144,7 @@ def _values(prepared: PreparedGraph, rates: Rates, *, free: bool) -> Iterator[Va
     """The weights of all sites and, where free, the biases beside them."""
     for site in prepared.plan.weights:
         weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
-        low, high = (None, None) if free else neighbours(weight.detach(), qparams)
+        low, high = (None, None) if free else neighbors(weight.detach(), qparams)
         yield Value(weight, rates.values * float(qparams.scale.mean()), low, high, qparams)
     if free:
         for bias in {id(each): each for each in prepared.biases.values()}.values():

@@ -18,9 +18,9 @@ from srptq_plugin.planning.prepared import PreparedGraph
 from srptq_plugin.quantization.quantizer import Gradient, Mode
 from srptq_plugin.reconstruction.bias_correction import CORRECTED_ON, correct_biases
 from srptq_plugin.reconstruction.bounds_selection import choose_bounds
-from srptq_plugin.reconstruction.color_augmentation import recoloured
+from srptq_plugin.reconstruction.color_augmentation import recolored
 from srptq_plugin.reconstruction.cosine import cosines
-from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, Weights, learnt_by
+from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, Weights, learned_by
 from srptq_plugin.reconstruction.recompute import Recomputing
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher
@@ -53,7 +53,7 @@ class Options:
     output_weight: float = 1.0
     output_loss: Literal["l1", "rms"] = "rms"
     region_weight: float = 1.0
-    recolour: bool = True
+    recolor: bool = True
     feature_loss: Literal["sum", "literal"] = "sum"
     gradient: Gradient = "full"
     seed: int = 0
@@ -66,7 +66,7 @@ class Options:
 def reconstruct(
     prepared: PreparedGraph, images: Tensor, *, progress: Progress = quiet, **options: object
 ) -> Mapping[str, float]:
-    """Tune the bounds of an observed graph in place; unlabelled images [N, 3, H, W] are all it takes."""
+    """Tune the bounds of an observed graph in place; unlabeled images [N, 3, H, W] are all it takes."""
     try:
         chosen = Options(**options)  # pyright: ignore[reportArgumentType]
     except TypeError as error:
@@ -85,7 +85,7 @@ class _Tuning:
         self.prepared, self.options, self.progress = prepared, options, progress
         ends = gathered((float(images.min()), float(images.max())))
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        self.images = recoloured(images, low, high, options.seed) if options.recolour else images
+        self.images = recolored(images, low, high, options.seed) if options.recolor else images
         self.levels = LEVELS / max(high - low, 1e-30)
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)
@@ -101,7 +101,7 @@ class _Tuning:
         """Improve the start by the means that need no gradient descent; the loss there."""
         if self.options.start == "image":
             self.progress("choosing bounds", 0, 0)
-            before = self._or_back(before, learnt_by(self.prepared), self._choose)
+            before = self._or_back(before, learned_by(self.prepared), self._choose)
         if self.options.bias_correction:
             self.progress("correcting biases", 0, 0)
             before = self._or_back(before, list(self.prepared.biases.values()), self._correct)
@@ -129,7 +129,7 @@ class _Tuning:
             for quantizer in self.prepared.quantizers.values():
                 quantizer.gradient = options.gradient
             ratio = self._gradient_ratio()
-            return self._or_back(before, self.learning.learnt, self._tune), ratio
+            return self._or_back(before, self.learning.learned, self._tune), ratio
 
     def _or_back(self, before: float, changed: Sequence[nn.Parameter], change: Callable[[], None]) -> float:
         """The loss after a change, or before it where the calibration images say that it was better."""
@@ -194,7 +194,7 @@ class _Tuning:
 
     def _gradient_ratio(self) -> float:
         self.learning.take_turns(BOTH)
-        parameters, some = learnt_by(self.prepared), torch.arange(min(self.options.batch, len(self.images)))
+        parameters, some = learned_by(self.prepared), torch.arange(min(self.options.batch, len(self.images)))
         norms = [_norm(torch.autograd.grad(self._losses(some)[n], parameters, allow_unused=True)) for n in range(2)]
         return self.options.feature_weight * norms[1] / max(norms[0], 1e-30)
 

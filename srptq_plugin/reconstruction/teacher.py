@@ -16,10 +16,10 @@ IN_MEMORY = 16 * 2**20
 Part = tuple[torch.Size, torch.dtype]
 
 
-def normalised(features: Tensor) -> Tensor:
+def normalized(features: Tensor) -> Tensor:
     """Each sample's map, flat, of root mean square 1: its direction (eq. 7), in numbers that float16 holds well.
 
-    >>> normalised(torch.full((1, 1, 2, 2), 3.0))
+    >>> normalized(torch.full((1, 1, 2, 2), 3.0))
     tensor([[1., 1., 1., 1.]])
     """
     flat = features.flatten(1)
@@ -27,7 +27,7 @@ def normalised(features: Tensor) -> Tensor:
 
 
 class Teacher:
-    """Outputs in float32 and normalised block maps in float16, by sample number."""
+    """Outputs in float32 and normalized block maps in float16, by sample number."""
 
     def __init__(self, prepared: PreparedGraph, images: Tensor, batch: int) -> None:
         self._prepared, self._images, self._batch = prepared, images, batch
@@ -48,7 +48,7 @@ class Teacher:
     def _write(self) -> None:
         for images in self._images.split(self._batch):
             output, maps = self._prepared.teach(images)
-            batch = [output.float(), *(normalised(each).half() for each in maps)]
+            batch = [output.float(), *(normalized(each).half() for each in maps)]
             self._parts = [(each.shape[1:], each.dtype) for each in batch]
             for sample in zip(*(each.cpu() for each in batch), strict=True):
                 for each in sample:
@@ -65,7 +65,7 @@ class Teacher:
         self._answers.close()
 
     def __call__(self, chosen: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The float output and normalised block maps of some samples."""
+        """The float output and normalized block maps of some samples."""
         batch = [torch.empty((len(chosen), *shape), dtype=dtype) for shape, dtype in self._parts]
         for place, number in enumerate(chosen.tolist()):
             self._answers.seek(number * self._size)

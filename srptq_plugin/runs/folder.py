@@ -50,10 +50,10 @@ class RunFolder:
         """What an earlier run wrote, its summary first; nothing where there was none."""
         try:
             summary = json.loads((self.folder / SUMMARY).read_text())
-            artefacts = [Path(name).name for name in summary["artefacts"]] if summary["schema"] == SCHEMA else []
+            artifacts = [Path(name).name for name in summary["artifacts"]] if summary["schema"] == SCHEMA else []
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return []
-        names = [SUMMARY, RECIPE, NETWORK, PROGRAM, TABLE, TRAINED, *artefacts]
+        names = [SUMMARY, RECIPE, NETWORK, PROGRAM, TABLE, TRAINED, *artifacts]
         return [self.folder / name for name in names if is_name(name)]
 
 

@@ -9,7 +9,7 @@ from srptq_plugin.models.record import ModelRecord
 
 SCHEMA = 1
 LARGEST_SCALE, LARGEST_SIDE = 64, 99_999
-COLOURS = 3
+COLORS = 3
 
 
 def record_of(found: Mapping[str, Any]) -> ModelRecord:
@@ -27,7 +27,7 @@ def record_of(found: Mapping[str, Any]) -> ModelRecord:
         raise ValueError(f"scale: {scale}")
     if not (low < high and isfinite(high - low)):
         raise ValueError(f"input_range: {found['input_range']}")
-    if mean is not None and len(mean) != COLOURS:
+    if mean is not None and len(mean) != COLORS:
         raise ValueError(f"mean: {found['mean']}")
     multiple = _whole({"multiple": 1, **found}, "multiple")
     if not 1 <= multiple <= LARGEST_SIDE:
@@ -45,21 +45,21 @@ def size_of(found: Mapping[str, Any]) -> Size | None:
     size = found.get("input_size")
     if size is None:
         return None
-    if not isinstance(size, list) or size[:2] != [1, COLOURS] or len(size) != 4:  # noqa: PLR2004 - axes
+    if not isinstance(size, list) or size[:2] != [1, COLORS] or len(size) != 4:  # noqa: PLR2004 - axes
         raise ValueError(f"input_size: {size}")
     height, width = (_whole(dict(enumerate(size)), place) for place in (2, 3))
     if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
         raise ValueError(f"input_size: {size}")
-    return 1, COLOURS, height, width
+    return 1, COLORS, height, width
 
 
-def artefacts_of(summary: Mapping[str, Any]) -> list[str] | None:
+def artifacts_of(summary: Mapping[str, Any]) -> list[str] | None:
     """The names of the target's files; none where they are no names of files in the folder.
 
-    >>> artefacts_of({"artefacts": ["model.xml"]}), artefacts_of({"artefacts": ["a/../.."]})
+    >>> artifacts_of({"artifacts": ["model.xml"]}), artifacts_of({"artifacts": ["a/../.."]})
     (['model.xml'], None)
     """
-    names = summary["artefacts"]
+    names = summary["artifacts"]
     return names if isinstance(names, list) and all(map(is_name, names)) else None
 
 

@@ -28,7 +28,7 @@ from srptq_plugin.recipes.binding import makers_of
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.atomic_folder import complete
 from srptq_plugin.runs.program_file import read_program
-from srptq_plugin.runs.record import SCHEMA, artefacts_of, record_of, size_of
+from srptq_plugin.runs.record import SCHEMA, artifacts_of, record_of, size_of
 
 RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
     "recipe.yaml",
@@ -44,7 +44,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with a recipe, the float network, its quant table, a target's artefacts and a summary."""
+    """A folder with a recipe, the float network, its quant table, a target's artifacts and a summary."""
 
     folder: Path
     registry: Registry
@@ -67,11 +67,11 @@ class Run:
             raise SrptqError(
                 f"{folder / SUMMARY}: schema {found}, this version reads {SCHEMA}; run `srptq quantize` again"
             )
-        absent = [key for key in ("model", "artefacts") if key not in run.summary]
+        absent = [key for key in ("model", "artifacts") if key not in run.summary]
         if absent:
             raise SrptqError(f"{folder / SUMMARY}: no {' and no '.join(absent)} in it; run `srptq quantize` again")
-        if artefacts_of(run.summary) is None:
-            raise SrptqError(f"{folder / SUMMARY}: its artefacts are no names of files; run `srptq quantize` again")
+        if artifacts_of(run.summary) is None:
+            raise SrptqError(f"{folder / SUMMARY}: its artifacts are no names of files; run `srptq quantize` again")
         run.record  # noqa: B018 - refused here, where it is damaged
         return run
 
@@ -105,13 +105,13 @@ class Run:
 
     @cached_property
     def target(self) -> Target:
-        """The target that the artefacts are for."""
+        """The target that the artifacts are for."""
         return self.registry.target(self.recipe.target).load()
 
     @property
-    def artefacts(self) -> list[Path]:
+    def artifacts(self) -> list[Path]:
         """The target's files, the one to run first."""
-        return [self.folder / name for name in self.summary["artefacts"]]
+        return [self.folder / name for name in self.summary["artifacts"]]
 
     @cached_property
     def record(self) -> ModelRecord:

@@ -35,12 +35,12 @@ TIMED_RUNS = 5
 
 
 def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progress = quiet) -> dict[str, Any]:
-    """Run the artefact and the simulation side by side; `passed` and `problems` say what came of it."""
+    """Run the artifact and the simulation side by side; `passed` and `problems` say what came of it."""
     rules = rules_of(run.recipe, run.registry)
-    if not run.artefacts:
+    if not run.artifacts:
         return _unrun("simulation only: nothing was exported")
     try:
-        runtime = run.target.load(run.artefacts[0])
+        runtime = run.target.load(run.artifacts[0])
     except MissingRuntimeError as error:
         return _unrun(str(error))
     crops = _crops(run, images if images is not None else run.images())
@@ -72,7 +72,7 @@ def _lint(run: Run, *, ignore_vnni: bool) -> list[str]:
     """List what breaks a rule of the target, unless it only matters to processors that the recipe rules out."""
     if not isinstance(run.target, Linter):
         return []
-    file = next((path for path in run.artefacts if path.suffix == ".onnx"), run.artefacts[0])
+    file = next((path for path in run.artifacts if path.suffix == ".onnx"), run.artifacts[0])
     findings = run.target.lint(onnx.load(file))
     severe = (each for each in findings if each.severe and not (each.without_vnni and ignore_vnni))
     by_rule = groupby(sorted(severe, key=attrgetter("rule")), key=attrgetter("rule"))

@@ -40,7 +40,7 @@ class RunWriter:
         self,
         draft: Path,
         table: QuantTable,
-        artefacts: list[str],
+        artifacts: list[str],
         figures: Mapping[str, Any],
         found: Mapping[str, Record] | None = None,
     ) -> None:
@@ -48,13 +48,13 @@ class RunWriter:
         summary = summary_of(self.recipe, self.record, self.size, table, found)
         summary["versions"] = versions_of(self.recipe, self.registry)
         summary["toolkit_version"] = self.registry.toolkit(self.recipe.toolkit).load().version
-        summary |= {**figures, "artefacts": artefacts, "seconds": self.clock.seconds}
+        summary |= {**figures, "artifacts": artifacts, "seconds": self.clock.seconds}
         _write_json(draft / SUMMARY, summary)
         with self.clock("verify"):
             summary["verify"] = verify(Run.open(draft, self.registry), progress=self.progress)
         summary["versions"] |= runtime_version(summary["verify"]["runtime"])
         target = self.registry.target(self.recipe.target).load()
-        summary["command"] = target.command(draft / artefacts[0], self.size) if artefacts else ""
+        summary["command"] = target.command(draft / artifacts[0], self.size) if artifacts else ""
         summary["seconds"] = self.clock.seconds
         _write_json(draft / SUMMARY, summary)
 

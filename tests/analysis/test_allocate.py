@@ -1,4 +1,4 @@
-"""The integer programme against trying everything."""
+"""The integer program against trying everything."""
 
 from collections.abc import Mapping
 from itertools import product

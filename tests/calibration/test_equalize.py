@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 import srptq_plugin
 from srptq_plugin.calibration.equalization import noise
 from srptq_plugin.calibration.equalization.channels import Channels
-from srptq_plugin.calibration.equalization.equalize import equalise, measured_parts
+from srptq_plugin.calibration.equalization.equalize import equalize, measured_parts
 from srptq_plugin.graph.export import export_network, graph_of, own_module
 from srptq_plugin.graph.network import Network, drop_identities
 from srptq_plugin.pipeline import quantize
@@ -74,7 +74,7 @@ def test_the_float_network_stays_what_it_was(kind: str, bits: int) -> None:
     before = {name: value.clone() for name, value in program.state_dict.items()}
     exact = program.module()(IMAGES)
     made = plan_of(program, networks.recipe(bits, "onnxruntime"))
-    assert equalise(Network(graph_of(program)), made, IMAGES) > 0.1
+    assert equalize(Network(graph_of(program)), made, IMAGES) > 0.1
     assert torch.allclose(program.module()(IMAGES), exact, atol=1e-5)
     assert any(not torch.equal(value, before[name]) for name, value in program.state_dict.items())
 
@@ -88,7 +88,7 @@ def test_quantization_hurts_less(kind: str, bits: int, target: str) -> None:
     made = plan(kind, bits, target)
     program = exported(kind)
     before = error(program, made)
-    equalise(Network(graph_of(program)), made, IMAGES)
+    equalize(Network(graph_of(program)), made, IMAGES)
     assert error(program, made) < 0.9 * before
 
 
@@ -107,10 +107,10 @@ def test_the_noise_is_what_the_model_of_it_says() -> None:
 
 
 @pytest.mark.parametrize("kind", ["normed", "imdn"])
-def test_a_network_is_equalised_for_whatever_prepares_it(kind: str) -> None:
+def test_a_network_is_equalized_for_whatever_prepares_it(kind: str) -> None:
     network = networks.network(kind)
     recipe = networks.recipe(4, "onnxruntime")
-    found = srptq_plugin.equalised(network, recipe, IMAGES)
+    found = srptq_plugin.equalized(network, recipe, IMAGES)
     assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
     errors = [error(program, plan_of(program, recipe)) for program in map(export_network, (network, found))]
     assert errors[1] < 0.9 * errors[0]
@@ -134,7 +134,7 @@ class Tokens(nn.Module):
 def test_what_is_no_feature_map_is_left_as_it_is() -> None:
     torch.manual_seed(0)
     network = Tokens().eval()
-    found = srptq_plugin.equalised(network, networks.recipe(4, "onnxruntime"), IMAGES)
+    found = srptq_plugin.equalized(network, networks.recipe(4, "onnxruntime"), IMAGES)
     assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
 
 
@@ -142,7 +142,7 @@ def test_what_is_no_feature_map_is_left_as_it_is() -> None:
 def test_frozen_weights_are_equalized_like_any() -> None:
     network = networks.network("imdn")
     states = [
-        srptq_plugin.equalised(module, networks.recipe(4, "onnxruntime"), IMAGES).state_dict()
+        srptq_plugin.equalized(module, networks.recipe(4, "onnxruntime"), IMAGES).state_dict()
         for module in (network, copy.deepcopy(network).requires_grad_(requires_grad=False))
     ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     made, states = plan("imdn", 4), list[dict[str, Tensor]]()
     for _ in range(2):
         program = exported("imdn")
-        equalise(Network(graph_of(program)), made, IMAGES, seed=2)
+        equalize(Network(graph_of(program)), made, IMAGES, seed=2)
         states.append(dict(program.state_dict))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -163,12 +163,12 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 @pytest.mark.parametrize("size", [None, (1, 3, 16, 20)])
 def test_a_recipe_asks_for_it(toolkit: str, size: tuple[int, int, int, int] | None, tmp_path: Path) -> None:
     pytest.importorskip("torchao")
-    settings = {"calibration": {"patches": 4, "size": 16, "batch": 2}, "equalise": True}
+    settings = {"calibration": {"patches": 4, "size": 16, "batch": 2}, "equalize": True}
     network = networks.network("edsr")
     before = copy.deepcopy(network.state_dict())
     recipe = networks.recipe(8, "onnxruntime", **settings)
     run = quantize(recipe, model=network, out=tmp_path / "run", device="cpu", toolkit=toolkit, input_size=size)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["equalised_db"] > 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["equalized_db"] > 0
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     image = networks.images(1, 16, 20)
     exact = network(image).detach()
@@ -176,5 +176,5 @@ def test_a_recipe_asks_for_it(toolkit: str, size: tuple[int, int, int, int] | No
     floats = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
     assert torch.allclose(floats, exact, atol=1e-5)
     assert torch.allclose(torch.from_numpy(run.float()(image.numpy())), exact, atol=1e-5)
-    runtime = torch.from_numpy(run.target.load(run.artefacts[0])(image.numpy()))
+    runtime = torch.from_numpy(run.target.load(run.artifacts[0])(image.numpy()))
     assert (runtime - exact).square().mean() < 1e-2 * exact.var()

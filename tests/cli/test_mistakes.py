@@ -11,7 +11,7 @@ from srptq_plugin.models.edsr import MINI
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
-        (["quantise"], "invalid choice"),
+        (["quantize"], "invalid choice"),
         (["quantize", "--recip", "x"], "--recip"),
         (["quantize", "--input-size", "3x270x480"], "1x3x270x480"),
         (["quantize", "--input-size", "1x3x0x480"], "1x3x270x480"),

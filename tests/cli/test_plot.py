@@ -40,13 +40,13 @@ def size_of(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def analysed(srptq: Srptq, run: Run, *more: str) -> dict[str, Any]:
+def analyzed(srptq: Srptq, run: Run, *more: str) -> dict[str, Any]:
     return json.loads(srptq("analyze", run.folder, "--patches", "1", *more, "--json").out)
 
 
 def test_an_analysis_is_drawn_beside_its_file_and_its_numbers_are_told(srptq: Srptq, run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "run")
-    found = analysed(srptq, Run(folder, run.registry))
+    found = analyzed(srptq, Run(folder, run.registry))
     result = srptq("plot", folder, "--json")
     pictures = json.loads(result.out)["pictures"]
     assert [each["file"] for each in pictures] == [str(folder / name) for name in HEAT]
@@ -60,7 +60,7 @@ def test_an_analysis_is_drawn_beside_its_file_and_its_numbers_are_told(srptq: Sr
 
 
 def test_parts_that_were_not_measured_are_not_drawn(srptq: Srptq, run: Run, tmp_path: Path) -> None:
-    analysed(srptq, run, "--by", "block", "--out", str(tmp_path / "a.json"))
+    analyzed(srptq, run, "--by", "block", "--out", str(tmp_path / "a.json"))
     result = srptq("plot", tmp_path / "a.json", "--out", tmp_path / "new" / "pictures")
     file = tmp_path / "new" / "pictures" / "a-blocks.png"
     assert result.out == f"file: {file}\n"
@@ -69,7 +69,7 @@ def test_parts_that_were_not_measured_are_not_drawn(srptq: Srptq, run: Run, tmp_
 
 def test_a_budget_has_a_file_and_a_curve(srptq: Srptq, run: Run, tmp_path: Path) -> None:
     recipe = ("--recipe-out", str(tmp_path / "mixed.yaml"), "--out", str(tmp_path / "b.json"))
-    data = analysed(srptq, run, "--budget", "size=0.6", "--bits", "4", "8", *recipe)
+    data = analyzed(srptq, run, "--budget", "size=0.6", "--bits", "4", "8", *recipe)
     assert json.loads((tmp_path / "b.json").read_text()) == data
     mixtures = data["curve"]["mixtures"]
     assert all("bits" not in each for each in mixtures)
@@ -83,9 +83,9 @@ def test_a_budget_has_a_file_and_a_curve(srptq: Srptq, run: Run, tmp_path: Path)
 
 def test_a_budget_leaves_an_analysis_alone(srptq: Srptq, run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(run.folder, tmp_path / "run")
-    found = analysed(srptq, Run(folder, run.registry), "--by", "stage")
+    found = analyzed(srptq, Run(folder, run.registry), "--by", "stage")
     recipe = ("--recipe-out", str(tmp_path / "mixed.yaml"))
-    analysed(srptq, Run(folder, run.registry), "--budget", "bops=0.5", "--by", "stage", "--bits", "4", "8", *recipe)
+    analyzed(srptq, Run(folder, run.registry), "--budget", "bops=0.5", "--by", "stage", "--bits", "4", "8", *recipe)
     assert json.loads((folder / "analysis.json").read_text()) == found
     names = [Path(each["file"]).name for each in json.loads(srptq("plot", folder, "--json").out)["pictures"]]
     assert names == ["analysis-stages.png", "budget-curve.png"]

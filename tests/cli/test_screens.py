@@ -37,14 +37,14 @@ def test_quantize(written: Written) -> None:
     assert written.result.err == ""
     assert (summary["target"], summary["model"]["name"]) == (target, "edsr-mini")
     assert json.loads((written.folder / "summary.json").read_text()) == summary
-    assert all((written.folder / name).is_file() for name in summary["artefacts"])
+    assert all((written.folder / name).is_file() for name in summary["artifacts"])
 
 
 def test_the_report_holds_the_facts(written: Written, terminal: Terminal) -> None:
     report = run_report(written.summary, written.folder)
     text = plain(report)
     facts = ["380,955", "body      33 at 8 bits", f"srptq evaluate {written.folder}", "verified: "]
-    for fact in [*facts, *written.summary["artefacts"], written.summary["command"]]:
+    for fact in [*facts, *written.summary["artifacts"], written.summary["command"]]:
         assert fact in text
     assert "\x1b" not in text
     show(report, terminal)
@@ -107,7 +107,7 @@ def test_verify_and_evaluate(srptq: Srptq, written: Written, photographs: Path) 
     assert found.code == (0 if passed else 1)
     result = srptq("evaluate", written.folder, "--data", photographs, "--json")
     rows = {row["output"]: row for row in json.loads(result.out)["rows"]}
-    wanted = {"bicubic", "float", "simulated"} | ({"runtime"} if written.summary["artefacts"] else set[str]())
+    wanted = {"bicubic", "float", "simulated"} | ({"runtime"} if written.summary["artifacts"] else set[str]())
     assert (result.code, set(rows)) == (0, wanted)
     assert rows["float"]["psnr"] > rows["bicubic"]["psnr"]
 

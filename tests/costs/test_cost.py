@@ -34,19 +34,19 @@ KINDS = [*networks.NETWORKS, *networks.OTHERS]
 
 
 class Odd(nn.Module):
-    """Groups, strides, dilation, transposed convolutions, and a linear layer over the colours."""
+    """Groups, strides, dilation, transposed convolutions, and a linear layer over the colors."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.colours = nn.Linear(3, 4)
+        self.colors = nn.Linear(3, 4)
         self.grouped = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2)
         self.wide = nn.Conv2d(8, 8, (3, 1), padding=(2, 0), dilation=2, groups=8)
         self.up = nn.ConvTranspose2d(8, 6, 4, stride=2, padding=1, groups=2)
         self.last = nn.ConvTranspose2d(6, 3, 3, stride=2, padding=1, output_padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        coloured = self.colours(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.last(self.up(functional.relu(self.wide(self.grouped(coloured)))))
+        colored = self.colors(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.last(self.up(functional.relu(self.wide(self.grouped(colored)))))
 
 
 @cache
@@ -87,7 +87,7 @@ def test_products_of_odd_layers_are_those_that_torch_counts() -> None:
         module(torch.zeros(SIZE))
     found = Costs.of(Network(graph_of(export_network(module))), SIZE)
     assert 2 * found.macs == counter.get_total_flops()
-    assert found.layers[0].name == "colours/linear"
+    assert found.layers[0].name == "colors/linear"
     assert found.bops() == found.macs * 32 * 32
 
 

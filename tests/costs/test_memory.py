@@ -270,7 +270,7 @@ def test_an_activation_is_computed_in_its_convolution() -> None:
 
 def test_a_pixel_shuffle_is_a_copy_at_the_bits_of_its_reader() -> None:
     eight, plain = timelines("edsr", "openvino")
-    before, after, pixels, colours = 24, 6 * 4, 4, 3
+    before, after, pixels, colors = 24, 6 * 4, 4, 3
     assert eight["shuffle/pixel_shuffle"] == plain["shuffle/pixel_shuffle"] == before + after
-    assert eight["tail/conv"] == after + pixels * colours * 4
-    assert plain["tail/conv"] == after + pixels * colours
+    assert eight["tail/conv"] == after + pixels * colors * 4
+    assert plain["tail/conv"] == after + pixels * colors

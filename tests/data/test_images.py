@@ -29,7 +29,7 @@ from srptq_plugin.data.images import (
 )
 from srptq_plugin.errors import SrptqError
 
-COLOURS = {3: 2, 4: 6}
+COLORS = {3: 2, 4: 6}
 
 
 def noise(*shape: int, high: int = 256, seed: int = 0) -> NDArray[np.int64]:
@@ -41,13 +41,13 @@ def pixels(*shape: int) -> NDArray[np.uint8]:
 
 
 def png16(levels: NDArray[np.int64]) -> bytes:
-    """A 16-bit colour PNG, which Pillow cannot write."""
+    """A 16-bit color PNG, which Pillow cannot write."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     height, width, channels = levels.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, COLOURS[channels], 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 16, COLORS[channels], 0, 0, 0)
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in levels)
     chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
@@ -87,7 +87,7 @@ def test_sixteen_bit_gray_is_rounded(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_sixteen_bit_colours_are_rounded(tmp_path: Path, channels: int) -> None:
+def test_sixteen_bit_colors_are_rounded(tmp_path: Path, channels: int) -> None:
     levels = noise(40, 50, channels, high=65536)
     (tmp_path / "a.png").write_bytes(png16(levels))
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rint(levels[..., :3] / 257))

@@ -10,7 +10,7 @@ from photographs import pixels, save
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from srptq_plugin import equalised, initialise, train
+from srptq_plugin import equalized, initialize, train
 from srptq_plugin.analysis.analyze import analyze
 from srptq_plugin.analysis.distribution import distribution
 from srptq_plugin.analysis.subject import Subject
@@ -106,7 +106,7 @@ def test_reconstructions(device: str, name: str) -> None:
 
 @pytest.mark.parametrize(("network", "target"), [("imdn", "openvino"), ("rdn", "snpe"), ("mixed", "tensorrt")])
 def test_networks_on_the_grids_of_targets(device: str, network: str, target: str) -> None:
-    check_calibrating(device, recipe(target, 8, equalise=True, reconstruction=PAC), network)
+    check_calibrating(device, recipe(target, 8, equalize=True, reconstruction=PAC), network)
 
 
 @pytest.mark.parametrize("quantizer", ["linear", "daq", "daq-m"])
@@ -153,7 +153,7 @@ def test_a_model_in_torchaos_flow(device: str, run: Run) -> None:
 
 
 def _prepared(network: nn.Module, patches: Tensor) -> fx.GraphModule:
-    scaled = equalised(network, "onnxruntime-w8a8", patches)
+    scaled = equalized(network, "onnxruntime-w8a8", patches)
     any_size = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
     exported = torch.export.export(scaled, (patches[:2],), dynamic_shapes=any_size).module()
     return prepare_pt2e(exported, SRQuantizer.from_recipe("onnxruntime-w8a8"))
@@ -164,7 +164,7 @@ def _tuned(graph: fx.GraphModule, _run: Run, patches: Tensor) -> None:
 
 
 def _trained(graph: fx.GraphModule, run: Run, patches: Tensor) -> None:
-    initialise(graph, run.folder)
+    initialize(graph, run.folder)
     train(graph, patches, steps=2, every=1, batch=2)
 
 

@@ -12,7 +12,7 @@ import pytest
 from documents import PAGES, ROOT, Block, blocks, links, prose, spans
 
 from srptq_plugin.calibration.calibrator import check_recipe
-from srptq_plugin.cli.analysing import ANALYSIS, BUDGET
+from srptq_plugin.cli.analyzing import ANALYSIS, BUDGET
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.files import Layer, parse_set

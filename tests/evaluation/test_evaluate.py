@@ -190,7 +190,7 @@ def test_a_runtime_that_is_not_there_is_left_out_with_a_warning(
     assert "the runtime is left out: onnxruntime is not installed" in caplog.text
 
 
-def test_a_run_without_artefacts_has_no_runtime_and_no_warning(
+def test_a_run_without_artifacts_has_no_runtime_and_no_warning(
     pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = networks.recipe(4, "paper", calibration=CALIBRATION)

@@ -58,7 +58,7 @@ def normed() -> Normed:
 
 
 def shift(by: float) -> nn.Conv2d:
-    """A frozen 1 x 1 convolution that shifts each colour."""
+    """A frozen 1 x 1 convolution that shifts each color."""
     conv = nn.Conv2d(3, 3, 1).requires_grad_(requires_grad=False)
     conv.weight.copy_(torch.eye(3)[..., None, None])
     conv.bias.copy_(torch.tensor([by, 0.9 * by, 0.8 * by]))  # pyright: ignore[reportOptionalMemberAccess]

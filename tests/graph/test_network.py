@@ -137,7 +137,7 @@ def test_mean_shifts_are_no_convolutions() -> None:
     assert "add_mean/conv" not in network.nodes
 
 
-def test_a_learned_colour_mix_is_a_convolution() -> None:
+def test_a_learned_color_mix_is_a_convolution() -> None:
     class Mix(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -168,8 +168,8 @@ def test_a_feature_map_is_no_image() -> None:
     assert network.image_bounds(network.nodes["/interpolate"], (0.0, 1.0)) is None
 
 
-def test_an_image_scaled_per_colour_has_the_extremes_of_any_colour() -> None:
-    class Normalised(nn.Module):
+def test_an_image_scaled_per_color_has_the_extremes_of_any_color() -> None:
+    class Normalized(nn.Module):
         std: Tensor
 
         def __init__(self) -> None:
@@ -180,7 +180,7 @@ def test_an_image_scaled_per_colour_has_the_extremes_of_any_colour() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head((x - 0.5) / self.std)
 
-    network = network_of(Normalised().eval())
+    network = network_of(Normalized().eval())
     assert network.image_bounds(network.nodes["/div"], (0.0, 1.0)) == pytest.approx((-2.0, 2.0))
 
 

@@ -181,7 +181,7 @@ def test_the_range_is_folded_into_the_mean_shifts(fed: tuple[float, float]) -> N
     torch.testing.assert_close((output - low) / (high - low), run(plain.module, IMAGE * 255) / 255)
 
 
-def test_edsr_trained_on_0_to_1_is_recognised(tmp_path: Path) -> None:
+def test_edsr_trained_on_0_to_1_is_recognized(tmp_path: Path) -> None:
     state = EDSR(features=8, blocks=1).state_dict()
     unit = {key: value / 255 if key.endswith("mean.bias") else value for key, value in state.items()}
     record = load_model("edsr", save(tmp_path / "a.safetensors", unit)).record

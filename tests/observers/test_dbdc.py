@@ -117,8 +117,8 @@ def stated_error(batch: Tensor, ratio: float, grid: IntGrid) -> float:
     counts[np.searchsorted(edges, 0.0, side="right") - 1] -= int((batch == 0).sum())
     error = 0.0
     for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
-        centre = float(left + right) / 2
-        beyond = max(lower - centre, centre - upper, 0.0)
+        center = float(left + right) / 2
+        beyond = max(lower - center, center - upper, 0.0)
         error += float(count) * (beyond**2 if beyond else qparams.scale.item() ** 2 / 12)
     return error / batch.numel()
 

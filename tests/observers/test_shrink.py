@@ -119,8 +119,8 @@ def plain_divergence(seen: RunningHistogram, qparams: QParams) -> float:
     clipped = counts[first : last + 1]
     clipped[0] += sum(counts[:first])
     clipped[-1] += sum(counts[last + 1 :])
-    centres = torch.tensor([(edges[place] + edges[place + 1]) / 2 for place in kept])
-    levels = quantize(centres[None], qparams)[0].tolist()
+    centers = torch.tensor([(edges[place] + edges[place + 1]) / 2 for place in kept])
+    levels = quantize(centers[None], qparams)[0].tolist()
     model = [0.0] * len(kept)
     for level in set(levels):
         members = [place for place, own in enumerate(levels) if own == level and clipped[place]]

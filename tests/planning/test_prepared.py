@@ -134,7 +134,7 @@ def observed(prepared: PreparedGraph, site: str) -> MinMaxObserver | DBDCObserve
 
 
 def test_observed_bounds_are_the_extremes_of_the_tensors() -> None:
-    prepared = networks.realise("edsr", networks.plan("edsr", networks.recipe()))
+    prepared = networks.realize("edsr", networks.plan("edsr", networks.recipe()))
     batches = [networks.images(seed=seed) for seed in (1, 2, 3)]
     prepared.observe(batches)
     maps = torch.cat([block_outputs("edsr", ("head/conv",), batch)[1][0] for batch in batches])
@@ -149,8 +149,8 @@ def test_tensors_of_one_group_are_observed_as_one(kind_of_observer: str) -> None
     """Merged once a batch: the joint extremes, and as many batches as there were."""
     chosen = networks.recipe(activations={"observer": kind_of_observer})
     shared = replace(rules_of(chosen, Registry()), shared_concat=True)
-    together = networks.realise("imdn", networks.plan("imdn", chosen, rules=shared))
-    apart = networks.realise("imdn", networks.plan("imdn", chosen))
+    together = networks.realize("imdn", networks.plan("imdn", chosen, rules=shared))
+    apart = networks.realize("imdn", networks.plan("imdn", chosen))
     for prepared in (together, apart):
         prepared.observe([networks.images(seed=seed) for seed in (1, 2, 3)])
     joint = observed(together, "/cat")
@@ -164,7 +164,7 @@ def test_tensors_of_one_group_are_observed_as_one(kind_of_observer: str) -> None
 
 
 def test_the_image_site_is_never_observed() -> None:
-    prepared = networks.realise("imdn", networks.plan("imdn", networks.recipe(), (0.0, 255.0)))
+    prepared = networks.realize("imdn", networks.plan("imdn", networks.recipe(), (0.0, 255.0)))
     prepared.observe([networks.images()])
     image = prepared.quantizers["/input"]
     assert image.observer is None
@@ -173,7 +173,7 @@ def test_the_image_site_is_never_observed() -> None:
 
 
 def test_observing_tells_its_progress() -> None:
-    prepared = networks.realise("edsr", networks.plan("edsr", networks.recipe()))
+    prepared = networks.realize("edsr", networks.plan("edsr", networks.recipe()))
     told: list[tuple[str, int, int]] = []
 
     def tell(what: str, done: int, total: int) -> None:
@@ -184,7 +184,7 @@ def test_observing_tells_its_progress() -> None:
 
 
 def test_nan_in_an_image_names_the_site() -> None:
-    prepared = networks.realise("edsr", networks.plan("edsr", networks.recipe()))
+    prepared = networks.realize("edsr", networks.plan("edsr", networks.recipe()))
     bad = networks.images()
     bad[0, 0, 3, 3] = torch.nan
     with pytest.raises(SrptqError, match=r"site head/conv: batch 2: NaN"):
@@ -192,13 +192,13 @@ def test_nan_in_an_image_names_the_site() -> None:
 
 
 def test_without_calibration_a_site_without_bounds_is_named() -> None:
-    prepared = networks.realise("edsr", networks.plan("edsr", networks.recipe()))
+    prepared = networks.realize("edsr", networks.plan("edsr", networks.recipe()))
     prepared.set_mode(Mode.QUANTIZE)
     with pytest.raises(SrptqError, match=r"site \w+\.weight: no bounds"):
         prepared(networks.images())
 
 
-def test_a_plan_that_nobody_realised_is_refused() -> None:
+def test_a_plan_that_nobody_realized_is_refused() -> None:
     plan = networks.plan("edsr", networks.recipe())
     with pytest.raises(SrptqError, match="no quantizer was placed for"):
         PreparedGraph(networks.graph("edsr"), plan)

@@ -52,7 +52,7 @@ def test_a_part_has_a_row_with_its_name_and_both_numbers(kind: str) -> None:
     assert axes.yaxis_inverted()
 
 
-def test_all_kinds_have_the_same_colours_and_the_least_and_the_most_are_their_ends() -> None:
+def test_all_kinds_have_the_same_colors_and_the_least_and_the_most_are_their_ends() -> None:
     maps = [heat_map(kind) for kind in KINDS]
     low, high = maps[0].span
     assert {each.span for each in maps} == {(low, high)}
@@ -105,7 +105,7 @@ def test_letters_stand_out(share: float) -> None:
     assert (max(before, behind) + 0.05) / (min(before, behind) + 0.05) > 3
 
 
-def _luminance(colour: Any) -> float:
-    """As WCAG has it, of a colour of three or four numbers."""
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+def _luminance(color: Any) -> float:
+    """As WCAG has it, of a color of three or four numbers."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3]]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

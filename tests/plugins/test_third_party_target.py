@@ -37,7 +37,7 @@ def test_a_run_for_it_is_like_any_other(tiny_npu: ModuleType, tmp_path: Path) ->
     run = quantize(recipe(), model=networks.network("edsr"), out=tmp_path / "run", registry=registry)
     found = run.summary["verify"]
     assert (found["runtime"], found["passed"]) == ("tiny-npu emulator", True)
-    assert run.summary["artefacts"] == ["model_tiny_npu.onnx", "shifts.json"]
+    assert run.summary["artifacts"] == ["model_tiny_npu.onnx", "shifts.json"]
     assert run.summary["command"] == "tiny-npu-compile model_tiny_npu.onnx"
     assert not run.summary["versions"].keys() & {"tiny-npu emulator", "openvino", "onnxruntime"}
     shifts = json.loads((run.folder / "shifts.json").read_text())

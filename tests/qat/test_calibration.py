@@ -25,8 +25,8 @@ def recipe(name: str) -> Recipe:
 
 def calibrated(name: str, toolkit: str | None = None) -> PreparedGraph:
     plan = networks.plan("edsr", recipe(name))
-    made = Registry().toolkit(toolkit).load().realise(networks.exported("edsr"), plan) if toolkit else None
-    prepared = made or networks.realise("edsr", plan)
+    made = Registry().toolkit(toolkit).load().realize(networks.exported("edsr"), plan) if toolkit else None
+    prepared = made or networks.realize("edsr", plan)
     prepared.observe([IMAGES])
     return prepared
 

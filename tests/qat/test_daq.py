@@ -188,7 +188,7 @@ def recipe(bits: int = 4, kind: str = "daq", **keys: Any) -> Recipe:
 
 def prepared_by(toolkit: str, network: str, chosen: Recipe) -> PreparedGraph:
     plan = networks.plan(network, chosen)
-    prepared = Registry().toolkit(toolkit).load().realise(networks.exported(network), plan)
+    prepared = Registry().toolkit(toolkit).load().realize(networks.exported(network), plan)
     prepared.observe([IMAGES])
     return prepared
 
@@ -197,7 +197,7 @@ def prepared_by(toolkit: str, network: str, chosen: Recipe) -> PreparedGraph:
 @pytest.mark.parametrize(("network", "bits"), [("edsr", 1), ("esrgan", 4), ("imdn", 3), ("mixed", 4), ("shared", 2)])
 def test_a_saved_table_simulates_the_prepared_graph(kind: str, network: str, bits: int, tmp_path: Path) -> None:
     chosen = recipe(bits, kind)
-    prepared = networks.realise(network, networks.plan(network, chosen))
+    prepared = networks.realize(network, networks.plan(network, chosen))
     prepared.observe([IMAGES])
     table = QuantTable.of(prepared)
     table.save(tmp_path / "table.safetensors")
@@ -218,7 +218,7 @@ def test_a_recipe_names_it_and_it_trains(toolkit: str, kind: str) -> None:
     pytest.importorskip(toolkit)
     everywhere = recipe(2, kind, stages={})
     prepared = prepared_by(toolkit, "edsr", everywhere)
-    plain = networks.realise("edsr", networks.plan("edsr", everywhere))
+    plain = networks.realize("edsr", networks.plan("edsr", everywhere))
     plain.observe([IMAGES])
     assert torch.equal(prepared(IMAGES), plain(IMAGES))
     log = srptq_plugin.train(prepared.module, IMAGES, steps=30, every=10, average=0.9, value_rate=0.05)
@@ -284,7 +284,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_is_simulated_and_trained(run: Run, tmp_path: Path) -> None:
     for n in range(4):
         save(pixels(24, 30, seed=n), tmp_path / "low" / f"{n}.png")
-    prepared = networks.realise("edsr", networks.plan("edsr", recipe(3)))
+    prepared = networks.realize("edsr", networks.plan("edsr", recipe(3)))
     prepared.observe([IMAGES])
     assert run.simulation()(IMAGES.numpy()) == pytest.approx(prepared(IMAGES).detach().numpy(), abs=1e-6)
     dynamic = {site["name"]: site["dynamic"] for site in run.summary["sites"]}

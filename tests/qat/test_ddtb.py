@@ -40,13 +40,13 @@ def recipe(bits: int = 2, **keys: Any) -> Recipe:
 
 def prepared_by(toolkit: str, network: str = "edsr", chosen: Recipe | None = None) -> PreparedGraph:
     plan = networks.plan(network, chosen or recipe())
-    prepared = Registry().toolkit(toolkit).load().realise(networks.exported(network), plan)
+    prepared = Registry().toolkit(toolkit).load().realize(networks.exported(network), plan)
     prepared.observe([IMAGES])
     return prepared
 
 
 def begun(network: str = "edsr", **options: Any) -> Training:
-    prepared = networks.realise(network, networks.plan(network, recipe()))
+    prepared = networks.realize(network, networks.plan(network, recipe()))
     prepared.observe([IMAGES])
     prepared.begin(IMAGES)
     chosen: dict[str, Any] = {"steps": STEPS, "every": 2, "value_rate": 0.05, "bound_rate": 2e-3, **options}
@@ -81,7 +81,7 @@ def test_gates_go_to_where_extremes_vary_most() -> None:
 
 def test_tensors_of_several_widths_have_no_gate() -> None:
     """Data movement may join them in one encoding."""
-    prepared = networks.realise("imdn", networks.plan("imdn", recipe(placement="full")))
+    prepared = networks.realize("imdn", networks.plan("imdn", recipe(placement="full")))
     prepared.observe([IMAGES])
     prepared.begin(IMAGES)
     assert gates(prepared)
@@ -286,7 +286,7 @@ def prepared_model(chosen: Recipe) -> torch.fx.GraphModule:
 
 def test_a_prepared_model_starts_from_a_run_with_its_gates(gated: Run, caplog: pytest.LogCaptureFixture) -> None:
     model = prepared_model(recipe())
-    assert not srptq_plugin.initialise(model, gated.folder).left
+    assert not srptq_plugin.initialize(model, gated.folder).left
     assert "gates" not in caplog.text
     found = {each.name: each.gate for each in model.modules() if isinstance(each, DdtbFakeQuantize) and each.gate}
     assert set(found) == {group for group, state in gated.table.states.items() if "gate.narrow" in state}
@@ -316,7 +316,7 @@ def test_what_others_run_pulls_nothing() -> None:
 
 
 def test_one_that_has_no_gates_says_for_what_it_lacks_them(gated: Run, caplog: pytest.LogCaptureFixture) -> None:
-    srptq_plugin.initialise(prepared_model(recipe(activations={"observer": "dbdc"})), gated.folder)
+    srptq_plugin.initialize(prepared_model(recipe(activations={"observer": "dbdc"})), gated.folder)
     (group, *_) = (group for group, state in gated.table.states.items() if "gate.narrow" in state)
     assert re.search(rf"has gates for .*{re.escape(group)}.*, which these have not; prepare with its rec", caplog.text)
 

@@ -213,7 +213,7 @@ def started(kind: str) -> Training:
     weights = {"quantizer": kind.removesuffix("-m")} if kind not in ("bounded", "pams") else {}
     recipe = networks.recipe(3, "paper", activations={"quantizer": kind}, placement="convs")
     recipe = recipe.model_copy(update={"weights": recipe.weights.model_copy(update=weights)})
-    return begun(networks.realise("edsr", networks.plan("edsr", recipe)))
+    return begun(networks.realize("edsr", networks.plan("edsr", recipe)))
 
 
 @pytest.mark.parametrize("kind", RESUMED)

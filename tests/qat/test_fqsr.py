@@ -124,7 +124,7 @@ def test_a_plan_has_a_sign_beside_the_bits_of_the_magnitude_and_none_after_a_rel
 def test_a_recipe_names_it_and_it_trains(toolkit: str) -> None:
     pytest.importorskip(toolkit)
     plan = networks.plan("edsr", recipe(3))
-    prepared = Registry().toolkit(toolkit).load().realise(networks.exported("edsr"), plan)
+    prepared = Registry().toolkit(toolkit).load().realize(networks.exported("edsr"), plan)
     prepared.observe([IMAGES])
     assert all(isinstance(each, FqsrFakeQuantize) for each in prepared.of_role("weight").values())
     relu = prepared.quantizers["body.0/relu"]
@@ -148,7 +148,7 @@ def test_a_class_of_that_name_is_among_mqbenchs() -> None:
 
 @pytest.mark.parametrize("target", ["paper", "onnxruntime", "openvino"])
 def test_what_is_trained_is_what_the_table_simulates(target: str, tmp_path: Path) -> None:
-    prepared = networks.realise("edsr", networks.plan("edsr", recipe(4, target)))
+    prepared = networks.realize("edsr", networks.plan("edsr", recipe(4, target)))
     prepared.observe([IMAGES])
     QuantTable.of(prepared).save(tmp_path / "table")
     loaded = QuantTable.load(tmp_path / "table")
@@ -162,7 +162,7 @@ def test_what_is_trained_is_what_the_table_simulates(target: str, tmp_path: Path
 def test_any_observer_may_start_it(observer: str) -> None:
     started = {kind: {**each, "observer": observer} for kind, each in KINDS.items()}
     plain: dict[str, dict[str, Any]] = {kind: {"observer": observer} for kind in KINDS}
-    ours, theirs = (networks.realise("edsr", networks.plan("edsr", of_kinds(each))) for each in (started, plain))
+    ours, theirs = (networks.realize("edsr", networks.plan("edsr", of_kinds(each))) for each in (started, plain))
     for prepared in (ours, theirs):
         prepared.observe([IMAGES])
     for name, each in ours.quantizers.items():
@@ -174,7 +174,7 @@ def test_any_observer_may_start_it(observer: str) -> None:
 def test_the_papers_start_is_the_mean_of_the_batches_maxima() -> None:
     """Equation (4), by a percentile that leaves nothing out."""
     paper = Recipe.load("paper-w8a8-fqsr-s8")
-    prepared = networks.realise("edsr", networks.plan("edsr", paper))
+    prepared = networks.realize("edsr", networks.plan("edsr", paper))
     batches = IMAGES.split(3)
     seen: list[Tensor] = []
     relu = prepared.quantizers["body.0/relu"]
@@ -199,9 +199,9 @@ def test_a_shipped_recipe_calibrates_and_trains(name: str, tmp_path: Path) -> No
 
 
 def started() -> Training:
-    return begun(networks.realise("edsr", networks.plan("edsr", recipe(3, skips={"bits": 6}))), calibration=0.3)
+    return begun(networks.realize("edsr", networks.plan("edsr", recipe(3, skips={"bits": 6}))), calibration=0.3)
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole, second = interrupted(started, tmp_path)
-    assert all(map(torch.equal, whole.learnt, second.learnt))
+    assert all(map(torch.equal, whole.learned, second.learned))

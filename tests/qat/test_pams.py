@@ -65,7 +65,7 @@ def test_the_state_is_that_of_the_maximum() -> None:
 def test_a_recipe_names_it_and_it_trains(toolkit: str) -> None:
     pytest.importorskip(toolkit)
     recipe = networks.recipe(4, "onnxruntime", activations={"bits": 4, "quantizer": "pams"})
-    prepared = Registry().toolkit(toolkit).load().realise(networks.exported("edsr"), networks.plan("edsr", recipe))
+    prepared = Registry().toolkit(toolkit).load().realize(networks.exported("edsr"), networks.plan("edsr", recipe))
     prepared.observe([IMAGES])
     kinds = {name: type(each) for name, each in prepared.quantizers.items()}
     assert issubclass(kinds["body.0/relu"], PamsFakeQuantize)
@@ -82,7 +82,7 @@ def test_a_recipe_names_it_and_it_trains(toolkit: str) -> None:
 def test_any_observer_may_start_it() -> None:
     recipe = networks.recipe(8, "paper", activations={"observer": "dbdc", "quantizer": "pams"})
     plain = networks.recipe(8, "paper", activations={"observer": "dbdc"})
-    pams, bounded = (networks.realise("edsr", networks.plan("edsr", each)) for each in (recipe, plain))
+    pams, bounded = (networks.realize("edsr", networks.plan("edsr", each)) for each in (recipe, plain))
     for prepared in (pams, bounded):
         prepared.observe([IMAGES])
     for name, each in pams.of_role("activation").items():

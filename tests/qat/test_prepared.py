@@ -46,7 +46,7 @@ def calibrated(toolkit: str = "torchao") -> fx.GraphModule:
     if toolkit == "mqbench":
         pytest.importorskip("mqbench")
     plan = networks.plan("edsr", networks.recipe(3, "onnxruntime"))
-    prepared = Registry().toolkit(toolkit).load().realise(networks.exported("edsr"), plan)
+    prepared = Registry().toolkit(toolkit).load().realize(networks.exported("edsr"), plan)
     prepared.observe([LOW[:10], LOW[10:]])
     return prepared.module
 
@@ -57,10 +57,10 @@ def high() -> Tensor:
 
 
 @pytest.mark.parametrize("toolkit", TOOLKITS)
-@pytest.mark.parametrize("labelled", [False, True])
-def test_it_comes_closer_to_the_float_network_or_to_the_labels(toolkit: str, *, labelled: bool) -> None:
+@pytest.mark.parametrize("labeled", [False, True])
+def test_it_comes_closer_to_the_float_network_or_to_the_labels(toolkit: str, *, labeled: bool) -> None:
     log = srptq_plugin.train(
-        calibrated(toolkit), LOW, high() if labelled else None, steps=40, every=20, average=0.9, **STRONG
+        calibrated(toolkit), LOW, high() if labeled else None, steps=40, every=20, average=0.9, **STRONG
     )
     assert [each.step for each in log] == [0, 20, 40]
     assert max(each.psnr for each in log) > log[0].psnr + 0.5
@@ -101,7 +101,7 @@ def test_torchaos_own_training_flow_learns_and_converts(kind: str) -> None:
 
 def test_sites_without_bounds_observe_first() -> None:
     recipe = networks.recipe(8, "onnxruntime")
-    prepared = Registry().toolkit("torchao").load().realise(networks.exported("edsr"), networks.plan("edsr", recipe))
+    prepared = Registry().toolkit("torchao").load().realize(networks.exported("edsr"), networks.plan("edsr", recipe))
     log = srptq_plugin.train(prepared.module, LOW, steps=2, every=2)
     assert log[0].psnr > 25
     assert all(each.has_bounds for each in prepared.quantizers.values())

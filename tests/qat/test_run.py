@@ -69,7 +69,7 @@ def test_it_starts_where_the_run_ended_and_ends_no_worse(run: Run, images: Path)
     assert told["psnr"] == max(record["psnr"] for record in log) >= told["psnr_before"]
     assert found.summary["verify"]["passed"]
     assert not (images / "trained.training").exists()
-    assert found.artefacts
+    assert found.artifacts
     assert (found.folder / "model.onnx").read_bytes() == (run.folder / "model.onnx").read_bytes()
 
 

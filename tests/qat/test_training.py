@@ -38,8 +38,8 @@ def run(training: Training) -> list[Validation]:
     return list(train(training, BATCHES, closeness))
 
 
-def learnt(training: Training) -> list[Tensor]:
-    return [each.detach().clone() for each in training.learnt]
+def learned(training: Training) -> list[Tensor]:
+    return [each.detach().clone() for each in training.learned]
 
 
 def test_without_labels_it_comes_closer_to_the_float_network() -> None:
@@ -53,7 +53,7 @@ def test_without_labels_it_comes_closer_to_the_float_network() -> None:
         assert closeness(training.prepared) == pytest.approx(max(scores), abs=1e-6)
 
 
-def test_labels_are_learnt_where_there_are_some() -> None:
+def test_labels_are_learned_where_there_are_some() -> None:
     training = started()
     low, _ = BATCHES(0)
     wanted = training.prepared.teach(low)[0] + 0.1
@@ -72,16 +72,16 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None
     second = started(**STRONG)
     second.resume(torch.load(tmp_path / "state.pt", weights_only=True))
     assert [record.step for record in run(second)] == [4, 6]
-    assert all(map(torch.equal, learnt(whole), learnt(second)))
+    assert all(map(torch.equal, learned(whole), learned(second)))
     assert whole.score == second.score
 
 
 def test_it_never_ends_below_its_start_where_it_is_validated() -> None:
     training = started(value_rate=5.0, bound_rate=0.5)
-    before = learnt(training)
+    before = learned(training)
     records = run(training)
     assert max(records, key=lambda record: record.psnr).step == 0
-    assert all(map(torch.equal, before, learnt(training)))
+    assert all(map(torch.equal, before, learned(training)))
 
 
 def test_long_gradients_are_shortened() -> None:
@@ -93,7 +93,7 @@ def test_long_gradients_are_shortened() -> None:
             training.step((low, None))
         usual = training.usual
         training.step((low, training.prepared.teach(low)[0] + 1e4))
-        norms = torch.stack([each.grad.norm().float() for each in training.learnt if each.grad is not None])
+        norms = torch.stack([each.grad.norm().float() for each in training.learned if each.grad is not None])
         assert float(norms.norm()) <= 2.02 * usual
 
 

@@ -89,7 +89,7 @@ def test_projecting_again_changes_no_bit_near_the_smallest_range(grid: IntGrid) 
 
 @pytest.mark.parametrize("bits", [2, 8, 16])
 def test_every_power_of_two_is_its_own_projection(bits: int) -> None:
-    """In one tensor, where a vectorised logarithm runs, and one by one, where it does not."""
+    """In one tensor, where a vectorized logarithm runs, and one by one, where it does not."""
     grid = IntGrid(bits, signed=True, symmetric=True, axis=0, power_of_two=True)
     powers = torch.exp2(torch.arange(-20, 20, dtype=torch.float64))
     many = project(Bounds.of(grid.qmin * powers, grid.qmax * powers), grid)

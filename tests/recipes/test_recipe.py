@@ -178,6 +178,6 @@ def test_the_papers_own_settings_of_pac_are_all_named() -> None:
         output_weight=1,
         output_loss="l1",
         region_weight=0,
-        recolour=False,
+        recolor=False,
         gradient="pact",
     )

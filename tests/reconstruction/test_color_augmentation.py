@@ -1,4 +1,4 @@
-"""Patches in other colours."""
+"""Patches in other colors."""
 
 import networks
 import pytest
@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srptq_plugin.reconstruction import color_augmentation
-from srptq_plugin.reconstruction.color_augmentation import CONTRAST, recoloured
+from srptq_plugin.reconstruction.color_augmentation import CONTRAST, recolored
 
 
 @given(st.integers(0, 1000), st.floats(-3.0, 0.0), st.floats(0.1, 300.0))
 def test_every_second_image_changes_within_the_range(seed: int, low: float, width: float) -> None:
     images = low + width * networks.images(5, 8, 10, seed=seed)
-    changed = recoloured(images, low, low + width, seed)
+    changed = recolored(images, low, low + width, seed)
     assert changed[::2].equal(images[::2])
     assert all(not one.equal(other) for one, other in zip(changed[1::2], images[1::2], strict=True))
     assert changed.min() >= low
@@ -23,7 +23,7 @@ def test_every_second_image_changes_within_the_range(seed: int, low: float, widt
 @given(st.integers(0, 1000))
 def test_where_nothing_is_cut_off_each_channel_is_a_line_of_another(seed: int) -> None:
     image = 0.45 + 0.1 * networks.images(2, 8, 8, seed=seed)
-    changed = recoloured(image, 0.0, 1.0, seed)[1]
+    changed = recolored(image, 0.0, 1.0, seed)[1]
     spreads = (changed - changed.mean((1, 2), keepdim=True)).flatten(1)
     shapes = (image[1] - image[1].mean((1, 2), keepdim=True)).flatten(1)
     cosines = torch.nn.functional.normalize(spreads) @ torch.nn.functional.normalize(shapes).T
@@ -37,13 +37,13 @@ def test_where_nothing_is_cut_off_each_channel_is_a_line_of_another(seed: int) -
 
 def test_processes_change_what_one_would(monkeypatch: pytest.MonkeyPatch) -> None:
     images = networks.images(6, 8, 8, seed=2)
-    whole = recoloured(images, 0.0, 1.0)
+    whole = recolored(images, 0.0, 1.0)
     for rank in range(3):
         monkeypatch.setattr(color_augmentation, "places", {2: range(rank, 6, 3)}.__getitem__)
-        assert recoloured(images[rank::3], 0.0, 1.0).equal(whole[rank::3])
+        assert recolored(images[rank::3], 0.0, 1.0).equal(whole[rank::3])
 
 
 def test_the_seed_decides() -> None:
     images = networks.images(4, 8, 8, seed=2)
-    assert recoloured(images, 0.0, 1.0, 3).equal(recoloured(images, 0.0, 1.0, 3))
-    assert not recoloured(images, 0.0, 1.0, 3).equal(recoloured(images, 0.0, 1.0, 4))
+    assert recolored(images, 0.0, 1.0, 3).equal(recolored(images, 0.0, 1.0, 3))
+    assert not recolored(images, 0.0, 1.0, 3).equal(recolored(images, 0.0, 1.0, 4))

@@ -49,7 +49,7 @@ def test_the_float_network_that_it_learns_from_stays() -> None:
     assert torch.equal(networks.exported("edsr").module()(IMAGES), program)
 
 
-@pytest.mark.parametrize("changed", [{}, {"region_weight": 0.0, "recolour": False}])
+@pytest.mark.parametrize("changed", [{}, {"region_weight": 0.0, "recolor": False}])
 def test_it_lowers_the_loss_further_than_bounds_alone(changed: dict[str, Any]) -> None:
     losses: dict[str, float] = {}
     for weights in ("fixed", "rounding", "free"):
@@ -72,7 +72,7 @@ def test_rounding_takes_one_of_the_two_levels_around_each_weight() -> None:
         assert ((real - before[name]).abs() <= step * 1.001)[inside].all()
         moved += int((real != fake_quantize(before[name], grids[name])).sum())
     assert moved > 10
-    assert not prepared.learnt_biases()
+    assert not prepared.learned_biases()
 
 
 @pytest.mark.parametrize("kind", ["edsr", "imdn", "shared"])
@@ -98,7 +98,7 @@ def test_a_start_that_was_better_is_gone_back_to_weights_included() -> None:
     before = values(networks.calibrated("edsr", 4, "onnxruntime"))
     prepared = tuned(value_rate=50.0, epochs=1)
     assert all(torch.equal(weight, before[name]) for name, weight in values(prepared).items())
-    assert not prepared.learnt_biases()
+    assert not prepared.learned_biases()
 
 
 def test_alternating_lets_weights_learn_in_their_turn_only() -> None:

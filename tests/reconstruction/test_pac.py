@@ -23,14 +23,14 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, QParams
 from srptq_plugin.quantization.quantizer import Mode, fake_quantize
 from srptq_plugin.recipes.binding import makers_of, rules_of
-from srptq_plugin.reconstruction.color_augmentation import recoloured
+from srptq_plugin.reconstruction.color_augmentation import recolored
 from srptq_plugin.reconstruction.pac import Options, reconstruct
 from srptq_plugin.reconstruction.sensitivity import block_shares
-from srptq_plugin.reconstruction.teacher import Teacher, normalised
+from srptq_plugin.reconstruction.teacher import Teacher, normalized
 
 Bits = dict[str, tuple[Tensor, Tensor]]
 IMAGES = networks.images(6, seed=3)
-PLAIN: dict[str, Any] = {"region_weight": 0.0, "recolour": False}
+PLAIN: dict[str, Any] = {"region_weight": 0.0, "recolor": False}
 """Without what is not the paper's."""
 
 
@@ -107,15 +107,15 @@ def test_what_regions_are_off_by_counts_on_top(prepared: PreparedGraph) -> None:
         means = [sample[c, 16 * y : 16 * y + 16, 16 * x : 16 * x + 16].mean().item() for c, y, x in places]
         wanted += math.sqrt(math.fsum(mean**2 for mean in means) / len(means)) / 2
     found = [
-        reconstruct(networks.calibrated("edsr", 4, "onnxruntime"), images, epochs=1, region_weight=w, recolour=False)
+        reconstruct(networks.calibrated("edsr", 4, "onnxruntime"), images, epochs=1, region_weight=w, recolor=False)
         for w in (0.0, 0.7)
     ]
     assert found[1]["loss_before"] - found[0]["loss_before"] == pytest.approx(0.7 * wanted, rel=1e-3)
 
 
-def test_it_tunes_on_recoloured_images_where_asked(prepared: PreparedGraph) -> None:
-    changed = recoloured(IMAGES, 0.0, 1.0, seed=7)
-    wanted = reconstruct(prepared, changed, epochs=1, recolour=False)["loss_before"]
+def test_it_tunes_on_recolored_images_where_asked(prepared: PreparedGraph) -> None:
+    changed = recolored(IMAGES, 0.0, 1.0, seed=7)
+    wanted = reconstruct(prepared, changed, epochs=1, recolor=False)["loss_before"]
     found = reconstruct(networks.calibrated("edsr", 4, "onnxruntime"), IMAGES, epochs=1, seed=7)["loss_before"]
     assert found == pytest.approx(wanted, rel=1e-6)
 
@@ -463,13 +463,13 @@ def test_the_teacher_keeps_what_the_float_network_answers(prepared: PreparedGrap
     wanted, targets = prepared.teach(IMAGES[chosen])
     assert torch.equal(output, wanted)
     for found, target in zip(maps, targets, strict=True):
-        torch.testing.assert_close(found, normalised(target).half())
+        torch.testing.assert_close(found, normalized(target).half())
         torch.testing.assert_close(found.float().square().mean(1), torch.ones(3), rtol=1e-3, atol=0)
 
 
 def test_a_dead_block_gives_no_nan() -> None:
     zeros = torch.zeros(2, 3, 4, 4)
-    assert torch.equal(normalised(zeros), torch.zeros(2, 48))
+    assert torch.equal(normalized(zeros), torch.zeros(2, 48))
 
 
 class Deviating(nn.Module):

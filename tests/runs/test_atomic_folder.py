@@ -26,8 +26,8 @@ from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import RECIPE, SUMMARY
 from srptq_plugin.utils import atomic_file
 
-OLD = {SUMMARY: '{"schema": 1, "artefacts": ["old.xml"]}', RECIPE: "old", "old.xml": "old"}
-NEW = {SUMMARY: '{"schema": 1, "artefacts": ["new.xml"]}', RECIPE: "new", "new.xml": "new"}
+OLD = {SUMMARY: '{"schema": 1, "artifacts": ["old.xml"]}', RECIPE: "old", "old.xml": "old"}
+NEW = {SUMMARY: '{"schema": 1, "artifacts": ["new.xml"]}', RECIPE: "new", "new.xml": "new"}
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "open")
 
 

@@ -50,7 +50,7 @@ def failing(*_: object) -> None:
 
 def test_a_run_is_read_back(folder: Path) -> None:
     run = Run.open(str(folder))
-    assert [path.name for path in run.artefacts] == [QDQ]
+    assert [path.name for path in run.artifacts] == [QDQ]
     assert (run.scale, run.input_range, run.size) == (2, (0.0, 1.0), None)
     assert run.recipe == Recipe.load(folder / RECIPE)
     image = networks.images(1, 9, 11).numpy()
@@ -115,7 +115,7 @@ def test_an_error_while_verifying_leaves_an_earlier_run_as_it_was(
 FOREIGN: list[Callable[[Path], object]] = [
     lambda folder: (folder / "thesis.tex").write_text("x"),
     lambda folder: (folder / SUMMARY).write_text("not JSON"),
-    lambda folder: (folder / SUMMARY).write_text('{"artefacts": []}'),
+    lambda folder: (folder / SUMMARY).write_text('{"artifacts": []}'),
     lambda folder: (folder / SUMMARY).write_text("[]"),
     lambda folder: (folder / NETWORK).write_text("x"),
 ]
@@ -161,7 +161,7 @@ def test_a_summary_that_names_files_elsewhere_deletes_none(folder: Path) -> None
     outside = folder.parent / "precious.txt"
     outside.write_text("x")
     summary = json.loads((folder / SUMMARY).read_text())
-    (folder / SUMMARY).write_text(json.dumps({**summary, "artefacts": ["../precious.txt", str(outside), QDQ]}))
+    (folder / SUMMARY).write_text(json.dumps({**summary, "artifacts": ["../precious.txt", str(outside), QDQ]}))
     with RunFolder(folder).draft() as draft:
         (draft / SUMMARY).write_text("{}")
     assert outside.exists()
@@ -188,7 +188,7 @@ def test_a_file_that_was_tampered_with_is_named(name: str, content: bytes, folde
         verify(Run.open(folder))
 
 
-def test_a_missing_artefact_is_named(folder: Path) -> None:
+def test_a_missing_artifact_is_named(folder: Path) -> None:
     (folder / QDQ).unlink()
     with pytest.raises(SrptqError, match=QDQ):
         verify(Run.open(folder))
@@ -199,8 +199,8 @@ def test_a_missing_artefact_is_named(folder: Path) -> None:
     [
         ({"schema": 2}, "schema 2, this version reads 1; run `srptq quantize` again"),
         ({"schema": None}, "schema None, this version reads 1"),
-        ({"artefacts": ...}, "no artefacts in it"),
-        ({"model": ..., "artefacts": ...}, "no model and no artefacts in it"),
+        ({"artifacts": ...}, "no artifacts in it"),
+        ({"model": ..., "artifacts": ...}, "no model and no artifacts in it"),
         ({"model": {"name": "edsr"}}, r"what it says of the model is damaged \(KeyError\('input_range'\)\)"),
         ({"model": 3}, "what it says of the model is damaged"),
         ({"model": {"name": "edsr", "input_range": [0], "scale": 2, "parameters": 1}}, "what it says of the model is"),

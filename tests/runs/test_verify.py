@@ -154,8 +154,8 @@ def registry(missing: int = 0, error: float = 0.0, *, saturates: bool = False) -
     """With a target `stub` that is ONNX Runtime but for its runtime."""
 
     class StubTarget(OnnxRuntimeTarget):
-        def load(self, artefact: Path) -> Any:
-            return Stub(super().load(artefact), missing, error, saturates)
+        def load(self, artifact: Path) -> Any:
+            return Stub(super().load(artifact), missing, error, saturates)
 
     class Plugin:
         @hookimpl
@@ -311,7 +311,7 @@ class OnePlace(nn.Module):
 
 @pytest.mark.parametrize("one_image", [False, True])
 def test_a_network_of_one_size_is_calibrated_and_compared_at_it(*, one_image: bool, tmp_path: Path) -> None:
-    keys = {"calibration": {"patches": 3, "size": 12}, "equalise": True, "reconstruction": {"name": "pac", "epochs": 1}}
+    keys = {"calibration": {"patches": 3, "size": 12}, "equalize": True, "reconstruction": {"name": "pac", "epochs": 1}}
     recipe, network = networks.recipe(8, "onnxruntime", **keys), OnePlace(one_image=one_image).eval()
     with pytest.raises(SrptqError, match="input-size"):
         quantize(recipe, model=network, out=tmp_path / "run")

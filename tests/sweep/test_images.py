@@ -58,9 +58,9 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(width: int, height: int, *, depth: int = 8, colours: int = 2, body: bytes = b"", more: bytes = b"") -> bytes:
+def png(width: int, height: int, *, depth: int = 8, colors: int = 2, body: bytes = b"", more: bytes = b"") -> bytes:
     """A PNG file whose header says this, whatever is in it."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colors, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(body))
     return b"\x89PNG\r\n\x1a\n" + header + more + data + chunk(b"IEND", b"")
 
@@ -91,7 +91,7 @@ ODD: Mapping[str, bytes] = {
     "gif.png": animated("gif"),
     "ico.png": written("ico"),
     "transparent.png": written("png", "P", transparency=0),
-    "colour-key.png": written("png", "RGB", transparency=(1, 2, 3)),
+    "color-key.png": written("png", "RGB", transparency=(1, 2, 3)),
     "progressive.jpg": written("jpeg", "RGB", progressive=True),
     **{f"{side}-high.png": png(3, side, body=b"\0" * 10 * max(side, 1)) for side in (0, 1, 2)},
     **{f"{side}-wide.png": png(side, 3, body=b"\0" * 10 * 3) for side in (0, 1, 2)},
@@ -99,20 +99,20 @@ ODD: Mapping[str, bytes] = {
     "very-huge.png": png(2**32 - 1, 2**32 - 1),
     "bomb.png": png(20_000, 20_000),
     "wide.png": png(2**31 - 1, 1),
-    "half-a-bomb.png": png(10_000, 9_500, depth=1, colours=0),
+    "half-a-bomb.png": png(10_000, 9_500, depth=1, colors=0),
     "one-pixel.png": png(1, 1, body=b"\0abc"),
     "no-pixels.png": png(24, 28),
     "short.png": png(24, 28, body=b"\0" * 100),
-    "no-palette.png": png(2, 2, colours=3, body=b"\0\x01\x02" * 2),
+    "no-palette.png": png(2, 2, colors=3, body=b"\0\x01\x02" * 2),
     "bits.png": png(4, 4, depth=3, body=bytes(100)),
-    "colours.png": png(4, 4, colours=5, body=bytes(100)),
+    "colors.png": png(4, 4, colors=5, body=bytes(100)),
     "long-text.png": png(2, 2, body=bytes(14), more=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(70_000_000)))),
     "bad-exif.png": png(2, 2, body=bytes(14), more=chunk(b"eXIf", b"nonsense")),
     "bad-profile.png": png(2, 2, body=bytes(14), more=chunk(b"iCCP", b"a\0\0nonsense")),
     "sixteen.png": png(4, 4, depth=16, body=b"\0" * 25 * 4),
     "sixteen-short.png": png(4, 4, depth=16, body=b"\0" * 30),
-    "sixteen-alpha.png": png(4, 4, depth=16, colours=6, body=b"\0" * 33 * 4),
-    "sixteen-gray-alpha.png": png(4, 4, depth=16, colours=4, body=b"\0" * 17 * 4),
+    "sixteen-alpha.png": png(4, 4, depth=16, colors=6, body=b"\0" * 33 * 4),
+    "sixteen-gray-alpha.png": png(4, 4, depth=16, colors=4, body=b"\0" * 17 * 4),
     "float.tif": tiff(np.float32, 4, 4),
     "many-samples.tif": FORMATS["tif"].replace(SAMPLES + b"\3\0", SAMPLES + b"\0\x08"),
     "int32.tif": tiff(np.int32, 4, 4),

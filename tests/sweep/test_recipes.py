@@ -128,7 +128,7 @@ def test_odd_names(sweep: Sweep, name: str) -> None:
 
 
 KEYS = (
-    *("target", "toolkit", "preset", "name", "export", "export.profile", "placement", "equalise", "stages"),
+    *("target", "toolkit", "preset", "name", "export", "export.profile", "placement", "equalize", "stages"),
     *("weights.bits", "weights.observer", "weights.options", "weights.options.ratio", "weights.quantizer"),
     *("weights.quantizer_options", "weights.quantize", "weights.per_channel", "activations.bits", "activations"),
     *("activations.observer", "activations.options", "activations.options.a", "activations.quantizer"),

@@ -87,7 +87,7 @@ def test_damaged_networks(sweep: Sweep, copied: Copied, mutation: Mutation) -> N
     sweep(*VERIFY, names=[NETWORK])
 
 
-READ = ("schema", "model", "artefacts", "target", "recipe", "toolkit")
+READ = ("schema", "model", "artifacts", "target", "recipe", "toolkit")
 
 
 @pytest.mark.parametrize("mutation", edits(50, READ), ids=str)
@@ -123,17 +123,17 @@ def test_edited_models(sweep: Sweep, copied: Copied, change: Mapping[str, Any]) 
     sweep(*EVALUATE, names=[SUMMARY, "input range", "a.png"])
 
 
-ARTEFACTS: Sequence[object] = (
+ARTIFACTS: Sequence[object] = (
     *(None, 3, "model.onnx", {"a": 1}, [None], [3], [[]], [""], ["."], [".."], ["/dev/null"], ["gone.onnx"]),
     *(["../hr/a.png"], [RECIPE], [TABLE], ["a\0b"], ["\x1b[2J"], ["x" * 300], [FILES["snpe"]], [NETWORK]),
 )
 
 
-@pytest.mark.parametrize("artefacts", ARTEFACTS, ids=str)
-def test_edited_artefacts(sweep: Sweep, copied: Copied, artefacts: object) -> None:
+@pytest.mark.parametrize("artifacts", ARTIFACTS, ids=str)
+def test_edited_artifacts(sweep: Sweep, copied: Copied, artifacts: object) -> None:
     summary = copied("onnxruntime") / SUMMARY
-    summary.write_text(json.dumps({**json.loads(summary.read_text()), "artefacts": artefacts}))
-    told = [f"run/{each}" for each in artefacts] if isinstance(artefacts, list) else []
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "artifacts": artifacts}))
+    told = [f"run/{each}" for each in artifacts] if isinstance(artifacts, list) else []
     sweep(*VERIFY, names=[SUMMARY, *told, "x1b", "x" * 300])
     sweep(*QUANTIZE, names=["gone.pth", "--out", "x" * 300])
 

@@ -65,7 +65,7 @@ def test_damaged_checkpoints(resumed: Sweep, mutation: Mutation) -> None:
 
 def test_damaged_values(resumed: Sweep) -> None:
     path = resumed.place / BESIDE / CHECKPOINT
-    values = torch.load(path, weights_only=True)["learnt"][0].numpy().tobytes()
+    values = torch.load(path, weights_only=True)["learned"][0].numpy().tobytes()
     content = path.read_bytes()
     assert content.count(values)
     path.write_bytes(content.replace(values, b"\x7f" * len(values)))
@@ -80,7 +80,7 @@ def changed(key: str, value: object) -> Change:
 
 
 STATES: Mapping[str, Change] = {
-    **{f"no {key}": lambda state, key=key: state.pop(key) for key in ("learnt", "average", "log")},
+    **{f"no {key}": lambda state, key=key: state.pop(key) for key in ("learned", "average", "log")},
     **{f"no {key}": lambda state, key=key: state.pop(key) for key in ("done", "optimizers")},
     **{f"{key} is nothing": changed(key, None) for key in ("best", "options", "log", "done")},
     **{f"{key} is text": changed(key, "text") for key in ("average", "usual", "optimizers")},
@@ -91,8 +91,8 @@ STATES: Mapping[str, Change] = {
     "steps are no number": changed("done", float("nan")),
     "best of another shape": lambda state: state["best"].__setitem__(0, torch.zeros(1)),
     "average of another shape": lambda state: state["average"].__setitem__(0, torch.zeros(77)),
-    "learnt of another type": lambda state: state["learnt"].__setitem__(0, 3),
-    "learnt is nan": lambda state: state["learnt"][0].fill_(float("nan")),
+    "learned of another type": lambda state: state["learned"].__setitem__(0, 3),
+    "learned is nan": lambda state: state["learned"][0].fill_(float("nan")),
     "a log of numbers": changed("log", [1, 2]),
     "a log of other keys": changed("log", [{"a": 1}]),
     "a log of text": changed("log", [{"step": "a", "psnr": "b", "loss": "c"}]),

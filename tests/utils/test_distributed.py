@@ -44,7 +44,7 @@ def test_biases_are_corrected_by_all_images(both: Both) -> None:
     torch.testing.assert_close(one["biases"], alone["biases"], rtol=1e-4, atol=1e-5)
 
 
-def test_the_shares_span_the_same_colours() -> None:
+def test_the_shares_span_the_same_colors() -> None:
     for rank in range(2):
         assert IMAGES[rank::2].aminmax() == (0, 1)
 

@@ -124,8 +124,8 @@ def _placement(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
         yield "skips: MQBench has no bits of their own for them"
     if recipe.overrides:
         yield "overrides: MQBench has none"
-    if recipe.equalise:
-        yield "equalise: MQBench has none; give it `srptq_plugin.equalised(network, recipe, images)`"
+    if recipe.equalize:
+        yield "equalize: MQBench has none; give it `srptq_plugin.equalized(network, recipe, images)`"
     if rules.pair_sum_bits and recipe.weights.overflow_safe and backend.name != FORCED:
         yield "weights.overflow_safe: MQBench has none; `srptq lint` tells which channels of its file overflow"
     if backend.name == FORCED:

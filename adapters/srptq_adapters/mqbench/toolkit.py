@@ -1,4 +1,4 @@
-"""MQBench as a toolkit of the pipeline: the plan's placement, realised by a model quantizer of ours."""
+"""MQBench as a toolkit of the pipeline: the plan's placement, realized by a model quantizer of ours."""
 
 import logging
 import warnings
@@ -40,11 +40,11 @@ CONFIG = {"extra_qconfig_dict": {f"{side}_{key}": value for side in "wa" for key
 
 
 class MqbenchToolkit:
-    """Realises a plan by `prepare_by_platform`, and hosts our components for plain MQBench scripts."""
+    """Realizes a plan by `prepare_by_platform`, and hosts our components for plain MQBench scripts."""
 
     version = mqbench.__version__
 
-    def realise(self, program: ExportedProgram, plan: Plan) -> PreparedGraph:
+    def realize(self, program: ExportedProgram, plan: Plan) -> PreparedGraph:
         """The prepared graph of the exported network: planned convolutions as MQBench's quantized layers."""
         network = Network(drop_identities(own_module(program)))
         sites = layer_sites(network, plan)

@@ -61,28 +61,28 @@ class OnnxRuntimeTarget:
         """Find weights that overflow on processors without VNNI."""
         return check(model)
 
-    def load(self, artefact: Path) -> "OnnxRuntimeSession":
+    def load(self, artifact: Path) -> "OnnxRuntimeSession":
         """A session on the CPU, two threads or as many as there are."""
-        return OnnxRuntimeSession(artefact)
+        return OnnxRuntimeSession(artifact)
 
-    def command(self, artefact: Path, size: Size | None) -> str:  # noqa: ARG002
+    def command(self, artifact: Path, size: Size | None) -> str:  # noqa: ARG002
         """ONNX Runtime's own timing tool."""
-        return f"onnxruntime_perf_test -e cpu -I {artefact.name}"
+        return f"onnxruntime_perf_test -e cpu -I {artifact.name}"
 
 
 class OnnxRuntimeSession:
     """A file in ONNX Runtime, and the graph that it really runs."""
 
-    def __init__(self, artefact: Path) -> None:
+    def __init__(self, artifact: Path) -> None:
         runtime = installed("onnxruntime")
         self.name = f"onnxruntime {runtime.__version__}"
         with TemporaryDirectory() as folder:
-            optimised = Path(folder) / "optimised.onnx"
+            optimized = Path(folder) / "optimized.onnx"
             options = runtime.SessionOptions()
-            options.optimized_model_filepath = str(optimised)
+            options.optimized_model_filepath = str(optimized)
             options.log_severity_level = 3
-            self._session = _session(runtime, artefact, options)
-            self._ops = [node.op_type for node in onnx.load(optimised, load_external_data=False).graph.node]
+            self._session = _session(runtime, artifact, options)
+            self._ops = [node.op_type for node in onnx.load(optimized, load_external_data=False).graph.node]
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, image: Array) -> Array:
@@ -107,11 +107,11 @@ def _saturates() -> bool:
     return saturates(OnnxRuntimeSession)
 
 
-def _session(runtime: Any, artefact: Path, options: Any) -> Any:
+def _session(runtime: Any, artifact: Path, options: Any) -> Any:
     try:
-        return runtime.InferenceSession(str(artefact), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise SrptqError(f"{artefact}: ONNX Runtime does not load it: {first_line(error)}") from error
+        raise SrptqError(f"{artifact}: ONNX Runtime does not load it: {first_line(error)}") from error
 
 
 TARGET = OnnxRuntimeTarget()

@@ -67,14 +67,14 @@ class OpenVinoTarget:
         """Find weights that overflow on processors without VNNI."""
         return check(model)
 
-    def load(self, artefact: Path) -> "OpenVinoModel":
+    def load(self, artifact: Path) -> "OpenVinoModel":
         """The file compiled for the CPU."""
-        return OpenVinoModel(artefact)
+        return OpenVinoModel(artifact)
 
-    def command(self, artefact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size | None) -> str:
         """OpenVINO's own timing tool."""
         shape = "" if size else ' -data_shape "[1,3,320,512]"'
-        return f"benchmark_app -m {artefact.name} -d CPU -hint latency{shape}"
+        return f"benchmark_app -m {artifact.name} -d CPU -hint latency{shape}"
 
 
 def _unsigned(table: QuantTable) -> QuantTable:
@@ -87,13 +87,13 @@ def _unsigned(table: QuantTable) -> QuantTable:
 class OpenVinoModel:
     """A compiled model, and the graph that it really runs."""
 
-    def __init__(self, artefact: Path) -> None:
+    def __init__(self, artifact: Path) -> None:
         openvino = installed("openvino")
         self.name = f"openvino {openvino.__version__.split('-')[0]}"
         try:
-            self._model = openvino.Core().compile_model(artefact, "CPU", CONFIG)
+            self._model = openvino.Core().compile_model(artifact, "CPU", CONFIG)
         except Exception as error:
-            raise SrptqError(f"{artefact}: OpenVINO does not load it: {error}") from error
+            raise SrptqError(f"{artifact}: OpenVINO does not load it: {error}") from error
 
     def __call__(self, image: Array) -> Array:
         """Run a [N, 3, H, W] batch."""

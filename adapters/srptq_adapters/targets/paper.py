@@ -54,11 +54,11 @@ class PaperTarget:
         """Nothing to write."""
         return ()
 
-    def load(self, artefact: Path) -> Runtime:
+    def load(self, artifact: Path) -> Runtime:
         """Refused."""
-        raise SrptqError(f"{artefact}: {WHY}")
+        raise SrptqError(f"{artifact}: {WHY}")
 
-    def command(self, artefact: Path, size: Size | None) -> str:  # noqa: ARG002
+    def command(self, artifact: Path, size: Size | None) -> str:  # noqa: ARG002
         """No vendor, no command."""
         return ""
 

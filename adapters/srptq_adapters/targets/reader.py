@@ -11,7 +11,7 @@ from srptq_plugin.graph.types import Array
 
 
 class Reader:
-    """A Q/DQ model in ONNX Runtime without optimisation, as a reference reading of it."""
+    """A Q/DQ model in ONNX Runtime without optimization, as a reference reading of it."""
 
     def __init__(self, model: ModelProto, path: Path, what: str) -> None:
         runtime = installed("onnxruntime")

@@ -68,17 +68,17 @@ class SnpeTarget:
             found.write(draft / ENCODINGS, encodings)
         return (folder / FILE, folder / ENCODINGS)
 
-    def load(self, artefact: Path) -> Reader:
+    def load(self, artifact: Path) -> Reader:
         """The float file with its encodings as Q/DQ, in ONNX Runtime: SNPE itself needs its phone."""
-        model, beside = onnx.load(artefact), artefact.with_suffix(".encodings")
-        return Reader(encoded(model, beside) if beside.exists() else model, artefact, "SNPE's files")
+        model, beside = onnx.load(artifact), artifact.with_suffix(".encodings")
+        return Reader(encoded(model, beside) if beside.exists() else model, artifact, "SNPE's files")
 
-    def command(self, artefact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size | None) -> str:
         """Qualcomm's converter."""
         shape = ",".join(map(str, size or (1, 3, 320, 512)))
         return (
-            f"qairt-converter --input_network {artefact.name} --quantization_overrides {ENCODINGS} "
-            f"--source_model_input_shape input {shape} --output_path {artefact.stem}.dlc"
+            f"qairt-converter --input_network {artifact.name} --quantization_overrides {ENCODINGS} "
+            f"--source_model_input_shape input {shape} --output_path {artifact.stem}.dlc"
         )
 
 

@@ -57,15 +57,15 @@ class TensorRtTarget:
         """TensorRT's rules for explicit quantization."""
         return check(model)
 
-    def load(self, artefact: Path) -> Reader:
+    def load(self, artifact: Path) -> Reader:
         """The file as ONNX Runtime reads it: TensorRT itself needs its GPU."""
-        return Reader(onnx.load(artefact), artefact, "TensorRT's file")
+        return Reader(onnx.load(artifact), artifact, "TensorRT's file")
 
-    def command(self, artefact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size | None) -> str:
         """TensorRT's own tool: it builds the engine and times it."""
         ends = {"min": "64x64", "opt": "320x512", "max": "1088x1920"}
         shapes = "" if size else "".join(f" --{end}Shapes=input:1x3x{sides}" for end, sides in ends.items())
-        return f"trtexec --onnx={artefact.name} --stronglyTyped{shapes} --saveEngine={artefact.stem}.plan"
+        return f"trtexec --onnx={artifact.name} --stronglyTyped{shapes} --saveEngine={artifact.stem}.plan"
 
 
 def cache(model: onnx.ModelProto, table: QuantTable) -> str:

@@ -26,11 +26,11 @@ EXTREMES = (MinMaxObserver, PerChannelMinMaxObserver)
 
 
 class TorchaoToolkit:
-    """Realises a plan by `prepare_pt2e`."""
+    """Realizes a plan by `prepare_pt2e`."""
 
     version = version("torchao")
 
-    def realise(self, program: ExportedProgram, plan: Plan) -> PreparedGraph:
+    def realize(self, program: ExportedProgram, plan: Plan) -> PreparedGraph:
         """The prepared graph of the exported network."""
         return PreparedGraph(prepare_pt2e(own_module(program), SRQuantizer(lambda _: plan)), plan)
 

@@ -1,7 +1,7 @@
-"""Equalise channels: scale each so that rounding, of weights and activations together, moves the image least.
+"""Equalize channels: scale each so that rounding, of weights and activations together, moves the image least.
 
 What makes a channel is divided by a factor and what reads it multiplied, which leaves the float network as it is. One
-scale a tensor then fits its channels better. The factors minimise, to first order, the noise in the image.
+scale a tensor then fits its channels better. The factors minimize, to first order, the noise in the image.
 """
 
 import math
@@ -30,7 +30,7 @@ BEYOND = 5e-4
 TINY = 1e-30
 
 
-def equalise(network: Network, plan: Plan, images: Tensor, seed: int = 0) -> float:
+def equalize(network: Network, plan: Plan, images: Tensor, seed: int = 0) -> float:
     """Scale the parameters of a network in place; by how much its rounding noise is expected to fall, in dB.
 
     The network computes what it did before, to float32's rounding.
@@ -42,7 +42,7 @@ def equalise(network: Network, plan: Plan, images: Tensor, seed: int = 0) -> flo
     return 10 * math.log10(falls)
 
 
-def equalised(
+def equalized(
     module: nn.Module,
     recipe: Recipe | str,
     images: Tensor,
@@ -51,18 +51,18 @@ def equalised(
 ) -> nn.Module:
     """A copy to prepare in any toolkit: the same network, its channels scaled for a recipe's grids and placement.
 
-    Batch norms and mean shifts are folded into the convolutions before them. `images` are unlabelled, [N, 3, H, W].
+    Batch norms and mean shifts are folded into the convolutions before them. `images` are unlabeled, [N, 3, H, W].
 
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.PixelShuffle(2)).eval()
     >>> images = torch.rand(4, 3, 16, 16)
-    >>> torch.allclose(equalised(network, "openvino-w8a8", images)(images), network(images), atol=1e-5)
+    >>> torch.allclose(equalized(network, "openvino-w8a8", images)(images), network(images), atol=1e-5)
     True
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     rules = rules_of(chosen, registry or Registry())
     copied, program = folded(module)
     network = Network(graph_of(program))
-    equalise(network, make_plan(network, rules, chosen, input_range), images.cpu(), chosen.calibration.seed)
+    equalize(network, make_plan(network, rules, chosen, input_range), images.cpu(), chosen.calibration.seed)
     copied.load_state_dict(program.state_dict, strict=False)
     return copied.to(next(module.parameters()).device)
 

@@ -161,8 +161,8 @@ def test_weights_learn_in_the_tuned_model_alone(quantizer: str, calibrated: Prep
     before = state(model)
     tuned = tune(model, Easy(QUICK | STRONG | {"weights": "free", "value_rate": 0.05}))
     assert seen.figures[0]["loss_after"] < seen.figures[0]["loss_before"]
-    learnt = dict(tuned.named_parameters())
-    changed = {name for name, value in learnt.items() if name in before and not torch.equal(value, before[name])}
+    learned = dict(tuned.named_parameters())
+    changed = {name for name, value in learned.items() if name in before and not torch.equal(value, before[name])}
     assert {"head.weight", "head.bias", "body.0.second.weight"} <= changed
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(draw(tuned), seen.drawn[0])

@@ -1,4 +1,4 @@
-"""MQBench realises the core's plan: the same sites, the same bits, the same table."""
+"""MQBench realizes the core's plan: the same sites, the same bits, the same table."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ BATCHES = [networks.images(seed=seed) for seed in (1, 2)]
 
 @dataclass
 class Both:
-    """One plan, realised by the core alone and by MQBench."""
+    """One plan, realized by the core alone and by MQBench."""
 
     kind: str
     plan: Plan
@@ -56,8 +56,8 @@ def plan_for(kind: str, bits: int, target: str) -> Plan:
 def both(request: pytest.FixtureRequest) -> Both:
     kind, bits, target = request.param
     plan = plan_for(kind, bits, target)
-    core = networks.realise(kind, plan)
-    mqbench = MqbenchToolkit().realise(networks.exported(kind), plan)
+    core = networks.realize(kind, plan)
+    mqbench = MqbenchToolkit().realize(networks.exported(kind), plan)
     for prepared in (core, mqbench):
         prepared.observe(BATCHES)
         reconstruct(prepared, networks.images(4, seed=3), epochs=1, schedule="joint", activation_rate=1e-2)
@@ -102,37 +102,37 @@ def test_the_prepared_graph_is_made_of_mqbenchs_parts(both: Both) -> None:
     assert {id(each.core) for each in made} == {id(each) for each in both.mqbench.quantizers.values()}
 
 
-def test_realising_changes_nothing_that_is_global(capsys: pytest.CaptureFixture[str]) -> None:
+def test_realizing_changes_nothing_that_is_global(capsys: pytest.CaptureFixture[str]) -> None:
     before = (dict(DEFAULT_MODEL_QUANTIZER), dict(platform.ObserverDict), logger.level)
     plan = plan_for("edsr", 8, "openvino")
-    prepared = MqbenchToolkit().realise(networks.exported("edsr"), plan)
+    prepared = MqbenchToolkit().realize(networks.exported("edsr"), plan)
     assert (dict(DEFAULT_MODEL_QUANTIZER), dict(platform.ObserverDict), logger.level) == before
     assert all(quantizer.mode is Mode.OBSERVE for quantizer in prepared.quantizers.values())
     assert not capsys.readouterr().out
 
 
-def test_a_failure_while_realising_leaves_nothing_behind() -> None:
+def test_a_failure_while_realizing_leaves_nothing_behind() -> None:
     before = (dict(DEFAULT_MODEL_QUANTIZER), logger.level)
     broken: Any = SimpleNamespace(sites=(), groups={"a": ()})
     with pytest.raises((AttributeError, IndexError)):
-        MqbenchToolkit().realise(networks.exported("edsr"), broken)
+        MqbenchToolkit().realize(networks.exported("edsr"), broken)
     assert (dict(DEFAULT_MODEL_QUANTIZER), logger.level) == before
 
 
-def test_the_network_can_be_realised_again() -> None:
+def test_the_network_can_be_realized_again() -> None:
     plan = plan_for("imdn", 8, "openvino")
     drawn: list[torch.Tensor] = []
     for _ in range(2):
-        prepared = MqbenchToolkit().realise(networks.exported("imdn"), plan)
+        prepared = MqbenchToolkit().realize(networks.exported("imdn"), plan)
         prepared.observe(BATCHES)
         drawn.append(prepared(BATCHES[0]))
     assert torch.equal(*drawn)
 
 
-def test_realising_works_while_active(active: object) -> None:
+def test_realizing_works_while_active(active: object) -> None:
     assert active
     plan = plan_for("edsr", 8, "openvino")
-    prepared, core = MqbenchToolkit().realise(networks.exported("edsr"), plan), networks.realise("edsr", plan)
+    prepared, core = MqbenchToolkit().realize(networks.exported("edsr"), plan), networks.realize("edsr", plan)
     for each in (prepared, core):
         each.observe(BATCHES)
     assert torch.equal(prepared(BATCHES[0]), core(BATCHES[0]))

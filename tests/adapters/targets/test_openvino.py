@@ -153,10 +153,10 @@ def test_the_metadata_travels_with_the_xml(deploy: Deploy) -> None:
 
 
 def test_the_command_gives_a_shape_where_the_file_has_none() -> None:
-    artefact = Path("run/model_openvino.xml")
-    assert "-m model_openvino.xml" in TARGET.command(artefact, None)
-    assert "-data_shape" in TARGET.command(artefact, None)
-    assert "-data_shape" not in TARGET.command(artefact, (1, 3, 8, 8))
+    artifact = Path("run/model_openvino.xml")
+    assert "-m model_openvino.xml" in TARGET.command(artifact, None)
+    assert "-data_shape" in TARGET.command(artifact, None)
+    assert "-data_shape" not in TARGET.command(artifact, (1, 3, 8, 8))
 
 
 def test_another_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""torchao realises the core's plan: the same bits before, in and after `convert_pt2e`."""
+"""torchao realizes the core's plan: the same bits before, in and after `convert_pt2e`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ Parameters = tuple[Tensor, Tensor]
 
 @dataclass
 class Both:
-    """One plan, realised by the core alone and by torchao."""
+    """One plan, realized by the core alone and by torchao."""
 
     kind: str
     plan: Plan
@@ -57,8 +57,8 @@ class Both:
 def both(request: pytest.FixtureRequest) -> Both:
     kind, bits, target = request.param
     plan = networks.plan(kind, networks.recipe(bits, target, activations={"observer": "dbdc"}))
-    core = networks.realise(kind, plan)
-    torchao = TorchaoToolkit().realise(networks.exported(kind), plan)
+    core = networks.realize(kind, plan)
+    torchao = TorchaoToolkit().realize(networks.exported(kind), plan)
     for prepared in (core, torchao):
         prepared.observe(BATCHES)
         reconstruct(prepared, networks.images(4, seed=3), epochs=1, schedule="joint", activation_rate=1e-2)
@@ -84,7 +84,7 @@ def test_both_draw_the_same_bits(both: Both, size: tuple[int, int, int]) -> None
 
 def converted(both: Both) -> fx.GraphModule:
     """In a copy, as conversion takes the prepared graph apart."""
-    again = TorchaoToolkit().realise(networks.exported(both.kind), both.plan)
+    again = TorchaoToolkit().realize(networks.exported(both.kind), both.plan)
     for name, quantizer in again.quantizers.items():
         quantizer.load_state_dict(both.torchao.quantizers[name].state_dict())
     return convert_pt2e(again.module)
@@ -159,9 +159,9 @@ def test_the_table_of_torchao_simulates_its_prepared_graph(both: Both) -> None:
 
 def test_the_paper_runs_and_is_refused_by_convert() -> None:
     plan = networks.plan("edsr", networks.recipe(4, "paper"))
-    prepared = TorchaoToolkit().realise(networks.exported("edsr"), plan)
+    prepared = TorchaoToolkit().realize(networks.exported("edsr"), plan)
     prepared.observe(BATCHES)
-    core = networks.realise("edsr", plan)
+    core = networks.realize("edsr", plan)
     core.observe(BATCHES)
     assert torch.equal(prepared(BATCHES[0]), core(BATCHES[0]))
     with pytest.raises(SrptqError, match=r"convert_pt2e: the paper's real offset is no integer grid; use a recipe"):

@@ -30,7 +30,7 @@ def analyze(asked: Namespace, progress: Progress) -> Answer:
 
 
 def _sensitivity(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
-    from srptq_plugin.analysis.analyze import analyze as analysing  # noqa: PLC0415 - loads torch
+    from srptq_plugin.analysis.analyze import analyze as analyzing  # noqa: PLC0415 - loads torch
     from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
     from srptq_plugin.evaluation.pairs import load_pairs  # noqa: PLC0415
 
@@ -40,7 +40,7 @@ def _sensitivity(asked: Namespace, run: "Run | None", progress: Progress) -> Ans
     else:
         subject = Subject.of_model(_inputs(asked, run), asked.patches, progress)
     pairs = load_pairs(asked.data, subject.record.scale).usable if asked.data else ()
-    found = analysing(subject, pairs, asked.by, progress).record()
+    found = analyzing(subject, pairs, asked.by, progress).record()
     _keep(found, out)
     return Answer(found, analysis_report(found, out))
 

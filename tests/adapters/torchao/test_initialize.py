@@ -1,4 +1,4 @@
-"""initialise() on models that torchao prepared: its own fake-quantizers and ours, with batch norms under training."""
+"""initialize() on models that torchao prepared: its own fake-quantizers and ours, with batch norms under training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "calibration": {"patches": 4, "size": 16, "batch": 2},
     "reconstruction": {"name": "pac", "epochs": 2, "weights": "free"},
     "weights": {"bits": 8, "rounding": "compensated"},
-    "equalise": True,
+    "equalize": True,
 }
 
 
@@ -64,7 +64,7 @@ def test_a_model_in_training_starts_as_the_run_simulates(
 ) -> None:
     kind, run = tuned
     model = trained(kind, quantizer())
-    started = srptq_plugin.initialise(model, run.folder)
+    started = srptq_plugin.initialize(model, run.folder)
     assert {site.name for site in run.table.plan.weights} <= {name.replace("/mul", ".weight") for name in started.sites}
     wanted = simulated(run, model, started.sites)
     move_exported_model_to_eval(model)
@@ -78,7 +78,7 @@ def test_our_quantizer_in_training_starts_at_a_run_of_its_recipe(recipe: str, tm
     chosen = chosen.model_copy(update={"reconstruction": None})
     run = quantize(chosen, model=networks.network("normed"), out=tmp_path / "run", device="cpu")
     model = trained("normed", SRQuantizer.from_recipe(chosen))
-    assert not srptq_plugin.initialise(model, run.folder).left
+    assert not srptq_plugin.initialize(model, run.folder).left
     move_exported_model_to_eval(model)
     with torch.no_grad():
         assert psnr(model(IMAGES), torch.from_numpy(run.simulation()(IMAGES.numpy()))) > 60
@@ -96,7 +96,7 @@ def test_batch_norms_keep_the_statistics_of_what_they_norm(tuned: tuple[str, Run
 def normed_features(model: fx.GraphModule, run: Path | None) -> dict[str, tuple[Tensor, Tensor]]:
     """The mean and variance, by channel, of what each batch norm reads. Nothing is quantized."""
     if run is not None:
-        srptq_plugin.initialise(model, run)
+        srptq_plugin.initialize(model, run)
     model.apply(disable_observer)
     model.apply(disable_fake_quant)
     found: dict[str, tuple[Tensor, Tensor]] = {}
@@ -117,7 +117,7 @@ def test_what_torchao_converts_computes_what_the_run_simulates(tmp_path: Path) -
     network = nn.Sequential(networks.conv(3, 6), nn.ReLU(), networks.conv(6, 12), nn.PixelShuffle(2)).eval()
     run = quantize(networks.recipe(8, "onnxruntime", **SETTINGS), model=network, out=tmp_path / "run", device="cpu")
     model = prepare_qat_pt2e(torch.export.export(network, (IMAGES,)).module(), stock())
-    started = srptq_plugin.initialise(model, run.folder)
+    started = srptq_plugin.initialize(model, run.folder)
     assert not started.left
     wanted = simulated(run, model, started.sites)
     move_exported_model_to_eval(model)
@@ -129,7 +129,7 @@ def test_the_float_network_stays_the_teacher(tuned: tuple[str, Run]) -> None:
     kind, run = tuned
     module = torch.export.export(networks.network(kind), (IMAGES,)).module()
     model = prepare_pt2e(module, SRQuantizer.from_recipe(run.recipe))
-    srptq_plugin.initialise(model, run.folder)
+    srptq_plugin.initialize(model, run.folder)
     assert any(not torch.equal(model.get_parameter(name), value) for name, value in model.meta[FLOAT].items())
     model.apply(disable_observer)
     model.apply(disable_fake_quant)
@@ -145,9 +145,9 @@ def test_the_run_s_own_network_is_what_the_refusal_names(tuned: tuple[str, Run])
     weights[-2].weight.data += 0.1 * torch.randn_like(weights[-2].weight)
     model = prepare_pt2e(torch.export.export(other, (IMAGES,)).module(), SRQuantizer.from_recipe(run.recipe))
     with pytest.raises(SrptqError, match="program") as refused:
-        srptq_plugin.initialise(model, run.folder)
+        srptq_plugin.initialize(model, run.folder)
     line = str(refused.value).partition("own: ")[2]
     model = prepare_pt2e(eval(line, {"srptq_plugin": srptq_plugin}), SRQuantizer.from_recipe(run.recipe))  # noqa: S307
-    assert not srptq_plugin.initialise(model, run.folder).left
+    assert not srptq_plugin.initialize(model, run.folder).left
     with torch.no_grad():
         assert torch.equal(model(IMAGES), torch.from_numpy(run.simulation()(IMAGES.numpy())))

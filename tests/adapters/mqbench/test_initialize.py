@@ -1,4 +1,4 @@
-"""initialise(): what a run of one toolkit found starts a model that another one prepared."""
+"""initialize(): what a run of one toolkit found starts a model that another one prepared."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_scales_and_zero_points_are_those_of_the_runs_bounds(
     quantizer: str, backend: str, run: Run, prepare: Prepare
 ) -> None:
     model = prepare("edsr", backend, **kinds(quantizer))
-    started = srptq_plugin.initialise(model, run.folder)
+    started = srptq_plugin.initialize(model, run.folder)
     known = by_name(model)
     assert set(started.sites) | set(started.left) == known.keys()
     assert started.sites
@@ -97,7 +97,7 @@ def test_scales_and_zero_points_are_those_of_the_runs_bounds(
 def test_one_range_or_one_for_each_channel_as_the_model_has_it(per: str, run: Run, prepare: Prepare) -> None:
     scheme = {"bit": 4, "symmetry": True, "per_channel": per == "channel", "pot_scale": False}
     model = prepare(w_qscheme=scheme)
-    srptq_plugin.initialise(model, run.folder)
+    srptq_plugin.initialize(model, run.folder)
     head: Any = model.get_submodule("head.weight_fake_quant")
     assert head.scale.numel() == (6 if per == "channel" else 1)
     bounds = run.table.qparams["head.weight"].bounds
@@ -110,7 +110,7 @@ def test_what_the_run_has_quantizes_and_what_is_left_observes(
     quantizer: str, backend: str, run: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = prepare("edsr", backend, **kinds(quantizer))
-    started = srptq_plugin.initialise(model, run.folder)
+    started = srptq_plugin.initialize(model, run.folder)
     known: dict[str, Any] = {name: each.quantizer for name, each in by_name(model).items()}
     assert set(started.left) == LEFT
     for name, each in known.items():
@@ -121,7 +121,7 @@ def test_what_the_run_has_quantizes_and_what_is_left_observes(
 
 def test_pact_starts_at_the_runs_bounds(run: Run, prepare: Prepare) -> None:
     model = prepare(**kinds("PACT"))
-    srptq_plugin.initialise(model, run.folder)
+    srptq_plugin.initialize(model, run.folder)
     pact: Any = model.get_submodule("head_post_act_fake_quantizer")
     real_bounds = project(run.table.qparams["head/conv"].bounds, grid_of(pact)).bounds
     assert float(pact.alpha) == pytest.approx(float(real_bounds.upper))
@@ -133,7 +133,7 @@ def test_started_it_draws_nearly_what_the_float_network_draws(quantizer: str, ru
     eight = {"bit": 8, "symmetry": True, "per_channel": True, "pot_scale": False}
     schemes = {"w_qscheme": eight, "a_qscheme": eight | {"symmetry": False, "per_channel": False}}
     model = prepare(**kinds(quantizer), **schemes)
-    srptq_plugin.initialise(model, run.folder)
+    srptq_plugin.initialize(model, run.folder)
     exact = networks.network("edsr")(IMAGES)
     with torch.no_grad():
         model.train(quantizer == "DSQ")  # which observes in training only
@@ -158,7 +158,7 @@ def test_a_run_of_another_network_is_refused(run: Run, prepare: Prepare) -> None
     model = platform.prepare_by_platform(Chain(), platform.BackendType.Academic, config)
     refusal = r"weight is not in this model; prepare the network that .*program\(\)\.module\(\)"
     with pytest.raises(SrptqError, match=refusal):
-        srptq_plugin.initialise(model, run.folder)
+        srptq_plugin.initialize(model, run.folder)
 
 
 def test_a_run_of_a_network_with_other_channels_is_refused(
@@ -166,7 +166,7 @@ def test_a_run_of_a_network_with_other_channels_is_refused(
 ) -> None:
     monkeypatch.setattr(networks, "FEATURES", 4)
     with pytest.raises(SrptqError, match=r"site head\.weight: shape \(4, 3, 3, 3\), the run has \(6, 3, 3, 3\)"):
-        srptq_plugin.initialise(prepare(), run.folder)
+        srptq_plugin.initialize(prepare(), run.folder)
 
 
 def test_the_scale_of_a_folded_mean_shift_is_taken_off_again(
@@ -179,7 +179,7 @@ def test_the_scale_of_a_folded_mean_shift_is_taken_off_again(
     folder = quantize(recipe, model=network, out=tmp_path / "run", device="cpu").folder
     monkeypatch.setattr(networks, "network", {"edsr": network}.__getitem__)
     model = prepare()
-    started = srptq_plugin.initialise(model, folder)
+    started = srptq_plugin.initialize(model, folder)
     tail: Any = model.get_submodule("tail.weight_fake_quant")
     largest = network.get_parameter("tail.weight").abs().max().item()
     assert "tail.weight" in started.sites
@@ -194,7 +194,7 @@ def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "calibration": {"patches": 4, "size": 16, "batch": 2},
         "reconstruction": {"name": "pac", "epochs": 2, "weights": "free"},
         "weights": {"bits": 8, "rounding": "compensated"},
-        "equalise": True,
+        "equalize": True,
     }
     recipe = networks.recipe(8, "onnxruntime", **settings)
     folder = tmp_path_factory.mktemp("tuned") / "run"
@@ -215,7 +215,7 @@ def test_a_started_model_draws_what_the_run_simulates(
 ) -> None:
     kind, run = tuned
     model = prepare(kind, backend, trains=mode == "train", **kinds(quantizer), **EIGHTS)
-    started = srptq_plugin.initialise(model, run.folder)
+    started = srptq_plugin.initialize(model, run.folder)
     reference = simulated(run, model, started.sites)
     with torch.no_grad():
         assert psnr(model(IMAGES), reference(IMAGES)) > 60
@@ -230,9 +230,9 @@ def test_starting_again_from_another_run_is_as_starting_from_it_at_once(
     kind, other = tuned
     if kind == "edsr":
         one, both = prepare(**EIGHTS), prepare(**EIGHTS)
-        srptq_plugin.initialise(both, other.folder)
+        srptq_plugin.initialize(both, other.folder)
         for model in (one, both):
-            srptq_plugin.initialise(model, run.folder)
+            srptq_plugin.initialize(model, run.folder)
         with torch.no_grad():
             torch.testing.assert_close(one(IMAGES), both(IMAGES), rtol=0, atol=1e-6)
 
@@ -242,7 +242,7 @@ def test_a_network_that_was_trained_since_is_refused_and_stays_as_it_is(run: Run
     model.get_parameter("body.0.first.weight").data *= 1 + 0.01 * torch.randn(6, 6, 3, 3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(SrptqError, match=r"site body\.0\.first\.weight: differs from the run's, even with scaled"):
-        srptq_plugin.initialise(model, run.folder)
+        srptq_plugin.initialize(model, run.folder)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -267,7 +267,7 @@ def test_gates_come_along_and_stay_while_it_trains(
     gated: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = prepare(a_fakequantize="srptq.ddtb")
-    srptq_plugin.initialise(model, gated.folder)
+    srptq_plugin.initialize(model, gated.folder)
     assert "has gates for" not in caplog.text
     named: dict[str, Any] = {IN_THE_RUN.get(name, name): each.quantizer for name, each in by_name(model).items()}
     with_gates = {group: state for group, state in gated.table.states.items() if "gate.narrow" in state}
@@ -285,7 +285,7 @@ def test_gates_come_along_and_stay_while_it_trains(
 def test_quantizers_without_gates_are_named(
     quantizer: str, gated: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
 ) -> None:
-    srptq_plugin.initialise(prepare(**kinds(quantizer)), gated.folder)
+    srptq_plugin.initialize(prepare(**kinds(quantizer)), gated.folder)
     assert "has gates for" in caplog.text
 
 
@@ -293,7 +293,7 @@ def test_quantizers_without_gates_are_named(
 @pytest.mark.parametrize("quantizer", ["Learnable", "PACT", "DSQ", "Bounded"])
 def test_three_steps_of_training_lower_the_loss(quantizer: str, run: Run, prepare: Prepare) -> None:
     model = prepare(**kinds(quantizer)).train()
-    srptq_plugin.initialise(model, run.folder)
+    srptq_plugin.initialize(model, run.folder)
     with torch.no_grad():
         model(IMAGES)
     enable_quantization(model)
@@ -320,7 +320,7 @@ def train(model: nn.Module, target: Tensor, steps: int) -> list[float]:
 def test_a_model_that_torchao_prepared_starts_from_it_too(run: Run) -> None:
     module = torch.export.export(networks.folded("edsr"), (IMAGES,)).module()
     model = prepare_pt2e(module, SRQuantizer.from_recipe(run.recipe))
-    started = srptq_plugin.initialise(model, run.folder)
+    started = srptq_plugin.initialize(model, run.folder)
     assert not started.left
     assert set(started.sites) == set(run.table.qparams)
     for name, each in by_name(model).items():
