@@ -2,7 +2,7 @@
 # make test       the tests, on every core, 11 minutes on two; ARGS="-k recipe" picks some, and ARGS="-m 'not slow'"
 #                 those that take 2 minutes together: all but what tests/slow.txt lists
 # make test-avx2  those that execute integers, on the kernels that OpenVINO and torch.compile have without VNNI
-# make check      lint, format and types
+# make check      lint, format, types and language
 # make bench      what observing, tuning and importing cost, as docs/benchmarks.md has it
 # make format     what the formatter and the fixable lints change
 # make docs       the parts of the documents that come from code
@@ -30,6 +30,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+	$(BIN)/python docs/language.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -W ignore benchmarks/speed.py $(ARGS)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from srptq_plugin.costs.estimate import Estimate
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models import SRGANGenerator, describe
-from srptq_plugin.models.record import Network
+from srptq_plugin.models.model_record import SRNetwork
 from srptq_plugin.plugins.registry import Registry
 
 SIZES: dict[int, Size] = {2: (1, 3, 678, 1020), 4: (1, 3, 339, 510)}
@@ -56,7 +56,7 @@ ROWS = (
 
 def ours(row: Row) -> Iterator[float]:
     """OPs in G, memory in MB by FQSR's convention, the most memory in MB by liveness, the model in MB."""
-    loaded = describe("SRResNet", Network(SRGANGenerator(row.scale, 64, row.blocks)))
+    loaded = describe("SRResNet", SRNetwork(SRGANGenerator(row.scale, 64, row.blocks)))
     found = Estimate.of_recipe(row.recipe, loaded, Registry(), SIZES[row.scale])
     plain = row.setting == FLOAT
     total = found.plain if plain else found.quantized

@@ -21,7 +21,7 @@ from rows import Key, Rows
 from srptq_plugin import quantize
 from srptq_plugin.evaluation.pairs import load_pairs
 from srptq_plugin.evaluation.scoring import mean_scores
-from srptq_plugin.qat.run import train_run
+from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.runs.run import Run
 
 SETS = ("Set5", "Set14")

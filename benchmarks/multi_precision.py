@@ -36,7 +36,7 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.models import load_model
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.qat.run import train_run
+from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import NETWORK, Run
 

@@ -21,7 +21,7 @@ from srptq_plugin import quantize
 from srptq_plugin.data.images import SAMPLES, downscale, read_image, to_pixels, to_tensor, upscale
 from srptq_plugin.data.metrics import psnr_y
 from srptq_plugin.data.resize import Pixels
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.runs.run import Run
 
 SCALE, SHOWN, SIDE = 4, "astronaut.png", 208
@@ -50,7 +50,7 @@ def main() -> None:
             tuned = arguments.set if recipe.endswith("best") else []
             place = Path(folder) / recipe
             run = quantize(recipe, images=photographs, scale=SCALE, out=place, overrides=tuned)
-            drawn.setdefault("float", _draw(run, PreparedGraph.plain(run.network), low))
+            drawn.setdefault("float", _draw(run, PreparedGraph.float_only(run.network), low))
             drawn[label] = _draw(run, run.table.simulate(run.network), low)
     _save(drawn, high, arguments.out)
 

@@ -32,11 +32,11 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.models import EDSR
 from srptq_plugin.planning.planner import make_plan
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 from srptq_plugin.quantization.quantizer import Mode, fake_quantize
-from srptq_plugin.recipes.binding import makers_of, rules_of
+from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.reconstruction.pac import reconstruct
 
 LEVELS = (0.0, 255.0)
@@ -81,7 +81,7 @@ def prepared(*overrides: str) -> PreparedGraph:
     registry, recipe = Registry(), Recipe.load("paper-w4a4", overrides)
     program = export_network(EDSR(upscale=4, features=64, blocks=16).eval())
     network = Network(graph_of(program))
-    plan = make_plan(network, rules_of(recipe, registry), recipe, LEVELS, makers_of(recipe, registry))
+    plan = make_plan(network, rules_of(recipe, registry), recipe, LEVELS, qconfigs_of(recipe, registry))
     return registry.toolkit("torchao").load().realize(program, plan)
 
 

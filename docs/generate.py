@@ -45,7 +45,7 @@ WISHES = {
     "sign_bit": "A recipe's bits are those of the magnitude; a sign has one more",
 }
 """The words for what a target's rules say."""
-OF_THE_PIPELINE = ("grid", "places")
+OF_THE_PIPELINE = ("grid", "tensors_per_batch")
 
 
 def recipes() -> str:

@@ -35,7 +35,7 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_observers": (ObserverFactory, Observer),
     "srptq_quantizers": (),
     "srptq_reconstructions": (Reconstruction,),
-    "srptq_models": (models.ModelFamily, models.Request, models.Network),
+    "srptq_models": (models.ModelFamily, models.Request, models.SRNetwork),
     "srptq_targets": (Target, Rules, Runtime, Kernels, Linter, Finding),
     "srptq_toolkits": (Toolkit, Host),
 }

@@ -5,13 +5,13 @@ from torch.export import Dim
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from srptq_adapters.torchao import SRQuantizer, reconstruct
-from srptq_plugin import equalized, load_model, load_patches
+from srptq_plugin import equalize, load_model, load_patches
 
 network, record = (model := load_model("edsr-mini")).module, model.record
 patches = load_patches(32, input_range=record.input_range)
 
 any_size = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
-scaled = equalized(network, "onnxruntime-w8a8", patches, record.input_range)  # the same, with less noise from rounding
+scaled = equalize(network, "onnxruntime-w8a8", patches, record.input_range)  # the same, with less noise from rounding
 exported = torch.export.export(scaled, (patches[:2],), dynamic_shapes=any_size).module()
 prepared = prepare_pt2e(exported, SRQuantizer.from_recipe("onnxruntime-w8a8", input_range=record.input_range))
 for batch in patches.split(16):

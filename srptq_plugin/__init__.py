@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from srptq_plugin.calibration.equalization.equalize import equalized
+    from srptq_plugin.calibration.equalization.equalize import equalize
     from srptq_plugin.data.images import load_patches
     from srptq_plugin.deploy.quant_table import QuantTable
     from srptq_plugin.errors import SrptqError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from srptq_plugin.plugins.hosts import activate, deactivate
     from srptq_plugin.plugins.registry import Registry
     from srptq_plugin.qat.initialize import initialize
-    from srptq_plugin.qat.prepared import train
+    from srptq_plugin.qat.train import train
     from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
     from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
     from srptq_plugin.recipes.recipe import Recipe
@@ -32,7 +32,7 @@ __all__ = [
     "SrptqError",
     "activate",
     "deactivate",
-    "equalized",
+    "equalize",
     "hookimpl",
     "initialize",
     "load_model",
@@ -53,14 +53,14 @@ _HOMES = {
     "SrptqError": "errors",
     "activate": "plugins.hosts",
     "deactivate": "plugins.hosts",
-    "equalized": "calibration.equalization.equalize",
+    "equalize": "calibration.equalization.equalize",
     "hookimpl": "plugins.hookspecs",
     "initialize": "qat.initialize",
     "load_model": "models",
     "load_patches": "data.images",
     "project": "quantization.grid",
     "quantize": "pipeline",
-    "train": "qat.prepared",
+    "train": "qat.train",
 }
 
 

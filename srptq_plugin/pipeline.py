@@ -15,8 +15,8 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network
 from srptq_plugin.graph.types import Size
+from srptq_plugin.models.model_record import check_range
 from srptq_plugin.models.plausible import warn_of_range
-from srptq_plugin.models.record import check_range
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.folder import RunFolder
@@ -65,7 +65,7 @@ def quantize(
         inputs = Inputs.load(chosen, registry, source, device, input_size)
         warn_of_range(inputs.loaded, inputs.patches)
     with place.draft() as draft:
-        _Job(Calibrator(inputs, progress, clock), input_size).into(draft)
+        _QuantizeJob(Calibrator(inputs, progress, clock), input_size).into(draft)
     return Run.open(place.folder, registry)
 
 
@@ -75,7 +75,7 @@ def _check_size(size: Size | None) -> None:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _QuantizeJob:
     calibrator: Calibrator
     input_size: Size | None
 

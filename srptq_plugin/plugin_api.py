@@ -6,12 +6,12 @@ from srptq_plugin.errors import MissingRuntimeError, NotInstalledError, SrptqErr
 from srptq_plugin.graph.export import own_module
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
-from srptq_plugin.models import ModelFamily, Network, Request, load_into
+from srptq_plugin.models import ModelFamily, Request, SRNetwork, load_into
 from srptq_plugin.models.arguments import settle
-from srptq_plugin.observers.base import Average, BatchObserver, Part, extremes
+from srptq_plugin.observers.base import Average, BatchObserver, TensorRows, extremes
 from srptq_plugin.observers.minmax import MinMaxObserver
 from srptq_plugin.planning.plan import Plan, Site
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.entries import (
     Entry,
     ModelEntry,
@@ -60,12 +60,10 @@ __all__ = [
     "Mode",
     "ModelEntry",
     "ModelFamily",
-    "Network",
     "NotInstalledError",
     "Observer",
     "ObserverEntry",
     "ObserverFactory",
-    "Part",
     "Placer",
     "Plan",
     "PreparedGraph",
@@ -79,11 +77,13 @@ __all__ = [
     "Request",
     "Rules",
     "Runtime",
+    "SRNetwork",
     "Site",
     "Size",
     "SrptqError",
     "Target",
     "TargetEntry",
+    "TensorRows",
     "Toolkit",
     "ToolkitEntry",
     "UnknownNameError",

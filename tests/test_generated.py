@@ -11,13 +11,13 @@ from srptq_plugin.cli import catalog
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.plugins.entries import Entry, ToolkitEntry
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.files import Layer, parse_set
 from srptq_plugin.recipes.keys import NEEDED, Key, sections
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.recipe_files import RecipeLayer, parse_set
 
 PAGES = sorted(generate.FOLDER.glob("*.md"))
 KEYS = [key for section in sections(Registry()) for key in section.keys]
-BASE = Layer("base", {"target": "paper", "reconstruction": {"name": "pac"}})
+BASE = RecipeLayer("base", {"target": "paper", "reconstruction": {"name": "pac"}})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -52,7 +52,7 @@ def test_every_key_has_a_sentence_and_the_default_it_shows(key: Key) -> None:
 
 def test_the_keys_are_those_of_a_recipe_in_full() -> None:
     override = {"sites": "*"}
-    recipe = Recipe.from_layers([BASE, Layer("more", {"overrides": [override]})]).model_dump()
+    recipe = Recipe.from_layers([BASE, RecipeLayer("more", {"overrides": [override]})]).model_dump()
     recipe["stages"] = {"STAGE": recipe["stages"]["body"]}
     recipe["overrides[]"] = recipe.pop("overrides")[0]
     nested = {name: value for name, value in recipe.items() if isinstance(value, dict) and name != "export"}

@@ -10,14 +10,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import PIL.Image
 import pytest
 import torch
+from helpers import networks
+from helpers.starting import psnr, simulated
 from onnx import numpy_helper
-from starting import psnr, simulated
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -477,7 +477,7 @@ class Halves:
 
     made: int = 0
 
-    def __init__(self, grid: IntGrid, *, share: float = 0.5, places: int = 1) -> None:  # noqa: ARG002
+    def __init__(self, grid: IntGrid, *, share: float = 0.5, tensors_per_batch: int = 1) -> None:  # noqa: ARG002
         type(self).made += 1
         self.share, self.lower, self.upper = share, torch.tensor(0.0), torch.tensor(0.0)
 
@@ -498,7 +498,7 @@ class Npu:
 
     presets: Mapping[str, Rules] = {
         "default": Rules(
-            weights=IntGrid(8, signed=True, symmetric=True, axis=0, power_of_two=True),
+            weights=IntGrid(8, signed=True, symmetric=True, channel_axis=0, power_of_two=True),
             activations=IntGrid(8, power_of_two=True),
             weight_bits=frozenset({5}),
             activation_bits=frozenset({5}),

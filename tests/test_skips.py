@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import nn
 
 from srptq_plugin.graph.export import export_network, graph_of

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from documents import ROOT
+from helpers.documents import ROOT
 
 LISTED = (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").split()
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from photographs import pixels, save
+from helpers.photographs import pixels, save
 from safetensors.torch import load_file
 
 from srptq_plugin.models import load_model

@@ -4,7 +4,7 @@
     python training/train.py edsr-mini-x2 --images BSDS399 --out training/runs --start edsr_mini_x4.safetensors
 
 Writes OUT/NAME.pt (everything that resuming needs), OUT/NAME.jsonl (a line every 250 steps) and, at the end,
-OUT/NAME.safetensors (averaged weights, fp16). Started again it goes on where it stopped; on the same machine, with
+OUT/NAME.safetensors (averaged weights, fp16). InitReport again it goes on where it stopped; on the same machine, with
 the same number of threads, the weights are those of an uninterrupted run. The last photographs are not trained on,
 but validated on.
 

@@ -54,7 +54,7 @@ def _observer(path: str) -> Callable[[], Any]:
 
 
 def _torchao() -> Toolkit:
-    return lazy("srptq_adapters.torchao.toolkit:TorchaoToolkit", "torchao")()()
+    return lazy("srptq_adapters.torchao.torchao_toolkit:TorchaoToolkit", "torchao")()()
 
 
 def _mqbench() -> Toolkit:
@@ -64,7 +64,7 @@ def _mqbench() -> Toolkit:
             f"MQBench is not installed, and not on PyPI; pip install --no-deps {MQBENCH}, then 'srptq-plugin[mqbench]'"
         )
     try:
-        return lazy("srptq_adapters.mqbench.toolkit:MqbenchToolkit", "mqbench")()()
+        return lazy("srptq_adapters.mqbench.mqbench_toolkit:MqbenchToolkit", "mqbench")()()
     except ImportError as error:
         raise SrptqError(f"MQBench does not import: {error}; the README names the versions that were run") from error
 

@@ -10,8 +10,8 @@ from srptq_plugin.plugin_api import (
     Bounds,
     IntGrid,
     ObserverEntry,
-    Part,
     SrptqError,
+    TensorRows,
     extremes,
     hookimpl,
 )
@@ -20,13 +20,13 @@ from srptq_plugin.plugin_api import (
 class MeanSigma(BatchObserver[Average]):
     """Each batch's mean and `k` deviations, at most its extremes; averaged over the batches."""
 
-    def __init__(self, grid: IntGrid, *, k: float = 3.0, places: int = 1) -> None:
-        super().__init__(grid, places=places)
+    def __init__(self, grid: IntGrid, *, k: float = 3.0, tensors_per_batch: int = 1) -> None:
+        super().__init__(grid, tensors_per_batch=tensors_per_batch)
         if k <= 0:
             raise SrptqError(f"k: {k}; give a number above 0")
         self.k = k
 
-    def measure(self, batch: Sequence[Part]) -> Average:
+    def measure(self, batch: Sequence[TensorRows]) -> Average:
         """What to remember of a batch: a row for each channel, or one."""
         low, high = extremes(batch)
         rows = torch.cat([part.rows for part in batch], 1).cpu().double()

@@ -19,7 +19,7 @@ class TinyNpu:
 
     presets: Mapping[str, Rules] = {
         "default": Rules(
-            weights=IntGrid(8, signed=True, symmetric=True, axis=0, power_of_two=True),
+            weights=IntGrid(8, signed=True, symmetric=True, channel_axis=0, power_of_two=True),
             activations=IntGrid(8, signed=True, symmetric=True, power_of_two=True),
             weight_bits=BITS,
             activation_bits=BITS,

@@ -111,7 +111,7 @@ def noises(subject: Subject, progress: Progress = quiet) -> dict[str, float]:
 
 
 @dataclass
-class _Sums:
+class _ErrorSums:
     """Squared errors in levels, over how many values, and the scores of images."""
 
     squared: float = 0.0
@@ -131,7 +131,7 @@ class _Meter:
         self.subject, self.parts, self.progress = subject, parts, progress
         self.network = PartlyQuantized(subject.table, subject.network)
         self.steps, self.done = images * len(parts), 0
-        self.sums: dict[tuple[Part, Way], _Sums] = defaultdict(_Sums)
+        self.sums: dict[tuple[Part, Way], _ErrorSums] = defaultdict(_ErrorSums)
 
     def compare(self, images: Tensor) -> None:
         """What every way of quantizing is off by from the float network."""
@@ -148,7 +148,7 @@ class _Meter:
             drawn = output[..., :height, :width]
             sums.scores.append(scores(drawn, pair, record.scale, record.input_range))
 
-    def _outputs(self, images: Tensor) -> Iterator[tuple[_Sums, Tensor, Tensor]]:
+    def _outputs(self, images: Tensor) -> Iterator[tuple[_ErrorSums, Tensor, Tensor]]:
         """What every way draws, beside the float network."""
         plain = self.network.kept(images, frozenset())
         full = self.network.kept(images, self.network.groups)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from srptq_plugin.calibration.calibrator import Inputs
 from srptq_plugin.errors import UnknownNameError
-from srptq_plugin.observers.base import Part
+from srptq_plugin.observers.base import TensorRows
 from srptq_plugin.observers.histogram import RunningHistogram
 from srptq_plugin.planning.grid_cost import observed_bounds
 from srptq_plugin.planning.plan import Plan, Role
-from srptq_plugin.planning.prepared import PreparedGraph
-from srptq_plugin.recipes.binding import makers_of
+from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.recipes.binding import qconfigs_of
 from srptq_plugin.runs.run import Run
 from srptq_plugin.utils.progress import Progress, quiet
 
@@ -105,9 +105,9 @@ class _Looking:
     @classmethod
     def at(cls, run: Run, group: str, inputs: Inputs, progress: Progress) -> "_Looking":
         """Let the images through, in the order in which they were calibrated on."""
-        makers, sites = makers_of(inputs.recipe, inputs.registry), run.table.plan.groups[group]
-        plan = replace(run.table.plan, sites=sites, blocks=(), makers=makers)
-        found = cls(PreparedGraph.placed(run.network, plan).to(inputs.device))
+        qconfigs, sites = qconfigs_of(inputs.recipe, inputs.registry), run.table.plan.groups[group]
+        plan = replace(run.table.plan, sites=sites, blocks=(), qconfigs=qconfigs)
+        found = cls(PreparedGraph.from_plan(run.network, plan).to(inputs.device))
         found.prepared.quantizers[group].register_forward_hook(found.look)
         batches = inputs.shuffled.split(inputs.recipe.calibration.batch)
         found.prepared.observe(batches[:1] if sites[0].role == "weight" else batches, progress)
@@ -115,7 +115,7 @@ class _Looking:
 
     def look(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         """Count the values of one tensor."""
-        batch = RunningHistogram.of([Part.of(inputs[0], None)], BINS)
+        batch = RunningHistogram.of([TensorRows.of(inputs[0], None)], BINS)
         self.histogram = batch if self.histogram is None else self.histogram.join(batch)
 
     @property

@@ -59,5 +59,5 @@ def _sites(plan: Plan, network: Network) -> Iterator[Part]:
     order = {key: number for number, key in enumerate(network.nodes)}
     read: dict[str, tuple[int, int]] = {}
     for group, sites in plan.groups.items():
-        read[group] = min((order[edge.consumer], edge.place) for site in sites for edge in site.consumers)
+        read[group] = min((order[edge.consumer], edge.input_index) for site in sites for edge in site.consumers)
     yield from (Part("site", group, frozenset({group})) for group in sorted(read, key=lambda each: read[each]))

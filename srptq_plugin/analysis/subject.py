@@ -10,8 +10,8 @@ from srptq_plugin.data.images import Image, load_images, mirrored, random_patche
 from srptq_plugin.data.metrics import PEAK
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.export import graph_of
-from srptq_plugin.models.record import ModelRecord
-from srptq_plugin.planning.prepared import fixed_size, takes_one_image
+from srptq_plugin.models.model_record import ModelRecord
+from srptq_plugin.planning.prepared_graph import fixed_size, takes_one_image
 from srptq_plugin.runs.run import Run
 from srptq_plugin.utils.progress import Progress, quiet
 

@@ -47,7 +47,7 @@ class PartlyQuantized(fx.Interpreter):
             output = self.run(images, initial_env=values)
         return Kept(self, images, on, values, output[0])
 
-    def again(self, kept: "Kept", groups: Iterable[str]) -> Tensor:
+    def recompute(self, kept: "Kept", groups: Iterable[str]) -> Tensor:
         """The output with these groups the other way round."""
         switched = frozenset(groups)
         reached = frozenset().union(*(self._reached[group] for group in switched))
@@ -70,7 +70,7 @@ class Kept:
 
     def switched(self, groups: Iterable[str]) -> Tensor:
         """The output with these groups the other way round."""
-        return self.network.again(self, groups)
+        return self.network.recompute(self, groups)
 
 
 def _quantizers(module: fx.GraphModule) -> dict[fx.Node, str]:
@@ -88,7 +88,7 @@ def _float_parameters(
     for site in plan.weights:
         for edge in site.consumers:
             conv = nodes[edge.consumer]
-            found[_argument(conv, edge.place)] = site.group, network.get_parameter(site.source).detach()
+            found[_argument(conv, edge.input_index)] = site.group, network.get_parameter(site.source).detach()
             bias = plain.parameter(plain.nodes[edge.consumer], 2)
             if bias:
                 found[_argument(conv, 2)] = site.group, bias[1]

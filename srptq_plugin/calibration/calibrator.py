@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from srptq_plugin.calibration.equalization.equalize import equalize
+from srptq_plugin.calibration.equalization.equalize import equalize_network
 from srptq_plugin.data.images import (
     Image,
     load_images,
@@ -27,18 +27,18 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models import LoadedModel, describe, load_model
-from srptq_plugin.models import Network as ModelNetwork
-from srptq_plugin.models.record import UNIT, ModelRecord, check_range
-from srptq_plugin.planning.grid_cost import Projection, observed_bounds, projections, tuned_bounds
+from srptq_plugin.models import SRNetwork as ModelNetwork
+from srptq_plugin.models.model_record import UNIT, ModelRecord, check_range
+from srptq_plugin.planning.grid_cost import GridCost, grid_costs, observed_bounds, tuned_bounds
 from srptq_plugin.planning.overflow_cost import OverflowCost, overflow_cost
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
-from srptq_plugin.planning.prepared import PreparedGraph, fixed_size
+from srptq_plugin.planning.prepared_graph import PreparedGraph, fixed_size
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds
-from srptq_plugin.recipes.binding import makers_of, rules_of, tuner_of
-from srptq_plugin.recipes.files import Layer
+from srptq_plugin.recipes.binding import qconfigs_of, rules_of, tuner_of
 from srptq_plugin.recipes.recipe import Recipe, check_names
+from srptq_plugin.recipes.recipe_files import RecipeLayer
 from srptq_plugin.reconstruction.compensation import compensate
 from srptq_plugin.runs.run import Run
 from srptq_plugin.utils.devices import device_of
@@ -67,7 +67,7 @@ def resolved(
         changed["calibration"]["images"] = str(Path(images).absolute())
     if toolkit is not None:
         changed["toolkit"] = toolkit
-    return Recipe.from_layers([Layer("quantize", changed)])
+    return Recipe.from_layers([RecipeLayer("quantize", changed)])
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def check_recipe(recipe: Recipe, registry: Registry) -> None:
         )
     check_names(recipe, registry)
     rules_of(recipe, registry)
-    makers_of(recipe, registry)
+    qconfigs_of(recipe, registry)
     tuner_of(recipe, registry)
 
 
@@ -208,7 +208,7 @@ class Calibrator:
     clock: Clock = field(default_factory=Clock)
     equalized: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
-    projections: Mapping[str, Projection] = field(default_factory=dict[str, Projection])
+    grid_costs: Mapping[str, GridCost] = field(default_factory=dict[str, GridCost])
     overflow: OverflowCost | None = None
     rounding: float | None = None
     observed: Mapping[str, Bounds] = field(default_factory=dict[str, Bounds])
@@ -236,15 +236,15 @@ class Calibrator:
             self.inputs = fixed
             return fixed.program()
 
-    def at(self, group: str) -> tuple[Projection | None, Bounds | None, Bounds | None]:
+    def at(self, group: str) -> tuple[GridCost | None, Bounds | None, Bounds | None]:
         """What was found at sites of one encoding: what the grid costs, the bounds observed, and those tuned."""
-        return self.projections.get(group), self.observed.get(group), self.tuned.get(group)
+        return self.grid_costs.get(group), self.observed.get(group), self.tuned.get(group)
 
     def _prepared(self, program: ExportedProgram) -> PreparedGraph:
         inputs, recipe = self.inputs, self.inputs.recipe
         network = Network(graph_of(program))
-        makers = makers_of(recipe, inputs.registry)
-        plan = make_plan(network, inputs.rules, recipe, inputs.loaded.record.input_range, makers)
+        qconfigs = qconfigs_of(recipe, inputs.registry)
+        plan = make_plan(network, inputs.rules, recipe, inputs.loaded.record.input_range, qconfigs)
         if recipe.equalize:
             self._equalize(network, plan)
         return inputs.registry.toolkit(recipe.toolkit).load().realize(program, plan).to(inputs.device)
@@ -252,7 +252,9 @@ class Calibrator:
     def _equalize(self, network: Network, plan: Plan) -> None:
         self.progress("equalizing channels", 0, 0)
         with self.clock("equalize"):
-            self.equalized = equalize(network, plan, self.inputs.patches[:PROBED], self.inputs.recipe.calibration.seed)
+            self.equalized = equalize_network(
+                network, plan, self.inputs.patches[:PROBED], self.inputs.recipe.calibration.seed
+            )
 
     def _calibrate(self, prepared: PreparedGraph) -> None:
         shuffled = self.inputs.shuffled
@@ -263,7 +265,7 @@ class Calibrator:
         with self.clock("reconstruct"):
             self.figures = self._reconstruct(prepared, self.inputs.patches.to(self.inputs.device))
         self.tuned = tuned_bounds(prepared) if self.inputs.recipe.reconstruction else {}
-        self.projections = projections(prepared, self.observed, shuffled[:PROBED])
+        self.grid_costs = grid_costs(prepared, self.observed, shuffled[:PROBED])
         if self.inputs.recipe.weights.rounding == "compensated":
             with self.clock("round"):
                 self.rounding = compensate(prepared, shuffled[:PROBED], self.progress)

@@ -14,7 +14,7 @@ from srptq_plugin.cli.parser import USER_ERROR, parse
 from srptq_plugin.errors import SrptqError, told
 
 if TYPE_CHECKING:
-    from srptq_plugin.cli.answer import Answer
+    from srptq_plugin.cli.result import Answer
 
 INTERNAL_ERROR = 3
 INTERRUPTED = 128 + 2
@@ -68,7 +68,7 @@ def _run(arguments: Namespace) -> int:
 
 
 def _answer(arguments: Namespace) -> "Answer":
-    from srptq_plugin.cli.progress import Bars  # noqa: PLC0415 - `srptq --help` answers without it
+    from srptq_plugin.cli.progress_bar import Bars  # noqa: PLC0415 - `srptq --help` answers without it
 
     with Bars(sys.stderr) as progress:
         from srptq_plugin.cli.commands import COMMANDS  # noqa: PLC0415 - loads torch
@@ -77,8 +77,8 @@ def _answer(arguments: Namespace) -> "Answer":
 
 
 def _print(answer: "Answer", *, as_json: bool) -> None:
-    from srptq_plugin.cli.answer import strict  # noqa: PLC0415
     from srptq_plugin.cli.console import show  # noqa: PLC0415
+    from srptq_plugin.cli.result import strict  # noqa: PLC0415
 
     if as_json:
         print(json.dumps(strict(answer.data), allow_nan=False))  # noqa: T201 - the answer

@@ -6,8 +6,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
-from srptq_plugin.cli.answer import Answer
 from srptq_plugin.cli.console import Cell, Facts, Lines, Mark, Table
+from srptq_plugin.cli.result import Answer
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.plugins.entries import Entry
@@ -15,9 +15,9 @@ from srptq_plugin.plugins.hosts import installed_hosts
 from srptq_plugin.plugins.protocols import Change, Target
 from srptq_plugin.plugins.registry import PluginInfo, Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.files import shipped
 from srptq_plugin.recipes.keys import sections
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.recipe_files import shipped
 from srptq_plugin.utils.progress import Progress
 
 Record = dict[str, Any]
@@ -145,15 +145,15 @@ def _listed(value: object) -> object:
 def _grid(grid: IntGrid, bits: frozenset[int]) -> str:
     """Words for a grid.
 
-    >>> _grid(IntGrid(8, signed=True, symmetric=True, axis=0), frozenset({4, 5, 6, 8}))
+    >>> _grid(IntGrid(8, signed=True, symmetric=True, channel_axis=0), frozenset({4, 5, 6, 8}))
     '4-6, 8 bits, signed, symmetric, per channel'
     """
     words = {
-        "signed" if grid.signed else "unsigned": not grid.real_offset,
-        "symmetric" if grid.symmetric else "asymmetric": not grid.real_offset,
-        "real offset": grid.real_offset,
+        "signed" if grid.signed else "unsigned": not grid.float_zero_point,
+        "symmetric" if grid.symmetric else "asymmetric": not grid.float_zero_point,
+        "real offset": grid.float_zero_point,
         "power-of-two scale": grid.power_of_two,
-        "per channel": grid.axis is not None,
+        "per channel": grid.channel_axis is not None,
     }
     return ", ".join([f"{_ranges(bits)} bits", *(word for word, holds in words.items() if holds)])
 

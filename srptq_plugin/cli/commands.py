@@ -4,11 +4,11 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
-from srptq_plugin.cli.analyzing import analyze, cost
-from srptq_plugin.cli.answer import CHECK_FAILED, DONE, Answer
+from srptq_plugin.cli.analyze_command import analyze, cost
 from srptq_plugin.cli.catalog import plugins, recipes, targets
-from srptq_plugin.cli.plotting import plot
+from srptq_plugin.cli.plot_command import plot
 from srptq_plugin.cli.reports import evaluation_report, lint_report, run_report, verification_report
+from srptq_plugin.cli.result import CHECK_FAILED, DONE, Answer
 from srptq_plugin.utils.progress import Progress
 
 Command = Callable[[Namespace, Progress], Answer]
@@ -38,7 +38,7 @@ def quantize(asked: Namespace, progress: Progress) -> Answer:
 
 def train(asked: Namespace, progress: Progress) -> Answer:
     """Train from a calibrated run and write another."""
-    from srptq_plugin.qat.run import train_run  # noqa: PLC0415
+    from srptq_plugin.qat.train_run import train_run  # noqa: PLC0415
 
     run = train_run(
         asked.recipe,

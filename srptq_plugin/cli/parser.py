@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from srptq_plugin import __version__
 from srptq_plugin.analysis import KINDS
-from srptq_plugin.cli import values
-from srptq_plugin.cli.abouts import ABOUT, ABOUTS, EPILOG
+from srptq_plugin.cli import argument_types
+from srptq_plugin.cli.help_texts import ABOUT, ABOUTS, EPILOG
 from srptq_plugin.errors import told
 
 USER_ERROR = 2
@@ -74,7 +74,7 @@ def _quantize(parser: ArgumentParser) -> None:
     _network(parser)
     parser.set_defaults(recipe=DEFAULT_RECIPE)
     _calibration(parser)
-    add("--out", type=values.path, default="run", metavar="DIR", help="the run folder (default: %(default)s)")
+    add("--out", type=argument_types.path, default="run", metavar="DIR", help="the run folder (default: %(default)s)")
     add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
     _size(parser, "static, as 1x3x270x480 (default: any)")
 
@@ -85,28 +85,30 @@ def _network(parser: ArgumentParser) -> None:
     add("--model", metavar="M", help=f"{MODEL} (default: the bundled EDSR)")
     add("--recipe", metavar="R", help=f"name or .yaml file (default: {DEFAULT_RECIPE})")
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
-    add("--weights", type=values.path, metavar="FILE", help=".safetensors, .pth or .pt")
+    add("--weights", type=argument_types.path, metavar="FILE", help=".safetensors, .pth or .pt")
     add(
         "--model-args",
         nargs="+",
         action="extend",
         default=[],
-        type=values.argument,
+        type=argument_types.argument,
         metavar="NAME=VALUE",
         help="arguments of the network, such as upscale=4",
     )
-    add("--input-range", type=values.input_range, metavar="B:W", help="what black and white are, as 0:1")
+    add("--input-range", type=argument_types.input_range, metavar="B:W", help="what black and white are, as 0:1")
 
 
 def _calibration(parser: ArgumentParser, what: str = "low-resolution images to calibrate on") -> None:
     add = parser.add_argument
-    add("--images", type=values.path, metavar="DIR", help=what)
-    add("--scale", type=values.scale, metavar="N", help="the images are high-resolution: make them smaller by N")
+    add("--images", type=argument_types.path, metavar="DIR", help=what)
+    add(
+        "--scale", type=argument_types.scale, metavar="N", help="the images are high-resolution: make them smaller by N"
+    )
     _device(parser)
 
 
 def _size(parser: ArgumentParser, text: str) -> None:
-    parser.add_argument("--input-size", type=values.input_size, metavar="SIZE", help=text)
+    parser.add_argument("--input-size", type=argument_types.input_size, metavar="SIZE", help=text)
 
 
 def _subject(parser: ArgumentParser) -> None:
@@ -124,7 +126,13 @@ def _analyze(parser: ArgumentParser) -> None:
     _subject(parser)
     _calibration(parser)
     add = parser.add_argument
-    add("--patches", type=values.count, default=8, metavar="N", help="how many to measure on (default: %(default)s)")
+    add(
+        "--patches",
+        type=argument_types.count,
+        default=8,
+        metavar="N",
+        help="how many to measure on (default: %(default)s)",
+    )
     add(
         "--by",
         nargs="+",
@@ -133,30 +141,32 @@ def _analyze(parser: ArgumentParser) -> None:
         metavar="KIND",
         help="what to measure: stage, block, site (default: all)",
     )
-    add("--data", type=values.path, metavar="DIR", help="high-resolution images, for PSNR and SSIM on Y as well")
+    add(
+        "--data", type=argument_types.path, metavar="DIR", help="high-resolution images, for PSNR and SSIM on Y as well"
+    )
     add(
         "--out",
-        type=values.path,
+        type=argument_types.path,
         metavar="FILE",
         help="what was measured (default: analysis.json or budget.json, in the run folder if there is one)",
     )
     add(
         "--budget",
-        type=values.budget,
+        type=argument_types.budget,
         metavar="KIND=N",
         help="write a recipe: least noise at size or bops of N of 8 bits everywhere, or least bops at a drop of N dB",
     )
     add(
         "--bits",
         nargs="+",
-        type=values.count,
+        type=argument_types.count,
         default=(4, 8, 16),
         metavar="N",
         help="what --budget chooses from (default: 4 8 16)",
     )
     add(
         "--recipe-out",
-        type=values.path,
+        type=argument_types.path,
         default="mixed.yaml",
         metavar="FILE",
         help="where --budget writes it (default: %(default)s)",
@@ -165,37 +175,48 @@ def _analyze(parser: ArgumentParser) -> None:
 
 def _plot(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("subject", type=values.path, metavar="FILE_OR_RUN", help="what `srptq analyze` wrote, or a run folder")
+    add("subject", type=argument_types.path, metavar="FILE_OR_RUN", help="what `srptq analyze` wrote, or a run folder")
     add("--site", metavar="NAME", help="a tensor of the run, by the name that summary.json has for it")
     _calibration(parser, "low-resolution images that have the values (default: those of the run)")
-    add("--out", type=values.path, metavar="DIR", help="a folder for the PNG files (default: beside what is drawn)")
+    add(
+        "--out",
+        type=argument_types.path,
+        metavar="DIR",
+        help="a folder for the PNG files (default: beside what is drawn)",
+    )
 
 
 def _train(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("recipe", metavar="RECIPE", help="name or .yaml file; its `training` says how")
-    add("--run", type=values.path, required=True, metavar="RUN", help="a folder that `srptq quantize` wrote")
+    add("--run", type=argument_types.path, required=True, metavar="RUN", help="a folder that `srptq quantize` wrote")
     add(
         "--images",
-        type=values.path,
+        type=argument_types.path,
         required=True,
         metavar="DIR",
         help="low-resolution images, or HR and LR_x4 folders",
     )
     add(
         "--scale",
-        type=values.scale,
+        type=argument_types.scale,
         metavar="N",
         help="the images are photographs: make them smaller by N, and learn them",
     )
     add(
         "--data",
-        type=values.path,
+        type=argument_types.path,
         metavar="DIR",
         help="high-resolution images to validate on (default: some are held out)",
     )
     add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="change keys of the recipe")
-    add("--out", type=values.path, default="trained", metavar="DIR", help="the run folder (default: %(default)s)")
+    add(
+        "--out",
+        type=argument_types.path,
+        default="trained",
+        metavar="DIR",
+        help="the run folder (default: %(default)s)",
+    )
     add("--resume", action="store_true", help="go on with an interrupted training of the same folder")
     add("--toolkit", metavar="T", help="the toolkit, where not the recipe's")
     _device(parser)
@@ -208,23 +229,23 @@ def _device(parser: ArgumentParser) -> None:
 def _evaluate(parser: ArgumentParser) -> None:
     _run_folder(parser)
     add = parser.add_argument
-    add("--data", type=values.path, required=True, metavar="DIR", help="high-resolution images")
-    add("--scale", type=values.scale, metavar="N", help="(default: the network's)")
+    add("--data", type=argument_types.path, required=True, metavar="DIR", help="high-resolution images")
+    add("--scale", type=argument_types.scale, metavar="N", help="(default: the network's)")
     add("--tile", type=int, metavar="N", help="run in tiles of NxN low-resolution pixels (default: whole)")
     add("--overlap", type=int, metavar="M", help="how far a tile sees beyond its part (default: 16, or a quarter)")
     add("--ensemble", action="store_true", help="mean of the 8 turned and mirrored outputs; takes 8 times as long")
-    add("--csv", type=values.path, metavar="FILE", help="write the scores of each image")
+    add("--csv", type=argument_types.path, metavar="FILE", help="write the scores of each image")
     add("--strict", action="store_true", help="stop where an image cannot be scored, instead of leaving it out")
     _device(parser)
 
 
 def _verify(parser: ArgumentParser) -> None:
     _run_folder(parser)
-    parser.add_argument("--images", type=values.path, metavar="DIR", help="low-resolution images to compare on")
+    parser.add_argument("--images", type=argument_types.path, metavar="DIR", help="low-resolution images to compare on")
 
 
 def _lint(parser: ArgumentParser) -> None:
-    parser.add_argument("file", type=values.path, metavar="FILE", help="an ONNX file, from wherever")
+    parser.add_argument("file", type=argument_types.path, metavar="FILE", help="an ONNX file, from wherever")
     parser.add_argument("--target", required=True, metavar="T", help="whose rules, such as tensorrt")
 
 
@@ -235,7 +256,7 @@ def _recipes(parser: ArgumentParser) -> None:
 
 
 def _run_folder(parser: ArgumentParser) -> None:
-    parser.add_argument("run", type=values.path, metavar="RUN", help="a folder that `srptq quantize` wrote")
+    parser.add_argument("run", type=argument_types.path, metavar="RUN", help="a folder that `srptq quantize` wrote")
 
 
 def _nothing(_parser: ArgumentParser) -> None:

@@ -168,8 +168,8 @@ class Costs:
     def _encoding(self, site: Site) -> int:
         """Bytes of a scale, and of a zero point where the grid has one, for each channel that has its own."""
         grid = site.grid
-        places = 1 if grid.axis is None else self.shapes[site.source][grid.axis]
-        zero_point = 0 if grid.symmetric else FLOAT if grid.real_offset else grid.bits
+        places = 1 if grid.channel_axis is None else self.shapes[site.source][grid.channel_axis]
+        zero_point = 0 if grid.symmetric else FLOAT if grid.float_zero_point else grid.bits
         return places * (packed(1, SCALE_BITS) + packed(1, zero_point))
 
 

@@ -14,7 +14,7 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.stages import STAGES, Stage
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models import LoadedModel
-from srptq_plugin.models.record import ModelRecord
+from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.plugins.registry import Registry

@@ -100,8 +100,8 @@ class OnnxNetwork:
         counts: dict[tuple[str, str], int] = defaultdict(int)
         self.readers = defaultdict(list)
         for node in self.model.graph.node:
-            for place, value in enumerate(node.input):
-                self.readers[value].append((node, place))
+            for index, value in enumerate(node.input):
+                self.readers[value].append((node, index))
             found = _path_and_op(node)
             if found and _TYPES.get(found[1]) == node.op_type:
                 self.nodes[str(OpKey(*found, counts[found]))] = node
@@ -111,7 +111,7 @@ class OnnxNetwork:
         """The name of a site's tensor."""
         for edge in site.consumers:
             if edge.consumer in self.nodes:
-                return self.nodes[edge.consumer].input[edge.place]
+                return self.nodes[edge.consumer].input[edge.input_index]
         if site.source == f"/{INPUT}":
             return self.model.graph.input[0].name
         if any(edge.consumer == f"/{OUTPUT}" for edge in site.consumers):

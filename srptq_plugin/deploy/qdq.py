@@ -75,7 +75,7 @@ class Placer:
     def _stored(self, name: str, integers: torch.Tensor, qparams: QParams) -> str:
         """Integers behind a DequantizeLinear."""
         stored = self._constant(f"{name}_integers", integers.numpy().astype(_dtype(qparams.grid)))
-        axis = {"axis": qparams.grid.axis} if qparams.scale.ndim else {}
+        axis = {"axis": qparams.grid.channel_axis} if qparams.scale.ndim else {}
         inputs = [stored, *self._parameters(name, qparams)]
         self._first.append(_node("DequantizeLinear", inputs, f"{name}_dequantized", **axis))
         return f"{name}_dequantized"
@@ -93,17 +93,17 @@ class Placer:
         rest = next((site for site in sites if self._has_unnamed(site)), None)
         claimed = self._claims(sites)
         outputs = {site.name: self._chain(value, site) for site in sites}
-        for node, place in self.network.readers[value]:
-            site = claimed.get((node.output[0], place), rest or (sites[0] if node.op_type == "Shape" else None))
+        for node, index in self.network.readers[value]:
+            site = claimed.get((node.output[0], index), rest or (sites[0] if node.op_type == "Shape" else None))
             if site is not None:
-                node.input[place] = outputs[site.name]
+                node.input[index] = outputs[site.name]
         if rest is not None and any(edge.consumer == f"/{OUTPUT}" for edge in rest.consumers):
             self._reroute_output(value, outputs[rest.name])
 
     def _claims(self, sites: Sequence[Site]) -> dict[tuple[str, int], Site]:
         """Which site feeds a reader, by the reader's output and the place."""
         return {
-            (self.network.nodes[edge.consumer].output[0], edge.place): site
+            (self.network.nodes[edge.consumer].output[0], edge.input_index): site
             for site in sites
             for edge in site.consumers
             if edge.consumer in self.network.nodes

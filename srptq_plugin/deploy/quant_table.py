@@ -13,14 +13,14 @@ from torch import Tensor, fx, nn
 from srptq_plugin.errors import SrptqError, first_line, short
 from srptq_plugin.graph.network import Network, tensor_arguments
 from srptq_plugin.planning.plan import Edge, Plan
-from srptq_plugin.planning.prepared import PreparedGraph, insert_quantizers
+from srptq_plugin.planning.prepared_graph import PreparedGraph, insert_quantizers
 from srptq_plugin.planning.serialization import missing_from, plan_of, record_of, shapes_of
 from srptq_plugin.quantization.grid import IntGrid, QParams, dequantize, quantize
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 
 SCHEMA = 1
 STATE = ":state:"
-BIAS = IntGrid(32, signed=True, symmetric=True, axis=0)
+BIAS = IntGrid(32, signed=True, symmetric=True, channel_axis=0)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class QuantTable:
         norms = {site.name: magnitudes(prepared.float_weight(site)) for site in sites}
         activations = prepared.of_role("activation")
         states = {group: each.state() for group, each in activations.items() if each.dynamic}
-        return cls(prepared.plan, qparams, weights, norms, prepared.learned_biases(), states)
+        return cls(prepared.plan, qparams, weights, norms, prepared.tuned_biases(), states)
 
     def level(self, weight: str) -> Tensor:
         """A weight at its levels, in float32."""
@@ -62,7 +62,7 @@ class QuantTable:
         if not self.plan.integer_bias or conv not in self.plan.convs:
             return None
         values = self.biases.get(conv, values)
-        image, weight = (self.qparams[self.plan.by_edge[Edge(conv, place)].name] for place in (0, 1))
+        image, weight = (self.qparams[self.plan.by_edge[Edge(conv, index)].name] for index in (0, 1))
         qparams = QParams(image.scale * weight.scale, torch.zeros_like(weight.scale), BIAS)
         if bool((values.abs() / qparams.scale > BIAS.qmax).any()):
             return None
@@ -74,7 +74,7 @@ class QuantTable:
         for group in self.plan.groups:
             quantizer = self._quantizer(group)
             quantizer.set_mode(Mode.QUANTIZE)
-            quantizer.hold()
+            quantizer.freeze()
             quantizers[group] = quantizer.eval()
         simulated = insert_quantizers(network, self.plan, quantizers)
         read = Network(simulated)
@@ -84,25 +84,25 @@ class QuantTable:
         return PreparedGraph(simulated, self.plan)
 
     def _quantizer(self, group: str) -> BoundedFakeQuantize:
-        """One of fixed bounds, or of the kind that the plan's makers name, in the state that it was in."""
+        """One of fixed bounds, or of the kind that the plan's qconfigs name, in the state that it was in."""
         found = self.qparams[self.plan.groups[group][0].name]
         if group not in self.states:
             return BoundedFakeQuantize(group, found.grid, bounds=found.bounds)
-        maker = self.plan.makers.get("activation")
-        if maker is None:
+        qconfig = self.plan.qconfigs.get("activation")
+        if qconfig is None:
             raise SrptqError(f"site {group}: its levels are computed from each image; simulate by Run.open(...)")
-        quantizer = maker.quantizer(group, found.grid, options=maker.options)
+        quantizer = qconfig.quantizer(group, found.grid, options=qconfig.options)
         try:
             quantizer.load_state_dict(self.states[group])
         except (RuntimeError, IndexError) as error:
-            raise SrptqError(f"site {group}: its state is not that of a {maker.quantizer.__name__}") from error
+            raise SrptqError(f"site {group}: its state is not that of a {qconfig.quantizer.__name__}") from error
         return quantizer.requires_grad_(requires_grad=False)
 
     def _place_weights(self, network: Network) -> None:
         """Weights at their levels, which their quantizers leave as they are."""
         for number, site in enumerate(self.plan.weights):
             edge = site.consumers[0]
-            quantizer = tensor_arguments(network.nodes[edge.consumer])[edge.place]
+            quantizer = tensor_arguments(network.nodes[edge.consumer])[edge.input_index]
             _replace(network.module, quantizer, 0, f"srptq_weight_{number}", self.level(site.name))
 
     def _place_biases(self, network: Network) -> None:
@@ -189,7 +189,7 @@ def fault_of(table: QuantTable, network: Network) -> str:
 def _check_numbers(name: str, found: QParams) -> None:
     """Refuse scales and zero points that no projection gives."""
     scale, zero_point = found.scale, found.zero_point
-    if scale.shape != zero_point.shape or scale.ndim > (found.grid.axis is not None):
+    if scale.shape != zero_point.shape or scale.ndim > (found.grid.channel_axis is not None):
         raise ValueError(f"{name}: scales of shape {list(scale.shape)}, zero points of {list(zero_point.shape)}")
     if scale.dtype != torch.float32 or zero_point.dtype != torch.float32:
         raise ValueError(f"{name}: scales are {scale.dtype}, zero points {zero_point.dtype}; both should be float32")
@@ -203,7 +203,7 @@ def _check_weight(name: str, integers: Tensor, norms: Tensor, found: QParams) ->
     if (
         not channels
         or norms.shape != (channels,)
-        or found.scale.numel() not in (1, integers.shape[found.grid.axis or 0])
+        or found.scale.numel() not in (1, integers.shape[found.grid.channel_axis or 0])
     ):
         raise ValueError(f"{name}: integers of shape {list(integers.shape)}, {found.scale.numel()} scales")
     if int(integers.min()) < found.grid.qmin or int(integers.max()) > found.grid.qmax:
@@ -219,11 +219,11 @@ def magnitudes(weight: Tensor) -> Tensor:
     return weight.detach().abs().flatten(1).mean(1).float()
 
 
-def _replace(module: fx.GraphModule, node: fx.Node, place: int, name: str, values: Tensor) -> None:
+def _replace(module: fx.GraphModule, node: fx.Node, index: int, name: str, values: Tensor) -> None:
     """Let a node read other values, without a change to modules that the float network shares."""
     module.register_parameter(name, nn.Parameter(values, requires_grad=False))
     with module.graph.inserting_before(node):
-        node.update_arg(place, module.graph.get_attr(name))
+        node.update_arg(index, module.graph.get_attr(name))
 
 
 def _storage(grid: IntGrid) -> torch.dtype:

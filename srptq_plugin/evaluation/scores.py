@@ -8,7 +8,7 @@ from typing import Any
 
 from srptq_plugin.evaluation.seams import Seam
 from srptq_plugin.evaluation.tiling import Tiling
-from srptq_plugin.utils.atomic_file import whole_file
+from srptq_plugin.utils.atomic_file import atomic_file
 
 COLUMNS = ("data", "image", "output", "psnr", "ssim")
 
@@ -71,7 +71,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the rows as CSV; the file is there whole, or as it was before."""
-        with whole_file(path) as draft, draft.open("x", newline="", encoding="utf-8") as file:
+        with atomic_file(path) as draft, draft.open("x", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
             table.writerows([row[column] for column in COLUMNS] for row in self.rows)

@@ -204,7 +204,7 @@ def fold_mean_shifts(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _fold_node(network: Network, conv: fx.Node, shift: fx.Node) -> None:
-    weight, bias, scale, offset = (network.parameter(node, place) for node in (conv, shift) for place in (1, 2))
+    weight, bias, scale, offset = (network.parameter(node, index) for node in (conv, shift) for index in (1, 2))
     if weight is None or scale is None:
         return
     name, values = weight

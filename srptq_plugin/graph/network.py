@@ -170,12 +170,12 @@ class Network:
             if user in self.ops:
                 yield from ((user, n) for n, source in enumerate(tensor_arguments(user)) if source is node)
 
-    def parameter(self, node: fx.Node, place: int) -> tuple[str, Tensor] | None:
+    def parameter(self, node: fx.Node, index: int) -> tuple[str, Tensor] | None:
         """The parameter or buffer that a node reads at a place, through a quantizer if need be, with its name."""
         if node.op == "call_module" and self.ops[node] != QUANTIZER:
-            return self._own_parameter(str(node.target), ("input", "weight", "bias")[place])
+            return self._own_parameter(str(node.target), ("input", "weight", "bias")[index])
         arguments = tensor_arguments(node)
-        found = arguments[place] if place < len(arguments) else node
+        found = arguments[index] if index < len(arguments) else node
         found = tensor_arguments(found)[0] if found.op == "call_module" else found
         if found.op != "get_attr":
             return None

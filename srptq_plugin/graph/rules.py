@@ -49,7 +49,7 @@ class Rules:
     def sized(self, grid: IntGrid, bits: int) -> IntGrid:
         """A grid with a recipe's number of bits.
 
-        >>> signed = IntGrid(8, signed=True, symmetric=True, narrow=True)
+        >>> signed = IntGrid(8, signed=True, symmetric=True, narrow_range=True)
         >>> Rules(signed, signed, frozenset({4}), frozenset({4}), sign_bit=True).sized(signed, 4).qmax
         15
         """

@@ -3,8 +3,8 @@
 from srptq_plugin.models.checkpoint import load_into, load_state
 from srptq_plugin.models.edsr import EDSR
 from srptq_plugin.models.loading import ENTRIES, FAMILIES, describe, load_model
+from srptq_plugin.models.model_record import LoadedModel, ModelFamily, ModelRecord, Request, SRNetwork
 from srptq_plugin.models.rdn import RDN
-from srptq_plugin.models.record import LoadedModel, ModelFamily, ModelRecord, Network, Request
 from srptq_plugin.models.rrdb import RRDB
 from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.models.srresnet import SRResNet
@@ -18,9 +18,9 @@ __all__ = [
     "LoadedModel",
     "ModelFamily",
     "ModelRecord",
-    "Network",
     "Request",
     "SRGANGenerator",
+    "SRNetwork",
     "SRResNet",
     "describe",
     "load_into",

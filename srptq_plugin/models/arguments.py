@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.models.record import Arguments
+from srptq_plugin.models.model_record import Arguments
 
 Numbers = Mapping[str, int | float]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import Renames, load_into, load_state, renamed
-from srptq_plugin.models.layers import conv3x3, shuffle_factors
-from srptq_plugin.models.record import UNIT, Arguments, ModelFamily, Network, Range, Request, State
+from srptq_plugin.models.model_record import UNIT, Arguments, ModelFamily, Range, Request, SRNetwork, State
+from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
 MINI = {scale: Path(__file__).parent / "weights" / f"edsr_mini_x{scale}.safetensors" for scale in ("2", "4")}
 LEVELS: Range = (0.0, 255.0)
@@ -30,7 +30,7 @@ BASICSR: Renames = (
 )
 
 
-class ResidualBlock(nn.Module):
+class EDSRBlock(nn.Module):
     """Two convolutions, no batch norm, and the block's input added."""
 
     def __init__(self, features: int, residual_scale: float) -> None:
@@ -61,7 +61,7 @@ class EDSR(nn.Module):
         mean: Mean = MEAN,
     ) -> None:
         super().__init__()
-        body = [ResidualBlock(features, residual_scale) for _ in range(blocks)]
+        body = [EDSRBlock(features, residual_scale) for _ in range(blocks)]
         self.sub_mean = nn.Conv2d(3, 3, 1).requires_grad_(requires_grad=False)
         self.head = nn.Sequential(conv3x3(3, features))
         self.body = nn.Sequential(*body, conv3x3(features, features))
@@ -74,7 +74,7 @@ class EDSR(nn.Module):
         return self.add_mean(self.tail(shallow + self.body(shallow)))
 
 
-def build(request: Request) -> Network:
+def build(request: Request) -> SRNetwork:
     """Build an EDSR whose size, mean and range are read from its weights."""
     if request.state is None:
         raise SrptqError("edsr: no weights; give a checkpoint of EDSR-PyTorch or BasicSR")
@@ -85,10 +85,10 @@ def build(request: Request) -> Network:
     module = _sized(state, request.arguments)
     load_into(module, state)
     red, green, blue = (round(float(level), 4) for level in state["add_mean.bias"])
-    return Network(module, fed, (red, green, blue))
+    return SRNetwork(module, fed, (red, green, blue))
 
 
-def build_mini(request: Request) -> Network:
+def build_mini(request: Request) -> SRNetwork:
     """Build one of the networks that come with this package, for x4 where nothing else is asked."""
     if request.state is not None:
         return build(request)

@@ -10,16 +10,16 @@ from torch import nn
 
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.models.checkpoint import load_into
-from srptq_plugin.models.record import UNIT, Network, Request
+from srptq_plugin.models.model_record import UNIT, Request, SRNetwork
 
 
-def build_from(path: str, request: Request) -> Network:
+def build_from(path: str, request: Request) -> SRNetwork:
     """Import the factory, the working directory included, call it, and load the weights if there are any."""
     with _importable(Path.cwd()):
         module = _called(path, _found(path), request)
     if request.state is not None:
         load_into(module, request.state)
-    return Network(module, request.input_range or UNIT)
+    return SRNetwork(module, request.input_range or UNIT)
 
 
 @contextmanager

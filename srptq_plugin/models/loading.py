@@ -10,18 +10,18 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.models.checkpoint import load_state
 from srptq_plugin.models.edsr import EDSR_FAMILY, MINI_FAMILY
 from srptq_plugin.models.factory import build_from
-from srptq_plugin.models.probing import sizing_of
-from srptq_plugin.models.rdn import RDN_FAMILY
-from srptq_plugin.models.record import (
+from srptq_plugin.models.model_record import (
     Arguments,
     LoadedModel,
     ModelFamily,
     ModelRecord,
-    Network,
     Range,
     Request,
+    SRNetwork,
     check_range,
 )
+from srptq_plugin.models.probing import sizing_of
+from srptq_plugin.models.rdn import RDN_FAMILY
 from srptq_plugin.models.rrdb import RRDB_FAMILY
 from srptq_plugin.models.srgan import SRGAN_FAMILY
 from srptq_plugin.models.srresnet import SRRESNET_FAMILY
@@ -52,7 +52,7 @@ parameters=380955, multiple=1)
     return describe(name, _built(name, request, families), size)
 
 
-def describe(name: str, network: Network, size: Size | None = None) -> LoadedModel:
+def describe(name: str, network: SRNetwork, size: Size | None = None) -> LoadedModel:
     """A network with its record. Its scale and the sizes that it takes are measured, the given one last."""
     module = plain_copy(network.module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -61,7 +61,7 @@ def describe(name: str, network: Network, size: Size | None = None) -> LoadedMod
     return LoadedModel(module, ModelRecord(name, sizing.scale, *known, sizing.multiple), sizing.fixed)
 
 
-def _built(name: str, request: Request, families: Mapping[str, ModelFamily]) -> Network:
+def _built(name: str, request: Request, families: Mapping[str, ModelFamily]) -> SRNetwork:
     if name in families:
         return _of_family(families[name], request)
     if ":" in name:
@@ -69,7 +69,7 @@ def _built(name: str, request: Request, families: Mapping[str, ModelFamily]) -> 
     raise UnknownNameError("model", name, [*families, "package.module:factory"])
 
 
-def _of_family(family: ModelFamily, request: Request) -> Network:
+def _of_family(family: ModelFamily, request: Request) -> SRNetwork:
     """A family reads its sizes from the weights, which may be anything."""
     try:
         return family.build(request)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from srptq_plugin.data.metrics import decibels
-from srptq_plugin.models.record import LoadedModel
+from srptq_plugin.models.model_record import LoadedModel
 
 logger = logging.getLogger(__name__)
 LEAST = 32.0

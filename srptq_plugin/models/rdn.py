@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import load_into
-from srptq_plugin.models.layers import conv3x3, shuffle_factors
-from srptq_plugin.models.record import UNIT, ModelFamily, Network, Request, State
+from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
+from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
 UPSCALES = (2, 3, 4)
 NEEDED = frozenset({"SFENet1.weight", "RDBs.0.convs.0.conv.0.weight", "UPNet.0.weight"})
@@ -74,7 +74,7 @@ def _upsampler(upscale: int, features: int, growth: int) -> nn.Sequential:
     return nn.Sequential(*grown, conv3x3(growth, 3))
 
 
-def build(request: Request) -> Network:
+def build(request: Request) -> SRNetwork:
     """Build an RDN whose size is read from its weights; it is fed in the range that it was trained on, or 0 to 1."""
     state = request.state
     if state is None or not state.keys() >= NEEDED:
@@ -84,7 +84,7 @@ def build(request: Request) -> Network:
     settle("rdn", seen, seen, request.arguments)
     module = RDN(**seen)
     load_into(module, state)
-    return Network(module, request.input_range or UNIT)
+    return SRNetwork(module, request.input_range or UNIT)
 
 
 def _sizes(state: State) -> dict[str, int]:

@@ -10,8 +10,8 @@ from torch.nn import functional
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import Renames, load_into, renamed
-from srptq_plugin.models.layers import conv3x3
-from srptq_plugin.models.record import UNIT, ModelFamily, Network, Request, State
+from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
+from srptq_plugin.models.residual import conv3x3
 
 UPSCALES = (2, 4)
 ENLARGED = 4
@@ -104,7 +104,7 @@ class RRDB(nn.Module):
         return self.conv_last(self.lrelu(self.conv_hr(features)))
 
 
-def build(request: Request) -> Network:
+def build(request: Request) -> SRNetwork:
     """Build an RRDBNet whose size is read from its weights."""
     state = renamed(request.state or {}, RENAMES)
     if not state.keys() >= NEEDED:
@@ -115,7 +115,7 @@ def build(request: Request) -> Network:
     settle("rrdb", seen, seen, request.arguments)
     module = RRDB(**seen)
     load_into(module, state)
-    return Network(module, request.input_range or UNIT)
+    return SRNetwork(module, request.input_range or UNIT)
 
 
 def _sizes(state: State) -> dict[str, int]:

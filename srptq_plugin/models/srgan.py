@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import load_into
-from srptq_plugin.models.layers import conv3x3, shuffle_factors
-from srptq_plugin.models.record import UNIT, ModelFamily, Network, Request
+from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork
+from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
 
-class ResidualBlock(nn.Module):
+class SRGANBlock(nn.Module):
     """Two convolutions with batch norm, and the block's input added."""
 
     def __init__(self, features: int) -> None:
@@ -53,7 +53,7 @@ class SRGANGenerator(nn.Module):
         if set(factors) != {2}:
             raise SrptqError(f"srgan: upscale={upscale}; give 2, 4 or 8")
         first = nn.Sequential(nn.Conv2d(3, features, 9, padding=4), nn.PReLU())
-        body = [ResidualBlock(features) for _ in range(blocks)]
+        body = [SRGANBlock(features) for _ in range(blocks)]
         fuse = nn.Sequential(conv3x3(features, features), nn.PReLU())
         last = nn.Conv2d(features, 3, 9, padding=4)
         upsample = nn.Sequential(*(UpsampleBlock(features) for _ in factors), last)
@@ -69,7 +69,7 @@ class SRGANGenerator(nn.Module):
         return (torch.tanh(upsample(shallow + deep)) + 1) / 2
 
 
-def build(request: Request) -> Network:
+def build(request: Request) -> SRNetwork:
     """Build a generator whose size is read from its weights."""
     state = request.state
     if state is None or "block1.0.weight" not in state:
@@ -84,7 +84,7 @@ def build(request: Request) -> Network:
     settle("srgan", seen, seen, request.arguments)
     module = SRGANGenerator(2**doublings, features, blocks)
     load_into(module, state)
-    return Network(module)
+    return SRNetwork(module)
 
 
 SRGAN_FAMILY = ModelFamily("srgan", "generator of SRGAN; weights of leftthomas/SRGAN", build)

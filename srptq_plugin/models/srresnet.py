@@ -9,14 +9,14 @@ from torch.nn import functional
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import load_into
-from srptq_plugin.models.layers import conv3x3, shuffle_factors
-from srptq_plugin.models.record import UNIT, ModelFamily, Network, Request
+from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork
+from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
 UPSCALES = (2, 3, 4)
 NEEDED = frozenset({"conv_first.weight", "upconv1.weight", "conv_hr.weight"})
 
 
-class ResidualBlock(nn.Module):
+class SRResNetBlock(nn.Module):
     """Two convolutions and the block's input added."""
 
     def __init__(self, features: int) -> None:
@@ -44,7 +44,7 @@ class SRResNet(nn.Module):
         factor, *again = shuffle_factors(upscale)
         self.upscale = upscale
         self.conv_first = conv3x3(3, features)
-        self.body = nn.Sequential(*(ResidualBlock(features) for _ in range(blocks)))
+        self.body = nn.Sequential(*(SRResNetBlock(features) for _ in range(blocks)))
         self.upconv1 = conv3x3(features, factor**2 * features)
         self.upconv2 = conv3x3(features, factor**2 * features) if again else None
         self.pixel_shuffle = nn.PixelShuffle(factor)
@@ -61,7 +61,7 @@ class SRResNet(nn.Module):
         return self.conv_last(self.lrelu(self.conv_hr(features))) + enlarged
 
 
-def build(request: Request) -> Network:
+def build(request: Request) -> SRNetwork:
     """Build an SRResNet whose size is read from its weights."""
     state = request.state
     if state is None or not state.keys() >= NEEDED:
@@ -74,7 +74,7 @@ def build(request: Request) -> Network:
     settle("srresnet", seen, seen, request.arguments)
     module = SRResNet(upscale, features, blocks)
     load_into(module, state)
-    return Network(module, request.input_range or UNIT)
+    return SRNetwork(module, request.input_range or UNIT)
 
 
 SRRESNET_FAMILY = ModelFamily("srresnet", "SRResNet without batch norm; weights of BasicSR's MSRResNet", build)

@@ -1,4 +1,4 @@
-"""What every observer shares: rows, batches of several places, refusal of NaN, merging."""
+"""What every observer shares: rows, batches of several tensors_per_batch, refusal of NaN, merging."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +13,16 @@ from numpy import count_nonzero
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.quantization.chunking import across
+from srptq_plugin.quantization.chunking import iter_columns
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.quantization.observer import Observer
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorRows:
     """One tensor as [rows, n] in float32, with each row's extremes in float64 on the CPU.
 
-    >>> Part.of(torch.tensor([[1.0, 2.0], [-3.0, 4.0]]), axis=0).low.tolist()
+    >>> TensorRows.of(torch.tensor([[1.0, 2.0], [-3.0, 4.0]]), axis=0).low.tolist()
     [1.0, -3.0]
     """
 
@@ -31,7 +31,7 @@ class Part:
     high: Tensor
 
     @classmethod
-    def of(cls, values: Tensor, axis: int | None) -> "Part":
+    def of(cls, values: Tensor, axis: int | None) -> "TensorRows":
         """A row for each channel along the axis, or one row."""
         values = values.detach().float()
         channels = values[None] if axis is None else values.movedim(axis, 0)
@@ -47,10 +47,10 @@ class Part:
     @property
     def zeros(self) -> Tensor:
         """How many values of each row are exactly zero."""
-        found = sum((_nonzeros(piece) for piece in across(self.rows)), torch.zeros(()))
+        found = sum((_nonzeros(piece) for piece in iter_columns(self.rows)), torch.zeros(()))
         return self.rows.shape[1] - found.double()
 
-    def clone(self) -> "Part":
+    def clone(self) -> "TensorRows":
         """A copy that a network working in place cannot change."""
         return replace(self, rows=self.rows.clone())
 
@@ -61,7 +61,7 @@ def _nonzeros(rows: Tensor) -> Tensor:
     return torch.tensor([count_nonzero(row.numpy()) for row in rows.bool()])  # numpy counts truths fastest
 
 
-def extremes(batch: Sequence[Part]) -> tuple[Tensor, Tensor]:
+def extremes(batch: Sequence[TensorRows]) -> tuple[Tensor, Tensor]:
     """Each row's extremes over all tensors of a batch."""
     low, high = (torch.stack(ends) for ends in zip(*((part.low, part.high) for part in batch), strict=True))
     return low.amin(0), high.amax(0)
@@ -106,14 +106,14 @@ def _noting(construct: Callable[..., None]) -> Callable[..., None]:
             bound = parameters.bind(self, *args, **keywords)
             bound.apply_defaults()
             _, _, *options = bound.arguments.items()
-            self.settings = {name: value for name, value in options if name != "places"}
+            self.settings = {name: value for name, value in options if name != "tensors_per_batch"}
         construct(self, *args, **keywords)
 
     return noting
 
 
 class BatchObserver(ABC, Generic[S]):
-    """An observer of [rows, n] batches; a batch is what `places` consecutive tensors hold together."""
+    """An observer of [rows, n] batches; a batch is what `tensors_per_batch` consecutive tensors hold together."""
 
     settings: Mapping[str, object] = MappingProxyType({})
     """The options by which it was constructed, which two observers must have in common to be merged."""
@@ -124,18 +124,18 @@ class BatchObserver(ABC, Generic[S]):
         if "__init__" in vars(cls):
             cls.__init__ = _noting(cls.__init__)
 
-    def __init__(self, grid: IntGrid, *, places: int = 1) -> None:
-        if places < 1:
-            raise SrptqError(f"places: {places}; give 1 or more")
-        self.grid, self.places = grid, places
-        self.row_grid = replace(grid, axis=None)
+    def __init__(self, grid: IntGrid, *, tensors_per_batch: int = 1) -> None:
+        if tensors_per_batch < 1:
+            raise SrptqError(f"tensors_per_batch: {tensors_per_batch}; give 1 or more")
+        self.grid, self.tensors_per_batch = grid, tensors_per_batch
+        self.row_grid = replace(grid, channel_axis=None)
         self.seen: S | None = None
         self.batches, self.channels = 0, 0
         self.device = torch.device("cpu")
-        self._pending: list[Part] = []
+        self._pending: list[TensorRows] = []
 
     @abstractmethod
-    def measure(self, batch: Sequence[Part]) -> S:
+    def measure(self, batch: Sequence[TensorRows]) -> S:
         """What there is to remember of one batch."""
 
     @abstractmethod
@@ -147,15 +147,15 @@ class BatchObserver(ABC, Generic[S]):
         return seen.join(batch)
 
     def update(self, values: Tensor) -> None:
-        """Take in one tensor; the batch closes with the last of its places."""
+        """Take in one tensor; the batch closes with the last of its tensors_per_batch."""
         try:
-            part = Part.of(values, self.grid.axis)
+            part = TensorRows.of(values, self.grid.channel_axis)
             self._expect(len(part.rows))
         except SrptqError as error:
             raise SrptqError(f"batch {self.batches + 1}: {error}") from None
         self.device = values.device
-        self._pending.append(part if self.places == 1 else part.clone())
-        if len(self._pending) == self.places:
+        self._pending.append(part if self.tensors_per_batch == 1 else part.clone())
+        if len(self._pending) == self.tensors_per_batch:
             self.close()
 
     def _expect(self, channels: int) -> None:
@@ -164,7 +164,7 @@ class BatchObserver(ABC, Generic[S]):
         self.channels = channels
 
     def close(self) -> None:
-        """End the batch, with as many places as were filled."""
+        """End the batch, with as many tensors_per_batch as were filled."""
         if self._pending:
             batch, self._pending = self.measure(self._pending), []
             self.seen = batch if self.seen is None else self.follow(self.seen, batch)
@@ -195,4 +195,4 @@ class BatchObserver(ABC, Generic[S]):
     def _shaped(self, rows: Bounds) -> Bounds:
         """One range, or one for each channel, on the values' device."""
         lower, upper = (end.to(self.device) for end in (rows.lower, rows.upper))
-        return Bounds.of(lower[0], upper[0]) if self.grid.axis is None else Bounds.of(lower, upper)
+        return Bounds.of(lower[0], upper[0]) if self.grid.channel_axis is None else Bounds.of(lower, upper)

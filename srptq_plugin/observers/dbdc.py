@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.observers.base import Average, BatchObserver, Part, extremes
+from srptq_plugin.observers.base import Average, BatchObserver, TensorRows, extremes
 from srptq_plugin.observers.histogram import equal_histogram, without_zeros
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 
@@ -37,15 +37,15 @@ class DBDCObserver(BatchObserver[Average]):
         bins: int = 2048,
         average: Literal["mean", "ema"] = "mean",
         momentum: float = 0.9,
-        places: int = 1,
+        tensors_per_batch: int = 1,
     ) -> None:
-        super().__init__(grid, places=places)
+        super().__init__(grid, tensors_per_batch=tensors_per_batch)
         self.ratios, self.bins = ratios_of(ratio, grid.bits), bins
         if bins < 1:
             raise SrptqError(f"bins: {bins}; give 1 or more")
         self._share = _share(average, momentum)
 
-    def measure(self, batch: Sequence[Part]) -> Average:
+    def measure(self, batch: Sequence[TensorRows]) -> Average:
         """Each ratio's bounds and expected error, shaped [3, ratios, rows]."""
         low, high = extremes(batch)
         counts = torch.stack([equal_histogram(part.rows, low, high, self.bins) for part in batch]).sum(0)

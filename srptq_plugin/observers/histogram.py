@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srptq_plugin.observers.base import Part, extremes
-from srptq_plugin.quantization.chunking import across
+from srptq_plugin.observers.base import TensorRows, extremes
+from srptq_plugin.quantization.chunking import iter_columns
 
 FLOAT32_DIGITS = 24
 SMALLEST_EXPONENT = -120
@@ -40,7 +40,7 @@ def equal_histogram(rows: Tensor, low: Tensor, high: Tensor, bins: int) -> Tenso
 def _counted(rows: Tensor, bins: int, numbered: Callable[[Tensor], Tensor]) -> Tensor:
     """The counts of rows whose values have these bin numbers."""
     counts = torch.zeros(len(rows), bins, dtype=torch.float64)
-    for piece in across(rows):
+    for piece in iter_columns(rows):
         counts += bin_counts(numbered(piece), bins)
     return counts
 
@@ -67,7 +67,7 @@ class RunningHistogram:
     counts: Tensor
 
     @classmethod
-    def of(cls, batch: Sequence[Part], bins: int) -> "RunningHistogram":
+    def of(cls, batch: Sequence[TensorRows], bins: int) -> "RunningHistogram":
         """The histogram of one batch."""
         low, high = extremes(batch)
         exponent, start = _frame(low, high, bins)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srptq_plugin.observers.base import BatchObserver, Part, extremes
+from srptq_plugin.observers.base import BatchObserver, TensorRows, extremes
 from srptq_plugin.quantization.grid import Bounds
 
 
@@ -32,7 +32,7 @@ class MinMaxObserver(BatchObserver[Extremes]):
     Bounds(-1, 2)
     """
 
-    def measure(self, batch: Sequence[Part]) -> Extremes:
+    def measure(self, batch: Sequence[TensorRows]) -> Extremes:
         """The extremes of the batch."""
         return Extremes(*extremes(batch))
 

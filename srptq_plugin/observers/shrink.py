@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.observers.base import BatchObserver, Part
+from srptq_plugin.observers.base import BatchObserver, TensorRows
 from srptq_plugin.observers.histogram import RunningHistogram
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
 
@@ -20,9 +20,9 @@ class ShrinkSearch(BatchObserver[RunningHistogram]):
     `bins` are those of the histogram: 4096, or 1024 for each channel, unless given.
     """
 
-    def __init__(self, grid: IntGrid, *, steps: int = 100, bins: int | None = None, places: int = 1) -> None:
-        super().__init__(grid, places=places)
-        self.steps, self.bins = steps, bins or (BINS if grid.axis is None else CHANNEL_BINS)
+    def __init__(self, grid: IntGrid, *, steps: int = 100, bins: int | None = None, tensors_per_batch: int = 1) -> None:
+        super().__init__(grid, tensors_per_batch=tensors_per_batch)
+        self.steps, self.bins = steps, bins or (BINS if grid.channel_axis is None else CHANNEL_BINS)
         if steps < 1 or self.bins < 2:  # noqa: PLR2004  a range has two ends
             raise SrptqError(f"steps: {steps}, bins: {self.bins}; give at least 1 and 2")
 
@@ -30,7 +30,7 @@ class ShrinkSearch(BatchObserver[RunningHistogram]):
     def cost(self, seen: RunningHistogram, qparams: QParams) -> Tensor:
         """The cost of each row, the parameters being shaped [rows, 1]."""
 
-    def measure(self, batch: Sequence[Part]) -> RunningHistogram:
+    def measure(self, batch: Sequence[TensorRows]) -> RunningHistogram:
         """The histogram of the batch."""
         return RunningHistogram.of(batch, self.bins)
 

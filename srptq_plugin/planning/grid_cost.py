@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode, fake_quantize
 
@@ -17,7 +17,7 @@ FINEST = 1e-30
 
 
 @dataclass(frozen=True)
-class Projection:
+class GridCost:
     """Signal to quantization noise at one site, in dB, on the float network's tensors.
 
     `paper`: the bounds as observed, on a grid with a real offset; `target`: the same bounds on the target's grid;
@@ -32,7 +32,7 @@ class Projection:
     def cost(self) -> float:
         """What the target's grid costs.
 
-        >>> Projection(30.0, 28.5, 29.0).cost, Projection(30.0, 28.5, 29.0).won
+        >>> GridCost(30.0, 28.5, 29.0).cost, GridCost(30.0, 28.5, 29.0).won
         (1.5, 0.5)
         """
         return self.paper - self.target
@@ -56,9 +56,9 @@ class _Sums:
         for n, way in enumerate(self.ways):
             self.noise[n] += float((fake_quantize(values, way) - values).double().square().sum())
 
-    def projection(self) -> Projection:
+    def projection(self) -> GridCost:
         decibels = [10 * math.log10(max(self.signal, FINEST) / max(noise, FINEST)) for noise in self.noise]
-        return Projection(*decibels)
+        return GridCost(*decibels)
 
 
 def observed_bounds(prepared: PreparedGraph) -> dict[str, Bounds]:
@@ -73,7 +73,7 @@ def tuned_bounds(prepared: PreparedGraph) -> dict[str, Bounds]:
     return {group: Bounds.of(each.bounds.lower, each.bounds.upper) for group, each in kept.items()}
 
 
-def projections(prepared: PreparedGraph, observed: Mapping[str, Bounds], images: Tensor) -> dict[str, Projection]:
+def grid_costs(prepared: PreparedGraph, observed: Mapping[str, Bounds], images: Tensor) -> dict[str, GridCost]:
     """By group; `observed` are the bounds before they were tuned."""
     sums = {group: _Sums(_ways(prepared.quantizers[group], bounds)) for group, bounds in observed.items()}
     with prepared.mode(Mode.OFF), torch.no_grad(), _listening(prepared, sums):
@@ -83,7 +83,7 @@ def projections(prepared: PreparedGraph, observed: Mapping[str, Bounds], images:
 
 def _ways(quantizer: BoundedFakeQuantize, bounds: Bounds) -> tuple[QParams, ...]:
     grid = quantizer.grid
-    paper = replace(IntGrid(grid.bits), axis=grid.axis, real_offset=True)
+    paper = replace(IntGrid(grid.bits), channel_axis=grid.channel_axis, float_zero_point=True)
     return project(bounds, paper), quantizer.project(bounds).detach(), quantizer.qparams().detach()
 
 

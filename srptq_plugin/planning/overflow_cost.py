@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
@@ -27,7 +27,7 @@ def overflow_cost(prepared: PreparedGraph, images: Tensor) -> OverflowCost | Non
     if not guarded:
         return None
     raised = [_raised(weight) for weight in guarded]
-    teacher = prepared.teach(images)[0]
+    teacher = prepared.float_forward(images)[0]
     safe = prepared.noise(images, teacher)
     with _unguarded(guarded):
         plain = prepared.noise(images, teacher)

@@ -13,15 +13,15 @@ from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 Role = Literal["weight", "activation"]
-ObserverMaker = Callable[[IntGrid, int], Observer]
+ObserverFactoryForGrid = Callable[[IntGrid, int], Observer]
 """Makes an observer for a grid and a number of places."""
 
 
 @dataclass(frozen=True)
-class Maker:
+class QConfig:
     """What the sites of a role are observed and quantized by."""
 
-    observer: ObserverMaker
+    observer: ObserverFactoryForGrid
     quantizer: type[BoundedFakeQuantize] = BoundedFakeQuantize
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """The quantizer's."""
@@ -32,7 +32,7 @@ class Edge:
     """One consumer of a tensor: the operation that reads it, and at which place."""
 
     consumer: str
-    place: int
+    input_index: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Plan:
     convs: tuple[str, ...]
     floats: Mapping[str, str]
     integer_bias: bool = False
-    makers: Mapping[Role, Maker] = field(default_factory=dict[Role, Maker], repr=False)
+    qconfigs: Mapping[Role, QConfig] = field(default_factory=dict[Role, QConfig], repr=False)
 
     @cached_property
     def groups(self) -> Mapping[str, tuple[Site, ...]]:

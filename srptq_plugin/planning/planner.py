@@ -13,7 +13,7 @@ from srptq_plugin.graph.fusion import Fusing
 from srptq_plugin.graph.network import MOVEMENT, Network, is_pooled, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
-from srptq_plugin.planning.plan import Edge, Maker, Plan, Role, Site
+from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.saturation import pair_limit
 from srptq_plugin.recipes.recipe import Recipe
@@ -25,7 +25,7 @@ def make_plan(
     rules: Rules,
     recipe: Recipe,
     image: tuple[float, float],
-    makers: Mapping[Role, Maker] | None = None,
+    qconfigs: Mapping[Role, QConfig] | None = None,
 ) -> Plan:
     """Decide every site once, for every toolkit."""
     planner = _Planner(network, rules, recipe, image)
@@ -41,7 +41,7 @@ def make_plan(
         convs=tuple(network.name(conv) for conv in planner.planned),
         floats=planner.floats(),
         integer_bias=rules.integer_bias,
-        makers=makers or {},
+        qconfigs=qconfigs or {},
     )
 
 
@@ -104,7 +104,7 @@ class _Planner:
             stage = self.stages.of(convs[0])
             bits = self._overridden(self._bits("weights", stage), "weights", [name, *self._names(convs[0])], name)
             axis = 0 if self.recipe.weights.per_channel else None
-            grid = replace(self.rules.sized(self.rules.weights, bits), axis=axis)
+            grid = replace(self.rules.sized(self.rules.weights, bits), channel_axis=axis)
             grid = replace(grid, pair_limit=self._pair_limit(grid, convs))
             edges = tuple(Edge(self.network.name(conv), 1) for conv in convs)
             yield Site(name, "weight", stage, grid, name, edges, group=name)
@@ -130,10 +130,10 @@ class _Planner:
         """One site a tensor and grid; sharing by data movement, and by concat where the target says so."""
         wishes: dict[tuple[fx.Node, IntGrid], set[Edge]] = defaultdict(set)
         stages: dict[tuple[fx.Node, IntGrid], Stage] = {}
-        for consumer, place, source in self._edges():
+        for consumer, index, source in self._edges():
             stage = self._stage_of_edge(consumer, source)
             wanted = source, self._grid(consumer, source, stage)
-            wishes[wanted].add(Edge(self.network.name(consumer), place))
+            wishes[wanted].add(Edge(self.network.name(consumer), index))
             stages.setdefault(wanted, stage)
         requests = self._whole(wishes) if self.rules.one_encoding else wishes
         sites = {
@@ -162,13 +162,13 @@ class _Planner:
         }
 
     def _edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
-        """The edges that carry integers: consumer, place, source; each once."""
+        """The edges that carry integers: consumer, index, source; each once."""
         seen: set[tuple[fx.Node, int]] = set()
-        for consumer, place, source in (*self._input_edges(), *self._output_edges()):
-            known = (consumer, place) in seen or is_pooled(source)
+        for consumer, index, source in (*self._input_edges(), *self._output_edges()):
+            known = (consumer, index) in seen or is_pooled(source)
             if not known and not self._is_float_skip(consumer, source):
-                seen.add((consumer, place))
-                yield consumer, place, source
+                seen.add((consumer, index))
+                yield consumer, index, source
 
     def _input_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         for conv in self.planned:
@@ -177,15 +177,15 @@ class _Planner:
                 yield from self._moved_image(tensor_arguments(conv)[0])
         for node in self._others(self.rules.inputs):
             branch = self.fusing.branch(node)
-            for place, source in self.network.edges_in(node):
+            for index, source in self.network.edges_in(node):
                 if source is not branch and self.fusing.last(source) is source:
-                    yield node, place, source
+                    yield node, index, source
 
     def _moved_image(self, node: fx.Node) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         """Where pixels are moved before the first convolution, the image itself has the encoding."""
         if self.network.ops[node] in MOVEMENT and self.network.image_bounds(node, self.image) is not None:
-            for place, source in self.network.edges_in(node):
-                yield node, place, source
+            for index, source in self.network.edges_in(node):
+                yield node, index, source
                 yield from self._moved_image(source)
 
     def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
@@ -202,8 +202,8 @@ class _Planner:
         producers = self.planned if self.full and "conv" in self.rules.outputs else []
         for node in (*producers, *self._others(self.rules.outputs)):
             last = self.fusing.last(node)
-            for consumer, place in self.network.edges_out(last):
-                yield consumer, place, last
+            for consumer, index in self.network.edges_out(last):
+                yield consumer, index, last
 
     def _others(self, kinds: frozenset[str]) -> Iterator[fx.Node]:
         """Operations of these kinds that join feature maps or only move them to convolutions; none under `convs`."""
@@ -231,7 +231,7 @@ class _Planner:
         bits = self._overridden(bits, "activations", [*self._names(consumer), tensor], tensor)
         grid = self.rules.activations
         if self.rules.unsigned_if_nonnegative and self.network.is_nonnegative(source):
-            grid = replace(grid, signed=False, narrow=False)
+            grid = replace(grid, signed=False, narrow_range=False)
         return self.rules.sized(grid, bits)
 
     def _site_name(self, source: fx.Node, grid: IntGrid, requests: _Requests) -> str:

@@ -15,7 +15,7 @@ INSIDE = "weight_fake_quant"
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedQuantizer:
     """A quantizer in a graph: whose tensor, and who reads what leaves it."""
 
     path: str
@@ -25,17 +25,19 @@ class Placed:
     consumers: tuple[Edge, ...]
 
 
-def placed(network: Network) -> Iterator[Placed]:
+def iter_quantizers(network: Network) -> Iterator[PlacedQuantizer]:
     """The quantizers that a graph calls, and those inside the layers that it calls."""
     for node, op in network.ops.items():
         path = str(node.target)
         if op == QUANTIZER:
-            yield Placed(path, network.module.get_submodule(path), *_tensor(network, node), _consumers(network, node))
+            yield PlacedQuantizer(
+                path, network.module.get_submodule(path), *_tensor(network, node), _consumers(network, node)
+            )
         elif node.op == "call_module":
             inside = getattr(network.module.get_submodule(path), INSIDE, None)
             if isinstance(inside, nn.Module):
                 edge = Edge(network.name(node), 1)
-                yield Placed(f"{path}.{INSIDE}", inside, f"{path}.weight", "weight", (edge,))
+                yield PlacedQuantizer(f"{path}.{INSIDE}", inside, f"{path}.weight", "weight", (edge,))
 
 
 def _tensor(network: Network, node: fx.Node) -> tuple[str, Role]:
@@ -45,15 +47,15 @@ def _tensor(network: Network, node: fx.Node) -> tuple[str, Role]:
 
 
 def _consumers(network: Network, node: fx.Node) -> tuple[Edge, ...]:
-    return tuple(Edge(network.name(user), place) for user, place in network.edges_out(node))
+    return tuple(Edge(network.name(user), index) for user, index in network.edges_out(node))
 
 
-def plan_of(module: fx.GraphModule) -> Plan:
+def plan_from_graph(module: fx.GraphModule) -> Plan:
     """The sites of a graph that was prepared with our quantizers, by whichever means."""
     network = Network(module)
     sites = tuple(
         Site(each.name, each.role, "body", each.quantizer.grid, each.name, each.consumers, group=each.quantizer.name)
-        for each in placed(network)
+        for each in iter_quantizers(network)
         if isinstance(each.quantizer, BoundedFakeQuantize)
     )
     blocks = tuple(network.name(node) for node in find_blocks(network))

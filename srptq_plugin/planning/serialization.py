@@ -59,12 +59,12 @@ def plan_of(record: object) -> Plan:
 
 def _check(site: Site) -> None:
     grid = site.grid
-    if not 1 <= grid.bits <= MOST_BITS or grid.axis not in (None, 0, 1) or not site.consumers:
+    if not 1 <= grid.bits <= MOST_BITS or grid.channel_axis not in (None, 0, 1) or not site.consumers:
         raise ValueError(f"site {short(site.name)}: {_said(grid)}, read by {len(site.consumers)}")
 
 
 def _said(grid: IntGrid) -> str:
-    return f"{grid.bits} bits along axis {grid.axis}"
+    return f"{grid.bits} bits along axis {grid.channel_axis}"
 
 
 def missing_from(network: Network, plan: Plan) -> str:
@@ -74,9 +74,9 @@ def missing_from(network: Network, plan: Plan) -> str:
     if absent:
         return f"no operation {short(absent[0])}"
     places = ((edge, tensor_arguments(network.nodes[edge.consumer])) for s in plan.sites for edge in s.consumers)
-    beyond = [edge for edge, read in places if not 0 <= edge.place < len(read)]
+    beyond = [edge for edge, read in places if not 0 <= edge.input_index < len(read)]
     if beyond:
-        return f"{beyond[0].consumer} reads nothing at place {beyond[0].place}"
+        return f"{beyond[0].consumer} reads nothing at index {beyond[0].input_index}"
     unread = set(plan.convs) - {edge.consumer for site in plan.sites for edge in site.consumers}
     return f"no site at {min(unread)}" if unread else ""
 
@@ -84,5 +84,5 @@ def missing_from(network: Network, plan: Plan) -> str:
 def shapes_of(network: Network, plan: Plan) -> Mapping[str, tuple[int, ...]]:
     """Those of the weights, by site."""
     read = ((site.name, site.consumers[0]) for site in plan.weights)
-    found = {name: network.parameter(network.nodes[edge.consumer], edge.place) for name, edge in read}
+    found = {name: network.parameter(network.nodes[edge.consumer], edge.input_index) for name, edge in read}
     return {name: tuple(weight[1].shape) for name, weight in found.items() if weight}

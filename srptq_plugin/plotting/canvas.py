@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from srptq_plugin.errors import MissingExtraError
-from srptq_plugin.utils.atomic_file import whole_file
+from srptq_plugin.utils.atomic_file import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,6 +42,6 @@ def bare(axes: "Axes") -> None:
 def saved(figure: "Figure", path: Path) -> Path:
     """Write a PNG file whole; coarser where it would be too large."""
     dots = min(DOTS, MOST_DOTS / max(figure.get_size_inches()))
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         figure.savefig(draft, format="png", dpi=dots)
     return path

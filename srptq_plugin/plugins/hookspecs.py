@@ -42,8 +42,8 @@ def srptq_observers() -> Iterable[ObserverEntry]:
 
 
         class Halves(MinMaxObserver):
-            def __init__(self, grid, *, share=0.5, places=1):
-                super().__init__(grid, places=places)
+            def __init__(self, grid, *, share=0.5, tensors_per_batch=1):
+                super().__init__(grid, tensors_per_batch=tensors_per_batch)
                 self.share = share
 
             def row_bounds(self, seen):
@@ -96,8 +96,8 @@ def srptq_quantizers() -> Iterable[QuantizerEntry]:
 def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
     """Reconstructions, which tune a prepared graph in place; `load` gives a `plugin_api.Reconstruction`.
 
-    A `PreparedGraph` called is the quantized network; its `teach(images)` gives the float network's output and those of
-    its blocks, its `quantizers` are those of the encodings, by name.
+    Calling a `PreparedGraph` runs the quantized network. Its `float_forward(images)` returns the output of the float
+    network and the outputs of its blocks. Its `quantizers` are the fake-quantizers by name.
 
     Example:
         ```python
@@ -126,7 +126,7 @@ def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
 
 @hookspec
 def srptq_models() -> Iterable[ModelEntry]:
-    """Families of networks, for `--model`; `load` gives a `ModelFamily` of `srptq_plugin/models/record.py`.
+    """Families of networks, for `--model`; `load` gives a `ModelFamily` of `srptq_plugin/models/model_record.py`.
 
     Its `build` reads what it can from the weights, and says as `SrptqError` what is not as it should be. The network
     takes RGB images of any size and gives them a whole number of times as large, both in `input_range`.
@@ -205,7 +205,7 @@ def srptq_toolkits() -> Iterable[ToolkitEntry]:
             version = "1.0"
 
             def realize(self, program, plan):
-                return PreparedGraph.placed(own_module(program), plan)
+                return PreparedGraph.from_plan(own_module(program), plan)
 
 
         @hookimpl

@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 
     from srptq_plugin.deploy.quant_table import QuantTable
     from srptq_plugin.planning.plan import Plan
-    from srptq_plugin.planning.prepared import PreparedGraph
+    from srptq_plugin.planning.prepared_graph import PreparedGraph
     from srptq_plugin.plugins.registry import Registry
     from srptq_plugin.recipes.recipe import Recipe
 
 
 class ObserverFactory(Protocol):
-    """Makes an observer for a grid; keyword arguments are `places`, 1 unless given, and the recipe's options.
+    """Makes an observer for a grid, with the recipe's options as keyword arguments.
 
-    Where the grid has an `axis` there are bounds for each channel along it, else one pair. So many tensors as `places`
-    share one encoding: a batch is what that many calls of `update` hold. A `TypeError` or `SrptqError` is told as a
-    mistake in the options; the first is made to find such, before any image is read.
+    If the grid has a `channel_axis`, the observer returns bounds for each channel, else one pair. The keyword argument
+    `tensors_per_batch` (1 by default) says how many tensors share the observer: one batch is that many consecutive
+    `update()` calls. A `TypeError` or `SrptqError` is reported as a mistake in the recipe's options. One observer is
+    made before any image is read to find such mistakes.
     """
 
     def __call__(self, grid: IntGrid, *args: Any, **options: Any) -> Observer:

@@ -65,14 +65,14 @@ class DaqFakeQuantize(DynamicFakeQuantize):
     What is never negative, by the bounds, is taken to come after a ReLU.
 
     >>> from srptq_plugin.quantization.grid import IntGrid
-    >>> quantizer = DaqFakeQuantize("input", IntGrid(1, real_offset=True), bounds=Bounds.of(-1.0, 1.0))
+    >>> quantizer = DaqFakeQuantize("input", IntGrid(1, float_zero_point=True), bounds=Bounds.of(-1.0, 1.0))
     >>> quantizer.of_images(torch.tensor([[[[-1.0, 0.0, 0.0, 1.0]]]]))
     tensor([[[[-0.5642, -0.5642, -0.5642,  0.5642]]]])
     """
 
     def of_weight(self, weight: Tensor) -> Bounds:
         """Equations 7 and 8: the outermost levels, the mean being taken for 0."""
-        axes, bits = channel_axes(weight, self.grid.axis), self.grid.bits
+        axes, bits = channel_axes(weight, self.grid.channel_axis), self.grid.bits
         deviation = weight.double().std(axes, correction=0)
         outermost = (2 ** (bits - 1) - 0.5) * gaussian_step(bits) * deviation
         return Bounds.of(-outermost, outermost)

@@ -18,10 +18,10 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.qat.dynamic import by_extremes
 from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
-from srptq_plugin.utils.distributed import average
+from srptq_plugin.utils.distributed import all_reduce_mean
 
 HIDDEN, RATE, SMALL = 32, 1e-3, 0.1
-INSIDE = IntGrid(2, real_offset=True)
+INSIDE = IntGrid(2, float_zero_point=True)
 
 
 class Gate(nn.Module):
@@ -69,7 +69,7 @@ def _kernel(outputs: int, inputs: int, generator: torch.Generator, share: float 
 class DdtbFakeQuantize(BoundedFakeQuantize):
     """Two learnable bounds; once chosen, each image's own: those bounds times factors from 0 to 2.
 
-    >>> quantizer = DdtbFakeQuantize("input", IntGrid(2, real_offset=True), bounds=Bounds.of(-1.0, 1.0))
+    >>> quantizer = DdtbFakeQuantize("input", IntGrid(2, float_zero_point=True), bounds=Bounds.of(-1.0, 1.0))
     >>> quantizer.gate is None
     True
     """
@@ -84,7 +84,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
         super().__init__(*args, **keywords)
         if self.constant:
             raise SrptqError("its bounds go by the image, and a weight has none; set it to bounded")
-        if self.grid.axis is not None:
+        if self.grid.channel_axis is not None:
             raise SrptqError("its bounds go by the image, not by the channel; give one range a tensor")
         for name, share in self.options.items():
             if type(share) not in (int, float) or not 0 <= share <= 1:
@@ -93,7 +93,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
         self._pulls: list[Tensor] | None = None
 
     @classmethod
-    def begin(cls, members: Sequence[Any], look: Callable[[], object]) -> None:
+    def on_train_begin(cls, members: Sequence[Any], run_float: Callable[[], object]) -> None:
         """Give gates to those with the largest dynamic intensity, unless gates were taken over."""
         if any(each.gate is not None for each in members):
             return
@@ -101,10 +101,10 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
         with ExitStack() as stack:
             for member, each in seen.items():
                 stack.callback(member.register_forward_pre_hook(each.add).remove)
-            look()
+            run_float()
         fit = [member for member in members if len(seen[member].channels) == 1]
         intensity = torch.tensor([seen[member].intensity for member in fit])
-        average([intensity])
+        all_reduce_mean([intensity])
         order: list[int] = intensity.argsort(descending=True, stable=True).tolist()
         gated = members[0].options["gated"]
         for n in order[: max(gated > 0, round(gated * len(members)))]:
@@ -115,18 +115,18 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
         """From now on it has this one."""
         self.gate = gate.to(self.lower.device).train(self.training)
 
-    def own(self) -> Iterator[tuple[nn.Parameter, float]]:
+    def extra_parameters(self) -> Iterator[tuple[nn.Parameter, float]]:
         """The parameters of the gate."""
         if self.gate is not None:
             yield from ((each, RATE) for each in self.gate.parameters())
 
-    def reached(self, share: float) -> None:
+    def on_progress(self, fraction: float) -> None:
         """The gate acts once the first part is over, and from then on; before, what the step ahead pulls is noted."""
         self._pulls = []
-        if self.gate is not None and share >= self.options["bypassed"]:
+        if self.gate is not None and fraction >= self.options["bypassed"]:
             self.gate.acts.fill_(value=True)
 
-    def pull(self) -> Tensor | None:
+    def auxiliary_loss(self) -> Tensor | None:
         """While the gate is bypassed: how far its factors are from 1, before the sigmoid."""
         pulls, self._pulls = self._pulls, None
         return torch.stack(pulls).mean() if pulls else None
@@ -136,12 +136,12 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
         gate = {} if self.gate is None else self.gate.state_dict(prefix="gate.")
         return super().state() | {name: each.detach().clone() for name, each in gate.items()}
 
-    def _quantize(self, values: Tensor) -> Tensor:
+    def quantize_tensor(self, values: Tensor) -> Tensor:
         if self.gate is not None and self.gate.acts:
-            return fake_quantize(values, project(self._scaled(self.gate(values)), replace(self.grid, axis=0)))
+            return fake_quantize(values, project(self._scaled(self.gate(values)), replace(self.grid, channel_axis=0)))
         if self.gate is not None and self._pulls is not None:
             self._pulls.append(self.gate(values).square().mean())
-        return super()._quantize(values)
+        return super().quantize_tensor(values)
 
     def _scaled(self, given: Tensor) -> Bounds:
         """The bounds of each image."""

@@ -36,11 +36,11 @@ def straight_through(values: Tensor, rounded: Tensor) -> Tensor:
 def by_extremes(values: Tensor, grid: IntGrid) -> Tensor:
     """Each image rounded within its own extremes, straight through.
 
-    >>> by_extremes(torch.tensor([[0.0, 0.4, 1.0], [0.0, 4.4, 10.0]]), IntGrid(1, real_offset=True)).tolist()
+    >>> by_extremes(torch.tensor([[0.0, 0.4, 1.0], [0.0, 4.4, 10.0]]), IntGrid(1, float_zero_point=True)).tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 10.0]]
     """
     rows = values.detach().flatten(1)
-    qparams = project(Bounds.of(rows.amin(1), rows.amax(1)), replace(grid, axis=0))
+    qparams = project(Bounds.of(rows.amin(1), rows.amax(1)), replace(grid, channel_axis=0))
     return straight_through(values, fake_quantize(values.detach(), qparams))
 
 
@@ -61,17 +61,17 @@ class DynamicFakeQuantize(BoundedFakeQuantize):
         """A feature map, quantized image by image."""
         raise NotImplementedError
 
-    def follow(self, weight: Tensor) -> None:
+    def refresh(self, weight: Tensor) -> None:
         """Take the bounds of a weight as it is now."""
         self.set_bounds(self.of_weight(weight.detach()))
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         """Nothing to keep: the weight may learn, and images differ."""
 
-    def _quantize(self, values: Tensor) -> Tensor:
+    def quantize_tensor(self, values: Tensor) -> Tensor:
         if not self.constant:
             return self.of_images(values)
-        self.follow(values)
+        self.refresh(values)
         return straight_through(values, fake_quantize(values.detach(), self.qparams()))
 
 
@@ -87,14 +87,14 @@ def channel_axes(values: Tensor, axis: int | None) -> list[int]:
 class LinearFakeQuantize(DynamicFakeQuantize):
     """Between the extremes of each image, and of each weight: what the DAQ paper compares with, as LinQ.
 
-    >>> quantizer = LinearFakeQuantize("input", IntGrid(1, real_offset=True))
+    >>> quantizer = LinearFakeQuantize("input", IntGrid(1, float_zero_point=True))
     >>> quantizer.of_images(torch.tensor([[0.0, 0.4, 1.0], [0.0, 4.4, 10.0]])).tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 10.0]]
     """
 
     def of_weight(self, weight: Tensor) -> Bounds:
         """Its extremes."""
-        axes = channel_axes(weight, self.grid.axis)
+        axes = channel_axes(weight, self.grid.channel_axis)
         return Bounds.of(weight.amin(axes), weight.amax(axes))
 
     def of_images(self, values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ class FqsrFakeQuantize(MirroredFakeQuantize):
     interval has the levels of that grid, as what is trained is what is exported.
 
     >>> from srptq_plugin.quantization.grid import Bounds, IntGrid
-    >>> quantizer = FqsrFakeQuantize("input", IntGrid(5, signed=True, symmetric=True, narrow=True))
+    >>> quantizer = FqsrFakeQuantize("input", IntGrid(5, signed=True, symmetric=True, narrow_range=True))
     >>> quantizer.set_bounds(Bounds.of(-0.5, 2.0))
     >>> quantizer.bounds
     Bounds(-2, 2)

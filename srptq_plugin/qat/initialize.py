@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.plan import Site
-from srptq_plugin.planning.readback import Placed, placed
+from srptq_plugin.planning.readback import PlacedQuantizer, iter_quantizers
 from srptq_plugin.plugins.hosts import installed_adopters
 from srptq_plugin.plugins.protocols import Adopter
 from srptq_plugin.plugins.registry import Registry
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Started:
+class InitReport:
     """The sites that got bounds, and those for which the run has none: calibrate these."""
 
     sites: tuple[str, ...]
     left: tuple[str, ...]
 
 
-def initialize(prepared: fx.GraphModule, run: Path | str, *, registry: Registry | None = None) -> Started:
+def initialize(prepared: fx.GraphModule, run: Path | str, *, registry: Registry | None = None) -> InitReport:
     """Start a prepared model from a run: its parameters, and the bounds of each fake-quantizer.
 
     Afterwards the model computes what the run simulates, as far as it quantizes the same tensors. Tensors are matched
@@ -72,24 +72,24 @@ def initialize(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
         logger.warning("%s has no bounds for %s: they observe until you enable quantization", run, ", ".join(left))
     if lost:
         logger.warning("%s has gates for %s, which these have not; prepare with its recipe", run, ", ".join(lost))
-    return Started(tuple(started), tuple(left))
+    return InitReport(tuple(started), tuple(left))
 
 
-def _by_quantizer(network: Network) -> list[list[Placed]]:
+def _by_quantizer(network: Network) -> list[list[PlacedQuantizer]]:
     """Group what one fake-quantizer is shared by."""
-    groups: dict[int, list[Placed]] = defaultdict(list)
-    for each in placed(network):
+    groups: dict[int, list[PlacedQuantizer]] = defaultdict(list)
+    for each in iter_quantizers(network):
         groups[id(each.quantizer)].append(each)
     return list(groups.values())
 
 
-def _site(run: Run, each: Placed) -> Site | None:
+def _site(run: Run, each: PlacedQuantizer) -> Site | None:
     """Match a tensor by its readers: its name depends on what was fused with the operation before it."""
     sites = (site for site in run.table.plan.sites if set(site.consumers) & set(each.consumers))
     return next(sites, None)
 
 
-def _bounds(matches: Mapping[Placed, Site], run: Run, transfer: Transfer) -> Bounds:
+def _bounds(matches: Mapping[PlacedQuantizer, Site], run: Run, transfer: Transfer) -> Bounds:
     """The bounds of all tensors of a quantizer together: one range, or one for each channel, as it has it."""
     (first, site), *_ = matches.items()
     ranges = [_of_site(other, run, transfer) for other in matches.values()]
@@ -111,11 +111,11 @@ def _of_site(site: Site, run: Run, transfer: Transfer) -> Bounds:
 
 def _per_channel(quantizer: nn.Module) -> bool:
     if isinstance(quantizer, BoundedFakeQuantize):
-        return quantizer.grid.axis is not None
+        return quantizer.grid.channel_axis is not None
     return getattr(quantizer, "ch_axis", -1) != -1
 
 
-def _start(each: Placed, bounds: Bounds, device: torch.device, adopters: Sequence[Adopter]) -> bool:
+def _start(each: PlacedQuantizer, bounds: Bounds, device: torch.device, adopters: Sequence[Adopter]) -> bool:
     """Give a quantizer its bounds. False for one that no toolkit knows how to start."""
     if isinstance(each.quantizer, BoundedFakeQuantize):
         each.quantizer.set_bounds(Bounds(bounds.lower.to(device), bounds.upper.to(device)))
@@ -130,7 +130,7 @@ def _resumed(quantizer: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> bo
     if ours is None:
         return all(state.keys() <= set(ENDS) for state in states)
     for state in states:
-        ours.resume(state)
+        ours.restore(state)
     return all(state.keys() <= ours.state().keys() for state in states)
 
 

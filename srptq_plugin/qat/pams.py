@@ -12,7 +12,7 @@ class PamsFakeQuantize(MirroredFakeQuantize):
     """Clips to [-alpha, alpha]; alpha is `upper`, learns from clipped values, and starts from max(|l|, |u|).
 
     >>> from srptq_plugin.quantization.grid import Bounds, IntGrid
-    >>> quantizer = PamsFakeQuantize("input", IntGrid(8, signed=True, symmetric=True, narrow=True))
+    >>> quantizer = PamsFakeQuantize("input", IntGrid(8, signed=True, symmetric=True, narrow_range=True))
     >>> quantizer.set_bounds(Bounds.of(-0.5, 2.0))
     >>> quantizer.bounds
     Bounds(-2, 2)

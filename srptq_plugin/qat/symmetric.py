@@ -36,7 +36,7 @@ class MirroredFakeQuantize(BoundedFakeQuantize):
         kept, farther = (self._end(each, mirrored) for each in (bounds, _reaching(bounds.reach, mirrored)))
         own = project(_reaching(kept, mirrored), self.grid).bounds
         same = (own.lower == bounds.lower) & (own.upper == bounds.upper)
-        self.start(_reaching(torch.where(same, kept, farther), mirrored))
+        self.set_learnable_bounds(_reaching(torch.where(same, kept, farther), mirrored))
 
     def _end(self, bounds: Bounds, mirrored: Tensor) -> Tensor:
         """The end from which the scale is that of these bounds."""

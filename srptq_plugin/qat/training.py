@@ -14,20 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.planning.prepared import Features, PreparedGraph
+from srptq_plugin.planning.prepared_graph import Features, PreparedGraph
 from srptq_plugin.qat.batches import Batch
-from srptq_plugin.qat.calibration import moved
 from srptq_plugin.qat.pams import transfer_loss
+from srptq_plugin.qat.rounding_distance import moved
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates
-from srptq_plugin.utils.distributed import average
+from srptq_plugin.utils.distributed import all_reduce_mean
 from srptq_plugin.utils.progress import Progress, quiet
 
 LEVELS = 255
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """How to train. Rates are shares: of a site's range for bounds, of a weight's step for weights.
 
     `transfer`: the weight of PAMS's structured knowledge transfer, on the output of the last block. `calibration`: the
@@ -74,7 +74,7 @@ def validation_of(record: Mapping[str, Any]) -> Validation:
 class Training:
     """All that changes while a graph is trained; saved and restored as one."""
 
-    def __init__(self, prepared: PreparedGraph, options: Options, peak: float) -> None:
+    def __init__(self, prepared: PreparedGraph, options: TrainingOptions, peak: float) -> None:
         self.prepared, self.options, self.levels = prepared, options, LEVELS / peak
         rates = Rates(options.bound_rate, options.bound_rate, "relative", options.value_rate)
         prepared.set_mode(Mode.QUANTIZE)
@@ -89,7 +89,7 @@ class Training:
         """One step; how far the image was off before it, in levels."""
         for quantizer in self.prepared.quantizers.values():
             quantizer.train()
-            quantizer.reached(self.done / self.options.steps)
+            quantizer.on_progress(self.done / self.options.steps)
         loss = self._loss(batch)
         if not torch.isfinite(loss):
             self.finish()
@@ -97,7 +97,7 @@ class Training:
                 f"training: the loss of step {self.done + 1} is {float(loss.detach())}; lower value_rate or bound_rate"
             )
         self.learning.step(loss, BOTH, self.options.share(self.done), self._shorten)
-        average(each for each in self.counted if each.is_floating_point())
+        all_reduce_mean(each for each in self.counted if each.is_floating_point())
         self.done += 1
         kept = min(self.options.average, self.done / (self.done + 10))
         for mean, each in zip(self.average, self.learned, strict=True):
@@ -107,11 +107,13 @@ class Training:
     def _loss(self, batch: Batch) -> Tensor:
         low, high = batch
         output, maps, moves = self._forward(low)
-        taught: Features = self.prepared.teach(low) if high is None or self.options.transfer else (output, maps)
+        taught: Features = self.prepared.float_forward(low) if high is None or self.options.transfer else (output, maps)
         error = self.levels * (output - (taught[0] if high is None else high))
         loss = error.abs().mean() if self.options.loss == "l1" else error.square().mean().sqrt()
         loss = loss + self.options.calibration * self.levels * moves
-        loss = sum((pull for each in self.prepared.quantizers.values() if (pull := each.pull()) is not None), loss)
+        loss = sum(
+            (pull for each in self.prepared.quantizers.values() if (pull := each.auxiliary_loss()) is not None), loss
+        )
         if self.options.transfer:
             loss = loss + self.options.transfer * transfer_loss(maps[-1], taught[1][-1])
         return loss
@@ -167,7 +169,9 @@ class Training:
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         both = [*self.learned, *self.counted]
-        alike = _alike(state["learned"], both) and _alike(state["best"], both) and _alike(state["average"], self.learned)
+        alike = (
+            _alike(state["learned"], both) and _alike(state["best"], both) and _alike(state["average"], self.learned)
+        )
         done = int(state["done"])
         if state["options"] != vars(self.options) or not alike or not 0 <= done <= self.options.steps:
             raise SrptqError(
@@ -206,7 +210,7 @@ def train(
 def _validated(training: Training, validate: Callable[[PreparedGraph], float], losses: list[float]) -> Validation:
     with training.averaged(), torch.no_grad():
         score = torch.tensor(validate(training.prepared), dtype=torch.float64)
-    average([score])
+    all_reduce_mean([score])
     training.validated(float(score))
     loss = sum(losses) / len(losses) if losses else None
     losses.clear()

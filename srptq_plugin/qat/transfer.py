@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from srptq_plugin.calibration.equalization.scales import output_scales
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.prepared import FLOAT, float_parameters
+from srptq_plugin.planning.prepared_graph import FLOAT, float_parameters
 from srptq_plugin.qat.folding import Values, convolutions, weight_name
 from srptq_plugin.quantization.grid import dequantize, quantize
 from srptq_plugin.runs.run import Run

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from srptq_plugin.quantization.chunking import alongside
+from srptq_plugin.quantization.chunking import iter_chunks
 from srptq_plugin.quantization.grid import Bounds, IntGrid, Levels, QParams, along
 
 Gradient = Literal["full", "pact"]
@@ -78,19 +78,19 @@ def _pulls(qparams: QParams, values: Tensor, gradient: Tensor, inside: Tensor) -
 
 def _pieces(grid: IntGrid, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
     """The same values of each tensor, a piece at a time where one scale is for all."""
-    return alongside(*tensors) if grid.axis is None else [tensors]
+    return iter_chunks(*tensors) if grid.channel_axis is None else [tensors]
 
 
 def _sum_along(values: Tensor, qparams: QParams) -> Tensor:
     """Over all that a scale is for."""
-    axis = qparams.grid.axis
+    axis = qparams.grid.channel_axis
     if axis is None:
         return values.sum().reshape(qparams.scale.shape)
     return values.sum([each for each in range(values.ndim) if each != axis])
 
 
 def _dot_along(left: Tensor, right: Tensor, qparams: QParams) -> Tensor:
-    if qparams.grid.axis is None:
+    if qparams.grid.channel_axis is None:
         return torch.dot(left.flatten(), right.flatten()).reshape(qparams.scale.shape)
     return _sum_along(left * right, qparams)
 
@@ -130,12 +130,12 @@ class _ClippedOnly(torch.autograd.Function):
         return gradient * ~(below | above), pulls[0], pulls[1], None
 
 
-def again(given: Tensor) -> Callable[[], Tensor] | None:
+def recompute_fn(given: Tensor) -> Callable[[], Tensor] | None:
     """How to round once more what gave this, or none if it is nothing that was rounded for a gradient.
 
     >>> from srptq_plugin.quantization.grid import project
     >>> given = fake_quantize(torch.ones(2, requires_grad=True), project(Bounds.of(-1.0, 2.0), IntGrid(2)))
-    >>> recompute = again(given)
+    >>> recompute = recompute_fn(given)
     >>> recompute is not None and torch.equal(recompute(), given)
     True
     """

@@ -19,7 +19,7 @@ SMALLEST_RANGE = 1e-12
 class IntGrid:
     """The integers a target offers.
 
-    >>> weight = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0)
+    >>> weight = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
     >>> weight.qmin, weight.qmax, IntGrid(4).qmax
     (-127, 127, 15)
     """
@@ -27,16 +27,22 @@ class IntGrid:
     bits: int
     signed: bool = False
     symmetric: bool = False
-    narrow: bool = False
-    axis: int | None = None
+    narrow_range: bool = False
+    channel_axis: int | None = None
     power_of_two: bool = False
-    real_offset: bool = False
+    float_zero_point: bool = False
     pair_limit: int | None = None
     """The largest sum of two neighboring weights of one sign that kernels hold; see `saturation.py`."""
 
     @classmethod
     def between(
-        cls, qmin: int, qmax: int, *, symmetric: bool = False, axis: int | None = None, power_of_two: bool = False
+        cls,
+        qmin: int,
+        qmax: int,
+        *,
+        symmetric: bool = False,
+        channel_axis: int | None = None,
+        power_of_two: bool = False,
     ) -> "IntGrid":
         """The grid of these integers, as a toolkit names them.
 
@@ -45,7 +51,7 @@ class IntGrid:
         """
         narrow = qmin + qmax == 0
         bits = (qmax - qmin + narrow).bit_length()
-        grid = cls(bits, qmin < 0, symmetric, narrow, axis, power_of_two)
+        grid = cls(bits, qmin < 0, symmetric, narrow, channel_axis, power_of_two)
         if qmin > 0 or (grid.qmin, grid.qmax) != (qmin, qmax):
             raise SrptqError(
                 f"integers {qmin}..{qmax} are no grid of this plugin; "
@@ -56,7 +62,7 @@ class IntGrid:
     @property
     def qmin(self) -> int:
         """The smallest integer."""
-        return (-(2 ** (self.bits - 1)) + self.narrow) if self.signed else 0
+        return (-(2 ** (self.bits - 1)) + self.narrow_range) if self.signed else 0
 
     @property
     def qmax(self) -> int:
@@ -145,7 +151,7 @@ class QParams:
         """
         if not self.grid.signed:
             return self
-        grid = replace(self.grid, signed=False, symmetric=False, narrow=False)
+        grid = replace(self.grid, signed=False, symmetric=False, narrow_range=False)
         return QParams(self.scale, self.zero_point + 2 ** (grid.bits - 1), grid)
 
     def detach(self) -> "QParams":
@@ -163,10 +169,10 @@ def project(bounds: Bounds, grid: IntGrid) -> QParams:
 
     >>> project(Bounds.of(0.5, 1.0), IntGrid(8)).bounds
     Bounds(0, 1)
-    >>> project(Bounds.of(-1.0, 0.5), IntGrid(8, signed=True, symmetric=True, narrow=True)).bounds
+    >>> project(Bounds.of(-1.0, 0.5), IntGrid(8, signed=True, symmetric=True, narrow_range=True)).bounds
     Bounds(-1, 1)
     """
-    if grid.real_offset:
+    if grid.float_zero_point:
         return _project_real(bounds, grid)
     lower, upper = bounds.lower.double().clamp(max=0), bounds.upper.double().clamp(min=0)
     if grid.symmetric:
@@ -224,8 +230,8 @@ class Levels:
     def __init__(self, qparams: QParams, values: Tensor) -> None:
         self.grid = grid = qparams.grid
         self.scale, zero_point = (along(each, values, grid) for each in (qparams.scale, qparams.zero_point))
-        self.offset = zero_point * self.scale if grid.real_offset else None
-        self.origin = None if grid.real_offset or grid.symmetric else zero_point
+        self.offset = zero_point * self.scale if grid.float_zero_point else None
+        self.origin = None if grid.float_zero_point or grid.symmetric else zero_point
         self.ends = grid.qmin - 0.5, grid.qmax + 0.5
 
     def nearest(self, values: Tensor, out: Tensor | None = None) -> Tensor:
@@ -262,11 +268,11 @@ def neighbors(values: Tensor, qparams: QParams) -> tuple[Tensor, Tensor]:
 def along(parameter: Tensor, values: Tensor, grid: IntGrid) -> Tensor:
     """What each channel has one of, in the shape that goes along a tensor.
 
-    >>> along(torch.ones(3), torch.zeros(2, 3, 8, 8), IntGrid(8, axis=1)).shape
+    >>> along(torch.ones(3), torch.zeros(2, 3, 8, 8), IntGrid(8, channel_axis=1)).shape
     torch.Size([1, 3, 1, 1])
     """
-    if parameter.ndim == 0 or grid.axis is None:
+    if parameter.ndim == 0 or grid.channel_axis is None:
         return parameter
     shape = [1] * values.ndim
-    shape[grid.axis] = -1
+    shape[grid.channel_axis] = -1
     return parameter.reshape(shape)

@@ -85,18 +85,18 @@ class BoundedFakeQuantize(nn.Module):
         A lower bound of zero gets no gradient: runtimes fuse a ReLU only where zero is its smallest integer.
         """
         if self._fresh:
-            self.settle()
+            self.finish_observing()
         if not self.lower.numel():
             raise SrptqError(f"site {self.name}: no bounds yet; run calibration images through the network first")
-        if self.grid.real_offset or not self.lower.requires_grad:
+        if self.grid.float_zero_point or not self.lower.requires_grad:
             return Bounds(self.lower, self.upper)
         return Bounds(torch.where(self.lower == 0, self.lower.detach(), self.lower), self.upper)
 
     def set_bounds(self, bounds: Bounds) -> None:
         """Start from these bounds, projected: each bound is where its gradient acts."""
-        self.start(self.project(bounds).bounds)
+        self.set_learnable_bounds(self.project(bounds).bounds)
 
-    def start(self, bounds: Bounds) -> None:
+    def set_learnable_bounds(self, bounds: Bounds) -> None:
         """Learn from these very bounds."""
         for parameter, end in ((self.lower, bounds.lower), (self.upper, bounds.upper)):
             home = end.device if end.device.type != "cpu" else parameter.device
@@ -104,7 +104,7 @@ class BoundedFakeQuantize(nn.Module):
             parameter.requires_grad_(not self.fixed)
         self._fresh = False
 
-    def settle(self) -> None:
+    def finish_observing(self) -> None:
         """Take over what the observer found."""
         if self.observer is not None and self._fresh:
             self.observed = self.observer.bounds()
@@ -119,7 +119,7 @@ class BoundedFakeQuantize(nn.Module):
         projected = project(bounds, self.grid)
         return projected if self._weight is None else safe(self._weight, projected)
 
-    def follow(self, weight: Tensor) -> None:
+    def refresh(self, weight: Tensor) -> None:
         """Take in the weight as it is now, since its values may decide about the scale."""
         self._weight = weight.detach()
 
@@ -127,45 +127,45 @@ class BoundedFakeQuantize(nn.Module):
         """What a dynamic one has to be given to quantize again as it does now."""
         return {"lower": self.lower.detach().clone(), "upper": self.upper.detach().clone()}
 
-    def resume(self, state: Mapping[str, Tensor]) -> None:
+    def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on as the dynamic one did that gave this `state()`, as far as there is a place for it."""
         if self.dynamic:
             self.load_state_dict(dict(state), strict=False)
 
     @classmethod
-    def begin(cls, members: Sequence[Any], look: Callable[[], object]) -> None:
-        """A training of these begins; `look` runs the float network on some of its images."""
+    def on_train_begin(cls, members: Sequence[Any], run_float: Callable[[], object]) -> None:
+        """A training of these begins; `run_float` runs the float network on some of its images."""
 
-    def own(self) -> Iterator[tuple[nn.Parameter, float]]:
+    def extra_parameters(self) -> Iterator[tuple[nn.Parameter, float]]:
         """What learns beside the bounds, with Adam's step for it."""
         yield from ()
 
-    def reached(self, share: float) -> None:
+    def on_progress(self, fraction: float) -> None:
         """Training has come so far."""
 
-    def pull(self) -> Tensor | None:
+    def auxiliary_loss(self) -> Tensor | None:
         """What the last forward adds to the loss of a training."""
 
     def set_mode(self, mode: Mode) -> None:
         """Switch; what was observed is taken over first."""
-        self.settle()
-        self.release()
+        self.finish_observing()
+        self.unfreeze()
         self.mode = mode
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         """Keep the parameters, and for a constant tensor the very output, from the next forward on."""
-        self.release()
+        self.unfreeze()
         self._hold = "output" if self.constant else "parameters"
 
-    def release(self) -> None:
+    def unfreeze(self) -> None:
         """Compute afresh at every forward."""
         self._hold, self._held = "", None
 
     def forward(self, values: Tensor) -> Tensor:
         if self.constant and self.grid.pair_limit is not None:
-            self.follow(values)
+            self.refresh(values)
         if self.mode is Mode.QUANTIZE:
-            rounded = self._quantize(values)
+            rounded = self.quantize_tensor(values)
             if rounded.requires_grad:
                 rounded.register_hook(finite)
             return rounded
@@ -182,7 +182,7 @@ class BoundedFakeQuantize(nn.Module):
             raise SrptqError(f"site {self.name}: {error}") from error
         self._fresh = True
 
-    def _quantize(self, values: Tensor) -> Tensor:
+    def quantize_tensor(self, values: Tensor) -> Tensor:
         if self._hold == "output":
             if not isinstance(self._held, Tensor):
                 self._held = fake_quantize(values.detach(), self.qparams().detach())

@@ -29,7 +29,7 @@ def pair_limit(bits: int | None, weights: IntGrid, activations: IntGrid) -> int 
 
     None if the grid of the weights cannot exceed it, or if `bits` is None.
 
-    >>> weight = IntGrid(8, signed=True, symmetric=True, narrow=True)
+    >>> weight = IntGrid(8, signed=True, symmetric=True, narrow_range=True)
     >>> pair_limit(16, weight, IntGrid(8)), pair_limit(16, weight, IntGrid(7))
     (128, None)
     """
@@ -107,7 +107,7 @@ def safe(weight: Tensor, qparams: QParams) -> QParams:
     Channels whose integers are safe keep their scale, so calling this twice changes nothing. A scale near its least
     value has no gradient: noisy steps could only raise it.
 
-    >>> grid = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0, pair_limit=128)
+    >>> grid = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0, pair_limit=128)
     >>> weight = torch.tensor([[1.0, 0.5], [1.0, -1.0]])
     >>> before = project(Bounds.of(-torch.ones(2), torch.ones(2)), grid)
     >>> quantize(weight, before).tolist(), quantize(weight, safe(weight, before)).tolist()

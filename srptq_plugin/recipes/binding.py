@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from srptq_plugin.errors import SrptqError, UnknownNameError, at_once
 from srptq_plugin.graph.rules import Rules
-from srptq_plugin.planning.plan import Maker, ObserverMaker, Role
+from srptq_plugin.planning.plan import ObserverFactoryForGrid, QConfig, Role
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.observer import Observer
@@ -75,7 +75,7 @@ def _dynamic_problems(recipe: Recipe, rules: Rules, registry: Registry) -> Itera
             dynamic = registry.quantizer(name).load().dynamic
         if dynamic and role == "weights" and recipe.weights.rounding == "compensated":
             yield f"weights.rounding: compensated, but {name} has levels of its own; set it to nearest"
-        if dynamic and not rules.activations.real_offset:
+        if dynamic and not rules.activations.float_zero_point:
             yield (
                 f"{role}.quantizer: {name} computes its levels from the tensor at hand, each image's anew, which "
                 f"{recipe.target} does not run; set it to bounded, or simulate it with target: paper, preset: paper"
@@ -112,7 +112,7 @@ def _all_bits(recipe: Recipe, rules: Rules) -> Iterator[tuple[str, int | None, f
         yield f"overrides.{n}.activations", override.activations, rules.activation_bits
 
 
-def makers_of(recipe: Recipe, registry: Registry) -> Mapping[Role, Maker]:
+def qconfigs_of(recipe: Recipe, registry: Registry) -> Mapping[Role, QConfig]:
     """The observers and quantizers that the recipe names, ready to be made for any grid."""
     return {
         "weight": _maker("weights", recipe.weights, registry),
@@ -129,7 +129,7 @@ def _named(key: str) -> Generator[None]:
         raise SrptqError(f"{key}: {error}") from error
 
 
-def _maker(path: str, settings: TensorSettings, registry: Registry) -> Maker:
+def _maker(path: str, settings: TensorSettings, registry: Registry) -> QConfig:
     with _named(f"{path}.quantizer"):
         kind, options = registry.quantizer(settings.quantizer).load(), settings.quantizer_options
     for key, given in (("quantizer", {}), ("quantizer_options", options)):
@@ -137,16 +137,16 @@ def _maker(path: str, settings: TensorSettings, registry: Registry) -> Maker:
             kind("", IntGrid(settings.bits), constant=path == "weights", options=given)
         except (TypeError, SrptqError) as error:
             raise SrptqError(f"{path}.{key}: {settings.quantizer}: {error}") from error
-    return Maker(_observer_maker(path, settings, registry), kind, options)
+    return QConfig(_observer_maker(path, settings, registry), kind, options)
 
 
-def _observer_maker(path: str, settings: TensorSettings, registry: Registry) -> ObserverMaker:
+def _observer_maker(path: str, settings: TensorSettings, registry: Registry) -> ObserverFactoryForGrid:
     with _named(f"{path}.observer"):
         factory: ObserverFactory = registry.observer(settings.observer).load()
 
-    def make(grid: IntGrid, places: int) -> Observer:
+    def make(grid: IntGrid, tensors_per_batch: int) -> Observer:
         try:
-            return factory(grid, places=places, **settings.options)
+            return factory(grid, tensors_per_batch=tensors_per_batch, **settings.options)
         except (TypeError, SrptqError) as error:
             raise SrptqError(f"{path}.options: observer {settings.observer}: {error}") from error
 

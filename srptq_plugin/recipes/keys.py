@@ -11,9 +11,9 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes.field_types import Allowed
 from srptq_plugin.recipes.recipe import MODELS, Recipe
 from srptq_plugin.recipes.schema import Settings
-from srptq_plugin.recipes.values import Allowed
 
 PLACES: Mapping[str | int, str] = {"stages": "stages.STAGE", "overrides": "overrides[]"}
 """How the keys of a section are written, where not by its name."""

@@ -8,7 +8,9 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from srptq_plugin.errors import SrptqError, UnknownNameError, at_once
 from srptq_plugin.graph.stages import STAGES, Stage
-from srptq_plugin.recipes.files import Data, Layer, dump, merge, parse_set, read_layers, shipped, source
+from srptq_plugin.recipes.field_types import Flag, Plain, Word, key_of, problem
+from srptq_plugin.recipes.recipe_files import Data, RecipeLayer, dump, merge, parse_set, read_layers, shipped, source
+from srptq_plugin.recipes.renamed_keys import use_new_names
 from srptq_plugin.recipes.schema import (
     Calibration,
     OtherSettings,
@@ -21,7 +23,6 @@ from srptq_plugin.recipes.schema import (
     TrainingSettings,
     WeightSettings,
 )
-from srptq_plugin.recipes.values import Flag, Plain, Word, key_of, problem
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -36,7 +37,7 @@ def _default_stages(value: object) -> object:
     given = cast("Data", value)
     ends: Data = {"weights": 8, "activations": 8}
     base: Data = {stage: ends if stage in ("head", "tail") else {} for stage in STAGES}
-    return merge([Layer("", base), Layer("", given)])
+    return merge([RecipeLayer("", base), RecipeLayer("", given)])
 
 
 def _reconstruction(value: object) -> object:
@@ -95,8 +96,9 @@ class Recipe(Settings):
         return cls.from_layers([*read_layers(name_or_path), *map(parse_set, overrides)])
 
     @classmethod
-    def from_layers(cls, layers: Sequence[Layer]) -> "Recipe":
-        """A recipe from mappings, a later one over an earlier one."""
+    def from_layers(cls, layers: Sequence[RecipeLayer]) -> "Recipe":
+        """Make a recipe from mappings. A later one overrides an earlier one."""
+        layers = [use_new_names(layer) for layer in layers]
         try:
             return cls.model_validate(merge(layers))
         except ValidationError as error:
@@ -134,7 +136,7 @@ MODELS: Mapping[str | int, type[Settings]] = {
 }
 
 
-def _line(error: "ErrorDetails", layers: Sequence[Layer]) -> str:
+def _line(error: "ErrorDetails", layers: Sequence[RecipeLayer]) -> str:
     path = [part for part in error["loc"] if part != "[key]"]
     parent = path if error["type"] == "model_type" else path[:-1]
     model = MODELS.get(parent[0], Recipe) if parent else Recipe

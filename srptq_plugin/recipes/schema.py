@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from srptq_plugin.recipes.values import Bits, Count, Flag, Plain, Real, Scale, Seed, Share, Word
+from srptq_plugin.recipes.field_types import Bits, Count, Flag, Plain, Real, Scale, Seed, Share, Word
 
 
 class Settings(BaseModel):

@@ -8,9 +8,9 @@ from torch import Tensor, fx
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.quantizer import Mode
-from srptq_plugin.utils.distributed import average
+from srptq_plugin.utils.distributed import all_reduce_mean
 from srptq_plugin.utils.progress import Progress, quiet
 
 CORRECTED_ON = 32
@@ -73,6 +73,6 @@ class _Correction(_Means):
 
     def behind(self, conv: str, output: Tensor) -> Tensor:
         off = self.wanted[conv] - output.mean((0, 2, 3))
-        average([off])
+        all_reduce_mean([off])
         self.prepared.biases[conv].data += off
         return output + off[:, None, None]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
 from srptq_plugin.reconstruction.sensitivity import pulls

@@ -7,7 +7,7 @@ network labels any image, so the colors need not be natural.
 import torch
 from torch import Tensor
 
-from srptq_plugin.utils.distributed import places
+from srptq_plugin.utils.distributed import own_indices
 
 CONTRAST = (0.6, 1.5)
 
@@ -21,7 +21,7 @@ def recolored(images: Tensor, low: float, high: float, seed: int = 0) -> Tensor:
     [True, False, True, False]
     """
     changed = images.clone()
-    for place, image in zip(places(len(images)), changed, strict=True):
+    for place, image in zip(own_indices(len(images)), changed, strict=True):
         if place % 2:
             image.copy_(_recolored(image, low, high, 1_000_003 * seed + place))
     return changed

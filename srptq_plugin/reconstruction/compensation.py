@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d
 
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.plan import Site
-from srptq_plugin.planning.prepared import SILENT, PreparedGraph
+from srptq_plugin.planning.prepared_graph import SILENT, PreparedGraph
 from srptq_plugin.quantization.grid import QParams
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.quantization.saturation import pairings
@@ -37,9 +37,9 @@ def compensate(prepared: PreparedGraph, images: Tensor, progress: Progress = qui
     """
     progress("rounding weights", 0, 0)
     with torch.no_grad():
-        teacher = prepared.teach(images)[0]
+        teacher = prepared.float_forward(images)[0]
         before, nearest = prepared.noise(images, teacher), _weights(prepared)
-        for site, moments in Reader(prepared).moments(images).items():
+        for site, moments in InputReader(prepared).moments(images).items():
             weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
             weight.data.copy_(rounded(weight.detach().cpu(), qparams, moments).to(weight.device))
         after = prepared.noise(images, teacher)
@@ -54,7 +54,7 @@ def _weights(prepared: PreparedGraph) -> list[tuple[Any, Tensor]]:
 
 
 @dataclass(frozen=True)
-class Part:
+class InputPart:
     """Input channels of a group that are compensated together, and the second moments of what their weights read."""
 
     group: int
@@ -62,7 +62,7 @@ class Part:
     moments: Tensor
 
 
-class Reader(fx.Interpreter):
+class InputReader(fx.Interpreter):
     """Runs a quantized network and gathers the second moments of what each planned convolution reads."""
 
     def __init__(self, prepared: PreparedGraph) -> None:
@@ -72,17 +72,17 @@ class Reader(fx.Interpreter):
         self._sites = {network.nodes[edge.consumer]: site for site in prepared.plan.weights for edge in site.consumers}
         self._moments: dict[Site, dict[tuple[int, int], Tensor]] = defaultdict(dict)
 
-    def moments(self, images: Tensor) -> Mapping[Site, Sequence[Part]]:
+    def moments(self, images: Tensor) -> Mapping[Site, Sequence[InputPart]]:
         """Return the parts of each weight."""
         with self._prepared.mode(Mode.QUANTIZE):
             for image in images.split(1):
                 self.run(image)
         return {site: [*self._parts(site, sums)] for site, sums in self._moments.items()}
 
-    def _parts(self, site: Site, sums: Mapping[tuple[int, int], Tensor]) -> Iterator[Part]:
+    def _parts(self, site: Site, sums: Mapping[tuple[int, int], Tensor]) -> Iterator[InputPart]:
         step = _step(self._prepared.parameter(site))
         for (group, first), moments in sums.items():
-            yield Part(group, slice(first, first + step), moments.cpu())
+            yield InputPart(group, slice(first, first + step), moments.cpu())
 
     def run_node(self, n: fx.Node) -> Any:
         if n in self._sites:
@@ -134,7 +134,7 @@ def _geometry(node: fx.Node, module: Any) -> Geometry:
     return Geometry(*(given[name] for name in names))
 
 
-def rounded(weight: Tensor, qparams: QParams, parts: Sequence[Part]) -> Tensor:
+def rounded(weight: Tensor, qparams: QParams, parts: Sequence[InputPart]) -> Tensor:
     """Return a weight at levels of its grid, each error made up for by the weights that are rounded later.
 
     Pairs that kernels add stay within the limit of the grid: a level that a neighbor leaves no room for is not taken.
@@ -157,7 +157,7 @@ class _Rounding:
         self._integers = torch.zeros_like(self._real)
         self._partners = _partners(weight) if self._grid.pair_limit is not None else defaultdict[int, set[int]](set)
 
-    def round(self, part: Part) -> None:
+    def round(self, part: InputPart) -> None:
         """Round the weights of a part, those first that read the most."""
         taps = math.prod(self._shape[2:])
         first = part.channels.start * taps

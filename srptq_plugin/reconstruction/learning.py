@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.planning.plan import Role
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import QParams, neighbors
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 from srptq_plugin.quantization.saturation import fit_
-from srptq_plugin.utils.distributed import average
+from srptq_plugin.utils.distributed import all_reduce_mean
 
 Turn = tuple[Role, ...]
 BIAS_SHARE = 0.05
@@ -68,7 +68,7 @@ class Learning:
     def _optimizer(self, role: Role, rates: Rates) -> torch.optim.Adam:
         quantizers = [q for q in self.prepared.of_role(role).values() if not q.fixed]
         groups = [{"params": [q.lower, q.upper], "lr": rates.of(role, q)} for q in quantizers]
-        groups += [{"params": [each], "lr": rate} for q in quantizers for each, rate in q.own()]
+        groups += [{"params": [each], "lr": rate} for q in quantizers for each, rate in q.extra_parameters()]
         if role == "weight":
             groups += [{"params": [value.parameter], "lr": value.rate} for value in self.values]
         return torch.optim.Adam(groups or [{"params": [torch.zeros(1, requires_grad=True)]}])
@@ -80,7 +80,7 @@ class Learning:
 
     def __exit__(self, *_error: object) -> None:
         for quantizer in self.prepared.quantizers.values():
-            quantizer.release()
+            quantizer.unfreeze()
         for value in self.values:
             value.parameter.requires_grad_(False)  # noqa: FBT003
         for parameter in self._frozen:
@@ -91,7 +91,7 @@ class Learning:
         for role in BOTH:
             for quantizer in self.prepared.of_role(role).values():
                 learns = role in turn and not quantizer.fixed
-                quantizer.release() if learns else quantizer.hold()
+                quantizer.unfreeze() if learns else quantizer.freeze()
                 for each in learned_of(quantizer):
                     each.requires_grad_(learns)
         for value in self.values:
@@ -107,7 +107,7 @@ class Learning:
                 group["lr"] = peak * share
         loss.backward()
         moving = [each for role in turn for group in self._optimizers[role].param_groups for each in group["params"]]
-        average(each.grad for each in moving if each.grad is not None)
+        all_reduce_mean(each.grad for each in moving if each.grad is not None)
         if shorten is not None:
             shorten(moving)
         for role in turn:
@@ -137,7 +137,7 @@ def learned_by(prepared: PreparedGraph) -> list[nn.Parameter]:
 
 def learned_of(quantizer: BoundedFakeQuantize) -> list[nn.Parameter]:
     """The bounds of a quantizer, and what else it has that learns."""
-    return [quantizer.lower, quantizer.upper, *(each for each, _ in quantizer.own())]
+    return [quantizer.lower, quantizer.upper, *(each for each, _ in quantizer.extra_parameters())]
 
 
 def _values(prepared: PreparedGraph, rates: Rates, *, free: bool) -> Iterator[Value]:

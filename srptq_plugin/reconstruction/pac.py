@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.quantizer import Gradient, Mode
 from srptq_plugin.reconstruction.bias_correction import CORRECTED_ON, correct_biases
 from srptq_plugin.reconstruction.bounds_selection import choose_bounds
 from srptq_plugin.reconstruction.color_augmentation import recolored
 from srptq_plugin.reconstruction.cosine import cosines
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, Weights, learned_by
-from srptq_plugin.reconstruction.recompute import Recomputing
+from srptq_plugin.reconstruction.recompute import RecomputeActivations
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher
-from srptq_plugin.utils.distributed import average, gathered
+from srptq_plugin.utils.distributed import all_gather, all_reduce_mean
 from srptq_plugin.utils.progress import Progress, quiet
 
 CHOSEN_ON = 16
@@ -35,7 +35,7 @@ LEVELS = 255
 
 
 @dataclass(frozen=True)
-class Options:
+class PacOptions:
     """What can be asked of PaC; the defaults are ours, and `PacSettings` lists the paper's own."""
 
     epochs: int = 10
@@ -68,12 +68,12 @@ def reconstruct(
 ) -> Mapping[str, float]:
     """Tune the bounds of an observed graph in place; unlabeled images [N, 3, H, W] are all it takes."""
     try:
-        chosen = Options(**options)  # pyright: ignore[reportArgumentType]
+        chosen = PacOptions(**options)  # pyright: ignore[reportArgumentType]
     except TypeError as error:
-        raise SrptqError(f"reconstruction pac: {error}; choices: {', '.join(vars(Options()))}") from error
+        raise SrptqError(f"reconstruction pac: {error}; choices: {', '.join(vars(PacOptions()))}") from error
     if all(each.fixed for each in prepared.quantizers.values()):
         raise SrptqError("reconstruction pac: no quantizer here has bounds to tune; set reconstruction to null")
-    counts = gathered(len(images))
+    counts = all_gather(len(images))
     if len(set(counts)) > 1:
         raise SrptqError(f"reconstruction pac: the processes have {counts} images; give each of them as many")
     with torch.enable_grad():
@@ -81,9 +81,9 @@ def reconstruct(
 
 
 class _Tuning:
-    def __init__(self, prepared: PreparedGraph, images: Tensor, options: Options, progress: Progress) -> None:
+    def __init__(self, prepared: PreparedGraph, images: Tensor, options: PacOptions, progress: Progress) -> None:
         self.prepared, self.options, self.progress = prepared, options, progress
-        ends = gathered((float(images.min()), float(images.max())))
+        ends = all_gather((float(images.min()), float(images.max())))
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
         self.images = recolored(images, low, high, options.seed) if options.recolor else images
         self.levels = LEVELS / max(high - low, 1e-30)
@@ -112,7 +112,7 @@ class _Tuning:
         if self.options.blocks == "equal":
             return torch.ones((), device=self.images.device)
         shares = block_shares(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed)
-        average([shares])
+        all_reduce_mean([shares])
         return shares
 
     def _choose(self) -> None:
@@ -162,7 +162,7 @@ class _Tuning:
 
     def _losses(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Equations 6 and 8 on some samples."""
-        with Recomputing(self.prepared):
+        with RecomputeActivations(self.prepared):
             output, maps = self.prepared.features(self.images[chosen])
         wanted, targets = self.teacher(chosen)
         distances = [self._distance(each, target) for each, target in zip(maps, targets, strict=True)]
@@ -189,7 +189,7 @@ class _Tuning:
         with torch.no_grad():
             for chosen in torch.arange(len(self.images)).split(self.options.batch):
                 total += self._loss(chosen) * len(chosen)
-        average([total])
+        all_reduce_mean([total])
         return float(total) / len(self.images)
 
     def _gradient_ratio(self) -> float:

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.planning.prepared import PreparedGraph, by_image
+from srptq_plugin.planning.prepared_graph import PreparedGraph, by_image
 from srptq_plugin.quantization.quantizer import Mode
 
 Maps = Mapping[str, Sequence[Tensor]]

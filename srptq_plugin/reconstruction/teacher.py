@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 
 IN_MEMORY = 16 * 2**20
 """Bytes of answers above which they live in a temporary file."""
-Part = tuple[torch.Size, torch.dtype]
+TensorSpec = tuple[torch.Size, torch.dtype]
 
 
 def normalized(features: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Teacher:
     def __init__(self, prepared: PreparedGraph, images: Tensor, batch: int) -> None:
         self._prepared, self._images, self._batch = prepared, images, batch
         self._answers = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed at exit
-        self._parts: list[Part] = []
+        self._parts: list[TensorSpec] = []
 
     def __enter__(self) -> Self:
         try:
@@ -47,7 +47,7 @@ class Teacher:
 
     def _write(self) -> None:
         for images in self._images.split(self._batch):
-            output, maps = self._prepared.teach(images)
+            output, maps = self._prepared.float_forward(images)
             batch = [output.float(), *(normalized(each).half() for each in maps)]
             self._parts = [(each.shape[1:], each.dtype) for each in batch]
             for sample in zip(*(each.cpu() for each in batch), strict=True):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.runs.record import is_name
+from srptq_plugin.runs.run_record import is_name
 
 try:
     import fcntl

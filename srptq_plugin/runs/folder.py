@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.runs.atomic_folder import COMMITTED, DRAFT, commit, complete, locked, tidy, writing
-from srptq_plugin.runs.record import SCHEMA, is_name
 from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, TRAINED
+from srptq_plugin.runs.run_record import SCHEMA, is_name
 
 
 class RunFolder:

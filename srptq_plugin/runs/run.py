@@ -20,15 +20,15 @@ from srptq_plugin.errors import LONGEST, SrptqError, first_line, short
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.types import Array, Size
-from srptq_plugin.models.record import ModelRecord
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.models.model_record import ModelRecord
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.protocols import Target
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import makers_of
+from srptq_plugin.recipes.binding import qconfigs_of
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.atomic_folder import complete
 from srptq_plugin.runs.program_file import read_program
-from srptq_plugin.runs.record import SCHEMA, artifacts_of, record_of, size_of
+from srptq_plugin.runs.run_record import SCHEMA, artifacts_of, record_of, size_of
 
 RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
     "recipe.yaml",
@@ -101,7 +101,7 @@ class Run:
             )
         if not table.states:
             return table
-        return replace(table, plan=replace(table.plan, makers=makers_of(self.recipe, self.registry)))
+        return replace(table, plan=replace(table.plan, qconfigs=qconfigs_of(self.recipe, self.registry)))
 
     @cached_property
     def target(self) -> Target:
@@ -164,7 +164,7 @@ class Run:
 
     def float(self, device: torch.device = CPU) -> Forward:
         """The float network on arrays."""
-        return _on_arrays(PreparedGraph.plain(copy.deepcopy(self.network)), device)
+        return _on_arrays(PreparedGraph.float_only(copy.deepcopy(self.network)), device)
 
     def simulation(self, device: torch.device = CPU) -> Forward:
         """The quantized network in torch, from the table alone."""

@@ -12,11 +12,11 @@ import numpy as np
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models import ModelRecord
-from srptq_plugin.planning.grid_cost import Projection
+from srptq_plugin.planning.grid_cost import GridCost
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.runs.record import SCHEMA
+from srptq_plugin.runs.run_record import SCHEMA
 
 Record = Mapping[str, Any]
 PACKAGES = ("srptq-plugin", "torch", "numpy", "onnx")
@@ -73,9 +73,7 @@ def _site_records(table: QuantTable, found: Mapping[str, Record]) -> list[dict[s
     return records
 
 
-def of_group(
-    projection: Projection | None = None, observed: Bounds | None = None, tuned: Bounds | None = None
-) -> Record:
+def of_group(projection: GridCost | None = None, observed: Bounds | None = None, tuned: Bounds | None = None) -> Record:
     """Of sites of one encoding: what the grid costs, and the bounds before it, the outermost of all channels.
 
     >>> of_group(observed=Bounds.of(-3, 2))
@@ -85,7 +83,7 @@ def of_group(
     return {"projection": _projection_record(projection), **ends}
 
 
-def _projection_record(found: Projection | None) -> dict[str, float] | None:
+def _projection_record(found: GridCost | None) -> dict[str, float] | None:
     """Decibels; none for a site that was not observed."""
     if found is None:
         return None

@@ -167,7 +167,7 @@ def own_psnr(run: Run, crops: Sequence[Array]) -> float | None:
     simulation, (low, high) = run.simulation(), run.input_range
     usual = np.concatenate([simulation(crop).ravel() for crop in crops])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch's own, about other makers' GPUs
+        warnings.simplefilter("ignore", UserWarning)  # torch's own, about other qconfigs' GPUs
         with torch.backends.mkldnn.flags(enabled=False):
             other = np.concatenate([simulation(crop).ravel() for crop in crops])
     return _finite(psnr(usual, other, high - low))

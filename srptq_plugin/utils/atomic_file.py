@@ -9,12 +9,12 @@ from srptq_plugin.errors import SrptqError
 
 
 @contextmanager
-def whole_file(path: Path) -> Generator[Path]:
+def atomic_file(path: Path) -> Generator[Path]:
     """A draft to write to, which takes the file's place once it is written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with whole_file(Path(folder, "a.txt")) as draft:
+    ...     with atomic_file(Path(folder, "a.txt")) as draft:
     ...         _ = draft.write_text("all of it")
     ...     Path(folder, "a.txt").read_text()
     'all of it'

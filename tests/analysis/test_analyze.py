@@ -1,10 +1,10 @@
 import math
 from itertools import pairwise
 
-import networks
 import numpy as np
 import pytest
 import torch
+from helpers import networks
 
 from srptq_plugin.analysis import Kind
 from srptq_plugin.analysis.analyze import BATCH, Analysis, analyze
@@ -16,8 +16,8 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.stages import STAGES
-from srptq_plugin.models.record import ModelRecord
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.models.model_record import ModelRecord
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 
 RECORD = ModelRecord("toy", 2, networks.UNIT, None, 0)
 
@@ -55,7 +55,7 @@ def test_sites_come_in_the_order_of_the_network_a_layers_input_before_its_weight
     made = subject(kind)
     keys = list(Network(made.network).nodes)
     edges = {
-        group: min((keys.index(edge.consumer), edge.place) for site in sites for edge in site.consumers)
+        group: min((keys.index(edge.consumer), edge.input_index) for site in sites for edge in site.consumers)
         for group, sites in made.table.plan.groups.items()
     }
     names = [part.name for part in parts_of(made.table.plan, made.network, ["site"])]
@@ -71,7 +71,7 @@ def test_a_block_is_what_it_reads_and_its_weights() -> None:
 
 def test_the_ends_are_the_float_and_the_quantized_network(edsr: Analysis) -> None:
     made = subject("edsr")
-    plain, quantized = PreparedGraph.plain(made.network), made.table.simulate(made.network)
+    plain, quantized = PreparedGraph.float_only(made.network), made.table.simulate(made.network)
     with torch.no_grad():
         error = torch.cat([quantized(batch) - plain(batch) for batch in made.patches.split(BATCH)])
     noise = float((255 * error.double()).square().mean())

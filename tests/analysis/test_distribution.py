@@ -3,11 +3,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import networks
 import PIL.Image
 import pytest
 import skimage.data
 import torch
+from helpers import networks
 from torch import Tensor
 
 from srptq_plugin.analysis.distribution import Distribution, distribution
@@ -15,7 +15,7 @@ from srptq_plugin.calibration.calibrator import Inputs
 from srptq_plugin.errors import UnknownNameError
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.planning.plan import Site
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.runs.run import SUMMARY, Run
 
@@ -65,7 +65,7 @@ def shared(run: Run) -> tuple[Site, ...]:
 def seen(run: Run, group: str) -> Tensor:
     """All values that come by, one after another."""
     values: list[Tensor] = []
-    prepared = PreparedGraph.placed(run.network, run.table.plan)
+    prepared = PreparedGraph.from_plan(run.network, run.table.plan)
     prepared.quantizers[group].register_forward_pre_hook(lambda _, inputs: values.append(inputs[0].detach().flatten()))
     weight = run.table.plan.groups[group][0].role == "weight"
     batches = Inputs.of_run(run, device="cpu").shuffled.split(2)
@@ -100,7 +100,7 @@ def test_bounds_are_those_of_the_table_and_of_the_tuning(run: Run) -> None:
         found, qparams = at(run, site.name), run.table.qparams[site.name]
         assert found.bounds["projected"] == qparams.bounds.outermost
         assert (found.role, found.bits, found.channels) == (site.role, site.grid.bits, qparams.scale.numel())
-        if "tuned" in found.bounds and site.grid.axis is None:
+        if "tuned" in found.bounds and site.grid.channel_axis is None:
             assert project(Bounds.of(*found.bounds["tuned"]), site.grid).bounds.outermost == found.bounds["projected"]
 
 

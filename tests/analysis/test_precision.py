@@ -2,10 +2,10 @@ from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
 
-import networks
 import numpy as np
 import pytest
 import torch
+from helpers import networks
 
 from srptq_plugin.analysis.allocate import Measure
 from srptq_plugin.analysis.precision import POINTS, Budget, Precision, Unit
@@ -14,7 +14,7 @@ from srptq_plugin.calibration.calibrator import Calibrator, Inputs, Source, reso
 from srptq_plugin.data.images import Image, to_pixels, to_tensor
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.evaluation.pairs import Pair
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
@@ -43,7 +43,7 @@ def own_pairs() -> list[Pair]:
     rng = np.random.default_rng(0)
     low = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     with torch.no_grad():
-        output = PreparedGraph.plain(networks.graph("edsr"))(to_tensor(low[None], networks.UNIT))[0]
+        output = PreparedGraph.float_only(networks.graph("edsr"))(to_tensor(low[None], networks.UNIT))[0]
     high = to_pixels(output, networks.UNIT) + rng.normal(0, 4, (32, 32, 3))
     return [Pair(Image("a", low), Image("a", high.clip(0, 255).round().astype(np.uint8)))]
 

@@ -3,16 +3,16 @@
 from functools import cache
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, fx
 
 from srptq_plugin.analysis.switching import PartlyQuantized
 from srptq_plugin.deploy.quant_table import QuantTable
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.quantizer import Mode
 
 KINDS = ("edsr", "imdn", "shared", "esrgan")

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import networks
 import numpy as np
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -4,26 +4,26 @@ import copy
 import json
 from pathlib import Path
 
-import networks
 import onnxruntime
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import srptq_plugin
 from srptq_plugin.calibration.equalization import noise
 from srptq_plugin.calibration.equalization.channels import Channels
-from srptq_plugin.calibration.equalization.equalize import equalize, measured_parts
+from srptq_plugin.calibration.equalization.equalize import equalize_network, measured_parts
 from srptq_plugin.graph.export import export_network, graph_of, own_module
 from srptq_plugin.graph.network import Network, drop_identities
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.quantizer import Mode
-from srptq_plugin.recipes.binding import makers_of, rules_of
+from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.recipes.recipe import Recipe
 
 pytest.importorskip("onnxruntime")
@@ -43,8 +43,8 @@ def exported(kind: str) -> ExportedProgram:
 
 def plan_of(program: ExportedProgram, recipe: Recipe) -> Plan:
     registry = Registry()
-    makers = makers_of(recipe, registry)
-    return make_plan(Network(graph_of(program)), rules_of(recipe, registry), recipe, (0.0, 1.0), makers)
+    qconfigs = qconfigs_of(recipe, registry)
+    return make_plan(Network(graph_of(program)), rules_of(recipe, registry), recipe, (0.0, 1.0), qconfigs)
 
 
 def plan(kind: str, bits: int, target: str = "onnxruntime") -> Plan:
@@ -52,7 +52,7 @@ def plan(kind: str, bits: int, target: str = "onnxruntime") -> Plan:
 
 
 def prepared_of(program: ExportedProgram, made: Plan) -> PreparedGraph:
-    prepared = PreparedGraph.placed(drop_identities(own_module(program)), made)
+    prepared = PreparedGraph.from_plan(drop_identities(own_module(program)), made)
     prepared.observe([IMAGES])
     return prepared
 
@@ -74,7 +74,7 @@ def test_the_float_network_stays_what_it_was(kind: str, bits: int) -> None:
     before = {name: value.clone() for name, value in program.state_dict.items()}
     exact = program.module()(IMAGES)
     made = plan_of(program, networks.recipe(bits, "onnxruntime"))
-    assert equalize(Network(graph_of(program)), made, IMAGES) > 0.1
+    assert equalize_network(Network(graph_of(program)), made, IMAGES) > 0.1
     assert torch.allclose(program.module()(IMAGES), exact, atol=1e-5)
     assert any(not torch.equal(value, before[name]) for name, value in program.state_dict.items())
 
@@ -88,7 +88,7 @@ def test_quantization_hurts_less(kind: str, bits: int, target: str) -> None:
     made = plan(kind, bits, target)
     program = exported(kind)
     before = error(program, made)
-    equalize(Network(graph_of(program)), made, IMAGES)
+    equalize_network(Network(graph_of(program)), made, IMAGES)
     assert error(program, made) < 0.9 * before
 
 
@@ -110,7 +110,7 @@ def test_the_noise_is_what_the_model_of_it_says() -> None:
 def test_a_network_is_equalized_for_whatever_prepares_it(kind: str) -> None:
     network = networks.network(kind)
     recipe = networks.recipe(4, "onnxruntime")
-    found = srptq_plugin.equalized(network, recipe, IMAGES)
+    found = srptq_plugin.equalize(network, recipe, IMAGES)
     assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
     errors = [error(program, plan_of(program, recipe)) for program in map(export_network, (network, found))]
     assert errors[1] < 0.9 * errors[0]
@@ -134,7 +134,7 @@ class Tokens(nn.Module):
 def test_what_is_no_feature_map_is_left_as_it_is() -> None:
     torch.manual_seed(0)
     network = Tokens().eval()
-    found = srptq_plugin.equalized(network, networks.recipe(4, "onnxruntime"), IMAGES)
+    found = srptq_plugin.equalize(network, networks.recipe(4, "onnxruntime"), IMAGES)
     assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
 
 
@@ -142,7 +142,7 @@ def test_what_is_no_feature_map_is_left_as_it_is() -> None:
 def test_frozen_weights_are_equalized_like_any() -> None:
     network = networks.network("imdn")
     states = [
-        srptq_plugin.equalized(module, networks.recipe(4, "onnxruntime"), IMAGES).state_dict()
+        srptq_plugin.equalize(module, networks.recipe(4, "onnxruntime"), IMAGES).state_dict()
         for module in (network, copy.deepcopy(network).requires_grad_(requires_grad=False))
     ]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     made, states = plan("imdn", 4), list[dict[str, Tensor]]()
     for _ in range(2):
         program = exported("imdn")
-        equalize(Network(graph_of(program)), made, IMAGES, seed=2)
+        equalize_network(Network(graph_of(program)), made, IMAGES, seed=2)
         states.append(dict(program.state_dict))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 

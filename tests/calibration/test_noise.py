@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srptq_plugin.calibration.equalization.channels import FIXED
-from srptq_plugin.calibration.equalization.noise import LARGEST, SHARPNESS, Activation, Part, Weight, least_noise, noise
+from srptq_plugin.calibration.equalization.noise import (
+    LARGEST,
+    SHARPNESS,
+    ActivationNoise,
+    NoiseTerm,
+    WeightNoise,
+    least_noise,
+    noise,
+)
 from srptq_plugin.quantization.grid import IntGrid
 
 CLASSES = 7
@@ -28,24 +36,24 @@ def classes(seed: int, *shape: int) -> Tensor:
     return torch.randint(0, CLASSES, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def activation(seed: int, grid: IntGrid) -> Activation:
+def activation(seed: int, grid: IntGrid) -> ActivationNoise:
     low, high, gain = (drawn(3 * seed + n, 5) for n in range(3))
-    return Activation(grid, low.log(), high.log(), gain, classes(seed, 5))
+    return ActivationNoise(grid, low.log(), high.log(), gain, classes(seed, 5))
 
 
-def weight(seed: int, grid: IntGrid, groups: int = 2) -> Weight:
+def weight(seed: int, grid: IntGrid, groups: int = 2) -> WeightNoise:
     size, gain = (drawn(2 * seed + n, groups, 4, 3) for n in range(2))
-    return Weight(grid, size.log(), gain, classes(seed, groups, 4), classes(seed + 1, groups, 3))
+    return WeightNoise(grid, size.log(), gain, classes(seed, groups, 4), classes(seed + 1, groups, 3))
 
 
-def plain_activation(part: Activation, scales: Tensor) -> float:
+def plain_activation(part: ActivationNoise, scales: Tensor) -> float:
     own = [float(scales[n]) for n in part.classes]
     low, high = (largest([math.exp(v) / s for v, s in zip(ends, own, strict=True)]) for ends in (part.low, part.high))
     width = 2 * max(low, high) if part.grid.symmetric else low + high
     return (width / part.grid.steps) ** 2 / 12 * sum(float(g) * s**2 for g, s in zip(part.gain, own, strict=True))
 
 
-def plain_weight(part: Weight, scales: Tensor) -> float:
+def plain_weight(part: WeightNoise, scales: Tensor) -> float:
     tops: list[float] = []
     gains: list[float] = []
     for group in range(part.size.shape[0]):
@@ -54,7 +62,7 @@ def plain_weight(part: Weight, scales: Tensor) -> float:
             moved = [float(scales[read]) / own for read in part.inputs[group]]
             tops.append(largest([math.exp(v) * s for v, s in zip(part.size[group, output], moved, strict=True)]))
             gains.append(sum(float(g) / s**2 for g, s in zip(part.gain[group, output], moved, strict=True)))
-    tops = tops if part.grid.axis == 0 else [largest(tops)] * len(tops)
+    tops = tops if part.grid.channel_axis == 0 else [largest(tops)] * len(tops)
     return sum((2 * top / part.grid.steps) ** 2 / 12 * gain for top, gain in zip(tops, gains, strict=True))
 
 
@@ -67,21 +75,21 @@ def test_an_activation_s_noise_is_the_formula_s(seed: int, bits: int, symmetric:
 
 @given(seed=st.integers(0, 10**6), bits=st.integers(2, 8), axis=st.sampled_from([None, 0]), groups=st.integers(1, 3))
 def test_a_weight_s_noise_is_the_formula_s(seed: int, bits: int, axis: int | None, groups: int) -> None:
-    part = weight(seed, IntGrid(bits, signed=True, symmetric=True, axis=axis), groups)
+    part = weight(seed, IntGrid(bits, signed=True, symmetric=True, channel_axis=axis), groups)
     scales = drawn(seed, CLASSES)
     assert float(part.noise(scales.log())) == pytest.approx(plain_weight(part, scales), rel=1e-9)
 
 
 @pytest.fixture
-def parts() -> list[Part]:
+def parts() -> list[NoiseTerm]:
     """Of both kinds; some alike, some with another grid or shape."""
     fine, coarse = (IntGrid(bits, signed=True, symmetric=True) for bits in (8, 4))
     activations = [activation(seed, grid) for seed, grid in enumerate((fine, coarse, fine, IntGrid(8)))]
-    axis = IntGrid(8, signed=True, symmetric=True, axis=0)
+    axis = IntGrid(8, signed=True, symmetric=True, channel_axis=0)
     return [*activations, *(weight(5, each) for each in (fine, axis)), weight(6, axis), weight(7, axis, 1)]
 
 
-def test_encodings_together_are_as_noisy_as_one_by_one(parts: list[Part]) -> None:
+def test_encodings_together_are_as_noisy_as_one_by_one(parts: list[NoiseTerm]) -> None:
     logs, falls = least_noise(parts, CLASSES)
     before, after = (sum(float(part.noise(each)) for part in parts) for each in (torch.zeros_like(logs), logs))
     assert falls == pytest.approx(before / after, rel=1e-9)
@@ -90,7 +98,7 @@ def test_encodings_together_are_as_noisy_as_one_by_one(parts: list[Part]) -> Non
     assert logs.abs().max() <= LARGEST
 
 
-def test_no_other_scales_near_have_less_noise(parts: list[Part]) -> None:
+def test_no_other_scales_near_have_less_noise(parts: list[NoiseTerm]) -> None:
     logs, _ = least_noise(parts, CLASSES)
     least = float(noise(parts, logs))
     for seed in range(20):
@@ -100,8 +108,8 @@ def test_no_other_scales_near_have_less_noise(parts: list[Part]) -> None:
 
 
 def test_a_channel_without_any_values_is_no_trouble() -> None:
-    part = Activation(IntGrid(8), torch.full((3,), 1e-30).log(), drawn(1, 3).log(), torch.zeros(3), classes(1, 3))
-    dead = weight(1, IntGrid(8, signed=True, symmetric=True, axis=0))
+    part = ActivationNoise(IntGrid(8), torch.full((3,), 1e-30).log(), drawn(1, 3).log(), torch.zeros(3), classes(1, 3))
+    dead = weight(1, IntGrid(8, signed=True, symmetric=True, channel_axis=0))
     dead.size[0, 1] = math.log(1e-30)
     logs, falls = least_noise([part, dead], CLASSES)
     assert torch.isfinite(logs).all()

@@ -1,10 +1,10 @@
 """Factors of channels, recovered from the weights before and after equalizing."""
 
-import networks
 import pytest
 import torch
+from helpers import networks
 
-from srptq_plugin.calibration.equalization.equalize import equalize
+from srptq_plugin.calibration.equalization.equalize import equalize_network
 from srptq_plugin.calibration.equalization.scales import output_scales
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.graph.network import Network
@@ -20,7 +20,7 @@ def test_factors_explain_every_scaled_weight(kind: str) -> None:
     network = Network(graph_of(networks.own(networks.exported(kind))))
     before = weights(network)
     biases = {conv: network.parameter(conv, 2)[1].clone() for conv in network.convs}  # pyright: ignore[reportOptionalSubscript]
-    equalize(network, networks.plan(kind, networks.recipe()), networks.images())
+    equalize_network(network, networks.plan(kind, networks.recipe()), networks.images())
     found, after = output_scales(network, before), weights(network)
     assert any((factor != 1).any() for _, factor in found.values())
     for name, (multiplied, _) in found.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import skimage.data
-from command_line import TINY, Result, Srptq, Terminal, Written, captured
+from helpers.command_line import TINY, Result, Srptq, Terminal, Written, captured
 from PIL import Image
 
 from srptq_plugin.cli import main

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import TINY, Srptq, captured, refused
+from helpers.command_line import TINY, Srptq, captured, refused
 from safetensors.torch import load_file, save_file
 
 from srptq_plugin.models.edsr import MINI
@@ -11,7 +11,7 @@ from srptq_plugin.models.edsr import MINI
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
-        (["quantize"], "invalid choice"),
+        (["quantice"], "invalid choice"),
         (["quantize", "--recip", "x"], "--recip"),
         (["quantize", "--input-size", "3x270x480"], "1x3x270x480"),
         (["quantize", "--input-size", "1x3x0x480"], "1x3x270x480"),

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
-from command_line import Srptq, raising, refused
+from helpers import networks
+from helpers.command_line import Srptq, raising, refused
 from PIL import Image
 
 from srptq_plugin.pipeline import quantize

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import Result, Srptq, captured, raising, refused, returning, shell
+from helpers.command_line import Result, Srptq, captured, raising, refused, returning, shell
 
 from srptq_plugin import pipeline
 from srptq_plugin.evaluation import evaluate

@@ -10,17 +10,17 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from command_line import Srptq, Terminal, Written, raising, refused, returning
+from helpers.command_line import Srptq, Terminal, Written, raising, refused, returning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srptq_plugin.cli.abouts import ABOUTS
 from srptq_plugin.cli.commands import COMMANDS
 from srptq_plugin.cli.console import Mark, Table, plain, show
-from srptq_plugin.cli.costs import cost_report
+from srptq_plugin.cli.cost_command import cost_report
+from srptq_plugin.cli.help_texts import ABOUTS
 from srptq_plugin.cli.parser import COMMANDS as PARSED
 from srptq_plugin.cli.parser import parse
-from srptq_plugin.cli.progress import Bars
+from srptq_plugin.cli.progress_bar import Bars
 from srptq_plugin.cli.reports import evaluation_report, run_report
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.keys import sections

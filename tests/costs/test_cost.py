@@ -5,9 +5,9 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.models import SRGANGenerator, SRResNet
-from srptq_plugin.models.record import ModelRecord
+from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.plugins.registry import Registry
@@ -142,7 +142,7 @@ def test_the_size_is_that_of_the_table(target: str) -> None:
     for sites in table.plan.groups.values():
         qparams = table.qparams[sites[0].name]
         asymmetric = not qparams.grid.symmetric
-        encodings += qparams.scale.numel() * (4 + asymmetric * (4 if qparams.grid.real_offset else 1))
+        encodings += qparams.scale.numel() * (4 + asymmetric * (4 if qparams.grid.float_zero_point else 1))
     assert found.size(table.plan) == integers + 4 * floats + encodings
 
 

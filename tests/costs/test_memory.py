@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import networks
 from onnx import ModelProto, NodeProto, numpy_helper
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from srptq_plugin.deploy.onnx_export import OPSET, OnnxNetwork, metadata_of
 from srptq_plugin.deploy.qdq import Placer
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import Bounds
 
 runtime = pytest.importorskip("onnxruntime")
@@ -41,7 +41,7 @@ def run(model: ModelProto, image: Tensor) -> Tensor:
 
 
 @dataclass
-class Placed:
+class PlacedQuantizer:
     """A network with its table and its file."""
 
     kind: str
@@ -77,19 +77,19 @@ class Placed:
         return chain
 
 
-def placed(kind: str, bits: int, target: str, **keys: Any) -> Placed:
+def iter_quantizers(kind: str, bits: int, target: str, **keys: Any) -> PlacedQuantizer:
     """With bounds that no observer would choose, so that equal numbers are no accident."""
     prepared = networks.calibrated(kind, bits, target, **keys)
     for n, quantizer in enumerate(prepared.quantizers.values()):
         if not quantizer.fixed:
             factor = 0.8 + 0.01 * n
             quantizer.set_bounds(Bounds(factor * quantizer.lower, (1.7 - factor) * quantizer.upper))
-    return Placed(kind, prepared)
+    return PlacedQuantizer(kind, prepared)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, case)))
-def case(request: pytest.FixtureRequest) -> Placed:
-    return placed(*request.param)
+def case(request: pytest.FixtureRequest) -> PlacedQuantizer:
+    return iter_quantizers(*request.param)
 
 
 def assert_alike(found: Tensor, wanted: Tensor) -> None:
@@ -102,12 +102,12 @@ def assert_alike(found: Tensor, wanted: Tensor) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_file_computes_what_the_simulation_computes(case: Placed, size: tuple[int, int, int]) -> None:
+def test_the_file_computes_what_the_simulation_computes(case: PlacedQuantizer, size: tuple[int, int, int]) -> None:
     image = networks.images(*size, seed=4)
     assert_alike(run(case.model, image), case.simulated(image).detach())
 
 
-def test_the_file_holds_the_numbers_of_the_table(case: Placed) -> None:
+def test_the_file_holds_the_numbers_of_the_table(case: PlacedQuantizer) -> None:
     named = OnnxNetwork(case.model).nodes
     checked = 0
     for site in case.table.plan.sites:
@@ -115,7 +115,7 @@ def test_the_file_holds_the_numbers_of_the_table(case: Placed) -> None:
         for edge in site.consumers:
             if edge.consumer not in named:
                 continue
-            last, *before = case.reads(edge.consumer, edge.place)
+            last, *before = case.reads(edge.consumer, edge.input_index)
             assert last.op_type == "DequantizeLinear"
             for node in (last, before[-1] if before else last):
                 scale, zero_point = (case.constants[name] for name in node.input[1:])
@@ -131,13 +131,13 @@ def test_the_file_holds_the_numbers_of_the_table(case: Placed) -> None:
     assert checked >= 2 * len(case.table.plan.convs)
 
 
-def test_fewer_than_8_bits_are_clipped_and_8_are_not(case: Placed) -> None:
+def test_fewer_than_8_bits_are_clipped_and_8_are_not(case: PlacedQuantizer) -> None:
     named = OnnxNetwork(case.model).nodes
     for site in case.table.plan.sites:
         edges = [edge for edge in site.consumers if edge.consumer in named]
         if site.role == "weight" or not edges:
             continue
-        chain = case.reads(edges[0].consumer, edges[0].place)
+        chain = case.reads(edges[0].consumer, edges[0].input_index)
         kinds = [node.op_type for node in chain]
         if site.grid.bits == 8:
             assert kinds == ["DequantizeLinear", "QuantizeLinear"]
@@ -147,7 +147,7 @@ def test_fewer_than_8_bits_are_clipped_and_8_are_not(case: Placed) -> None:
             assert ends == [site.grid.qmin, site.grid.qmax]
 
 
-def test_the_file_is_valid_and_keeps_its_names(case: Placed) -> None:
+def test_the_file_is_valid_and_keeps_its_names(case: PlacedQuantizer) -> None:
     onnx.checker.check_model(case.model, full_check=True)
     assert [each.name for each in case.model.graph.input] == ["input"]
     assert [each.name for each in case.model.graph.output] == ["output"]
@@ -155,7 +155,7 @@ def test_the_file_is_valid_and_keeps_its_names(case: Placed) -> None:
     assert len(outputs) == len(set(outputs))
 
 
-def test_what_no_site_reads_stays_as_it_was(case: Placed) -> None:
+def test_what_no_site_reads_stays_as_it_was(case: PlacedQuantizer) -> None:
     """Every operation of the float file is still there, once."""
     added = ("QuantizeLinear", "DequantizeLinear")
     before = sorted(node.op_type for node in networks.float_model(case.kind).graph.node)
@@ -168,7 +168,7 @@ def test_what_no_site_reads_stays_as_it_was(case: Placed) -> None:
 
 def test_placing_leaves_the_float_file_alone() -> None:
     before = networks.float_model("edsr").SerializeToString()
-    assert placed("edsr", 4, "onnxruntime").model.SerializeToString() != before
+    assert iter_quantizers("edsr", 4, "onnxruntime").model.SerializeToString() != before
     assert networks.float_model("edsr").SerializeToString() == before
 
 
@@ -190,14 +190,14 @@ def test_the_float_file_says_what_it_is() -> None:
 
 
 def test_a_quantized_output_keeps_its_name() -> None:
-    found = placed("esrgan", 8, "onnxruntime")
+    found = iter_quantizers("esrgan", 8, "onnxruntime")
     assert found.producer("output").op_type == "DequantizeLinear"
     image = networks.images()
     assert torch.unique(run(found.model, image)).numel() <= 256
 
 
 def test_two_sites_on_one_tensor_have_two_chains() -> None:
-    found = placed("edsr", 4, "onnxruntime", overrides=[{"sites": "/add", "bits": 8}])
+    found = iter_quantizers("edsr", 4, "onnxruntime", overrides=[{"sites": "/add", "bits": 8}])
     four, eight = (found.reads(consumer, 0) for consumer in ("body.0/add", "/add"))
     assert [node.op_type for node in four] == ["DequantizeLinear", "Clip", "QuantizeLinear"]
     assert [node.op_type for node in eight] == ["DequantizeLinear", "QuantizeLinear"]
@@ -207,7 +207,7 @@ def test_two_sites_on_one_tensor_have_two_chains() -> None:
 
 
 def test_the_tail_is_quantized_and_the_bicubic_image_is_not() -> None:
-    found = placed("bicubic", 8, "onnxruntime")
+    found = iter_quantizers("bicubic", 8, "onnxruntime")
     last = found.producer("output")
     assert last.op_type == "Add"
     kinds = {found.producer(name).op_type for name in last.input}
@@ -215,7 +215,7 @@ def test_the_tail_is_quantized_and_the_bicubic_image_is_not() -> None:
 
 
 def test_a_shared_weight_is_stored_once() -> None:
-    found = placed("shared", 8, "openvino")
+    found = iter_quantizers("shared", 8, "openvino")
     readers = [found.reads(consumer, 1)[0] for consumer in ("block.first/conv", "block.first/conv.1")]
     assert readers[0].output[0] == readers[1].output[0]
     assert sum("block.first.weight" in name and name.endswith("integers") for name in found.constants) == 1
@@ -223,7 +223,7 @@ def test_a_shared_weight_is_stored_once() -> None:
 
 
 def test_integer_biases_are_at_the_scale_of_the_products() -> None:
-    found = placed("shared", 8, "onnxruntime")
+    found = iter_quantizers("shared", 8, "onnxruntime")
     for conv in found.table.plan.convs:
         image, weight, bias = (found.reads(conv, place)[0] for place in range(3))
         scale = [found.constants[node.input[1]] for node in (image, weight, bias)]

@@ -4,16 +4,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from safetensors.torch import save_file
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.plan import Edge
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import dequantize
 from srptq_plugin.quantization.quantizer import fake_quantize
 

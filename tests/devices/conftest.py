@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.cpp_extension import load
 
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 import torch
-from photographs import pixels, save
+from helpers import networks
+from helpers.photographs import pixels, save
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from srptq_plugin import equalized, initialize, train
+from srptq_plugin import equalize, initialize, train
 from srptq_plugin.analysis.analyze import analyze
 from srptq_plugin.analysis.distribution import distribution
 from srptq_plugin.analysis.subject import Subject
@@ -21,7 +21,7 @@ from srptq_plugin.evaluation.evaluate import evaluate
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.qat.run import train_run
+from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.quantization.grid import QParams
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import Run
@@ -153,7 +153,7 @@ def test_a_model_in_torchaos_flow(device: str, run: Run) -> None:
 
 
 def _prepared(network: nn.Module, patches: Tensor) -> fx.GraphModule:
-    scaled = equalized(network, "onnxruntime-w8a8", patches)
+    scaled = equalize(network, "onnxruntime-w8a8", patches)
     any_size = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
     exported = torch.export.export(scaled, (patches[:2],), dynamic_shapes=any_size).module()
     return prepare_pt2e(exported, SRQuantizer.from_recipe("onnxruntime-w8a8"))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import captured, refused
+from helpers.command_line import captured, refused
 
 
 @pytest.mark.parametrize("device", ["second", "cuda"])

@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 import skimage.data
 import torch
-from documents import WEIGHTS, blocks
+from helpers.documents import WEIGHTS, blocks
+from helpers.shown_plugins import install
 from PIL import Image
-from shown_plugins import install
 
 from srptq_plugin.cli import main
 from srptq_plugin.models import edsr
-from srptq_plugin.recipes.files import Layer, merge
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.recipe_files import RecipeLayer, merge
 
-SMALL = Layer(
+SMALL = RecipeLayer(
     "small",
     {
         "calibration": {"patches": 4, "size": 24},
         "training": {"steps": 2, "every": 1, "batch": 2, "patch": 16},
     },
 )
-ONE_EPOCH = Layer("small", {"reconstruction": {"epochs": 1}})
-Read = Callable[[Sequence[Layer]], Recipe]
+ONE_EPOCH = RecipeLayer("small", {"reconstruction": {"epochs": 1}})
+Read = Callable[[Sequence[RecipeLayer]], Recipe]
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def small(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
 def _make_small(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
     read: Read = Recipe.from_layers
 
-    def from_layers(layers: Sequence[Layer]) -> Recipe:
+    def from_layers(layers: Sequence[RecipeLayer]) -> Recipe:
         tunes = (merge(layers).get("reconstruction") or {}).get("name") == "pac"
         return read([*layers, SMALL, *([ONE_EPOCH] if tunes else [])])
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from documents import PAGES, ROOT, Block, Command, blocks, commands, commands_of, spans
+from helpers.documents import PAGES, ROOT, Block, Command, blocks, commands, commands_of, spans
 
 import srptq_plugin
 from srptq_plugin.calibration.calibrator import check_recipe

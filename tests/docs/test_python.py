@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import scripts
-from documents import WEIGHTS, Block, blocks
+from helpers import scripts
+from helpers.documents import WEIGHTS, Block, blocks
 
 BLOCKS = blocks("python")
 SMALL_NETWORK = f'"edsr", weights="{WEIGHTS}"'

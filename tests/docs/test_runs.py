@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documents import Block, blocks, commands_of
+from helpers.documents import Block, blocks, commands_of
 
 from srptq_plugin.cli import main
 from srptq_plugin.cli.console import plain

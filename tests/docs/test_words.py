@@ -9,15 +9,15 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from documents import PAGES, ROOT, Block, blocks, links, prose, spans
+from helpers.documents import PAGES, ROOT, Block, blocks, links, prose, spans
 
 from srptq_plugin.calibration.calibrator import check_recipe
-from srptq_plugin.cli.analyzing import ANALYSIS, BUDGET
+from srptq_plugin.cli.analyze_command import ANALYSIS, BUDGET
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.files import Layer, parse_set
 from srptq_plugin.recipes.keys import sections
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.recipe_files import RecipeLayer, parse_set
 from srptq_plugin.runs.run import PROGRAM, RECIPE, SUMMARY, TABLE
 
 TARGETS = "|".join(entry.name for entry in Registry().entries("target"))
@@ -122,7 +122,7 @@ def _may_say(key: str, value: str) -> bool:
 
 
 def _is_taken(target: str, said: Sequence[str]) -> bool:
-    base = Layer("", {"target": target, "reconstruction": {"name": "pac"}})
+    base = RecipeLayer("", {"target": target, "reconstruction": {"name": "pac"}})
     try:
         check_recipe(Recipe.from_layers([base, *map(parse_set, said)]), Registry())
     except SrptqError:

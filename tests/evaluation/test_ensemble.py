@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from twofold import Array, network, noise
+from helpers.twofold import Array, network, noise
 
 from srptq_plugin.evaluation.ensemble import ensembled
 

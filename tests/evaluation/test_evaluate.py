@@ -3,13 +3,13 @@
 import logging
 from pathlib import Path
 
-import networks
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from command_line import raising
-from photographs import pixels, save
+from helpers import networks
+from helpers.command_line import raising
+from helpers.photographs import pixels, save
 
 from srptq_plugin.data.images import downscale, to_pixels, to_tensor
 from srptq_plugin.data.metrics import psnr_y

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from photographs import pixels, save
+from helpers.photographs import pixels, save
 
 from srptq_plugin.data.images import downscale
 from srptq_plugin.errors import SrptqError

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from twofold import RADIUS, Array, network, noise
+from helpers.twofold import RADIUS, Array, network, noise
 
 from srptq_plugin.data.metrics import level_differences
 from srptq_plugin.evaluation.seams import UNSEEN, Seam, compare

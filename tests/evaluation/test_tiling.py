@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from helpers.twofold import RADIUS, Array, network, noise
 from hypothesis import given
 from hypothesis import strategies as st
-from twofold import RADIUS, Array, network, noise
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.evaluation.tiling import Tiling, spans, tiled, tiling_of

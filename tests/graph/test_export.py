@@ -8,7 +8,7 @@ from torch.nn import functional
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_at_size, export_network, fold, graph_of
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.prepared import PreparedGraph, takes_one_image
+from srptq_plugin.planning.prepared_graph import PreparedGraph, takes_one_image
 
 
 class Normed(nn.Module):
@@ -157,7 +157,7 @@ def test_what_torch_assumed_of_the_size_that_was_traced_is_refused_where_it_matt
     with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give --input-size"):
         export_network(Padded(asks=True))
     graph, image = graph_of(export_network(Padded(asks=False))), torch.rand(1, 3, 33, 21)
-    assert PreparedGraph.plain(graph)(image).shape == image.shape
+    assert PreparedGraph.float_only(graph)(image).shape == image.shape
 
 
 def test_a_network_of_one_size_says_so() -> None:

@@ -1,8 +1,8 @@
 """Dataflow, stages and blocks, on networks of every shape."""
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor, nn
 from torch.nn import functional
 

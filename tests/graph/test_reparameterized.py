@@ -4,9 +4,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from io import BytesIO
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network as Graph
 from srptq_plugin.graph.reparameterized import fold_computed
-from srptq_plugin.models import Network, describe
+from srptq_plugin.models import SRNetwork, describe
 
 IMAGE = networks.images(1, 9, 11)
 NORMS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
@@ -54,7 +54,7 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
 
 def test_a_computed_weight_is_a_parameter_of_the_exported_network(network: nn.Module) -> None:
     expected = network(IMAGE)
-    graph = Graph(graph_of(export_network(describe("toy", Network(network)).module)))
+    graph = Graph(graph_of(export_network(describe("toy", SRNetwork(network)).module)))
     assert len(graph.convs) == 4
     assert all(graph.parameter(conv, 1) for conv in graph.convs)
     assert torch.allclose(graph.module(IMAGE), expected, atol=1e-6)

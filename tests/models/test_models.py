@@ -18,9 +18,9 @@ from srptq_plugin.models import (
     RDN,
     RRDB,
     LoadedModel,
-    Network,
     Request,
     SRGANGenerator,
+    SRNetwork,
     SRResNet,
     load_model,
 )
@@ -257,8 +257,8 @@ def test_unknown_names_list_the_choices() -> None:
 
 
 def test_families_can_be_handed_in() -> None:
-    def build(request: Request) -> Network:
-        return Network(nn.Upsample(scale_factor=float(request.arguments["scale"])))
+    def build(request: Request) -> SRNetwork:
+        return SRNetwork(nn.Upsample(scale_factor=float(request.arguments["scale"])))
 
     families = {"nearest": replace(FAMILIES["edsr"], name="nearest", build=build)}
     record = load_model("nearest", args={"scale": 3}, families=families).record

@@ -5,14 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.data.images import random_patches, sample_images, to_tensor
-from srptq_plugin.models import Network, describe, load_model
+from srptq_plugin.models import SRNetwork, describe, load_model
+from srptq_plugin.models.model_record import Range
 from srptq_plugin.models.plausible import warn_of_range
-from srptq_plugin.models.record import Range
 
 
 def warnings(module: nn.Module, ends: Range, caplog: pytest.LogCaptureFixture) -> list[str]:
     patches = to_tensor(random_patches(sample_images(4), 2, 24, seed=0), ends)
-    warn_of_range(describe("net", Network(module, ends)), patches)
+    warn_of_range(describe("net", SRNetwork(module, ends)), patches)
     return [record.getMessage() for record in caplog.records]
 
 

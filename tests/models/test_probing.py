@@ -4,7 +4,7 @@ import pytest
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models import LoadedModel, Network, describe
+from srptq_plugin.models import LoadedModel, SRNetwork, describe
 
 
 class Strided(nn.Module):
@@ -19,7 +19,7 @@ class Strided(nn.Module):
 
 
 def described(module: nn.Module) -> LoadedModel:
-    return describe("toy", Network(module))
+    return describe("toy", SRNetwork(module))
 
 
 @pytest.mark.parametrize(

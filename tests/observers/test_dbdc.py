@@ -140,7 +140,9 @@ def test_auto_clips_more_at_fewer_bits() -> None:
     assert four > six > eight
 
 
-@pytest.mark.parametrize("grid", [IntGrid(8), IntGrid(6, signed=True, symmetric=True), IntGrid(5, real_offset=True)])
+@pytest.mark.parametrize(
+    "grid", [IntGrid(8), IntGrid(6, signed=True, symmetric=True), IntGrid(5, float_zero_point=True)]
+)
 def test_stated_error_is_near_the_real_one(grid: IntGrid) -> None:
     values = torch.from_numpy(np.random.default_rng(1).normal(0.3, 1, 50000)).float()
     values[:20000] = 0
@@ -154,7 +156,7 @@ def test_stated_error_is_near_the_real_one(grid: IntGrid) -> None:
 def test_each_channel_chooses_for_itself() -> None:
     rng = np.random.default_rng(0)
     values = torch.from_numpy(np.stack([rng.uniform(-1, 1, 9000), rng.standard_t(2, 9000)]))
-    together = observed([values], IntGrid(4, axis=0)).chosen.tolist()
+    together = observed([values], IntGrid(4, channel_axis=0)).chosen.tolist()
     assert together == [observed([channel], IntGrid(4)).chosen.item() for channel in values]
     assert together[0] != together[1]
 

@@ -30,9 +30,9 @@ OBSERVERS: dict[str, Make] = {
 }
 GRIDS = [
     IntGrid(4),
-    IntGrid(8, signed=True, symmetric=True, narrow=True),
+    IntGrid(8, signed=True, symmetric=True, narrow_range=True),
     IntGrid(8, signed=True, power_of_two=True),
-    IntGrid(6, real_offset=True),
+    IntGrid(6, float_zero_point=True),
 ]
 FLOATS = st.one_of(st.just(0.0), st.floats(-1e6, 1e6, width=32), st.floats(-1, 1, width=32))
 BATCH = st.lists(FLOATS, min_size=1, max_size=40)
@@ -85,7 +85,7 @@ def test_merged_observers_know_what_one_would(make: Make, batches: list[list[flo
 @each_observer
 def test_places_are_as_good_as_one_tensor(make: Make) -> None:
     tensors = [tailed(seed, 300 + seed) * (seed + 1) for seed in range(4)]
-    apart = seen(make, tensors, places=2).bounds()
+    apart = seen(make, tensors, tensors_per_batch=2).bounds()
     together = [torch.cat(tensors[:2]), torch.cat(tensors[2:])]
     assert same(apart, seen(make, together).bounds())
 
@@ -93,14 +93,16 @@ def test_places_are_as_good_as_one_tensor(make: Make) -> None:
 @each_observer
 def test_a_last_batch_may_lack_places(make: Make) -> None:
     tensors = [tailed(seed, 500) * (seed + 1) for seed in range(3)]
-    assert same(seen(make, tensors, places=2).bounds(), seen(make, [torch.cat(tensors[:2]), tensors[2]]).bounds())
+    assert same(
+        seen(make, tensors, tensors_per_batch=2).bounds(), seen(make, [torch.cat(tensors[:2]), tensors[2]]).bounds()
+    )
 
 
 @each_observer
 def test_a_network_working_in_place_changes_nothing(make: Make) -> None:
     first, second = tailed(0, 400), tailed(1, 400)
-    expected = seen(make, [first, second], places=2).bounds()
-    observer = seen(make, [given := first.clone()], places=2)
+    expected = seen(make, [first, second], tensors_per_batch=2).bounds()
+    observer = seen(make, [given := first.clone()], tensors_per_batch=2)
     given.relu_()
     observer.update(second)
     assert same(observer.bounds(), expected)
@@ -111,7 +113,7 @@ def test_a_network_working_in_place_changes_nothing(make: Make) -> None:
 def test_channels_are_observed_one_by_one(make: Make, axis: int) -> None:
     batches = [tailed(seed, 3, 3, 40, 5) * torch.tensor([1.0, 5.0, 0.0]).view(3, 1, 1, 1) for seed in range(2)]
     batches = [batch.transpose(0, axis) for batch in batches]
-    bounds = seen(make, batches, IntGrid(4, axis=axis)).bounds()
+    bounds = seen(make, batches, IntGrid(4, channel_axis=axis)).bounds()
     options: dict[str, Any] = {"bins": 256} if "bins" in getattr(make, "keywords", {}) else {}
     for channel in range(3):
         alone = seen(make, [batch.select(axis, channel) for batch in batches], **options).bounds()
@@ -121,7 +123,7 @@ def test_channels_are_observed_one_by_one(make: Make, axis: int) -> None:
 @each_observer
 def test_bounds_are_float64_without_gradient(make: Make) -> None:
     values = tailed(0, 4, 100).requires_grad_()
-    scalar, channels = (seen(make, [values], IntGrid(8, axis=axis)).bounds() for axis in (None, 0))
+    scalar, channels = (seen(make, [values], IntGrid(8, channel_axis=axis)).bounds() for axis in (None, 0))
     ends = [scalar.lower, scalar.upper, channels.lower, channels.upper]
     assert [end.shape for end in ends] == [(), (), (4,), (4,)]
     assert all(end.dtype == torch.float64 and not end.requires_grad for end in ends)
@@ -131,7 +133,9 @@ def test_bounds_are_float64_without_gradient(make: Make) -> None:
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("axis", [None, 0])
 def test_nan_and_infinity_are_refused_with_the_batch(make: Make, wrong: float, axis: int | None) -> None:
-    observer = seen(make, [tailed(seed, 2, 50) for seed in range(4)], IntGrid(8, axis=axis), places=2)
+    observer = seen(
+        make, [tailed(seed, 2, 50) for seed in range(4)], IntGrid(8, channel_axis=axis), tensors_per_batch=2
+    )
     values = tailed(5, 2, 50)
     values[1, 7] = wrong
     with pytest.raises(SrptqError, match=r"^batch 3: NaN or infinity in the tensor$"):
@@ -166,11 +170,11 @@ def test_any_float_is_read_as_float32(make: Make, dtype: torch.dtype) -> None:
 
 
 def test_the_number_of_channels_stays() -> None:
-    observer = seen(MinMaxObserver, [torch.ones(3, 2)], IntGrid(8, axis=0))
+    observer = seen(MinMaxObserver, [torch.ones(3, 2)], IntGrid(8, channel_axis=0))
     with pytest.raises(SrptqError, match="batch 2: 4 channels where earlier tensors had 3"):
         observer.update(torch.ones(4, 2))
     with pytest.raises(SrptqError, match="4 channels"):
-        observer.merge(seen(MinMaxObserver, [torch.ones(4, 2)], IntGrid(8, axis=0)))
+        observer.merge(seen(MinMaxObserver, [torch.ones(4, 2)], IntGrid(8, channel_axis=0)))
 
 
 @pytest.mark.parametrize(
@@ -186,8 +190,8 @@ def test_only_like_is_merged_with_like(other: Observer) -> None:
 class Scaled(MinMaxObserver):
     """Somebody's observer, which does nothing about merging."""
 
-    def __init__(self, grid: IntGrid, *, factor: float = 1.0, places: int = 1) -> None:
-        super().__init__(grid, places=places)
+    def __init__(self, grid: IntGrid, *, factor: float = 1.0, tensors_per_batch: int = 1) -> None:
+        super().__init__(grid, tensors_per_batch=tensors_per_batch)
         self.factor = factor
 
 
@@ -197,7 +201,11 @@ class Halved(Scaled):
 
 @pytest.mark.parametrize("kind", [Scaled, Halved])
 def test_options_are_noted_without_being_told(kind: type[Scaled]) -> None:
-    mine, same, other = kind(IntGrid(8)), kind(IntGrid(8), factor=1.0, places=2), kind(IntGrid(8), factor=0.5)
+    mine, same, other = (
+        kind(IntGrid(8)),
+        kind(IntGrid(8), factor=1.0, tensors_per_batch=2),
+        kind(IntGrid(8), factor=0.5),
+    )
     assert other.settings == {"factor": 0.5}
     mine.merge(pickle.loads(pickle.dumps(same)))  # noqa: S301  as between processes
     for unlike in (other, kind(IntGrid(4))):
@@ -213,8 +221,8 @@ def test_batches_are_numbered_on_after_a_merge() -> None:
 
 
 def test_places_are_counted_from_one() -> None:
-    with pytest.raises(SrptqError, match="places: 0"):
-        MinMaxObserver(IntGrid(8), places=0)
+    with pytest.raises(SrptqError, match="tensors_per_batch: 0"):
+        MinMaxObserver(IntGrid(8), tensors_per_batch=0)
 
 
 @pytest.mark.parametrize("percentile", [-0.1, 50, float("nan")])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.observers.base import Part
+from srptq_plugin.observers.base import TensorRows
 from srptq_plugin.observers.entropy import SMALLEST_SHARE, EntropyObserver, divergence
 from srptq_plugin.observers.histogram import RunningHistogram, bin_counts
 from srptq_plugin.observers.mse import MSEObserver, squared_error
@@ -21,11 +21,11 @@ FLOATS = st.one_of(
     st.floats(-1, 1, width=32, allow_subnormal=False),
 )
 VALUES = st.lists(FLOATS, min_size=1, max_size=50)
-GRIDS = [IntGrid(4), IntGrid(6, signed=True, symmetric=True), IntGrid(4, real_offset=True)]
+GRIDS = [IntGrid(4), IntGrid(6, signed=True, symmetric=True), IntGrid(4, float_zero_point=True)]
 
 
 def histogram(*tensors: Tensor, bins: int = 64) -> RunningHistogram:
-    return RunningHistogram.of([Part.of(tensor, None) for tensor in tensors], bins)
+    return RunningHistogram.of([TensorRows.of(tensor, None) for tensor in tensors], bins)
 
 
 def laplace(seed: int, size: int = 40000) -> Tensor:
@@ -99,7 +99,7 @@ def test_mse_finds_the_best_shrink(grid: IntGrid) -> None:
 
 def test_mse_of_channels_with_few_values_is_near_the_best() -> None:
     weights = torch.randn(8, 576, generator=torch.Generator().manual_seed(0))
-    grid = IntGrid(4, signed=True, symmetric=True, narrow=True, axis=0)
+    grid = IntGrid(4, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
     observer = MSEObserver(grid)
     observer.update(weights)
     qparams = project(observer.bounds(), grid)
@@ -163,6 +163,6 @@ def test_bad_options_are_refused(options: dict[str, int]) -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_one_sided_values_are_never_shrunk_beyond_their_nearer_end(sign: int) -> None:
     seen = histogram(sign * torch.linspace(2, 3, 100))
-    ends = torch.stack([ends for ends, _ in MSEObserver(IntGrid(4, real_offset=True), steps=10).candidates(seen)])
+    ends = torch.stack([ends for ends, _ in MSEObserver(IntGrid(4, float_zero_point=True), steps=10).candidates(seen)])
     assert ends.abs().amin().item() == 2
     assert ends.abs().amax(1).flatten().tolist() == pytest.approx([2 + step / 10 for step in range(10, 0, -1)])

@@ -2,13 +2,13 @@
 
 import math
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor
 
-from srptq_plugin.planning.grid_cost import observed_bounds, projections
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.grid_cost import grid_costs, observed_bounds
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import Bounds
 
 
@@ -23,14 +23,14 @@ def decibels(values: Tensor, rounded: Tensor) -> float:
 def test_the_figures_of_a_weight_are_those_of_a_plain_reckoning() -> None:
     prepared = observed("shared", 4, "openvino")
     group, quantizer = next((g, q) for g, q in prepared.of_role("weight").items() if q.grid.bits == 4)
-    found = projections(prepared, observed_bounds(prepared), networks.images(2))[group]
+    found = grid_costs(prepared, observed_bounds(prepared), networks.images(2))[group]
     weight = prepared.module.get_parameter(group).detach().double()
     low, high = (end.reshape(-1, 1, 1, 1) for end in (weight.amin((1, 2, 3)), weight.amax((1, 2, 3))))
     step = (high - low) / 15
     paper = ((weight - low) / step).round() * step + low
     scale = torch.maximum(-low, high) / 7
     target = (weight / scale).round().clamp(-7, 7) * scale
-    assert quantizer.grid.narrow
+    assert quantizer.grid.narrow_range
     assert found.paper == pytest.approx(decibels(weight, paper), abs=0.05)
     assert found.target == pytest.approx(decibels(weight, target), abs=0.05)
     assert found.cost == pytest.approx(found.paper - found.target)
@@ -39,7 +39,7 @@ def test_the_figures_of_a_weight_are_those_of_a_plain_reckoning() -> None:
 
 def test_the_papers_own_grid_costs_nothing() -> None:
     prepared = observed("edsr", 4, "paper")
-    found = projections(prepared, observed_bounds(prepared), networks.images(2))
+    found = grid_costs(prepared, observed_bounds(prepared), networks.images(2))
     assert all(each.cost == pytest.approx(0, abs=1e-6) for each in found.values())
 
 
@@ -47,7 +47,7 @@ def test_a_symmetric_grid_costs_more_than_an_asymmetric_one_behind_a_relu() -> N
     costs: dict[str, float] = {}
     for target in ("tensorrt", "openvino"):
         prepared = observed("edsr", 8, target)
-        found = projections(prepared, observed_bounds(prepared), networks.images(2))
+        found = grid_costs(prepared, observed_bounds(prepared), networks.images(2))
         costs[target] = found["body.0/relu"].cost
     assert costs["tensorrt"] > costs["openvino"] + 4
 
@@ -56,11 +56,11 @@ def test_what_tuning_moves_is_what_is_won_or_given_up() -> None:
     prepared = observed("edsr", 4, "openvino")
     before = observed_bounds(prepared)
     images = networks.images(4)
-    untuned = projections(prepared, before, images)
+    untuned = grid_costs(prepared, before, images)
     assert all(each.won == 0 for each in untuned.values())
     group, quantizer = next((g, q) for g, q in prepared.of_role("activation").items() if g in before)
     quantizer.set_bounds(Bounds.of(before[group].lower / 8, before[group].upper / 8))
-    tuned = projections(prepared, before, images)
+    tuned = grid_costs(prepared, before, images)
     assert tuned[group].won < 0
     assert [each.cost for each in tuned.values()] == [each.cost for each in untuned.values()]
     assert [name for name in tuned if tuned[name].won] == [group]
@@ -70,5 +70,5 @@ def test_measuring_changes_no_output() -> None:
     prepared = observed("imdn", 4, "openvino")
     images = networks.images(2)
     before = prepared(images)
-    projections(prepared, observed_bounds(prepared), images)
+    grid_costs(prepared, observed_bounds(prepared), images)
     assert torch.equal(prepared(images), before)

@@ -1,9 +1,8 @@
 """What safe weights cost: the channels that were raised, the noise in the image, and nothing left changed."""
 
-import networks
 import pytest
-import saturating
 import torch
+from helpers import networks, saturating
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.planning.overflow_cost import overflow_cost
@@ -28,7 +27,7 @@ def test_raised_channels_are_those_that_would_overflow(kind: str) -> None:
 def test_cost_is_the_noise_that_safe_scales_add() -> None:
     prepared, images = networks.calibrated("edsr"), networks.images(4, seed=1)
     plain = networks.calibrated("edsr", weights={"overflow_safe": False})
-    teacher = prepared.teach(images)[0]
+    teacher = prepared.float_forward(images)[0]
     with torch.no_grad():
         safe, unsafe = ((each(images) - teacher).double().square().mean() for each in (prepared, plain))
     found = overflow_cost(prepared, images)

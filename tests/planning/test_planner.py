@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from onnx import numpy_helper
 from torch import nn
 
@@ -24,7 +24,7 @@ from srptq_plugin.recipes.recipe import Recipe
 
 KINDS = [*networks.NETWORKS, "rdn", "rrdb"]
 TARGETS = ["openvino", "onnxruntime"]
-WEIGHT = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0)
+WEIGHT = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
 RULES = Rules(WEIGHT, IntGrid(8), frozenset(range(2, 9)), frozenset(range(2, 9)))
 
 
@@ -60,7 +60,7 @@ def test_each_planned_convolution_reads_integers_once(kind: str, target: str) ->
         assert {Edge(conv, 0), Edge(conv, 1)} <= set(read)
     for site in plan.sites:
         for edge in site.consumers:
-            source = tensor_arguments(network.nodes[edge.consumer])[edge.place]
+            source = tensor_arguments(network.nodes[edge.consumer])[edge.input_index]
             name = str(source.target).replace("L__self__", "") if site.role == "weight" else network.name(source)
             assert name == site.source
 
@@ -113,9 +113,9 @@ def test_the_image_site_has_the_exact_range_of_the_image(kind: str, name: str, e
 
 def test_convs_quantizes_what_convolutions_read_and_nothing_else() -> None:
     found = planned("edsr", placement="convs")
-    assert {edge.place for site in found.values() if site.role == "weight" for edge in site.consumers} == {1}
+    assert {edge.input_index for site in found.values() if site.role == "weight" for edge in site.consumers} == {1}
     edges = {edge for site in found.values() if site.role == "activation" for edge in site.consumers}
-    assert all(edge.consumer.endswith("/conv") and edge.place == 0 for edge in edges)
+    assert all(edge.consumer.endswith("/conv") and edge.input_index == 0 for edge in edges)
     assert len(edges) == 8
     full = planned("edsr", placement="full")
     joined = {edge for site in full.values() for edge in site.consumers} - edges
@@ -256,8 +256,8 @@ def test_nonnegative_tensors_are_unsigned_where_the_target_says_so() -> None:
 
 def test_weights_per_tensor_have_no_axis() -> None:
     found = planned("edsr", weights={"bits": 8, "per_channel": False})
-    assert {site.grid.axis for site in found.values()} == {None}
-    assert planned("edsr")["head.weight"].grid.axis == 0
+    assert {site.grid.channel_axis for site in found.values()} == {None}
+    assert planned("edsr")["head.weight"].grid.channel_axis == 0
 
 
 def test_nothing_to_quantize_is_refused() -> None:

@@ -4,14 +4,14 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
-import networks
 import pytest
+from helpers import networks
 
 from srptq_plugin.analysis import KINDS
 from srptq_plugin.analysis.analyze import analyze
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.deploy.quant_table import QuantTable
-from srptq_plugin.models.record import ModelRecord
+from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.plotting.heat_map import HeatMap
 
 pytest.importorskip("matplotlib")

@@ -4,19 +4,19 @@ import ast
 import math
 from pathlib import Path
 
-import networks
 import pytest
 import torch
-from documents import Block
+from helpers import networks
+from helpers.documents import Block
+from helpers.shown_plugins import FOLDERS, HOOKS, install, plugin_of
 from hypothesis import given
 from hypothesis import strategies as st
-from shown_plugins import FOLDERS, HOOKS, install, plugin_of
 
 from srptq_plugin import IntGrid, Recipe, Registry, SrptqError, quantize
 from srptq_plugin.calibration.calibrator import check_recipe
 from srptq_plugin.cli import main
 from srptq_plugin.plugins.registry import HOOKS as KNOWN
-from srptq_plugin.recipes.files import Layer
+from srptq_plugin.recipes.recipe_files import RecipeLayer
 
 SMALL = {"patches": 4, "size": 24}
 ROWS = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=30)
@@ -28,7 +28,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recipe(**keys: object) -> Recipe:
-    return Recipe.from_layers([Layer("test", {"calibration": SMALL, **keys})])
+    return Recipe.from_layers([RecipeLayer("test", {"calibration": SMALL, **keys})])
 
 
 @pytest.mark.parametrize("block", HOOKS, ids=str)

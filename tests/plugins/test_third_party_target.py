@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import networks
 import numpy as np
 import pytest
+from helpers import networks
 
 from srptq_plugin import Recipe, Registry, SrptqError, quantize
 from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.plugins.registry import PluginInfo
-from srptq_plugin.recipes.files import Layer
+from srptq_plugin.recipes.recipe_files import RecipeLayer
 
 pytest.importorskip("onnxruntime")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "third_party_target"
@@ -29,7 +29,7 @@ def tiny_npu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def recipe(**keys: object) -> Recipe:
     calibration = {"patches": 4, "size": 24}
-    return Recipe.from_layers([Layer("test", {"target": "tiny-npu", "calibration": calibration, **keys})])
+    return Recipe.from_layers([RecipeLayer("test", {"target": "tiny-npu", "calibration": calibration, **keys})])
 
 
 def test_a_run_for_it_is_like_any_other(tiny_npu: ModuleType, tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """The patches of a training step."""
 
-import networks
 import numpy as np
 import pytest
 import torch
+from helpers import networks
+from helpers.photographs import pixels
 from hypothesis import given
 from hypothesis import strategies as st
-from photographs import pixels
 
 from srptq_plugin.data.images import Image
 from srptq_plugin.errors import SrptqError

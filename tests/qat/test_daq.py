@@ -7,23 +7,23 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
+from helpers.photographs import pixels, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from photographs import pixels, save
 from torch import Tensor
 
 import srptq_plugin
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.daq import DaqFakeQuantize, MixedDaqFakeQuantize, gaussian_step
 from srptq_plugin.qat.dynamic import LinearFakeQuantize
-from srptq_plugin.qat.run import train_run
+from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.quantization import grid
 from srptq_plugin.quantization.grid import Bounds, IntGrid, dequantize
 from srptq_plugin.quantization.quantizer import Mode
@@ -37,7 +37,7 @@ KINDS = ["daq", "daq-m", "linear"]
 
 
 def made(kind: type[DaqFakeQuantize | LinearFakeQuantize], bits: int, lower: float = -1.0) -> Any:
-    quantizer = kind("x", IntGrid(bits, real_offset=True), bounds=Bounds.of(lower, 1.0))
+    quantizer = kind("x", IntGrid(bits, float_zero_point=True), bounds=Bounds.of(lower, 1.0))
     quantizer.set_mode(Mode.QUANTIZE)
     return quantizer
 
@@ -144,7 +144,7 @@ def test_the_gradient_is_that_of_an_identity(kind: Any) -> None:
 @pytest.mark.parametrize("bits", [1, 3])
 def test_weights_have_levels_at_half_steps_of_their_deviation(bits: int, axis: int | None) -> None:
     weight = 0.3 * torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(bits)).requires_grad_()
-    quantizer = DaqFakeQuantize("w", IntGrid(bits, axis=axis, real_offset=True), constant=True)
+    quantizer = DaqFakeQuantize("w", IntGrid(bits, channel_axis=axis, float_zero_point=True), constant=True)
     quantizer.set_bounds(Bounds.of(-1.0, 1.0))
     quantizer.set_mode(Mode.QUANTIZE)
     found = quantizer(weight)
@@ -161,10 +161,10 @@ def test_weights_have_levels_at_half_steps_of_their_deviation(bits: int, axis: i
 
 
 def test_the_levels_of_weights_follow_them() -> None:
-    quantizer = DaqFakeQuantize("w", IntGrid(2, real_offset=True), constant=True)
-    quantizer.follow(torch.tensor([1.0, -1.0]))
+    quantizer = DaqFakeQuantize("w", IntGrid(2, float_zero_point=True), constant=True)
+    quantizer.refresh(torch.tensor([1.0, -1.0]))
     before = quantizer.qparams().scale
-    quantizer.follow(torch.tensor([3.0, -3.0]))
+    quantizer.refresh(torch.tensor([3.0, -3.0]))
     assert quantizer.qparams().scale.item() == pytest.approx(3 * before.item())
 
 

@@ -5,24 +5,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 import torch
-from photographs import pixels, save
+from helpers import networks
+from helpers.photographs import pixels, save
+from helpers.trainings import everything
 from torch import Tensor
-from trainings import everything
 
 import srptq_plugin
 from srptq_plugin.data.images import Image
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Patches
 from srptq_plugin.qat.ddtb import DdtbFakeQuantize, Gate
-from srptq_plugin.qat.run import train_run
-from srptq_plugin.qat.training import Options, Training, train
+from srptq_plugin.qat.train_run import train_run
+from srptq_plugin.qat.training import Training, TrainingOptions, train
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.recipes.recipe import Recipe
@@ -48,9 +48,9 @@ def prepared_by(toolkit: str, network: str = "edsr", chosen: Recipe | None = Non
 def begun(network: str = "edsr", **options: Any) -> Training:
     prepared = networks.realize(network, networks.plan(network, recipe()))
     prepared.observe([IMAGES])
-    prepared.begin(IMAGES)
+    prepared.on_train_begin(IMAGES)
     chosen: dict[str, Any] = {"steps": STEPS, "every": 2, "value_rate": 0.05, "bound_rate": 2e-3, **options}
-    return Training(prepared, Options(**chosen), peak=1.0)
+    return Training(prepared, TrainingOptions(**chosen), peak=1.0)
 
 
 def gates(prepared: PreparedGraph) -> dict[str, Gate]:
@@ -68,14 +68,14 @@ def test_gates_go_to_where_extremes_vary_most() -> None:
     members = [name for name, each in prepared.quantizers.items() if isinstance(each, DdtbFakeQuantize)]
     for name in members:
         prepared.quantizers[name].register_forward_pre_hook(partial(keep, name))
-    prepared.begin(IMAGES)
+    prepared.on_train_begin(IMAGES)
     ends = {name: (values.flatten(1).amin(1), values.flatten(1).amax(1)) for name, values in kept.items()}
     spread = {name: float(low.var(correction=0) + high.var(correction=0)) for name, (low, high) in ends.items()}
     wanted = sorted(spread, key=spread.__getitem__)[-round(0.3 * len(members)) :]
     found = gates(prepared)
     assert set(found) == set(wanted)
     assert {name: gate.narrow.shape[1] for name, gate in found.items()} == {n: kept[n].shape[1] for n in wanted}
-    prepared.begin(networks.images(8, seed=9))
+    prepared.on_train_begin(networks.images(8, seed=9))
     assert gates(prepared) == found
 
 
@@ -83,7 +83,7 @@ def test_tensors_of_several_widths_have_no_gate() -> None:
     """Data movement may join them in one encoding."""
     prepared = networks.realize("imdn", networks.plan("imdn", recipe(placement="full")))
     prepared.observe([IMAGES])
-    prepared.begin(IMAGES)
+    prepared.on_train_begin(IMAGES)
     assert gates(prepared)
     assert prepared(IMAGES).isfinite().all()
 
@@ -101,7 +101,7 @@ def test_gates_act_after_the_first_part_of_a_training() -> None:
 
 
 def closeness(prepared: PreparedGraph) -> float:
-    error = prepared(IMAGES) - prepared.teach(IMAGES)[0]
+    error = prepared(IMAGES) - prepared.float_forward(IMAGES)[0]
     return -10 * float(error.square().mean().log10())
 
 
@@ -183,7 +183,7 @@ def test_a_recipe_says_how_many_have_gates(gated: float, toolkit: str) -> None:
     pytest.importorskip(toolkit)
     prepared = prepared_by(toolkit, chosen=optioned({"gated": gated}))
     members = [each for each in prepared.quantizers.values() if isinstance(each, DdtbFakeQuantize)]
-    prepared.begin(IMAGES)
+    prepared.on_train_begin(IMAGES)
     assert len(gates(prepared)) == (max(1, round(gated * len(members))) if gated else 0)
     assert {each.options["bypassed"] for each in members} == {0.1}
 
@@ -191,9 +191,9 @@ def test_a_recipe_says_how_many_have_gates(gated: float, toolkit: str) -> None:
 @pytest.mark.parametrize(("bypassed", "steps"), [(0.0, 0), (0.5, 10), (0.85, 17)])
 def test_and_from_when_on_they_act(bypassed: float, steps: int) -> None:
     prepared = prepared_by("torchao", chosen=optioned({"bypassed": bypassed}))
-    prepared.begin(IMAGES)
+    prepared.on_train_begin(IMAGES)
     (gate, *_) = gates(prepared).values()
-    training = Training(prepared, Options(steps=20), peak=1.0)
+    training = Training(prepared, TrainingOptions(steps=20), peak=1.0)
     with training.learning:
         training.learning.take_turns(("weight", "activation"))
         for step in range(steps):
@@ -294,12 +294,14 @@ def test_a_prepared_model_starts_from_a_run_with_its_gates(gated: Run, caplog: p
 
 
 def test_a_restored_gate_judges_each_image_alone_and_learns_nothing_of_it() -> None:
-    one, other = (DdtbFakeQuantize("x", IntGrid(2, real_offset=True), bounds=Bounds.of(-1.0, 1.5)) for _ in range(2))
+    one, other = (
+        DdtbFakeQuantize("x", IntGrid(2, float_zero_point=True), bounds=Bounds.of(-1.0, 1.5)) for _ in range(2)
+    )
     one.give_gate(Gate(3))
     for each in (one, other):
-        each.resume(one.state())
+        each.restore(one.state())
         each.set_mode(Mode.QUANTIZE)
-        each.reached(1.0)
+        each.on_progress(1.0)
     with torch.no_grad():
         whole = other(IMAGES)
         assert torch.equal(other(IMAGES[:1]), whole[:1])
@@ -312,7 +314,7 @@ def test_what_others_run_pulls_nothing() -> None:
     (gated, *_) = (each for each in training.prepared.quantizers.values() if getattr(each, "gate", None))
     gated.train()
     training.prepared(IMAGES)
-    assert gated.pull() is None
+    assert gated.auxiliary_loss() is None
 
 
 def test_one_that_has_no_gates_says_for_what_it_lacks_them(gated: Run, caplog: pytest.LogCaptureFixture) -> None:

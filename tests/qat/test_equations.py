@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
+from helpers.trainings import begun, everything, interrupted
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
-from trainings import begun, everything, interrupted
 
 from srptq_plugin.qat.daq import DaqFakeQuantize, MixedDaqFakeQuantize
 from srptq_plugin.qat.ddtb import DdtbFakeQuantize
@@ -21,8 +21,8 @@ from srptq_plugin.qat.training import Training
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 
-SIGNED = IntGrid(4, signed=True, symmetric=True, narrow=True)
-REAL = IntGrid(4, real_offset=True)
+SIGNED = IntGrid(4, signed=True, symmetric=True, narrow_range=True)
+REAL = IntGrid(4, float_zero_point=True)
 Kind = type[BoundedFakeQuantize]
 
 
@@ -78,7 +78,7 @@ def close(found: Tensor | None, wanted: Tensor | None) -> None:
 
 @given(st.floats(-5, 1), st.floats(0.1, 10), st.integers(1, 8), st.integers(0, 100))
 def test_bounded_is_equation_1_of_ptq4sr(lower: float, width: float, bits: int, seed: int) -> None:
-    quantizer = made(BoundedFakeQuantize, IntGrid(bits, real_offset=True), lower, lower + width)
+    quantizer = made(BoundedFakeQuantize, IntGrid(bits, float_zero_point=True), lower, lower + width)
     ends = leaf(quantizer.lower), leaf(quantizer.upper)
     plain = leaf(drawn(*ends, bits, seed))
     own = plain.detach().float().requires_grad_()
@@ -121,7 +121,7 @@ class Said(nn.Module):
 def test_ddtb_is_equation_1_between_bounds_times_twice_a_sigmoid(
     lower: float, upper: float, bits: int, seed: int
 ) -> None:
-    quantizer = made(DdtbFakeQuantize, IntGrid(bits, real_offset=True), lower, upper)
+    quantizer = made(DdtbFakeQuantize, IntGrid(bits, float_zero_point=True), lower, upper)
     said = torch.randn(3, 2, generator=torch.Generator().manual_seed(seed))
     quantizer.gate = Said(said)
     ends, told = (leaf(quantizer.lower), leaf(quantizer.upper)), leaf(said)
@@ -177,7 +177,9 @@ def test_the_transfer_loss_has_exact_gradients() -> None:
 @given(bits=st.integers(1, 8), seed=st.integers(0, 100))
 def test_linear_weights_lie_between_their_extremes(axis: int | None, bits: int, seed: int) -> None:
     weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(seed))
-    quantizer = made(LinearFakeQuantize, IntGrid(bits, axis=axis, real_offset=True), -1.0, 1.0, constant=True)
+    quantizer = made(
+        LinearFakeQuantize, IntGrid(bits, channel_axis=axis, float_zero_point=True), -1.0, 1.0, constant=True
+    )
     rows = weight.double().flatten(1) if axis == 0 else weight.double().reshape(1, -1)
     low, high = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
     wanted = equation_1(rows, low, high, bits)
@@ -199,7 +201,7 @@ def test_the_state_of_what_looks_at_each_image_is_its_bounds(kind: Kind) -> None
         assert (one.bounds.lower, one.bounds.upper) == (other.bounds.lower, other.bounds.upper)
         assert not other.upper.requires_grad
     weights = made(kind, REAL, -1.0, 1.0, constant=True), made(kind, REAL, -3.0, 3.0, constant=True)
-    weights[0].follow(torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1)))
+    weights[0].refresh(torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(1)))
     weights[1].load_state_dict(weights[0].state_dict())
     assert torch.equal(weights[0].qparams().scale, weights[1].qparams().scale)
     assert torch.equal(weights[0].qparams().zero_point, weights[1].qparams().zero_point)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from scripts import run, shortened
+from helpers.scripts import run, shortened
 
 import srptq_plugin
 

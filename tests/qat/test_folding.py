@@ -1,8 +1,8 @@
 """Batch norms and mean shifts of a prepared model: folding undoes unfolding."""
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

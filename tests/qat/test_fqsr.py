@@ -4,21 +4,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
+from helpers.photographs import pixels, save
+from helpers.trainings import IMAGES, begun, interrupted
 from hypothesis import given
 from hypothesis import strategies as st
-from photographs import pixels, save
 from torch import Tensor
-from trainings import IMAGES, begun, interrupted
 
 import srptq_plugin
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.fqsr import FqsrFakeQuantize
-from srptq_plugin.qat.run import train_run
+from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.qat.training import Training
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.quantization.quantizer import Mode
@@ -39,7 +39,7 @@ def of_kinds(kinds: Mapping[str, Mapping[str, Any]]) -> Recipe:
 
 def quantizer(interval: float, bits: int = 4, *, signed: bool = True) -> FqsrFakeQuantize:
     """On the levels that a plan gives so many bits."""
-    grid = IntGrid(bits + signed, signed=signed, symmetric=True, narrow=signed)
+    grid = IntGrid(bits + signed, signed=signed, symmetric=True, narrow_range=signed)
     made = FqsrFakeQuantize("x", grid)
     made.fixed = False
     made.set_bounds(Bounds.of(-0.3 * interval if signed else 0.1 * interval, interval))
@@ -88,7 +88,9 @@ def test_values_that_are_not_clipped_move_the_interval_too() -> None:
     assert made.upper.grad.item() == pytest.approx(((1 - 1.2) - (1 - 1.2) + (1 - 0.6)) / 3, rel=1e-5)
 
 
-@pytest.mark.parametrize("grid", [IntGrid(4), IntGrid(4, real_offset=True), IntGrid(4, signed=True, symmetric=True)])
+@pytest.mark.parametrize(
+    "grid", [IntGrid(4), IntGrid(4, float_zero_point=True), IntGrid(4, signed=True, symmetric=True)]
+)
 @given(st.floats(-2, 0.5), st.floats(1.0, 3.0))
 def test_on_any_grid_it_reaches_equally_far_or_starts_at_zero(grid: IntGrid, lower: float, upper: float) -> None:
     made = FqsrFakeQuantize("x", grid)
@@ -99,7 +101,7 @@ def test_on_any_grid_it_reaches_equally_far_or_starts_at_zero(grid: IntGrid, low
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("grid", [IntGrid(4), IntGrid(4, real_offset=True)])
+@pytest.mark.parametrize("grid", [IntGrid(4), IntGrid(4, float_zero_point=True)])
 def test_the_state_is_the_interval_and_whether_it_has_a_sign(grid: IntGrid, *, signed: bool) -> None:
     one, other = FqsrFakeQuantize("x", grid), FqsrFakeQuantize("x", grid)
     one.set_bounds(Bounds.of(-1.0 if signed else 0.0, 1.0))
@@ -114,9 +116,9 @@ def test_a_plan_has_a_sign_beside_the_bits_of_the_magnitude_and_none_after_a_rel
     plan = networks.plan("edsr", recipe(4))
     grids = {site.name: site.grid for site in plan.sites}
     assert grids["body.0/relu"] == IntGrid(4, symmetric=True)
-    assert grids["body.0/add"] == IntGrid(5, signed=True, symmetric=True, narrow=True)
+    assert grids["body.0/add"] == IntGrid(5, signed=True, symmetric=True, narrow_range=True)
     assert (grids["body.0/add"].qmin, grids["body.0/add"].steps + 1) == (-15, 2**5 - 1)
-    assert grids["body.0.first.weight"] == IntGrid(5, signed=True, symmetric=True, narrow=True, axis=0)
+    assert grids["body.0.first.weight"] == IntGrid(5, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
     assert grids["tail.weight"].bits == 9
 
 

@@ -19,7 +19,7 @@ def images(count: int = 3, channels: int = 4, seed: int = 0) -> Tensor:
 
 
 def quantizer(bits: int = 2, bounds: tuple[float, float] = (-1.0, 1.5), *, gate: Gate | None = None) -> Any:
-    made = DdtbFakeQuantize("x", IntGrid(bits, real_offset=True))
+    made = DdtbFakeQuantize("x", IntGrid(bits, float_zero_point=True))
     made.fixed, made.gate = False, gate
     made.set_bounds(Bounds.of(*bounds))
     made.set_mode(Mode.QUANTIZE)
@@ -137,16 +137,16 @@ def test_the_bypassed_gate_is_pulled_to_one() -> None:
     made = quantizer(gate=gate).train()
     sizes = bypassed(made, 150, torch.optim.Adam(gate.parameters(), lr=3e-3))
     assert sizes[-1] < 0.05 * sizes[0]
-    assert made.pull() is None
-    made.reached(made.options["bypassed"])
+    assert made.auxiliary_loss() is None
+    made.on_progress(made.options["bypassed"])
     made(images())
-    assert made.pull() is None
+    assert made.auxiliary_loss() is None
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_short_training_has_pulled_a_new_gate_before_it_acts(seed: int) -> None:
     made = quantizer(gate=Gate(32, seed)).train()
-    rates = [{"params": [each], "lr": rate} for each, rate in made.own()]
+    rates = [{"params": [each], "lr": rate} for each, rate in made.extra_parameters()]
     bypassed(made, 40, torch.optim.Adam(rates), channels=32)
     factors = 2 * made.gate(images(16, 32)).sigmoid()
     assert factors.tolist() == [pytest.approx([1.0, 1.0], abs=0.03)] * 16
@@ -156,9 +156,9 @@ def bypassed(made: Any, steps: int, optimizer: torch.optim.Optimizer, channels: 
     """Pull for so many steps; how strong the pull was at each."""
     values, sizes = images(16, channels), list[float]()
     for _ in range(steps):
-        made.reached(0.0)
+        made.on_progress(0.0)
         assert torch.equal(made(values), quantizer()(values))
-        pull = made.pull()
+        pull = made.auxiliary_loss()
         assert pull is not None
         sizes.append(pull.item())
         optimizer.zero_grad()

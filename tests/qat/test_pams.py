@@ -1,8 +1,8 @@
 """PAMS against a plain transcription of its equations, and by name in both toolkits."""
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 import srptq_plugin
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.pams import PamsFakeQuantize, transfer_loss
-from srptq_plugin.qat.training import Options, Training
+from srptq_plugin.qat.training import Training, TrainingOptions
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 
@@ -18,7 +18,7 @@ IMAGES = networks.images(12, 12, 12, seed=5)
 
 
 def quantizer(alpha: float, bits: int = 4) -> PamsFakeQuantize:
-    made = PamsFakeQuantize("x", IntGrid(bits, signed=True, symmetric=True, narrow=True))
+    made = PamsFakeQuantize("x", IntGrid(bits, signed=True, symmetric=True, narrow_range=True))
     made.fixed = False
     made.set_bounds(Bounds.of(-0.3 * alpha, alpha))
     made.set_mode(Mode.QUANTIZE)
@@ -105,9 +105,11 @@ def test_the_transfer_loss_is_that_of_the_paper() -> None:
 
 def test_training_takes_it_over_from_the_float_network() -> None:
     prepared = networks.calibrated("edsr", 3, "onnxruntime")
-    plain, with_transfer = (Training(prepared, Options(steps=2, transfer=weight), 1.0) for weight in (0.0, 50.0))
-    batch = IMAGES[:2], prepared.teach(IMAGES[:2])[0]
+    plain, with_transfer = (
+        Training(prepared, TrainingOptions(steps=2, transfer=weight), 1.0) for weight in (0.0, 50.0)
+    )
+    batch = IMAGES[:2], prepared.float_forward(IMAGES[:2])[0]
     with torch.no_grad():
         losses = [each._loss(batch).item() for each in (plain, with_transfer)]  # pyright: ignore[reportPrivateUsage]
-        maps, targets = prepared.features(batch[0])[1], prepared.teach(batch[0])[1]
+        maps, targets = prepared.features(batch[0])[1], prepared.float_forward(batch[0])[1]
         assert losses[1] - losses[0] == pytest.approx(50 * transfer_loss(maps[-1], targets[-1]).item(), rel=1e-4)

@@ -18,9 +18,9 @@ KINDS = PamsFakeQuantize, FqsrFakeQuantize
 GRIDS = (
     *(IntGrid(bits, signed, symmetric=True) for bits, signed in product((2, 3, 4, 8, 16), (True, False))),
     *(IntGrid(bits, signed) for bits, signed in product((1, 2, 3, 4, 8, 16), (True, False))),
-    *(IntGrid(bits, signed=True, symmetric=True, narrow=True, power_of_two=True) for bits in (4, 8)),
-    *(IntGrid(bits, real_offset=True) for bits in (1, 4, 8)),
-    IntGrid(4, signed=True, symmetric=True, narrow=True),
+    *(IntGrid(bits, signed=True, symmetric=True, narrow_range=True, power_of_two=True) for bits in (4, 8)),
+    *(IntGrid(bits, float_zero_point=True) for bits in (1, 4, 8)),
+    IntGrid(4, signed=True, symmetric=True, narrow_range=True),
     IntGrid(8, power_of_two=True),
 )
 
@@ -59,7 +59,7 @@ def test_from_any_other_bounds_it_reaches_as_far_as_they_do(
 
 
 def test_each_channel_starts_by_itself() -> None:
-    grid = IntGrid(4, axis=0)
+    grid = IntGrid(4, channel_axis=0)
     made = FqsrFakeQuantize("weight", grid)
     first = Bounds.of(torch.tensor([-1.0, 0.0, -8.0]), torch.tensor([3.0, 2.0, 7.0]))
     made.set_bounds(first)

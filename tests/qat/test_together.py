@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from processes import Result, together, train_gates
+from helpers.processes import Result, together, train_gates
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
 Both = tuple[list[Result], Result]

@@ -3,19 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
-import saturating
 import torch
-from photographs import pixels
+from helpers import networks, saturating
+from helpers.photographs import pixels
 from torch import Tensor
 
 from srptq_plugin.data.images import Image
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.qat.batches import Batch, Patches
-from srptq_plugin.qat.training import Options, Training, Validation, train
+from srptq_plugin.qat.training import Training, TrainingOptions, Validation, train
 
 IMAGES = networks.images(3, 24, 24, seed=7)
 BATCHES = Patches([Image(str(n), pixels(24, 30, n)) for n in range(3)], None, 2, 16, 2, networks.UNIT)
@@ -25,12 +24,12 @@ STRONG = {"value_rate": 0.05, "bound_rate": 2e-3}
 def started(**options: Any) -> Training:
     prepared = networks.calibrated("edsr", 3, "onnxruntime")
     chosen: dict[str, Any] = {"steps": 6, "every": 2, **options}
-    return Training(prepared, Options(**chosen), peak=1.0)
+    return Training(prepared, TrainingOptions(**chosen), peak=1.0)
 
 
 def closeness(prepared: PreparedGraph) -> float:
     """PSNR against the float network."""
-    error = prepared(IMAGES) - prepared.teach(IMAGES)[0]
+    error = prepared(IMAGES) - prepared.float_forward(IMAGES)[0]
     return -10 * float(error.square().mean().log10())
 
 
@@ -56,7 +55,7 @@ def test_without_labels_it_comes_closer_to_the_float_network() -> None:
 def test_labels_are_learned_where_there_are_some() -> None:
     training = started()
     low, _ = BATCHES(0)
-    wanted = training.prepared.teach(low)[0] + 0.1
+    wanted = training.prepared.float_forward(low)[0] + 0.1
     with training.learning:
         training.learning.take_turns(("weight", "activation"))
         assert training.step((low, wanted)) > 255 * 0.08
@@ -92,7 +91,7 @@ def test_long_gradients_are_shortened() -> None:
         for _ in range(4):
             training.step((low, None))
         usual = training.usual
-        training.step((low, training.prepared.teach(low)[0] + 1e4))
+        training.step((low, training.prepared.float_forward(low)[0] + 1e4))
         norms = torch.stack([each.grad.norm().float() for each in training.learned if each.grad is not None])
         assert float(norms.norm()) <= 2.02 * usual
 
@@ -122,7 +121,7 @@ def test_a_checkpoint_of_another_training_is_refused() -> None:
 def test_weights_never_overflow_while_they_learn() -> None:
     """Eight bits of both and weights that learn fast: every step's integers are safe without VNNI."""
     prepared = networks.calibrated("edsr", 8, "onnxruntime")
-    training = Training(prepared, Options(steps=6, every=2, value_rate=2.0), peak=1.0)
+    training = Training(prepared, TrainingOptions(steps=6, every=2, value_rate=2.0), peak=1.0)
     before, changed = QuantTable.of(prepared).weights, list[bool]()
 
     def checked(step: int) -> Batch:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from srptq_plugin.quantization.fake_quantize import Gradient, again, fake_quantize, fake_quantize_pact
+from srptq_plugin.quantization.fake_quantize import Gradient, fake_quantize, fake_quantize_pact, recompute_fn
 from srptq_plugin.quantization.grid import Bounds, IntGrid, dequantize, project, quantize
 
 MANY = 3 * 2**17 + 5
-GRIDS = [IntGrid(4), IntGrid(8, signed=True, symmetric=True), IntGrid(4, real_offset=True)]
+GRIDS = [IntGrid(4), IntGrid(8, signed=True, symmetric=True), IntGrid(4, float_zero_point=True)]
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -50,12 +50,12 @@ def test_what_was_rounded_can_be_rounded_again(gradient: Gradient) -> None:
     bounds = Bounds.of(-1.3, 1.7)
     found, values = project(bounds, IntGrid(4)), normal(0).requires_grad_()
     given = fake_quantize(values, found) if gradient == "full" else fake_quantize_pact(values, bounds, found)
-    recompute = again(given)
+    recompute = recompute_fn(given)
     assert recompute is not None
     assert torch.equal(recompute(), given)
     assert not recompute().requires_grad
 
 
 def test_nothing_else_can() -> None:
-    assert again(normal(0).requires_grad_() * 2) is None
-    assert again(fake_quantize(normal(0), project(Bounds.of(-1.0, 1.0), IntGrid(4)))) is None
+    assert recompute_fn(normal(0).requires_grad_() * 2) is None
+    assert recompute_fn(fake_quantize(normal(0), project(Bounds.of(-1.0, 1.0), IntGrid(4)))) is None

@@ -33,13 +33,13 @@ def integer_grids(draw: st.DrawFn) -> IntGrid:
         draw(BITS),
         signed=signed,
         symmetric=draw(st.booleans()),
-        narrow=signed and draw(st.booleans()),
-        axis=draw(st.sampled_from([None, 0])),
+        narrow_range=signed and draw(st.booleans()),
+        channel_axis=draw(st.sampled_from([None, 0])),
         power_of_two=draw(st.booleans()),
     )
 
 
-PAPER = [IntGrid(bits, real_offset=True) for bits in (2, 4, 8)]
+PAPER = [IntGrid(bits, float_zero_point=True) for bits in (2, 4, 8)]
 GRIDS = integer_grids() | st.sampled_from(PAPER)
 ENDS = st.sampled_from(["lower", "upper"])
 
@@ -48,10 +48,10 @@ ENDS = st.sampled_from(["lower", "upper"])
 def bounds_for(draw: st.DrawFn, grid: IntGrid) -> Bounds:
     """Any two ends, the greater one on top; one pair, or one for each channel."""
     scale = draw(st.sampled_from([1e-9, 1e-3, 1.0, 1e3]))
-    size = 1 if grid.axis is None else CHANNELS
+    size = 1 if grid.channel_axis is None else CHANNELS
     ends = draw(st.lists(st.lists(REAL, min_size=2, max_size=2).map(sorted), min_size=size, max_size=size))
     pairs = torch.tensor(ends, dtype=torch.float64) * scale
-    return Bounds.of(pairs[0, 0], pairs[0, 1]) if grid.axis is None else Bounds.of(pairs[:, 0], pairs[:, 1])
+    return Bounds.of(pairs[0, 0], pairs[0, 1]) if grid.channel_axis is None else Bounds.of(pairs[:, 0], pairs[:, 1])
 
 
 @st.composite
@@ -79,7 +79,9 @@ def test_projecting_what_was_projected_changes_no_bit(case: tuple[IntGrid, Bound
     assert torch.equal(again.bounds.upper, once.bounds.upper)
 
 
-@pytest.mark.parametrize("grid", [IntGrid(8), IntGrid(8, signed=True, symmetric=True), IntGrid(4, real_offset=True)])
+@pytest.mark.parametrize(
+    "grid", [IntGrid(8), IntGrid(8, signed=True, symmetric=True), IntGrid(4, float_zero_point=True)]
+)
 def test_projecting_again_changes_no_bit_near_the_smallest_range(grid: IntGrid) -> None:
     near = SMALLEST_RANGE * (1 + torch.linspace(-1e-7, 1e-7, 201, dtype=torch.float64))
     for upper in near:
@@ -90,19 +92,19 @@ def test_projecting_again_changes_no_bit_near_the_smallest_range(grid: IntGrid) 
 @pytest.mark.parametrize("bits", [2, 8, 16])
 def test_every_power_of_two_is_its_own_projection(bits: int) -> None:
     """In one tensor, where a vectorized logarithm runs, and one by one, where it does not."""
-    grid = IntGrid(bits, signed=True, symmetric=True, axis=0, power_of_two=True)
+    grid = IntGrid(bits, signed=True, symmetric=True, channel_axis=0, power_of_two=True)
     powers = torch.exp2(torch.arange(-20, 20, dtype=torch.float64))
     many = project(Bounds.of(grid.qmin * powers, grid.qmax * powers), grid)
     assert torch.equal(many.scale, powers.float())
     for power in powers:
-        one = project(Bounds.of(grid.qmin * power, grid.qmax * power), replace(grid, axis=None))
+        one = project(Bounds.of(grid.qmin * power, grid.qmax * power), replace(grid, channel_axis=None))
         assert one.scale.item() == power
 
 
 @given(grids_and_bounds())
 def test_zero_is_exact_and_within_the_bounds(case: tuple[IntGrid, Bounds]) -> None:
     grid, bounds = case
-    if grid.real_offset:
+    if grid.float_zero_point:
         return
     found = project(bounds, grid)
     assert (found.bounds.lower <= 0).all()
@@ -128,7 +130,7 @@ def test_projected_bounds_are_near_what_was_asked(case: tuple[IntGrid, Bounds]) 
 
 def wanted_ends(grid: IntGrid, bounds: Bounds) -> tuple[Tensor, Tensor]:
     """The narrowest range of the grid's kind around the bounds."""
-    if grid.real_offset:
+    if grid.float_zero_point:
         return bounds.lower, bounds.upper
     lower, upper = bounds.lower.clamp(max=0), bounds.upper.clamp(min=0)
     if not grid.symmetric:
@@ -157,16 +159,16 @@ def test_the_exact_step_of_each_kind() -> None:
     assert project(ends, IntGrid(8, signed=True, symmetric=True)).scale.item() == np.float32(2 / 127)
     far = Bounds.of(-2.0, 1.0)
     assert project(far, IntGrid(8, signed=True, symmetric=True)).scale.item() == 2 / 128
-    assert project(far, IntGrid(8, signed=True, symmetric=True, narrow=True)).scale.item() == np.float32(2 / 127)
+    assert project(far, IntGrid(8, signed=True, symmetric=True, narrow_range=True)).scale.item() == np.float32(2 / 127)
     assert project(ends, IntGrid(8, symmetric=True)).scale.item() == np.float32(2 / 255)
     assert project(ends, IntGrid(8, signed=True, symmetric=True, power_of_two=True)).scale.item() == 2**-5
-    positive = project(Bounds.of(1.0, 4.0), IntGrid(2, real_offset=True))
+    positive = project(Bounds.of(1.0, 4.0), IntGrid(2, float_zero_point=True))
     assert (positive.scale.item(), positive.zero_point.item()) == (1.0, -1.0)
 
 
 @given(GRIDS, st.sampled_from([0.0, 1e-30, -1e-30, 1e-13, 0.25, -3.0]))
 def test_a_constant_tensor_gets_a_valid_grid(grid: IntGrid, constant: float) -> None:
-    ends = torch.full((CHANNELS,) if grid.axis == 0 else (), constant, dtype=torch.float64)
+    ends = torch.full((CHANNELS,) if grid.channel_axis == 0 else (), constant, dtype=torch.float64)
     found = project(Bounds.of(ends, ends), grid)
     assert found.scale.isfinite().all()
     assert (found.scale > 0).all()
@@ -175,7 +177,7 @@ def test_a_constant_tensor_gets_a_valid_grid(grid: IntGrid, constant: float) -> 
     restored = dequantize(quantize(values, found), found)
     assert restored.isfinite().all()
     if not (grid.symmetric and not grid.signed and constant < 0):
-        torch.testing.assert_close(restored, values, rtol=1e-6 if grid.real_offset else 0.51, atol=1e-12)
+        torch.testing.assert_close(restored, values, rtol=1e-6 if grid.float_zero_point else 0.51, atol=1e-12)
 
 
 @given(grids_and_bounds(), VALUES)
@@ -193,7 +195,7 @@ def test_integers_are_in_range_and_rise_with_the_values(case: tuple[IntGrid, Bou
 @given(grids_and_bounds())
 def test_every_level_survives_a_round_trip(case: tuple[IntGrid, Bounds]) -> None:
     grid, bounds = case
-    if grid.real_offset:
+    if grid.float_zero_point:
         return
     found = project(bounds, grid)
     levels = torch.arange(grid.qmin, grid.qmax + 1, dtype=torch.int32).expand(CHANNELS, -1)
@@ -203,7 +205,7 @@ def test_every_level_survives_a_round_trip(case: tuple[IntGrid, Bounds]) -> None
 @given(grids_and_bounds(), VALUES)
 def test_quantizing_is_what_float64_says(case: tuple[IntGrid, Bounds], values: Tensor) -> None:
     grid, bounds = case
-    if grid.real_offset:
+    if grid.float_zero_point:
         return
     found = project(bounds, grid)
     integers = quantize(values.expand(CHANNELS, -1), found)
@@ -220,14 +222,14 @@ def test_quantizing_is_what_float64_says(case: tuple[IntGrid, Bounds], values: T
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_each_channel_has_its_own_parameters(axis: int) -> None:
-    grid = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=axis)
+    grid = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=axis)
     values = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     rows = values.movedim(axis, 0).flatten(1)
     found = project(Bounds.of(rows.amin(1), rows.amax(1)), grid)
     together = dequantize(quantize(values, found), found).movedim(axis, 0)
     for channel in range(len(rows)):
         ends = Bounds.of(rows[channel].min(), rows[channel].max())
-        alone = project(ends, replace(grid, axis=None))
+        alone = project(ends, replace(grid, channel_axis=None))
         one = values.movedim(axis, 0)[channel]
         assert torch.equal(together[channel], dequantize(quantize(one, alone), alone))
 
@@ -248,10 +250,10 @@ SMOOTH = st.tuples(st.floats(-10, -0.5), st.floats(0.5, 10))
 SLOPED = [
     IntGrid(8),
     IntGrid(8, signed=True),
-    IntGrid(4, signed=True, symmetric=True, narrow=True),
+    IntGrid(4, signed=True, symmetric=True, narrow_range=True),
     IntGrid(8, signed=True, symmetric=True),
     IntGrid(4, symmetric=True),
-    IntGrid(4, real_offset=True),
+    IntGrid(4, float_zero_point=True),
 ]
 
 

@@ -16,24 +16,24 @@ from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode, fake_
 
 CHANNELS = 3
 Three = tuple[Tensor, Tensor, Tensor]
-WEIGHT = IntGrid(4, signed=True, symmetric=True, narrow=True, axis=0)
+WEIGHT = IntGrid(4, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
 ACTIVATION = IntGrid(4)
 GRIDS = [
     ACTIVATION,
     WEIGHT,
-    IntGrid(4, axis=1),
+    IntGrid(4, channel_axis=1),
     IntGrid(8, signed=True),
     IntGrid(8, signed=True, symmetric=True, power_of_two=True),
     IntGrid(8, symmetric=True),
-    IntGrid(16, signed=True, axis=0),
-    IntGrid(4, real_offset=True),
-    IntGrid(8, axis=0, real_offset=True),
+    IntGrid(16, signed=True, channel_axis=0),
+    IntGrid(4, float_zero_point=True),
+    IntGrid(8, channel_axis=0, float_zero_point=True),
 ]
 
 
 def ends_of(grid: IntGrid, lower: float, upper: float) -> Bounds:
     """Different for each channel, where channels differ."""
-    factors = torch.tensor(1.0) if grid.axis is None else torch.tensor([1.0, 0.25, 3.0])
+    factors = torch.tensor(1.0) if grid.channel_axis is None else torch.tensor([1.0, 0.25, 3.0])
     return Bounds.of(lower * factors, upper * factors)
 
 
@@ -57,13 +57,13 @@ def gradients(quantizer: BoundedFakeQuantize, values: Tensor, weights: Tensor) -
 
 
 def along(parameter: Tensor, grid: IntGrid) -> Tensor:
-    if grid.axis is None:
+    if grid.channel_axis is None:
         return parameter
-    return parameter.reshape([-1 if axis == grid.axis else 1 for axis in range(3)])
+    return parameter.reshape([-1 if axis == grid.channel_axis else 1 for axis in range(3)])
 
 
 def summed(values: Tensor, grid: IntGrid) -> Tensor:
-    return values.sum([axis for axis in range(3) if axis != grid.axis])
+    return values.sum([axis for axis in range(3) if axis != grid.channel_axis])
 
 
 def lsq_plus(grid: IntGrid, bounds: Bounds, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,14 +103,14 @@ def cases(draw: st.DrawFn) -> tuple[QParams, Tensor]:
 def torchs_own(values: Tensor, found: QParams) -> Tensor:
     """By the kernels that toolkits put in place of our quantizers."""
     grid, zero_point = found.grid, found.zero_point.int()
-    if grid.real_offset:
+    if grid.float_zero_point:
         offset = along(found.zero_point * found.scale, grid)
-        whole = QParams(found.scale, torch.zeros_like(found.zero_point), replace(grid, real_offset=False))
+        whole = QParams(found.scale, torch.zeros_like(found.zero_point), replace(grid, float_zero_point=False))
         return torchs_own(values + offset, whole) - offset
     ends = grid.qmin, grid.qmax
-    if grid.axis is None:
+    if grid.channel_axis is None:
         return torch.fake_quantize_per_tensor_affine(values, found.scale, zero_point, *ends)
-    return torch.fake_quantize_per_channel_affine(values, found.scale, zero_point, grid.axis, *ends)
+    return torch.fake_quantize_per_channel_affine(values, found.scale, zero_point, grid.channel_axis, *ends)
 
 
 @given(cases())
@@ -137,20 +137,20 @@ def test_learning_forwards_have_the_same_bits(case: tuple[QParams, Tensor], grad
     assert torch.equal(learning.detach(), wanted)
     with torch.no_grad():
         assert torch.equal(quantizer(values), wanted)
-    quantizer.hold()
+    quantizer.freeze()
     assert torch.equal(quantizer(values), wanted)
 
 
 @given(cases())
 def test_quantizing_twice_changes_nothing(case: tuple[QParams, Tensor]) -> None:
     found, values = case
-    if found.grid.real_offset:
+    if found.grid.float_zero_point:
         return
     once = fake_quantize(values, found)
     assert torch.equal(fake_quantize(once, found), once)
 
 
-@pytest.mark.parametrize("grid", [each for each in GRIDS if not each.real_offset and not each.power_of_two])
+@pytest.mark.parametrize("grid", [each for each in GRIDS if not each.float_zero_point and not each.power_of_two])
 @pytest.mark.parametrize("ends", [(-1.0, 0.7), (-0.2, 1.3), (-0.9, 0.1)])
 def test_full_gradients_are_those_of_lsq_plus(grid: IntGrid, ends: tuple[float, float]) -> None:
     if grid.symmetric and not grid.signed:
@@ -167,7 +167,7 @@ def test_full_gradients_are_those_of_lsq_plus(grid: IntGrid, ends: tuple[float, 
 
 def test_the_paper_has_gradients_for_its_real_offset() -> None:
     """Clipped values pull the bound that clips them with weight one, as eq. (1) says."""
-    grid = IntGrid(4, real_offset=True)
+    grid = IntGrid(4, float_zero_point=True)
     quantizer = quantizing(grid, Bounds.of(-0.5, 1.0))
     low, high, _ = gradients(quantizer, torch.tensor([-3.0, -2.0]), torch.tensor([1.0, 2.0]))
     assert (low.item(), high.item()) == pytest.approx((3.0, 0.0), abs=1e-5)
@@ -175,7 +175,7 @@ def test_the_paper_has_gradients_for_its_real_offset() -> None:
     assert (low.item(), high.item()) == pytest.approx((0.0, 3.0), abs=1e-5)
 
 
-@pytest.mark.parametrize("grid", [ACTIVATION, WEIGHT, IntGrid(4, real_offset=True), IntGrid(4, axis=1)])
+@pytest.mark.parametrize("grid", [ACTIVATION, WEIGHT, IntGrid(4, float_zero_point=True), IntGrid(4, channel_axis=1)])
 def test_pact_moves_the_bound_that_clips_and_no_other(grid: IntGrid) -> None:
     quantizer = quantizing(grid, ends_of(grid, -1.0, 1.0))
     quantizer.gradient = "pact"
@@ -253,20 +253,20 @@ def test_held_parameters_outlive_a_change_of_bounds_until_released() -> None:
     quantizer = quantizing(ACTIVATION, Bounds.of(-1.0, 1.0))
     values = sample()
     before = quantizer(values).detach()
-    quantizer.hold()
+    quantizer.freeze()
     assert torch.equal(quantizer(values), before)
     quantizer.upper.data *= 2
     assert torch.equal(quantizer(values), before)
     moved = values.clone().requires_grad_()
     assert quantizer(moved).requires_grad
-    quantizer.release()
+    quantizer.unfreeze()
     assert not torch.equal(quantizer(values), before)
 
 
 def test_a_held_constant_is_quantized_once() -> None:
     quantizer = quantizing(WEIGHT, ends_of(WEIGHT, -1.0, 1.0), constant=True)
     weight = torch.nn.Parameter(sample())
-    quantizer.hold()
+    quantizer.freeze()
     first = quantizer(weight)
     assert quantizer(weight) is first
     assert not first.requires_grad

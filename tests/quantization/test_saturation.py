@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import saturating
 import torch
+from helpers import saturating
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
@@ -15,8 +15,8 @@ from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project, qu
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.quantization.saturation import MARGIN, fit_, pair_limit, pair_sums, safe
 
-GRID = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0, pair_limit=128)
-WHOLE = IntGrid(8, signed=True, symmetric=True, narrow=True, pair_limit=128)
+GRID = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0, pair_limit=128)
+WHOLE = IntGrid(8, signed=True, symmetric=True, narrow_range=True, pair_limit=128)
 SHAPES = array_shapes(min_dims=4, max_dims=4, max_side=5)
 
 
@@ -27,7 +27,7 @@ def drawn(shape: tuple[int, ...], seed: int, tail: float) -> Tensor:
 
 
 def by_extremes(weight: Tensor, grid: IntGrid, share: float = 1.0) -> QParams:
-    reach = share * weight.abs().flatten(1).amax(1) if grid.axis == 0 else share * weight.abs().max()
+    reach = share * weight.abs().flatten(1).amax(1) if grid.channel_axis == 0 else share * weight.abs().max()
     return project(Bounds.of(-reach, reach), grid)
 
 
@@ -119,7 +119,10 @@ def test_quantizer_follows_a_weight_that_changes() -> None:
 
 def test_activations_and_vnni_only_weights_keep_their_bounds() -> None:
     weight = drawn((4, 3, 3, 3), 0, 0.3)
-    for grid, constant in ((IntGrid(8), False), (IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0), True)):
+    for grid, constant in (
+        (IntGrid(8), False),
+        (IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0), True),
+    ):
         quantizer = BoundedFakeQuantize("site", grid, bounds=Bounds.of(-1.0, 1.0), constant=constant)
         quantizer.set_mode(Mode.QUANTIZE)
         before = quantizer.qparams().scale

@@ -4,8 +4,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-import networks
 import pytest
+from helpers import networks
 
 from srptq_plugin import hookimpl
 from srptq_plugin.errors import SrptqError
@@ -13,7 +13,7 @@ from srptq_plugin.pipeline import quantize
 from srptq_plugin.plugins.entries import ReconstructionEntry
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.binding import makers_of, rules_of, tuner_of
+from srptq_plugin.recipes.binding import qconfigs_of, rules_of, tuner_of
 from srptq_plugin.recipes.recipe import Recipe
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -124,15 +124,15 @@ def test_the_first_preset_is_the_default() -> None:
 def test_shipped_recipes_run_on_their_targets(name: str) -> None:
     recipe, registry = Recipe.load(name), Registry()
     assert recipe.weights.bits in rules_of(recipe, registry).weight_bits
-    makers = makers_of(recipe, registry)
-    assert makers["activation"].observer(IntGrid(4), 2) is not makers["activation"].observer(IntGrid(4), 2)
+    qconfigs = qconfigs_of(recipe, registry)
+    assert qconfigs["activation"].observer(IntGrid(4), 2) is not qconfigs["activation"].observer(IntGrid(4), 2)
 
 
 @pytest.mark.parametrize("role", ["weights", "activations"])
 @pytest.mark.parametrize(("given", "message"), WRONG)
 def test_wrong_options_of_an_observer_name_their_key(role: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises(SrptqError, match=rf"^{role}\.options: {message}"):
-        makers_of(with_keys({role: given}), Registry())
+        qconfigs_of(with_keys({role: given}), Registry())
 
 
 def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.plugins.entries import ReconstructionEntry
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.files import parse, shipped
 from srptq_plugin.recipes.recipe import Recipe, check_names
+from srptq_plugin.recipes.recipe_files import parse, shipped
 from srptq_plugin.recipes.schema import OtherSettings, PacSettings
-from srptq_plugin.reconstruction.pac import Options
+from srptq_plugin.reconstruction.pac import PacOptions
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_overrides_are_yaml_and_the_last_one_wins() -> None:
 
 
 def test_pacs_settings_are_pacs_options() -> None:
-    ours, theirs = PacSettings().options(), vars(Options())
+    ours, theirs = PacSettings().options(), vars(PacOptions())
     assert ours == {key: theirs[key] for key in ours}
     assert PacSettings.model_fields.keys() - {"name"} <= theirs.keys()
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.recipes.files import Layer, parse
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.recipe_files import RecipeLayer, parse
 
 NAN, INF, HUGE = float("nan"), float("inf"), 10**400
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just(HUGE)
@@ -189,7 +189,7 @@ def _dump(data: object) -> str:
 @example("weights.bits", 1)
 @example("weights.bits", 0)
 def test_any_other_number_of_bits_is_refused(key: str, bits: float | str) -> None:
-    layers = [Layer("mine.yaml", {"target": "paper", key.split(".", maxsplit=1)[0]: {"bits": bits}})]
+    layers = [RecipeLayer("mine.yaml", {"target": "paper", key.split(".", maxsplit=1)[0]: {"bits": bits}})]
     if isinstance(bits, int) and 1 <= bits <= 16:
         assert Recipe.from_layers(layers)
     else:

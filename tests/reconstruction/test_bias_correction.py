@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.bias_correction import correct_biases
@@ -64,7 +64,7 @@ def test_it_is_a_reconstruction_of_its_own() -> None:
 def test_what_one_module_does_twice_is_corrected_as_one() -> None:
     prepared = networks.calibrated("shared", 3, "onnxruntime")
     correct_biases(prepared, IMAGES)
-    assert set(prepared.learned_biases()) == set(prepared.plan.convs)
+    assert set(prepared.tuned_biases()) == set(prepared.plan.convs)
     assert prepared(IMAGES).isfinite().all()
 
 
@@ -93,4 +93,4 @@ def test_a_correction_that_does_not_help_is_undone(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("srptq_plugin.reconstruction.pac.correct_biases", spoil)
     prepared = networks.calibrated("edsr", 4, "onnxruntime")
     reconstruct(prepared, IMAGES, epochs=1, bias_correction=True)
-    assert not prepared.learned_biases()
+    assert not prepared.tuned_biases()

@@ -1,8 +1,8 @@
 """Patches in other colors."""
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +39,7 @@ def test_processes_change_what_one_would(monkeypatch: pytest.MonkeyPatch) -> Non
     images = networks.images(6, 8, 8, seed=2)
     whole = recolored(images, 0.0, 1.0)
     for rank in range(3):
-        monkeypatch.setattr(color_augmentation, "places", {2: range(rank, 6, 3)}.__getitem__)
+        monkeypatch.setattr(color_augmentation, "own_indices", {2: range(rank, 6, 3)}.__getitem__)
         assert recolored(images[rank::3], 0.0, 1.0).equal(whole[rank::3])
 
 

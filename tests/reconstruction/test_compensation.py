@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import networks
 import pytest
-import saturating
 import torch
+from helpers import networks, saturating
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -15,17 +14,23 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.export import export_network, own_module
 from srptq_plugin.graph.network import Network, drop_identities
 from srptq_plugin.planning.planner import make_plan
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.quantization.saturation import safe
-from srptq_plugin.recipes.binding import makers_of, rules_of
+from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.reconstruction import compensation
-from srptq_plugin.reconstruction.compensation import Part, compensate, rounded
+from srptq_plugin.reconstruction.compensation import InputPart, compensate, rounded
 
-SYMMETRIC = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0)
-GRIDS = [SYMMETRIC, SYMMETRIC.at(4), IntGrid(8, axis=0), IntGrid(4, real_offset=True, axis=0), IntGrid(8)]
+SYMMETRIC = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
+GRIDS = [
+    SYMMETRIC,
+    SYMMETRIC.at(4),
+    IntGrid(8, channel_axis=0),
+    IntGrid(4, float_zero_point=True, channel_axis=0),
+    IntGrid(8),
+]
 
 
 def weight_of(shape: tuple[int, ...], seed: int = 0) -> Tensor:
@@ -33,7 +38,7 @@ def weight_of(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 
 def by_extremes(weight: Tensor, grid: IntGrid) -> QParams:
-    ends = weight.flatten(1).aminmax(dim=1) if grid.axis == 0 else weight.aminmax()
+    ends = weight.flatten(1).aminmax(dim=1) if grid.channel_axis == 0 else weight.aminmax()
     return project(Bounds.of(ends.min, ends.max), grid)
 
 
@@ -54,7 +59,7 @@ def test_unlike_inputs_leave_nearest_levels(grid: IntGrid, seed: int) -> None:
     """Half way between two levels either is nearest."""
     weight = weight_of((3, 4, 3, 3), seed)
     qparams = by_extremes(weight, grid)
-    levels = rounded(weight, qparams, [Part(0, slice(0, 4), torch.eye(36))])
+    levels = rounded(weight, qparams, [InputPart(0, slice(0, 4), torch.eye(36))])
     nearest = dequantize(quantize(weight, qparams), qparams)
     off, least = (levels - weight).abs(), (nearest - weight).abs()
     assert bool((off - least <= 1e-5 * qparams.scale.max()).all())
@@ -65,19 +70,19 @@ def test_unlike_inputs_leave_nearest_levels(grid: IntGrid, seed: int) -> None:
 def test_inputs_alike_halve_the_output_error(grid: IntGrid, seed: int) -> None:
     weight, moments = weight_of((64, 4, 3, 3), seed), alike(36, 0.95)
     qparams = by_extremes(weight, grid)
-    levels = rounded(weight, qparams, [Part(0, slice(0, 4), moments)])
+    levels = rounded(weight, qparams, [InputPart(0, slice(0, 4), moments)])
     integers = quantize(levels, qparams)
     assert bool((integers >= grid.qmin).all() & (integers <= grid.qmax).all())
-    nearest = compensation.rounded(weight, qparams, [Part(0, slice(0, 4), torch.eye(36))])
+    nearest = compensation.rounded(weight, qparams, [InputPart(0, slice(0, 4), torch.eye(36))])
     assert error(weight, levels, moments) < 0.5 * error(weight, nearest, moments)
 
 
 @given(seed=st.integers(0, 10**6), inputs=st.integers(1, 6), correlation=st.floats(0, 0.99))
 def test_compensated_weights_never_overflow(seed: int, inputs: int, correlation: float) -> None:
     weight = weight_of((3, inputs, 3, 3), seed).abs()
-    grid = IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0, pair_limit=128)
+    grid = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0, pair_limit=128)
     qparams = safe(weight, by_extremes(weight, grid))
-    part = Part(0, slice(0, inputs), alike(9 * inputs, correlation))
+    part = InputPart(0, slice(0, inputs), alike(9 * inputs, correlation))
     levels = rounded(weight, qparams, [part])
     assert not saturating.overflows(quantize(levels, qparams).numpy())
     assert torch.equal(safe(levels, qparams).scale, qparams.scale)
@@ -100,8 +105,8 @@ def prepared_of(module: nn.Module) -> PreparedGraph:
     torch.manual_seed(1)
     program, recipe, registry = export_network(module.eval()), networks.recipe(4), Registry()
     network = Network(drop_identities(own_module(program)))
-    plan = make_plan(network, rules_of(recipe, registry), recipe, networks.UNIT, makers_of(recipe, registry))
-    prepared = PreparedGraph.placed(network.module, plan)
+    plan = make_plan(network, rules_of(recipe, registry), recipe, networks.UNIT, qconfigs_of(recipe, registry))
+    prepared = PreparedGraph.from_plan(network.module, plan)
     prepared.observe([networks.images(seed=1)])
     return prepared
 
@@ -128,7 +133,7 @@ def test_moments_are_those_of_what_the_weights_read(geometry: dict[str, Any]) ->
     image = networks.images(1)
     weight = next(site for site in prepared.plan.weights if site.name.startswith("conv"))
     with torch.no_grad():
-        parts = compensation.Reader(prepared).moments(image)[weight]
+        parts = compensation.InputReader(prepared).moments(image)[weight]
     conv = nn.Conv2d(12, 12, **geometry)
     (height, width), groups = conv.kernel_size, conv.groups
     padding = tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
@@ -142,14 +147,14 @@ def test_moments_are_those_of_what_the_weights_read(geometry: dict[str, Any]) ->
 @pytest.mark.parametrize("bits", [8, 4])
 def test_the_image_never_gets_worse(kind: str, bits: int) -> None:
     prepared, images = networks.calibrated(kind, bits), networks.images(6, seed=1)
-    teacher = prepared.teach(images)[0]
+    teacher = prepared.float_forward(images)[0]
     with torch.no_grad():
         before = (prepared(images) - teacher).square().mean()
         gain = compensate(prepared, images)
         after = (prepared(images) - teacher).square().mean()
     assert gain >= 0
     assert float(10 * torch.log10(before / after)) == pytest.approx(gain, abs=0.01)
-    assert torch.equal(prepared.teach(images)[0], teacher)
+    assert torch.equal(prepared.float_forward(images)[0], teacher)
     table = QuantTable.of(prepared)
     assert not any(saturating.overflows(each.numpy()) for each in table.weights.values() if bits == 8)
 
@@ -171,7 +176,7 @@ def test_wide_layers_are_cut_between_channels(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(compensation, "MOST", 40)
     prepared = networks.calibrated("edsr")
     with torch.no_grad(), prepared.mode(Mode.QUANTIZE):
-        parts = compensation.Reader(prepared).moments(networks.images(2))
+        parts = compensation.InputReader(prepared).moments(networks.images(2))
     cut = {site.name: [part.channels for part in each] for site, each in parts.items()}
     assert cut["head.weight"] == [slice(0, 4)]
     assert cut["tail.weight"] == [slice(0, 4), slice(4, 8)]

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
+from helpers.trainings import batch, begun
 from torch import Tensor
-from trainings import batch, begun
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.qat.training import train
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
 from srptq_plugin.reconstruction.learning import Weights
@@ -43,9 +43,9 @@ def test_free_weights_and_biases_learn_and_nothing_else_of_the_network() -> None
 
 def test_the_float_network_that_it_learns_from_stays() -> None:
     prepared = networks.calibrated("edsr", 4, "onnxruntime")
-    float_before, program = prepared.teach(IMAGES)[0], networks.exported("edsr").module()(IMAGES)
+    float_before, program = prepared.float_forward(IMAGES)[0], networks.exported("edsr").module()(IMAGES)
     reconstruct(prepared, IMAGES, weights="free", schedule="joint", epochs=2)
-    assert torch.equal(prepared.teach(IMAGES)[0], float_before)
+    assert torch.equal(prepared.float_forward(IMAGES)[0], float_before)
     assert torch.equal(networks.exported("edsr").module()(IMAGES), program)
 
 
@@ -72,7 +72,7 @@ def test_rounding_takes_one_of_the_two_levels_around_each_weight() -> None:
         assert ((real - before[name]).abs() <= step * 1.001)[inside].all()
         moved += int((real != fake_quantize(before[name], grids[name])).sum())
     assert moved > 10
-    assert not prepared.learned_biases()
+    assert not prepared.tuned_biases()
 
 
 @pytest.mark.parametrize("kind", ["edsr", "imdn", "shared"])
@@ -98,7 +98,7 @@ def test_a_start_that_was_better_is_gone_back_to_weights_included() -> None:
     before = values(networks.calibrated("edsr", 4, "onnxruntime"))
     prepared = tuned(value_rate=50.0, epochs=1)
     assert all(torch.equal(weight, before[name]) for name, weight in values(prepared).items())
-    assert not prepared.learned_biases()
+    assert not prepared.tuned_biases()
 
 
 def test_alternating_lets_weights_learn_in_their_turn_only() -> None:

@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor, fx, nn
 
 from srptq_plugin.data.metrics import psnr
@@ -18,13 +18,13 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.planner import make_plan
-from srptq_plugin.planning.prepared import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, QParams
 from srptq_plugin.quantization.quantizer import Mode, fake_quantize
-from srptq_plugin.recipes.binding import makers_of, rules_of
+from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.reconstruction.color_augmentation import recolored
-from srptq_plugin.reconstruction.pac import Options, reconstruct
+from srptq_plugin.reconstruction.pac import PacOptions, reconstruct
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher, normalized
 
@@ -69,7 +69,7 @@ def loss(prepared: PreparedGraph, images: Tensor) -> tuple[float, float]:
     """Equations 6 to 8 in float64, in 8-bit levels, and map by map, sample by sample, undivided by H W C."""
     with torch.no_grad():
         output, maps = prepared.features(images)
-        wanted, targets = prepared.teach(images)
+        wanted, targets = prepared.float_forward(images)
     pixel = 255 * (output - wanted).abs().double().mean().item()
     distances: list[float] = []
     for found, target in zip(maps, targets, strict=True):
@@ -90,7 +90,7 @@ def test_the_loss_is_that_of_the_paper(prepared: PreparedGraph) -> None:
 
 def test_the_root_mean_square_of_each_sample_is_what_its_psnr_sees(prepared: PreparedGraph) -> None:
     with torch.no_grad():
-        pairs = list(zip(prepared(IMAGES), prepared.teach(IMAGES)[0], strict=True))
+        pairs = list(zip(prepared(IMAGES), prepared.float_forward(IMAGES)[0], strict=True))
     wanted = [255 * 10 ** (-psnr(one.numpy(), other.numpy(), 1.0) / 20) for one, other in pairs]
     found = reconstruct(prepared, IMAGES, epochs=1, feature_weight=0.0, **PLAIN)
     assert found["loss_before"] == pytest.approx(math.fsum(wanted) / len(wanted), rel=1e-5)
@@ -99,7 +99,7 @@ def test_the_root_mean_square_of_each_sample_is_what_its_psnr_sees(prepared: Pre
 def test_what_regions_are_off_by_counts_on_top(prepared: PreparedGraph) -> None:
     images = networks.images(2, 20, 24, seed=3)
     with torch.no_grad():
-        error = 255 * (prepared(images) - prepared.teach(images)[0]).double() / (images.max() - images.min())
+        error = 255 * (prepared(images) - prepared.float_forward(images)[0]).double() / (images.max() - images.min())
     height, width = (side // 16 for side in error.shape[2:])
     wanted = 0.0
     for sample in error:
@@ -129,7 +129,7 @@ def test_levels_are_counted_by_the_range_of_the_images(prepared: PreparedGraph) 
 def test_the_literal_loss_is_equation_8_as_printed(prepared: PreparedGraph) -> None:
     """The norm itself, not its square, over H W C."""
     with torch.no_grad():
-        maps, targets = prepared.features(IMAGES)[1], prepared.teach(IMAGES)[1]
+        maps, targets = prepared.features(IMAGES)[1], prepared.float_forward(IMAGES)[1]
     pairs = [pair for two in zip(maps, targets, strict=True) for pair in zip(*(m.double() for m in two), strict=True)]
     terms = [float((one / one.norm() - other / other.norm()).norm()) / one.numel() for one, other in pairs]
     options: dict[str, Any] = {"feature_loss": "literal", "output_weight": 0.0, "feature_weight": 1.0, **PLAIN}
@@ -194,7 +194,7 @@ def test_weights_that_do_not_learn_are_quantized_once_an_epoch(
     marks: list[int] = []
 
     def counting(values: Tensor, qparams: QParams) -> Tensor:
-        calls.extend([1] * (qparams.grid.axis == 0))
+        calls.extend([1] * (qparams.grid.channel_axis == 0))
         return fake_quantize(values, qparams)
 
     def mark(what: str, _done: int, _total: int) -> None:
@@ -341,13 +341,13 @@ def test_an_unknown_option_lists_the_choices(prepared: PreparedGraph) -> None:
 
 
 def test_turns_begin_with_weights() -> None:
-    alternating, joint = Options(schedule="alternating"), Options(schedule="joint")
+    alternating, joint = PacOptions(schedule="alternating"), PacOptions(schedule="joint")
     assert [alternating.turn(epoch) for epoch in range(3)] == [("weight",), ("activation",), ("weight",)]
     assert joint.turn(0) == ("weight", "activation")
 
 
 def test_with_one_role_quantized_it_is_always_its_turn() -> None:
-    assert [Options(schedule="alternating").turn(epoch, ("activation",)) for epoch in range(2)] == [
+    assert [PacOptions(schedule="alternating").turn(epoch, ("activation",)) for epoch in range(2)] == [
         ("activation",),
         ("activation",),
     ]
@@ -460,7 +460,7 @@ def test_the_teacher_keeps_what_the_float_network_answers(prepared: PreparedGrap
     chosen = torch.tensor([4, 1, 3])
     with Teacher(prepared, IMAGES, 2) as teacher:
         output, maps = teacher(chosen)
-    wanted, targets = prepared.teach(IMAGES[chosen])
+    wanted, targets = prepared.float_forward(IMAGES[chosen])
     assert torch.equal(output, wanted)
     for found, target in zip(maps, targets, strict=True):
         torch.testing.assert_close(found, normalized(target).half())
@@ -491,7 +491,7 @@ def test_a_constant_map_under_a_deviation_stops_no_bound_from_learning() -> None
     program = export_network(Deviating())
     recipe = networks.recipe(2, "openvino", placement="full")
     rules = rules_of(recipe, Registry())
-    made = make_plan(Network(graph_of(program)), rules, recipe, networks.UNIT, makers_of(recipe, Registry()))
+    made = make_plan(Network(graph_of(program)), rules, recipe, networks.UNIT, qconfigs_of(recipe, Registry()))
     quantizers = {group: build_quantizer(made, group) for group in made.groups}
     prepared = PreparedGraph(insert_quantizers(graph_of(program), made, quantizers), made)
     images = networks.images(4)
@@ -525,8 +525,8 @@ class ColorByColor(nn.Module):
 def test_blocks_of_a_larger_batch_than_the_images_are_matched_image_by_image() -> None:
     torch.manual_seed(0)
     network, recipe = Network(graph_of(export_network(ColorByColor()))), networks.recipe(4, "paper")
-    rules, makers = rules_of(recipe, Registry()), makers_of(recipe, Registry())
-    prepared = PreparedGraph.placed(network.module, make_plan(network, rules, recipe, networks.UNIT, makers))
+    rules, qconfigs = rules_of(recipe, Registry()), qconfigs_of(recipe, Registry())
+    prepared = PreparedGraph.from_plan(network.module, make_plan(network, rules, recipe, networks.UNIT, qconfigs))
     images = networks.images(3)
     prepared.observe([images])
     assert [len(each) for each in prepared.features(images)[1]] == [3, 3]

@@ -3,16 +3,16 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.quantizer import Gradient, Mode
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates
-from srptq_plugin.reconstruction.recompute import Recomputing
+from srptq_plugin.reconstruction.recompute import RecomputeActivations
 
 IMAGES = networks.images(2, seed=3)
 
@@ -35,7 +35,7 @@ def test_gradients_have_the_same_bits(name: str, target: str, gradient: Gradient
         quantizer.gradient = gradient
     with Learning(prepared, Rates(1e-3, 1e-3, "relative", 0.02), "free") as learning:
         learning.take_turns(BOTH)
-        kept, recomputed = (gradients(prepared, each) for each in (nullcontext(), Recomputing(prepared)))
+        kept, recomputed = (gradients(prepared, each) for each in (nullcontext(), RecomputeActivations(prepared)))
     assert len(kept) > len(prepared.plan.convs)
     assert all(map(torch.equal, kept, recomputed))
 
@@ -51,7 +51,7 @@ def test_what_convolutions_read_is_not_kept() -> None:
     learning = [each for each in prepared.of_role("activation").values() if not each.fixed]
     for quantizer in learning:
         quantizer.register_forward_hook(watch)
-    with Recomputing(prepared):
+    with RecomputeActivations(prepared):
         features = prepared.features(IMAGES)
     assert len(given) == len(learning) > 2
     assert all(each.expired() for each in given)
@@ -72,7 +72,7 @@ def test_a_forward_without_its_backward_leaves_nothing() -> None:
     for quantizer in prepared.of_role("activation").values():
         if not quantizer.fixed:
             quantizer.register_forward_hook(watch)
-    with Recomputing(prepared):
+    with RecomputeActivations(prepared):
         features = prepared.features(IMAGES)
     assert not any(each.expired() for each in kept)
     del features

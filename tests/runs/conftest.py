@@ -1,9 +1,9 @@
 import shutil
 from pathlib import Path
 
-import networks
 import pytest
-from forging import Padded, Payload
+from helpers import networks
+from helpers.forging import Padded, Payload
 
 from srptq_plugin.pipeline import quantize
 

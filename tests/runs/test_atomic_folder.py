@@ -11,15 +11,14 @@ from pathlib import Path
 from subprocess import run as process
 from types import SimpleNamespace
 
-import killing
-import networks
 import pytest
-from command_line import raising, returning
-from killing import quantized, save_images
+from helpers import killing, networks
+from helpers.command_line import raising, returning
+from helpers.killing import quantized, save_images
 
 from srptq_adapters.targets.paper import PaperTarget
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.qat.run import train_run
+from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.runs import atomic_folder
 from srptq_plugin.runs.atomic_folder import COMMITTED, DRAFT, complete
 from srptq_plugin.runs.folder import RunFolder
@@ -134,7 +133,7 @@ def test_members_that_are_links_are_replaced_not_followed(tmp_path: Path) -> Non
 def test_a_draft_of_a_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / f".{os.getpid()}.a.txt").symlink_to(tmp_path / "precious")
-    with atomic_file.whole_file(tmp_path / "a.txt") as draft:
+    with atomic_file.atomic_file(tmp_path / "a.txt") as draft:
         draft.write_text("new")
     assert (tmp_path / "precious").read_text() == "mine"
     assert (tmp_path / "a.txt").read_text() == "new"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import refused
-from forging import (
+from helpers.command_line import refused
+from helpers.forging import (
     CONSTANTS,
     GRAPH,
     SAMPLES,
@@ -25,7 +25,7 @@ from forging import (
     saved,
     use,
 )
-from sweeping import run as srptq
+from helpers.sweeping import run as srptq
 
 from srptq_plugin.runs.run import PROGRAM
 

@@ -7,7 +7,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
-from forging import (
+from helpers.forging import (
     CONSTANTS,
     GRAPH,
     IMAGE,
@@ -23,7 +23,7 @@ from forging import (
     use,
     write,
 )
-from mutations import flips, truncations
+from helpers.mutations import flips, truncations
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.runs.run import PROGRAM, Run

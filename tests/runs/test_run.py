@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
+from helpers import networks
 
 from srptq_adapters.targets.onnxruntime import OnnxRuntimeTarget
 from srptq_plugin.errors import SrptqError

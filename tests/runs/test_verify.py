@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import PIL.Image
 import pytest
 import torch
-from command_line import returning
+from helpers import networks
+from helpers.command_line import returning
 from onnx import numpy_helper
 from torch import Tensor, nn
 

@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import networks
 import pytest
-from sweeping import Sweep
+from helpers import networks
+from helpers.sweeping import Sweep
 
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.runs.run import SUMMARY

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from mutations import Mutation, binary
+from helpers.mutations import Mutation, binary
+from helpers.sweeping import Sweep
 from safetensors.torch import save
-from sweeping import Sweep
 from torch import Tensor, nn
 
 from srptq_plugin.models import EDSR, RDN, RRDB, SRGANGenerator, SRResNet

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from helpers.photographs import pixels, save
+from helpers.sweeping import Sweep
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from photographs import pixels, save
-from sweeping import Sweep
 
 from srptq_plugin.cli.parser import COMMANDS
 

@@ -5,12 +5,12 @@ import zlib
 from collections import OrderedDict
 from pathlib import Path
 
-import networks
 import numpy as np
 import onnx
 import pytest
+from helpers import networks
+from helpers.sweeping import Sweep
 from onnx import helper, numpy_helper
-from sweeping import Sweep
 from torch import nn
 
 from srptq_plugin.pipeline import quantize

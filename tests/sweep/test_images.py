@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-from mutations import Mutation, binary
-from photographs import pixels
-from sweeping import Sweep
+from helpers.mutations import Mutation, binary
+from helpers.photographs import pixels
+from helpers.sweeping import Sweep
 
 Runs = Callable[[str], Path]
 SIZE = (24, 28)

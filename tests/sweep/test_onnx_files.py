@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import pytest
-from mutations import Mutation, binary
+from helpers import networks
+from helpers.mutations import Mutation, binary
+from helpers.sweeping import Sweep
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
-from sweeping import Sweep
 
 FILE = "model.onnx"
 LINT = ("lint", FILE, "--target", "tensorrt")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mutations import Mutation, edits, flips, replacements, scribbles, truncations
-from sweeping import Sweep, run
+from helpers.mutations import Mutation, edits, flips, replacements, scribbles, truncations
+from helpers.sweeping import Sweep, run
 
 pytest.importorskip("matplotlib")
 FILE = "found.json"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.mutations import Mutation, binary, edits
+from helpers.sweeping import Sweep
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mutations import Mutation, binary, edits
-from sweeping import Sweep
 
 from srptq_plugin.recipes.recipe import Recipe
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
-from mutations import Mutation, edits, flips, flips_in_front, replacements, scribbles, truncations
-from photographs import pixels, save
+from helpers import networks
+from helpers.mutations import Mutation, edits, flips, flips_in_front, replacements, scribbles, truncations
+from helpers.photographs import pixels, save
+from helpers.sweeping import Sweep
 from safetensors import safe_open
 from safetensors.torch import save as saved
-from sweeping import Sweep
 
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import networks
 import pytest
+from helpers import networks
 
 HERE = [str(Path(__file__).parents[2]).encode(), sys.prefix.encode()]
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 import torch
-from mutations import Mutation, flips, flips_in_front, replacements, scribbles, truncations
-from photographs import pixels, save
-from sweeping import Sweep
+from helpers import networks
+from helpers.mutations import Mutation, flips, flips_in_front, replacements, scribbles, truncations
+from helpers.photographs import pixels, save
+from helpers.sweeping import Sweep
 
-from srptq_plugin.qat.run import CHECKPOINT, train_run
+from srptq_plugin.qat.train_run import CHECKPOINT, train_run
 
 Runs = Callable[[str], Path]
 BESIDE = "trained.training"

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.utils.atomic_file import check_file, whole_file
+from srptq_plugin.utils.atomic_file import atomic_file, check_file
 
 
 def test_a_file_that_was_not_finished_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with suppress(ZeroDivisionError), whole_file(path) as draft:
+    with suppress(ZeroDivisionError), atomic_file(path) as draft:
         draft.write_text("half")
         draft.write_text(str(1 / 0))
     assert path.read_text() == "old"
@@ -32,7 +32,7 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", tmp_path / "link"):
         with pytest.raises(SrptqError, match="is no regular file"):
             check_file("--csv", path)
-        with pytest.raises(SrptqError, match="is no regular file"), whole_file(path) as draft:
+        with pytest.raises(SrptqError, match="is no regular file"), atomic_file(path) as draft:
             draft.write_text("all of it")
     assert (tmp_path / "pipe").is_fifo()
     assert (tmp_path / "link").is_symlink()

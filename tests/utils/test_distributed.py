@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from processes import IMAGES, Result, together, tune
+from helpers.processes import IMAGES, Result, together, tune
 
-from srptq_plugin.utils.distributed import average, gathered, processes
+from srptq_plugin.utils.distributed import all_gather, all_reduce_mean, world_size
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
 Both = tuple[list[Result], Result]
@@ -19,9 +19,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
 
 def test_alone_nothing_is_exchanged() -> None:
     values = torch.arange(3.0)
-    average([values])
-    assert processes() == 1
-    assert gathered(values)[0] is values
+    all_reduce_mean([values])
+    assert world_size() == 1
+    assert all_gather(values)[0] is values
     assert values.tolist() == [0, 1, 2]
 
 

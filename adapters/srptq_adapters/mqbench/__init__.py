@@ -5,7 +5,7 @@ Importing anything in here imports MQBench, also where torch has moved what it i
 
 from importlib import import_module
 
-from srptq_adapters.mqbench.moved import old_names
+from srptq_adapters.mqbench.torch_compat import old_names
 
 with old_names():
     for part in ("prepare_by_platform", "custom_quantizer", "advanced_ptq", "convert_deploy"):

@@ -45,7 +45,7 @@ def backend_of(target: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Settings:
+class MQBenchConfig:
     """What `prepare_by_platform` and `ptq_reconstruction` are called with.
 
     `differences` says where MQBench will not do what the recipe's target does.
@@ -57,7 +57,7 @@ class Settings:
     differences: tuple[str, ...] = field(default=())
 
 
-def settings_of(recipe: Recipe, registry: Registry) -> Settings:
+def settings_of(recipe: Recipe, registry: Registry) -> MQBenchConfig:
     """A recipe as the config of a plain MQBench script."""
     rules = rules_of(recipe, registry)
     backend = backend_of(registry.target(recipe.target).name)
@@ -74,12 +74,12 @@ def settings_of(recipe: Recipe, registry: Registry) -> Settings:
             qconfig[f"{side}_fakeq_params"] = dict(settings.quantizer_options)
     found = recipe.reconstruction
     pattern = Config(pattern=found.name, seed=recipe.calibration.seed, **found.options()) if found else None
-    return Settings(backend, {"extra_qconfig_dict": qconfig}, pattern, tuple(differences(recipe, rules, backend)))
+    return MQBenchConfig(backend, {"extra_qconfig_dict": qconfig}, pattern, tuple(differences(recipe, rules, backend)))
 
 
 def _weights(recipe: Recipe, rules: Rules) -> IntGrid:
     axis = 0 if recipe.weights.per_channel else None
-    return replace(rules.sized(rules.weights, recipe.weights.bits), axis=axis)
+    return replace(rules.sized(rules.weights, recipe.weights.bits), channel_axis=axis)
 
 
 def _observer_name(name: str, registry: Registry) -> str:
@@ -103,7 +103,7 @@ def differences(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
             if changed:
                 told = ", ".join(f"{name} {getattr(default, name)} (here {ours[name]})" for name in changed)
                 yield f"{key}: MQBench's {backend.name} has {told}; the config gives the target's"
-        if grid.real_offset:
+        if grid.float_zero_point:
             yield f"{key}: {recipe.target} has levels anywhere; MQBench rounds zero to one of them"
         if grid.signed != grid.symmetric:
             yield f"{key}: {recipe.target} counts {grid.qmin}..{grid.qmax}; MQBench stores the same numbers from 0"
@@ -125,7 +125,7 @@ def _placement(recipe: Recipe, rules: Rules, backend: Any) -> Iterator[str]:
     if recipe.overrides:
         yield "overrides: MQBench has none"
     if recipe.equalize:
-        yield "equalize: MQBench has none; give it `srptq_plugin.equalized(network, recipe, images)`"
+        yield "equalize: MQBench has none; give it `srptq_plugin.equalize(network, recipe, images)`"
     if rules.pair_sum_bits and recipe.weights.overflow_safe and backend.name != FORCED:
         yield "weights.overflow_safe: MQBench has none; `srptq lint` tells which channels of its file overflow"
     if backend.name == FORCED:

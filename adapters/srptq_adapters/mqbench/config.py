@@ -8,9 +8,9 @@ from typing import Any
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportMissingImports]
 from torch import nn
 
-from srptq_adapters.mqbench.observer import SRObserver
+from srptq_adapters.mqbench.observer_class import SRObserver
 from srptq_adapters.mqbench.patching import Undo, swapped
-from srptq_adapters.mqbench.quantizer import SRFakeQuantize
+from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
 from srptq_plugin.errors import SrptqError, UnknownNameError
 
 logger = logging.getLogger(__name__)

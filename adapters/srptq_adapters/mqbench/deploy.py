@@ -14,7 +14,7 @@ from mqbench import convert_deploy  # pyright: ignore[reportMissingImports]
 from onnx import helper, numpy_helper
 from torch import nn
 
-from srptq_adapters.mqbench.adopting import is_plain
+from srptq_adapters.mqbench.bounds_transfer import is_plain
 from srptq_plugin.graph.types import Array
 from srptq_plugin.planning.readback import INSIDE
 from srptq_plugin.quantization.grid import IntGrid
@@ -216,9 +216,9 @@ def _halve(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], low: int
     next(each for each in node.attribute if each.name == "levels").i = DOUBLED
 
 
-def _reshape(ranges: onnx.TensorProto, axis: int, places: int) -> None:
+def _reshape(ranges: onnx.TensorProto, axis: int, dims: int) -> None:
     values = numpy_helper.to_array(ranges)
-    shape = [1] * places
+    shape = [1] * dims
     shape[axis] = -1
     if values.ndim == 1 and values.size > 1:
         ranges.CopyFrom(numpy_helper.from_array(values.reshape(shape), ranges.name))

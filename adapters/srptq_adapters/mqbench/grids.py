@@ -20,7 +20,7 @@ def grid_of(part: Any) -> IntGrid:
         part.quant_min,
         part.quant_max,
         symmetric=part.qscheme in SYMMETRIC,
-        axis=part.ch_axis if part.qscheme in PER_CHANNEL else None,
+        channel_axis=part.ch_axis if part.qscheme in PER_CHANNEL else None,
         power_of_two=bool(part.pot_scale),
     )
 
@@ -34,10 +34,10 @@ def scheme_of(grid: IntGrid) -> Mapping[str, Any]:
     scheme: dict[str, Any] = {
         "bit": grid.bits,
         "symmetry": grid.symmetric,
-        "per_channel": grid.axis is not None,
+        "per_channel": grid.channel_axis is not None,
         "pot_scale": grid.power_of_two,
     }
-    return scheme | {"symmetric_range": True} if grid.narrow else scheme
+    return scheme | {"symmetric_range": True} if grid.narrow_range else scheme
 
 
 def observer_arguments(grid: IntGrid) -> Mapping[str, Any]:
@@ -46,17 +46,17 @@ def observer_arguments(grid: IntGrid) -> Mapping[str, Any]:
     per_tensor = torch.per_tensor_symmetric if grid.symmetric else torch.per_tensor_affine
     return {
         "dtype": torch.qint8 if grid.signed else torch.quint8,
-        "qscheme": per_tensor if grid.axis is None else per_channel,
+        "qscheme": per_tensor if grid.channel_axis is None else per_channel,
         "quant_min": grid.qmin,
         "quant_max": grid.qmax,
-        "ch_axis": -1 if grid.axis is None else grid.axis,
+        "ch_axis": -1 if grid.channel_axis is None else grid.channel_axis,
         "pot_scale": grid.power_of_two,
     }
 
 
 def bounds_of(scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Bounds:
     """The bounds that a scale and a zero point of MQBench's stand for."""
-    one = () if grid.axis is None else (-1,)
+    one = () if grid.channel_axis is None else (-1,)
     whole = zero_point.detach().round().clamp(grid.qmin, grid.qmax)
     return QParams(scale.detach().abs().reshape(one), whole.float().reshape(one), grid).bounds
 

@@ -7,18 +7,18 @@ from typing import Any
 from mqbench.prepare_by_platform import FakeQuantizeDict, ObserverDict  # pyright: ignore[reportMissingImports]
 
 from srptq_adapters.mqbench import config, pattern
-from srptq_adapters.mqbench.moved import moved
-from srptq_adapters.mqbench.observer import observer_class
+from srptq_adapters.mqbench.observer_class import observer_class
 from srptq_adapters.mqbench.patching import Undo, entered
-from srptq_adapters.mqbench.quantizer import quantizer_class
+from srptq_adapters.mqbench.quantizer_class import quantizer_class
 from srptq_adapters.mqbench.repairs import repairs
+from srptq_adapters.mqbench.torch_compat import moved
 from srptq_plugin.plugins.protocols import Change
 from srptq_plugin.plugins.registry import Registry
 
 Step = tuple[Change, Callable[[], Undo]]
 
 
-class Activation:
+class ActivationState:
     """What is active now: MQBench's tables are global, so this is too."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Activation:
         return tuple(self._done) or tuple(change for change, _ in steps(registry))
 
 
-ACTIVATION = Activation()
+ACTIVATION = ActivationState()
 
 
 def steps(registry: Registry) -> Iterator[Step]:

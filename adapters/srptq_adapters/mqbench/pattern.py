@@ -13,16 +13,16 @@ from mqbench.utils.logger import logger as mqbench_logger  # pyright: ignore[rep
 from mqbench.utils.state import enable_quantization  # pyright: ignore[reportMissingImports]
 from torch import Tensor, fx, nn
 
-from srptq_adapters.mqbench.adopting import adopt, core_of
+from srptq_adapters.mqbench.bounds_transfer import adopt, core_of
 from srptq_adapters.mqbench.patching import Undo, swapped
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.prepared import FLOAT, PreparedGraph, float_parameters
-from srptq_plugin.planning.readback import INSIDE, Placed, placed, plan_of
+from srptq_plugin.planning.prepared_graph import FLOAT, PreparedGraph, float_parameters
+from srptq_plugin.planning.readback import INSIDE, PlacedQuantizer, iter_quantizers, plan_from_graph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
-from srptq_plugin.recipes.files import Layer
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.recipe_files import RecipeLayer
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def reconstruct(
     tuned = deepcopy_graphmodule(model).eval()
     tuned.meta[FLOAT] = float_parameters(model)
     with bounded(tuned):
-        prepared = PreparedGraph.within(tuned, plan_of(tuned))
+        prepared = PreparedGraph.wrap(tuned, plan_from_graph(tuned))
         figures = registry.reconstruction(pattern).load()(prepared, images, **chosen)
     enable_quantization(tuned)
     told = ", ".join(f"{name} {figure:.6g}" for name, figure in figures.items())
@@ -122,7 +122,7 @@ def checked(pattern: str, options: Mapping[str, Any]) -> dict[str, Any]:
         logger.warning("pattern %s does not use %s", pattern, ", ".join(unused))
     given = {key: value for key, value in options.items() if key not in THEIRS and key != "pattern"}
     seed = {"seed": given.pop("seed")} if "seed" in given else {}
-    layer = Layer("config", {"target": "paper", "reconstruction": {"name": pattern, **given}})
+    layer = RecipeLayer("config", {"target": "paper", "reconstruction": {"name": pattern, **given}})
     settings = Recipe.from_layers([layer]).reconstruction
     return {**settings.options(), **seed} if settings else {}
 
@@ -152,7 +152,7 @@ def _images(cali_data: Sequence[Tensor], device: torch.device) -> Tensor:
 @contextmanager
 def bounded(model: fx.GraphModule) -> Generator[list[BoundedFakeQuantize]]:
     """The model with our quantizer in every quantizer's place; afterwards its own have the bounds of ours."""
-    found = list(placed(Network(model)))
+    found = list(iter_quantizers(Network(model)))
     originals = {each.path: each.quantizer for each in found}
     cores = {each.path: _core(each) for each in found}
     _put(model, cores)
@@ -164,7 +164,7 @@ def bounded(model: fx.GraphModule) -> Generator[list[BoundedFakeQuantize]]:
             adopt(quantizer, cores[path].bounds)
 
 
-def _core(each: Placed) -> BoundedFakeQuantize:
+def _core(each: PlacedQuantizer) -> BoundedFakeQuantize:
     core = core_of(each.quantizer, each.name)
     core.constant = each.role == "weight"
     return core

@@ -18,9 +18,9 @@ from mqbench.utils.registry import BACKEND_DEPLOY_FUNCTION  # pyright: ignore[re
 from torch import Tensor
 
 from srptq_adapters.mqbench import deploy
-from srptq_adapters.mqbench.adopting import start_pact
+from srptq_adapters.mqbench.bounds_transfer import start_pact
 from srptq_adapters.mqbench.grids import bounds_of, grid_of
-from srptq_adapters.mqbench.observer import SRObserver
+from srptq_adapters.mqbench.observer_class import SRObserver
 from srptq_adapters.mqbench.patching import Undo, inserted, swapped
 from srptq_plugin.quantization.grid import project
 

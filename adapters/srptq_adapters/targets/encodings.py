@@ -83,7 +83,7 @@ def _linear(name: str, found: QParams) -> dict[str, Any]:
     kept = {"name": name, "output_dtype": kind, "y_scale": scales}
     if not found.grid.symmetric:
         kept["y_zero_point"] = zeros
-    return kept | ({"axis": found.grid.axis} if found.scale.ndim else {})
+    return kept | ({"axis": found.grid.channel_axis} if found.scale.ndim else {})
 
 
 def read(path: Path, parameters: Iterable[str]) -> Encodings:
@@ -128,7 +128,7 @@ def _read_lists(record: Mapping[str, Any]) -> dict[str, QParams]:
 
 def _parameters(bits: int, symmetric: bool, scales: list[float], offsets: list[int], per_channel: bool) -> QParams:  # noqa: FBT001
     """Symmetric ones are signed integers around zero, the others are counted from 0."""
-    grid = IntGrid(bits, signed=symmetric, symmetric=symmetric, axis=0 if per_channel else None)
+    grid = IntGrid(bits, signed=symmetric, symmetric=symmetric, channel_axis=0 if per_channel else None)
     shift = 2 ** (bits - 1) if symmetric else 0
     zeros = [-offset - shift for offset in offsets]
     both = (torch.tensor(values, dtype=torch.float32) for values in (scales, zeros))
@@ -143,7 +143,7 @@ def _read_linear(record: Mapping[str, Any]) -> dict[str, QParams]:
 def _from_linear(each: Mapping[str, Any]) -> QParams:
     kind: str = each["output_dtype"]
     signed, bits = kind.startswith("int"), int(kind.removeprefix("u").removeprefix("int"))
-    grid = IntGrid(bits, signed, symmetric="y_zero_point" not in each, axis=each.get("axis"))
+    grid = IntGrid(bits, signed, symmetric="y_zero_point" not in each, channel_axis=each.get("axis"))
     scale = torch.tensor(each["y_scale"], dtype=torch.float32)
     zero = torch.tensor(each.get("y_zero_point", 0), dtype=torch.float32)
     return QParams(scale, zero.expand(scale.shape).clone(), grid)

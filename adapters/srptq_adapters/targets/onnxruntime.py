@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from srptq_adapters.targets.files import installed, moved_into, write_qdq
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
+from srptq_adapters.targets.qdq_file import installed, moved_into, write_qdq
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.rules import Rules
@@ -33,7 +33,7 @@ class OnnxRuntimeTarget:
 
     presets: Mapping[str, Rules] = {
         "default": Rules(
-            weights=IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0),
+            weights=IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0),
             activations=IntGrid(8),
             weight_bits=BITS,
             activation_bits=BITS,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 
-from srptq_adapters.targets.files import installed, moved_into, write_qdq
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
+from srptq_adapters.targets.qdq_file import installed, moved_into, write_qdq
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.rules import Rules
@@ -29,7 +29,7 @@ CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """The default on CPUs with bfloat16 is bfloat16, which is no reference for integers."""
 
 MIXED = Rules(
-    weights=IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0),
+    weights=IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0),
     activations=IntGrid(8),
     weight_bits=BITS,
     activation_bits=BITS,

@@ -9,7 +9,7 @@ import torch
 from onnx import NodeProto
 from torch import Tensor
 
-from srptq_adapters.targets.graph import OnnxGraph, attribute
+from srptq_adapters.targets.onnx_graph import OnnxGraph, attribute
 from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.saturation import pair_sums
 

@@ -16,7 +16,7 @@ from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.quantization.grid import IntGrid
 
 BITS = frozenset(range(1, 17))
-SIGN_AND_MAGNITUDE = IntGrid(8, signed=True, symmetric=True, narrow=True)
+SIGN_AND_MAGNITUDE = IntGrid(8, signed=True, symmetric=True, narrow_range=True)
 WHY = "paper: a real offset is no integer zero point, no runtime has it; use a recipe of a real target"
 
 
@@ -25,8 +25,8 @@ class PaperTarget:
 
     presets: Mapping[str, Rules] = {
         "paper": Rules(
-            weights=IntGrid(8, real_offset=True),
-            activations=IntGrid(8, real_offset=True),
+            weights=IntGrid(8, float_zero_point=True),
+            activations=IntGrid(8, float_zero_point=True),
             weight_bits=BITS,
             activation_bits=BITS,
             placements=("convs", "full"),

@@ -11,8 +11,8 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 
 from srptq_adapters.targets.encodings import VERSIONS, Encodings, Version, read
-from srptq_adapters.targets.files import moved_into
-from srptq_adapters.targets.reader import Reader
+from srptq_adapters.targets.qdq_file import moved_into
+from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, short
@@ -26,7 +26,7 @@ OPSET_OF_16_BITS = 21
 OPS = frozenset({"conv", "add", "cat", "leaky_relu", "prelu"})
 
 DEFAULT = Rules(
-    weights=IntGrid(8, signed=True, symmetric=True, axis=0),
+    weights=IntGrid(8, signed=True, symmetric=True, channel_axis=0),
     activations=IntGrid(8),
     weight_bits=frozenset({4, 8}),
     activation_bits=frozenset({8, 16}),
@@ -68,10 +68,10 @@ class SnpeTarget:
             found.write(draft / ENCODINGS, encodings)
         return (folder / FILE, folder / ENCODINGS)
 
-    def load(self, artifact: Path) -> Reader:
+    def load(self, artifact: Path) -> ReferenceRuntime:
         """The float file with its encodings as Q/DQ, in ONNX Runtime: SNPE itself needs its phone."""
         model, beside = onnx.load(artifact), artifact.with_suffix(".encodings")
-        return Reader(encoded(model, beside) if beside.exists() else model, artifact, "SNPE's files")
+        return ReferenceRuntime(encoded(model, beside) if beside.exists() else model, artifact, "SNPE's files")
 
     def command(self, artifact: Path, size: Size | None) -> str:
         """Qualcomm's converter."""

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 import onnx
 
-from srptq_adapters.targets.files import moved_into, write_qdq
-from srptq_adapters.targets.reader import Reader
+from srptq_adapters.targets.qdq_file import moved_into, write_qdq
+from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_adapters.targets.tensorrt_rules import check
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -27,7 +27,7 @@ class TensorRtTarget:
 
     presets: Mapping[str, Rules] = {
         "default": Rules(
-            weights=IntGrid(8, signed=True, symmetric=True, narrow=True, axis=0),
+            weights=IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0),
             activations=IntGrid(8, signed=True, symmetric=True),
             weight_bits=BITS,
             activation_bits=BITS,
@@ -57,9 +57,9 @@ class TensorRtTarget:
         """TensorRT's rules for explicit quantization."""
         return check(model)
 
-    def load(self, artifact: Path) -> Reader:
+    def load(self, artifact: Path) -> ReferenceRuntime:
         """The file as ONNX Runtime reads it: TensorRT itself needs its GPU."""
-        return Reader(onnx.load(artifact), artifact, "TensorRT's file")
+        return ReferenceRuntime(onnx.load(artifact), artifact, "TensorRT's file")
 
     def command(self, artifact: Path, size: Size | None) -> str:
         """TensorRT's own tool: it builds the engine and times it."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
-from srptq_adapters.targets.graph import OnnxGraph, attribute
+from srptq_adapters.targets.onnx_graph import OnnxGraph, attribute
 from srptq_plugin.plugins.protocols import Finding
 
 ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh"})

@@ -15,16 +15,16 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.arm_inductor_quantizer import ArmInductorQuantizer
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
 
-from srptq_adapters.torchao.shell import SRFakeQuantize, constructor, grid_of, scheme_of, shell_of
+from srptq_adapters.torchao.fake_quantize_class import TorchaoFakeQuantize, constructor, grid_of, scheme_of, shell_of
 from srptq_plugin.graph.export import fold_mean_shifts
 from srptq_plugin.graph.network import Network, drop_identities, tensor_arguments
-from srptq_plugin.planning.plan import ObserverMaker, Plan, Site
+from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, Site
 from srptq_plugin.planning.planner import make_plan
-from srptq_plugin.planning.prepared import build_quantizer
+from srptq_plugin.planning.prepared_graph import build_quantizer
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.saturation import pair_limit
-from srptq_plugin.recipes.binding import makers_of, rules_of
+from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.recipes.recipe import Recipe
 
 ANNOTATION = "quantization_annotation"
@@ -52,8 +52,8 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         """A quantizer that follows a recipe, shipped or of your own; `input_range` is that of the images."""
         chosen = Recipe.load(recipe) if isinstance(recipe, str) else recipe
         known = registry or Registry()
-        rules, makers = rules_of(chosen, known), makers_of(chosen, known)
-        return cls(partial(make_plan, rules=rules, recipe=chosen, image=input_range, makers=makers))
+        rules, qconfigs = rules_of(chosen, known), qconfigs_of(chosen, known)
+        return cls(partial(make_plan, rules=rules, recipe=chosen, image=input_range, qconfigs=qconfigs))
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
         """Fold mean shifts and drop operations that change nothing, as the pipeline does before it plans."""
@@ -64,10 +64,12 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         network = Network(model)
         self.plan = plan = self._decide(network)
         order = {node: n for n, node in enumerate(model.graph.nodes)}
-        edges = [(network.nodes[edge.consumer], edge.place, site) for site in plan.sites for edge in site.consumers]
+        edges = [
+            (network.nodes[edge.consumer], edge.input_index, site) for site in plan.sites for edge in site.consumers
+        ]
         first: dict[str, Place] = {}
-        for consumer, place, site in sorted(edges, key=lambda each: (order[each[0]], each[1])):
-            where = tensor_arguments(consumer)[place], consumer
+        for consumer, index, site in sorted(edges, key=lambda each: (order[each[0]], each[1])):
+            where = tensor_arguments(consumer)[index], consumer
             if site.group in first:
                 _annotate(where, SharedQuantizationSpec(first[site.group]))
             else:
@@ -80,14 +82,14 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
 
 
 def _spec(site: Site, build: Any) -> QuantizationSpec:
-    example = SRFakeQuantize(site.name, site.grid)
+    example = TorchaoFakeQuantize(site.name, site.grid)
     return QuantizationSpec(
         dtype=example.dtype,
         observer_or_fake_quant_ctr=build,
         quant_min=site.grid.qmin,
         quant_max=site.grid.qmax,
         qscheme=scheme_of(site.grid),
-        ch_axis=site.grid.axis,
+        ch_axis=site.grid.channel_axis,
     )
 
 
@@ -128,14 +130,16 @@ def _is_x86(quantizer: Quantizer) -> bool:
     return any(isinstance(part, X86InductorQuantizer) and not isinstance(part, ArmInductorQuantizer) for part in parts)
 
 
-def _observe(factory: Any, options: Mapping[str, Any], grid: Any, places: int) -> Any:
-    return factory(grid, places=places, **options)
+def _observe(factory: Any, options: Mapping[str, Any], grid: Any, tensors_per_batch: int) -> Any:
+    return factory(grid, tensors_per_batch=tensors_per_batch, **options)
 
 
 class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
     """Delegates to a stock quantizer and swaps the observers in its annotations."""
 
-    def __init__(self, stock: Quantizer, activations: ObserverMaker, weights: ObserverMaker, bits: int | None) -> None:
+    def __init__(
+        self, stock: Quantizer, activations: ObserverFactoryForGrid, weights: ObserverFactoryForGrid, bits: int | None
+    ) -> None:
         super().__init__()
         self._stock, self._activations, self._weights, self._bits = stock, activations, weights, bits
         self._swapped: dict[tuple[int, bool], QuantizationSpec] = {}
@@ -170,21 +174,21 @@ class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         return replace(grid, pair_limit=pair_limit(self._bits, grid, ACTIVATIONS)) if constant else grid
 
     def _build(self, grid: Any, constant: bool) -> nn.Module:  # noqa: FBT001
-        maker = self._weights if constant else self._activations
-        return SRFakeQuantize("", grid, maker(grid, 1), constant=constant)
+        qconfig = self._weights if constant else self._activations
+        return TorchaoFakeQuantize("", grid, qconfig(grid, 1), constant=constant)
 
     def prepare_obs_or_fq_callback(self, model: fx.GraphModule, edge_or_node_to_obs_or_fq: Mapping[Any, Any]) -> None:
         """Name each quantizer by its tensor, and tell it how many tensors share it."""
         network = Network(model)
-        tensors: dict[SRFakeQuantize, list[fx.Node]] = {}
+        tensors: dict[TorchaoFakeQuantize, list[fx.Node]] = {}
         for edge, each in edge_or_node_to_obs_or_fq.items():
             source = edge[0] if isinstance(edge, tuple) else edge
-            if isinstance(each, SRFakeQuantize) and source not in tensors.setdefault(each, []):
+            if isinstance(each, TorchaoFakeQuantize) and source not in tensors.setdefault(each, []):
                 tensors[each].append(source)
         for quantizer, sources in tensors.items():
             quantizer.name = _tensor_name(network, sources[0])
-            maker = self._weights if quantizer.constant else self._activations
-            quantizer.observer = maker(quantizer.grid, len(sources))
+            qconfig = self._weights if quantizer.constant else self._activations
+            quantizer.observer = qconfig(quantizer.grid, len(sources))
 
     def validate(self, model: fx.GraphModule) -> None:
         self._stock.validate(model)

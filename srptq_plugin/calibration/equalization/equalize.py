@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from srptq_plugin.calibration.equalization.channels import Channels
-from srptq_plugin.calibration.equalization.noise import Activation, Part, Weight, least_noise
+from srptq_plugin.calibration.equalization.noise import ActivationNoise, NoiseTerm, WeightNoise, least_noise
 from srptq_plugin.graph.export import folded, graph_of
 from srptq_plugin.graph.network import IMAGE_AXES, Network, tensor_arguments
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
@@ -30,19 +30,19 @@ BEYOND = 5e-4
 TINY = 1e-30
 
 
-def equalize(network: Network, plan: Plan, images: Tensor, seed: int = 0) -> float:
+def equalize_network(network: Network, plan: Plan, images: Tensor, seed: int = 0) -> float:
     """Scale the parameters of a network in place; by how much its rounding noise is expected to fall, in dB.
 
     The network computes what it did before, to float32's rounding.
     """
     channels = Channels(network)
-    parts = measured_parts(PreparedGraph.placed(network.module, plan), network, channels, images, seed)
+    parts = measured_parts(PreparedGraph.from_plan(network.module, plan), network, channels, images, seed)
     logs, falls = least_noise(parts, channels.count)
     _scale(network, channels, logs.exp())
     return 10 * math.log10(falls)
 
 
-def equalized(
+def equalize(
     module: nn.Module,
     recipe: Recipe | str,
     images: Tensor,
@@ -55,37 +55,37 @@ def equalized(
 
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.PixelShuffle(2)).eval()
     >>> images = torch.rand(4, 3, 16, 16)
-    >>> torch.allclose(equalized(network, "openvino-w8a8", images)(images), network(images), atol=1e-5)
+    >>> torch.allclose(equalize(network, "openvino-w8a8", images)(images), network(images), atol=1e-5)
     True
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     rules = rules_of(chosen, registry or Registry())
     copied, program = folded(module)
     network = Network(graph_of(program))
-    equalize(network, make_plan(network, rules, chosen, input_range), images.cpu(), chosen.calibration.seed)
+    equalize_network(network, make_plan(network, rules, chosen, input_range), images.cpu(), chosen.calibration.seed)
     copied.load_state_dict(program.state_dict, strict=False)
     return copied.to(next(module.parameters()).device)
 
 
 def measured_parts(
     prepared: PreparedGraph, network: Network, channels: Channels, images: Tensor, seed: int
-) -> list[Part]:
+) -> list[NoiseTerm]:
     """Every encoding's part of the noise; the gradients are summed over `DRAWS` draws."""
     measured = _measure(prepared, images, seed)
     order = {node: number for number, node in enumerate(network.ops)}
-    parts: list[Part] = []
+    parts: list[NoiseTerm] = []
     for group, sites in prepared.plan.groups.items():
         grid, maps = sites[0].grid, measured[group]
         if sites[0].role == "weight":
             conv = network.nodes[sites[0].consumers[0].consumer]
             outputs, inputs = weight_classes(network, channels, conv)
             shape = (*outputs.shape, inputs.shape[1])
-            parts.append(Weight(grid, _logs(maps[0].high).view(shape), maps[0].gain.view(shape), outputs, inputs))
+            parts.append(WeightNoise(grid, _logs(maps[0].high).view(shape), maps[0].gain.view(shape), outputs, inputs))
         else:
             sources = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
             classes = torch.from_numpy(np.concatenate([channels.of(source) for source in sources]))
             low, high, gain = (torch.cat([getattr(each, name) for each in maps]) for name in ("low", "high", "gain"))
-            parts.append(Activation(grid, _logs(low), _logs(high), gain, classes))
+            parts.append(ActivationNoise(grid, _logs(low), _logs(high), gain, classes))
     return parts
 
 

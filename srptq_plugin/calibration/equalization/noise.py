@@ -25,7 +25,7 @@ LARGEST = 3.0
 
 
 @dataclass(frozen=True)
-class Activation:
+class ActivationNoise:
     """One encoding, or several alike: how far all channels that it is for go, their gradients and their classes."""
 
     grid: IntGrid
@@ -43,7 +43,7 @@ class Activation:
 
 
 @dataclass(frozen=True)
-class Weight:
+class WeightNoise:
     """A weight, or several alike: magnitudes and gradients by group, output and input channel, and the classes."""
 
     grid: IntGrid
@@ -56,15 +56,15 @@ class Weight:
         """What its rounding does to the image."""
         factor = logs[self.inputs][..., None, :] - logs[self.outputs][..., None]
         largest = _largest(self.size + factor)
-        if self.grid.axis is None:
+        if self.grid.channel_axis is None:
             largest = _largest(largest.flatten(-2))[..., None, None]
         return ((2 * largest.exp() / self.grid.steps) ** 2 / 12 * (self.gain * (-2 * factor).exp()).sum(-1)).sum()
 
 
-Part = Activation | Weight
+NoiseTerm = ActivationNoise | WeightNoise
 
 
-def least_noise(parts: Sequence[Part], count: int) -> tuple[Tensor, float]:
+def least_noise(parts: Sequence[NoiseTerm], count: int) -> tuple[Tensor, float]:
     """The logarithms of the factors with the least noise, and by how much it falls; that of class FIXED stays 0."""
     together = list(_stacked(parts))
     logs = torch.zeros(count, dtype=torch.float64, requires_grad=True)
@@ -80,14 +80,14 @@ def least_noise(parts: Sequence[Part], count: int) -> tuple[Tensor, float]:
     return found, float(noise(together, torch.zeros_like(found)) / noise(together, found))
 
 
-def noise(parts: Sequence[Part], logs: Tensor) -> Tensor:
+def noise(parts: Sequence[NoiseTerm], logs: Tensor) -> Tensor:
     """What the rounding of all of them does to the image."""
     return torch.stack([part.noise(logs) for part in parts]).sum()
 
 
-def _stacked(parts: Sequence[Part]) -> Iterator[Part]:
+def _stacked(parts: Sequence[NoiseTerm]) -> Iterator[NoiseTerm]:
     """Parts of one kind, grid and shape as one."""
-    alike: dict[Hashable, list[Part]] = defaultdict(list)
+    alike: dict[Hashable, list[NoiseTerm]] = defaultdict(list)
     for part in parts:
         alike[type(part), part.grid, part.gain.shape].append(part)
     for found in alike.values():

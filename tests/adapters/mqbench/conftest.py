@@ -2,9 +2,9 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import fx
 
 import srptq_plugin

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import aimet
-import networks
 import pytest
 import torch
+from helpers import aimet, networks
 from mqbench import convert_deploy as deploying  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
 from torch import fx

@@ -3,16 +3,16 @@
 import re
 from collections.abc import Sequence
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from mqbench import advanced_ptq  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench.utils.state import enable_calibration, enable_quantization  # pyright: ignore[reportMissingImports]
 
-from srptq_adapters.mqbench.backends import TARGETS, Settings, backend_of, target_of
+from srptq_adapters.mqbench.backends import TARGETS, MQBenchConfig, backend_of, target_of
 from srptq_adapters.mqbench.grids import grid_of
-from srptq_adapters.mqbench.quantizer import SRFakeQuantize
+from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
 from srptq_plugin import Recipe
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.plugins.registry import Registry
@@ -32,7 +32,7 @@ def told(differences: Sequence[str], start: str) -> str:
 
 
 @pytest.fixture
-def plainest() -> Settings:
+def plainest() -> MQBenchConfig:
     """A recipe that asks for nothing that MQBench does not do."""
     return networks.recipe(8, "tensorrt", stages=ENDS).mqbench()
 
@@ -102,7 +102,7 @@ def test_the_quantizers_count_as_the_target_does(name: str) -> None:
     body = model.get_submodule("body.0.first.weight_fake_quant")
     assert isinstance(body, SRFakeQuantize)
     found, wanted = grid_of(body), rules.weights.at(recipe.weights.bits)
-    assert (found.steps, found.symmetric, found.axis) == (wanted.steps, wanted.symmetric, 0)
+    assert (found.steps, found.symmetric, found.channel_axis) == (wanted.steps, wanted.symmetric, 0)
 
 
 def test_snpes_weights_are_symmetric_by_channel_where_mqbenchs_are_not() -> None:
@@ -153,7 +153,7 @@ def test_a_recipes_quantizer_and_its_levels_are_in_the_config() -> None:
     quantizers = [each for each in model.modules() if isinstance(each, SRFakeQuantize)]
     assert quantizers
     assert {type(each.core) for each in quantizers} == {FqsrFakeQuantize}
-    assert IntGrid(9, signed=True, symmetric=True, narrow=True) in {each.core.grid for each in quantizers}
+    assert IntGrid(9, signed=True, symmetric=True, narrow_range=True) in {each.core.grid for each in quantizers}
 
 
 @pytest.mark.usefixtures("active")
@@ -167,7 +167,7 @@ def test_a_recipes_options_of_a_quantizer_are_in_the_config_too() -> None:
     assert {"gated": 0.5, "bypassed": 0.1} in [each.options for each in cores]
 
 
-def test_where_nothing_differs_but_the_placement_that_alone_is_named(plainest: Settings) -> None:
+def test_where_nothing_differs_but_the_placement_that_alone_is_named(plainest: MQBenchConfig) -> None:
     assert [each.partition(" ")[0] for each in plainest.differences] == ["placement"]
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from mqbench import advanced_ptq  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
@@ -130,7 +130,7 @@ def assert_on_its_grid(quantizer: Any, case: Case) -> None:
     assert (scale > 0).all()
     assert torch.equal(zero_point, zero_point.round())
     assert ((zero_point >= grid.qmin) & (zero_point <= grid.qmax)).all()
-    assert (scale.numel() > 1) <= (case["per_channel"] and grid.axis is not None)
+    assert (scale.numel() > 1) <= (case["per_channel"] and grid.channel_axis is not None)
     if grid.symmetric and grid.signed:
         assert not zero_point.any()
 

@@ -6,16 +6,16 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench.fake_quantize import FixedFakeQuantize  # pyright: ignore[reportMissingImports]
 from mqbench.observer import MinMaxObserver  # pyright: ignore[reportMissingImports]
 from torch import Tensor, fx
 
-from srptq_adapters.mqbench.observer import SRObserver
-from srptq_adapters.mqbench.quantizer import SRFakeQuantize
+from srptq_adapters.mqbench.observer_class import SRObserver
+from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.observers.dbdc import DBDCObserver
 from srptq_plugin.quantization.grid import Bounds

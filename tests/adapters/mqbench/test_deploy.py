@@ -7,16 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import networks
+from helpers.runtimes import Array, decibels, in_onnxruntime, in_openvino, integers
 from mqbench import convert_deploy as deploying  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
 from mqbench.utils.state import enable_calibration, enable_quantization  # pyright: ignore[reportMissingImports]
-from runtimes import Array, decibels, in_onnxruntime, in_openvino, integers
 from torch import fx, nn
 from torch.nn import functional
 

@@ -3,7 +3,7 @@
 import mqbench  # pyright: ignore[reportMissingImports]
 import pytest
 import torch
-from processes import Result, calibrate_mqbench, together
+from helpers.processes import Result, calibrate_mqbench, together
 
 pytestmark = [
     pytest.mark.skipif(str(vars(mqbench)["__version__"]).endswith("+standin"), reason="needs the real MQBench"),

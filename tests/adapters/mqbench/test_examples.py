@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from scripts import EXAMPLES, run, shortened
+from helpers.scripts import EXAMPLES, run, shortened
 
 import srptq_plugin
 

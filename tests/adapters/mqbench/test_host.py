@@ -18,8 +18,8 @@ from mqbench.utils.registry import (  # pyright: ignore[reportMissingImports]
 import srptq_adapters.plugin
 import srptq_plugin
 from srptq_adapters.mqbench.host import ACTIVATION
-from srptq_adapters.mqbench.observer import SRObserver
-from srptq_adapters.mqbench.quantizer import SRFakeQuantize
+from srptq_adapters.mqbench.observer_class import SRObserver
+from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
 from srptq_plugin.observers.minmax import MinMaxObserver
 from srptq_plugin.plugins.entries import ObserverEntry, QuantizerEntry
 from srptq_plugin.plugins.hookspecs import hookimpl

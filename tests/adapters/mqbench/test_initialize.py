@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import mqbench  # pyright: ignore[reportMissingImports]
-import networks
 import pytest
 import torch
+from helpers import networks
+from helpers.photographs import pixels, save
+from helpers.starting import psnr, simulated
 from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
 from mqbench.utils.state import disable_all, enable_quantization  # pyright: ignore[reportMissingImports]
-from photographs import pixels, save
-from starting import psnr, simulated
 from torch import Tensor, fx, nn
 
 import srptq_plugin
@@ -20,9 +20,9 @@ from srptq_adapters.mqbench.grids import grid_of
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import Network
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.planning.prepared import FLOAT
-from srptq_plugin.planning.readback import Placed, placed
-from srptq_plugin.qat.run import train_run
+from srptq_plugin.planning.prepared_graph import FLOAT
+from srptq_plugin.planning.readback import PlacedQuantizer, iter_quantizers
+from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.runs.run import Run
@@ -65,13 +65,13 @@ def kinds(quantizer: str) -> dict[str, Any]:
     return {"w_fakequantize": f"{weights}FakeQuantize", "a_fakequantize": f"{quantizer}FakeQuantize"}
 
 
-def by_name(model: fx.GraphModule) -> dict[str, Placed]:
-    return {each.name: each for each in placed(Network(model))}
+def by_name(model: fx.GraphModule) -> dict[str, PlacedQuantizer]:
+    return {each.name: each for each in iter_quantizers(Network(model))}
 
 
-def wanted(run: Run, each: Placed) -> Bounds:
+def wanted(run: Run, each: PlacedQuantizer) -> Bounds:
     bounds = run.table.qparams[IN_THE_RUN.get(each.name, each.name)].bounds
-    if grid_of(each.quantizer).axis is not None:
+    if grid_of(each.quantizer).channel_axis is not None:
         return bounds
     return Bounds.of(bounds.lower.min(), bounds.upper.max())
 

@@ -9,17 +9,17 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from mqbench import advanced_ptq  # pyright: ignore[reportAttributeAccessIssue]
 from mqbench.utils.state import disable_all, enable_calibration, enable_quantization  # pyright: ignore[reportMissingImports]
 from torch import Tensor, fx
 
 import srptq_plugin
-from srptq_adapters.mqbench.quantizer import SRFakeQuantize
+from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.planning.prepared import FLOAT, PreparedGraph
+from srptq_plugin.planning.prepared_graph import FLOAT, PreparedGraph
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 from srptq_plugin.reconstruction import pac
 
@@ -64,7 +64,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     def watched(prepared: PreparedGraph, images: Tensor, **options: Any) -> Any:
         known.prepared.append(prepared)
         known.options.append(options)
-        known.taught.append(prepared.teach(images)[0])
+        known.taught.append(prepared.float_forward(images)[0])
         known.figures.append(reconstruct(prepared, images, **options))
         known.drawn.append(draw(prepared))
         return known.figures[-1]

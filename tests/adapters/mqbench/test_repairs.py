@@ -16,8 +16,8 @@ from mqbench.utils.state import enable_calibration, enable_quantization  # pyrig
 
 import srptq_plugin
 from srptq_adapters.mqbench.grids import observer_arguments
-from srptq_adapters.mqbench.moved import moved
 from srptq_adapters.mqbench.repairs import repairs
+from srptq_adapters.mqbench.torch_compat import moved
 from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 
 pytestmark = pytest.mark.usefixtures("active")
@@ -79,7 +79,7 @@ def test_the_steps_of_mqbench_stay_in_their_order(backend: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "grid", [IntGrid(4), IntGrid(8, signed=True, symmetric=True, narrow=True)], ids=["affine", "symmetric"]
+    "grid", [IntGrid(4), IntGrid(8, signed=True, symmetric=True, narrow_range=True)], ids=["affine", "symmetric"]
 )
 def test_pact_starts_from_the_bounds_of_dbdc(grid: IntGrid) -> None:
     pact = PACTFakeQuantize(platform.ObserverDict["dbdc"], **observer_arguments(grid), ratio=0.01)

@@ -3,14 +3,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import networks
 
 from srptq_plugin.deploy.quant_table import QuantTable
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.plugins.registry import Registry
 
@@ -49,7 +49,7 @@ def error_share() -> Callable[[str, QuantTable, Runtime], float]:
     """How far a runtime is from the simulation, as a share of how far the simulation is from the float network."""
 
     def measure(kind: str, table: QuantTable, runtime: Runtime) -> float:
-        plain, simulation = PreparedGraph.plain(networks.graph(kind)), table.simulate(networks.graph(kind))
+        plain, simulation = PreparedGraph.float_only(networks.graph(kind)), table.simulate(networks.graph(kind))
         wrong, quantization = 0.0, 0.0
         for seed, size in enumerate(SIZES):
             image = networks.images(*size, seed=seed)

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import aimet
-import networks
 import onnx
 import pytest
+from helpers import aimet, networks
 
 from srptq_plugin.deploy.quant_table import QuantTable
 

@@ -22,13 +22,13 @@ def same(one: QParams, other: QParams) -> bool:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@given(ends=st.tuples(ENDS, ENDS).map(sorted), bits=st.sampled_from([8, 16]), narrow=st.sampled_from([4, 8]))
+@given(ends=st.tuples(ENDS, ENDS).map(sorted), bits=st.sampled_from([8, 16]), narrow_range=st.sampled_from([4, 8]))
 def test_every_version_comes_back_bit_for_bit(
-    version: Version, ends: list[float], bits: int, narrow: int, tmp_path_factory: Any
+    version: Version, ends: list[float], bits: int, narrow_range: int, tmp_path_factory: Any
 ) -> None:
     path = tmp_path_factory.getbasetemp() / f"{version}.encodings"
     bounds, spread = Bounds.of(*ends), torch.linspace(1, 2, 3)
-    grid = IntGrid(narrow, signed=True, symmetric=True, axis=0)
+    grid = IntGrid(narrow_range, signed=True, symmetric=True, channel_axis=0)
     weight = project(Bounds.of(bounds.lower * spread, bounds.upper * spread), grid)
     found = Encodings({"image": project(bounds, IntGrid(bits))}, {"weight": weight})
     found.write(path, version)
@@ -48,7 +48,7 @@ def test_the_fields_of_the_first_version() -> None:
 
 
 def test_the_fields_of_the_default_version() -> None:
-    weight = project(Bounds.of(-torch.ones(3), torch.ones(3)), IntGrid(4, signed=True, symmetric=True, axis=0))
+    weight = project(Bounds.of(-torch.ones(3), torch.ones(3)), IntGrid(4, signed=True, symmetric=True, channel_axis=0))
     (kept,) = Encodings({}, {"weight": weight}).record()["param_encodings"]
     assert (kept["name"], kept["enc_type"], kept["dtype"]) == ("weight", "PER_CHANNEL", "INT")
     assert (kept["bw"], kept["is_sym"], kept["offset"]) == (4, True, [-8, -8, -8])
@@ -56,7 +56,7 @@ def test_the_fields_of_the_default_version() -> None:
 
 def test_the_last_version_speaks_as_quantize_linear_does() -> None:
     image = project(Bounds.of(-1.0, 1.55), IntGrid(16))
-    weight = project(Bounds.of(-torch.ones(2), torch.ones(2)), IntGrid(8, signed=True, symmetric=True, axis=0))
+    weight = project(Bounds.of(-torch.ones(2), torch.ones(2)), IntGrid(8, signed=True, symmetric=True, channel_axis=0))
     seen, kept = Encodings({"image": image}, {"weight": weight}).record("2.0.0")["encodings"]
     assert (seen["output_dtype"], "axis" in seen, seen["y_zero_point"]) == ("uint16", False, int(image.zero_point))
     assert (kept["output_dtype"], kept["axis"], "y_zero_point" in kept) == ("int8", 0, False)

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import networks
 import pytest
+from helpers import networks
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError, SrptqError

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import networks
 from torch import nn
 
 from srptq_plugin.deploy.onnx_export import OnnxNetwork, export_float
@@ -19,10 +19,10 @@ from srptq_plugin.errors import MissingRuntimeError, SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.planner import make_plan
-from srptq_plugin.planning.prepared import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import makers_of, rules_of
+from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 
 pytest.importorskip("openvino")
 
@@ -100,7 +100,7 @@ def test_what_adds_read_from_a_convolution_has_no_quantizer(preset: str, tmp_pat
     recipe, registry = networks.recipe(8, "openvino", preset=preset), Registry()
     program = export_network(Skips())
     network = Network(graph_of(program))
-    plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), makers_of(recipe, registry))
+    plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), qconfigs_of(recipe, registry))
     sources = {site.source for site in plan.sites if site.role == "activation"}
     assert not sources & {"first/conv", "second/conv", "third/conv", "/mul", "/mul.1"}
     quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
@@ -112,7 +112,7 @@ def test_what_adds_read_from_a_convolution_has_no_quantizer(preset: str, tmp_pat
     assert runtime.integer_convs() == 5
     image = networks.images(1, 21, 27, seed=5)
     simulated = table.simulate(graph_of(program))(image).detach()
-    exact = PreparedGraph.plain(graph_of(program))(image).detach()
+    exact = PreparedGraph.float_only(graph_of(program))(image).detach()
     wrong = torch.from_numpy(runtime(image.numpy())) - simulated
     assert wrong.square().mean().sqrt() < MOST * (simulated - exact).square().mean().sqrt()
 
@@ -120,19 +120,19 @@ def test_what_adds_read_from_a_convolution_has_no_quantizer(preset: str, tmp_pat
 def test_pixel_shuffle_moves_integers_and_has_no_quantizer_behind_it(deploy: Deploy) -> None:
     _, files = deploy("edsr", "openvino")
     model = onnx.load(files[2])
-    makers = {name: node for node in model.graph.node for name in node.output}
+    qconfigs = {name: node for node in model.graph.node for name in node.output}
     tail = OnnxNetwork(model).nodes["tail/conv"]
-    shuffle = makers[tail.input[0]]
+    shuffle = qconfigs[tail.input[0]]
     assert shuffle.op_type == "DepthToSpace"
-    assert makers[shuffle.input[0]].op_type == "DequantizeLinear"
+    assert qconfigs[shuffle.input[0]].op_type == "DequantizeLinear"
 
 
 def test_behind_a_split_of_floats_there_is_a_quantizer(deploy: Deploy) -> None:
     _, files = deploy("mixed", "openvino")
     model = onnx.load(files[2])
-    makers = {name: node for node in model.graph.node for name in node.output}
+    qconfigs = {name: node for node in model.graph.node for name in node.output}
     for conv in ("left/conv", "right/conv"):
-        assert makers[OnnxNetwork(model).nodes[conv].input[0]].op_type == "DequantizeLinear"
+        assert qconfigs[OnnxNetwork(model).nodes[conv].input[0]].op_type == "DequantizeLinear"
 
 
 @pytest.mark.parametrize("kind", ["edsr", "mixed"])

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import pytest
-import saturating
+from helpers import networks, saturating
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from srptq_adapters.targets.graph import OnnxGraph
+from srptq_adapters.targets.onnx_graph import OnnxGraph
 from srptq_adapters.targets.overflow_rules import check
 from srptq_plugin.deploy.lint import lint
 from srptq_plugin.deploy.quant_table import QuantTable

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import networks
 import pytest
+from helpers import networks
 
 from srptq_adapters.targets.paper import TARGET
 from srptq_plugin.deploy.quant_table import QuantTable

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import saturating
+from helpers import saturating
 
 from srptq_adapters.targets import probe
 

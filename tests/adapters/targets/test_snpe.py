@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import networks
 import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import networks
 from onnx import numpy_helper
 
 from srptq_plugin.deploy.quant_table import QuantTable

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import pytest
+from helpers import networks
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from srptq_plugin.deploy.lint import lint

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import networks
 import pytest
 import torch
+from helpers import networks
 
 from srptq_plugin.deploy.quant_table import QuantTable
-from srptq_plugin.planning.prepared import PreparedGraph
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.plugins.registry import Registry
 

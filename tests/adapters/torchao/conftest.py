@@ -1,9 +1,9 @@
 from collections.abc import Callable
 from typing import Any
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor, fx
 
 Calibrate = Callable[[fx.GraphModule], None]

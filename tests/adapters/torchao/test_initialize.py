@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 import torch
-from starting import psnr, simulated
+from helpers import networks
+from helpers.starting import psnr, simulated
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torchao.quantization.pt2e import (
@@ -26,7 +26,7 @@ import srptq_plugin
 from srptq_adapters.torchao import SRQuantizer, with_observer
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.planning.prepared import FLOAT
+from srptq_plugin.planning.prepared_graph import FLOAT
 from srptq_plugin.runs.run import Run
 
 pytest.importorskip("onnxruntime")

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-import networks
 import pytest
 import torch
+from helpers import networks
 from torch import fx
 
 pytest.importorskip("torchao")
@@ -19,7 +19,7 @@ from torchao.quantization.pt2e.quantizer import Quantizer
 from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
 from srptq_adapters.torchao import SRQuantizer, with_observer
-from srptq_adapters.torchao.shell import SRFakeQuantize
+from srptq_adapters.torchao.fake_quantize_class import TorchaoFakeQuantize
 
 IMAGES = networks.images(4, seed=3)
 CONFIG = x86.get_default_x86_inductor_quantization_config(is_qat=True)
@@ -59,7 +59,7 @@ def test_every_bound_gets_a_gradient_and_the_loss_falls(quantizer: str) -> None:
     prepared = calibrated(quantizer)
     losses = trained(prepared)
     assert losses[-1] < losses[0]
-    learning = [each for each in prepared.modules() if isinstance(each, SRFakeQuantize) and not each.fixed]
+    learning = [each for each in prepared.modules() if isinstance(each, TorchaoFakeQuantize) and not each.fixed]
     assert learning
     assert all(each.lower.grad is not None and each.upper.grad is not None for each in learning)
     assert any(bool((each.upper.grad != 0).any()) for each in learning if each.upper.grad is not None)

@@ -4,16 +4,16 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import networks
 import pytest
-import saturating
 import torch
+from helpers import networks, saturating
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.observers.dbdc import DBDCObserver
 from srptq_plugin.observers.minmax import MinMaxObserver
+from srptq_plugin.planning.readback import plan_from_graph
 from srptq_plugin.quantization.grid import Bounds, project
 
 pytest.importorskip("torchao")
@@ -24,8 +24,7 @@ from torchao.quantization.pt2e.quantizer import arm_inductor_quantizer as arm
 from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
 from srptq_adapters.torchao import SRQuantizer, reconstruct, with_observer
-from srptq_adapters.torchao.shell import SRFakeQuantize
-from srptq_adapters.torchao.toolkit import plan_of
+from srptq_adapters.torchao.fake_quantize_class import TorchaoFakeQuantize
 
 Run = Callable[[Any, Tensor], Tensor]
 Calibrate = Callable[[fx.GraphModule], None]
@@ -54,8 +53,8 @@ def stock(name: str) -> Any:
     return xnnpack.XNNPACKQuantizer().set_global(config)
 
 
-def quantizers(prepared: fx.GraphModule) -> list[SRFakeQuantize]:
-    return [each for each in prepared.modules() if isinstance(each, SRFakeQuantize)]
+def quantizers(prepared: fx.GraphModule) -> list[TorchaoFakeQuantize]:
+    return [each for each in prepared.modules() if isinstance(each, TorchaoFakeQuantize)]
 
 
 def scales(converted: fx.GraphModule, call: str = ".quantize_per_tensor") -> set[float]:
@@ -172,7 +171,7 @@ def test_quantizers_in_a_stock_graph_have_the_names_of_their_tensors() -> None:
     prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("x86")))
     names = {each.name for each in quantizers(prepared)}
     assert {"head.weight", "shuffle/pixel_shuffle"} <= names
-    plan = plan_of(prepared)
+    plan = plan_from_graph(prepared)
     assert {site.group for site in plan.sites} == names
     assert plan.blocks == ("body.0/add", "body.1/add")
     roles = {site.source: site.role for site in plan.sites}

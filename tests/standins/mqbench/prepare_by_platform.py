@@ -52,21 +52,21 @@ class QuantizeScheme:
         }
 
 
-def _row(*, symmetry: bool, per_channel: bool, narrow: bool = False) -> dict[str, QuantizeScheme]:
+def _row(*, symmetry: bool, per_channel: bool, narrow_range: bool = False) -> dict[str, QuantizeScheme]:
     return {
-        "w_qscheme": QuantizeScheme(symmetry, per_channel, symmetric_range=narrow),
-        "a_qscheme": QuantizeScheme(symmetry, symmetric_range=narrow),
+        "w_qscheme": QuantizeScheme(symmetry, per_channel, symmetric_range=narrow_range),
+        "a_qscheme": QuantizeScheme(symmetry, symmetric_range=narrow_range),
     }
 
 
 ParamsTable: dict[BackendType, dict[str, Any]] = {
     BackendType.Academic: {},
-    BackendType.Tensorrt: _row(symmetry=True, per_channel=True, narrow=True),
+    BackendType.Tensorrt: _row(symmetry=True, per_channel=True, narrow_range=True),
     BackendType.SNPE: _row(symmetry=False, per_channel=False),
     BackendType.PPLCUDA: _row(symmetry=False, per_channel=True),
     BackendType.OPENVINO: _row(symmetry=True, per_channel=True),
     BackendType.Vitis: _row(symmetry=True, per_channel=False),
-    BackendType.QDQ: _row(symmetry=True, per_channel=True, narrow=True),
+    BackendType.QDQ: _row(symmetry=True, per_channel=True, narrow_range=True),
 }
 ObserverDict: dict[str, Any] = {"MinMaxObserver": MinMaxObserver}
 FakeQuantizeDict: dict[str, Any] = {

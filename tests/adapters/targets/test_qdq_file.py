@@ -1,0 +1,213 @@
+"""What the written ONNX files hold: the integers of the table, and nothing that a runtime would have to guess."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers import networks, saturating
+from onnx import ModelProto, NodeProto, numpy_helper
+
+from srptq_plugin.deploy.onnx_export import OnnxNetwork, metadata_of
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.planning.plan import Edge, Site
+from srptq_plugin.plugins.registry import Registry
+
+Deploy = Callable[..., tuple[QuantTable, list[Path]]]
+CASES = [
+    ("edsr", "onnxruntime", 8, {}),
+    ("imdn", "onnxruntime", 4, {}),
+    ("shared", "onnxruntime", 6, {}),
+    ("edsr", "openvino", 8, {}),
+    ("mixed", "openvino", 8, {"preset": "performance"}),
+    ("imdn", "openvino", 4, {"preset": "performance"}),
+    ("esrgan", "openvino", 6, {"placement": "convs"}),
+]
+
+
+@dataclass
+class Written:
+    """A table and the Q/DQ file that a target made of it."""
+
+    target: str
+    kind: str
+    table: QuantTable
+    model: ModelProto
+
+    @cached_property
+    def constants(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {each.name: numpy_helper.to_array(each) for each in self.model.graph.initializer}
+
+    @cached_property
+    def makers(self) -> dict[str, NodeProto]:
+        return {name: node for node in self.model.graph.node for name in node.output}
+
+    @cached_property
+    def named(self) -> dict[str, NodeProto]:
+        return OnnxNetwork(self.model).nodes
+
+    def nodes(self, kind: str) -> list[NodeProto]:
+        return [node for node in self.model.graph.node if node.op_type == kind]
+
+    def chain(self, value: str) -> list[NodeProto]:
+        """From a DequantizeLinear back to the QuantizeLinear or to the stored integers; empty for a float tensor."""
+        nodes: list[NodeProto] = []
+        while (node := self.makers.get(value)) and node.op_type in ("DequantizeLinear", "Clip", "QuantizeLinear"):
+            nodes.append(node)
+            value = node.input[0]
+            if node.op_type == "QuantizeLinear":
+                break
+        return nodes
+
+    def chains(self, site: Site) -> list[list[NodeProto]]:
+        """What each reader of a site reads; a reader behind movement reads the integers before it."""
+        readers = [
+            (self.named[edge.consumer], edge.input_index) for edge in site.consumers if edge.consumer in self.named
+        ]
+        found: list[list[NodeProto]] = []
+        for reader, place in readers:
+            value = reader.input[place]
+            while not self.chain(value) and self.makers[value].op_type == "DepthToSpace":
+                value = self.makers[value].input[0]
+            found.append(self.chain(value))
+        return found
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, (*case[:3], *case[3].values()))))
+def written(request: pytest.FixtureRequest, deploy: Deploy) -> Written:
+    kind, target, bits, keys = request.param
+    table, files = deploy(kind, target, bits, **keys)
+    return Written(target, kind, table, onnx.load(next(path for path in files if path.suffix == ".onnx")))
+
+
+def offset(site: Site) -> int:
+    """Signed activations are stored as unsigned ones, half their levels higher."""
+    return 2 ** (site.grid.bits - 1) if site.role == "activation" and site.grid.signed else 0
+
+
+def test_scales_and_zero_points_are_those_of_the_table(written: Written) -> None:
+    for site in written.table.plan.sites:
+        expected = written.table.qparams[site.name]
+        for chain in written.chains(site):
+            assert chain, site.name
+            for node in (node for node in chain if node.op_type != "Clip"):
+                scale, zero_point = (written.constants[name] for name in node.input[1:])
+                assert scale.dtype == np.float32
+                assert np.array_equal(scale, expected.scale.numpy())
+                assert np.array_equal(zero_point, expected.zero_point.numpy() + offset(site))
+
+
+def test_weights_are_the_integers_of_the_table_and_narrow(written: Written) -> None:
+    weights = [site for site in written.table.plan.sites if site.role == "weight"]
+    assert len(weights) == len(written.table.weights)
+    for site in weights:
+        most = 2 ** (site.grid.bits - 1) - 1
+        for chain in written.chains(site):
+            assert [node.op_type for node in chain] == ["DequantizeLinear"]
+            integers = written.constants[chain[0].input[0]]
+            assert integers.dtype == np.int8
+            assert np.array_equal(integers, written.table.weights[site.name].numpy())
+            assert np.abs(integers.astype(int)).max() <= most
+            assert all(_is_spread(channel, most, site.grid.pair_limit) for channel in integers)
+            assert [(each.name, each.i) for each in chain[0].attribute] == [("axis", 0)]
+
+
+def _is_spread(channel: np.ndarray[Any, Any], most: int, limit: int | None) -> bool:
+    """Whether a channel reaches the end of its grid or, where pairs are limited, a pair its limit or one less."""
+    at_limit = limit is not None and saturating.overflows(channel[None], largest=260)
+    return at_limit or np.abs(channel.astype(int)).max() == most
+
+
+def test_no_float_weight_of_a_planned_convolution_is_left(written: Written) -> None:
+    assert not {site.source for site in written.table.plan.sites if site.role == "weight"} & set(written.constants)
+
+
+def test_zero_points_are_always_written_in_the_type_of_the_integers(written: Written) -> None:
+    kinds = {"weight": np.dtype(np.int8), "bias": np.dtype(np.int32), "activation": np.dtype(np.uint8)}
+    found: set[np.dtype[Any]] = set()
+    for node in (*written.nodes("QuantizeLinear"), *written.nodes("DequantizeLinear")):
+        assert len(node.input) == 3
+        zero_point = written.constants[node.input[2]]
+        found.add(zero_point.dtype)
+        if node.input[0] in written.constants:
+            assert written.constants[node.input[0]].dtype == zero_point.dtype
+        else:
+            assert zero_point.dtype == kinds["activation"]
+    assert found == set(kinds.values()) - ({kinds["bias"]} if written.target == "openvino" else set())
+
+
+def test_fewer_than_8_bits_are_kept_in_range_by_a_clip(written: Written) -> None:
+    activations = [site for site in written.table.plan.sites if site.role == "activation"]
+    for site in activations:
+        for chain in written.chains(site):
+            kinds = [node.op_type for node in chain]
+            if site.grid.bits == 8:
+                assert kinds == ["DequantizeLinear", "QuantizeLinear"]
+            else:
+                assert kinds == ["DequantizeLinear", "Clip", "QuantizeLinear"]
+                assert [int(written.constants[name]) for name in chain[1].input[1:]] == [0, 2**site.grid.bits - 1]
+
+
+def test_biases_are_integers_where_the_target_computes_them_so(written: Written) -> None:
+    module = networks.folded(written.kind)
+    for conv in written.table.plan.convs:
+        node = written.named[conv]
+        real = module.get_submodule(conv.split("/", maxsplit=1)[0]).get_parameter("bias").detach()
+        if written.target == "openvino":
+            assert np.allclose(written.constants[node.input[2]], real.numpy(), atol=1e-6)
+            continue
+        image, weight, bias = (written.chain(name)[0] for name in node.input)
+        scales = [written.constants[each.input[1]] for each in (image, weight, bias)]
+        integers = written.constants[bias.input[0]]
+        assert integers.dtype == np.int32
+        assert np.array_equal(scales[2], scales[0] * scales[1])
+        assert np.abs(integers * scales[2].astype(np.float64) - real.numpy()).max() <= 0.51 * scales[2].max()
+        expected = written.table.bias(conv, real)
+        assert expected is not None
+        assert np.abs(integers - expected[0].numpy()).max() <= 1
+
+
+def test_metadata_travels_with_the_file(written: Written) -> None:
+    assert metadata_of(written.model) == networks.METADATA
+
+
+def test_sizes_stay_dynamic(written: Written) -> None:
+    shape = written.model.graph.input[0].type.tensor_type.shape.dim
+    assert [each.dim_param or each.dim_value for each in shape] == ["batch", 3, "height", "width"]
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_a_table_of_another_network_writes_nothing(
+    target: str, float_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    table = QuantTable.of(networks.calibrated("imdn", 8, target))
+    with pytest.raises(SrptqError, match="not found in the ONNX graph"):
+        Registry().target(target).load().write(float_file("edsr"), table, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bias_too_large_for_its_integers_stays_float(float_file: Callable[[str], Path], tmp_path: Path) -> None:
+    table = QuantTable.of(networks.calibrated("edsr", 8, "onnxruntime"))
+    image = next(site.name for site in table.plan.sites if Edge("head/conv", 0) in site.consumers)
+    tiny = replace(table.qparams[image], scale=torch.tensor(1e-30))
+    changed = replace(table, qparams={**table.qparams, image: tiny})
+    path = Registry().target("onnxruntime").load().write(float_file("edsr"), changed, tmp_path)[0]
+    model = onnx.load(path)
+    stored = {each.name: each.data_type for each in model.graph.initializer}
+    bias = OnnxNetwork(model).nodes["head/conv"].input[2]
+    assert stored[bias] == onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("target", [entry.name for entry in Registry().entries("target")])
+def test_the_next_command_names_sizes_that_every_network_takes(target: str) -> None:
+    command = Registry().target(target).load().command(Path("model.onnx"), None)
+    sides = [int(side) for pair in re.findall(r"1[x,]3[x,](\d+)[x,](\d+)", command) for side in pair]
+    assert all(side % 64 == 0 for side in sides)
+    assert bool(sides) is (target in ("openvino", "snpe", "tensorrt"))
