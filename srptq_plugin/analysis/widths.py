@@ -8,13 +8,13 @@ from typing import Any
 
 from srptq_plugin.analysis.analyze import noises
 from srptq_plugin.analysis.subject import Subject
-from srptq_plugin.calibration.calibrator import Inputs
+from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import STAGES
 from srptq_plugin.planning.plan import Plan, Site
-from srptq_plugin.recipes.binding import nearest
+from srptq_plugin.recipes.compatibility import nearest
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.utils.progress import Progress, quiet
 
@@ -42,20 +42,20 @@ def at_every_width(
 
     Channels are not equalized: that would give each its own float network.
     """
-    known = inputs.rules.weight_bits | inputs.rules.activation_bits
+    known = inputs.bound.rules.weight_bits | inputs.bound.rules.activation_bits
     chosen = sorted(known.intersection(widths))
     if len(chosen) < 2:  # noqa: PLR2004 - one is no choice
         has, asked = (", ".join(map(str, sorted(each))) for each in (known, widths))
         raise SrptqError(f"bits {asked}: {inputs.recipe.target} has {has}; give two of these at least")
     kind = inputs.recipe.activations.quantizer
-    if inputs.registry.quantizer(kind).load().dynamic:
+    if inputs.bound.registry.quantizer(kind).load().dynamic:
         raise SrptqError(f"activations.quantizer: {kind} has no bounds to choose bits for; set it to bounded")
     return [_uniform(inputs, bits, patches, progress) for bits in chosen]
 
 
 def _uniform(inputs: Inputs, bits: int, patches: int, progress: Progress) -> Uniform:
-    recipe = uniform(inputs.recipe, inputs.rules, bits).model_copy(update={"equalize": False})
-    subject = Subject.of_model(replace(inputs, recipe=recipe), patches, progress)
+    recipe = uniform(inputs.recipe, inputs.bound.rules, bits).model_copy(update={"equalize": False})
+    subject = Subject.of_model(replace(inputs, bound=inputs.bound.with_recipe(recipe)), patches, progress)
     return Uniform(bits, subject, noises(subject, progress))
 
 
@@ -85,11 +85,11 @@ def uniform(recipe: Recipe, rules: Rules, bits: int) -> Recipe:
 
 def recipe_of(inputs: Inputs, plan: Plan, bits: Mapping[str, int]) -> Recipe:
     """The recipe with bits by group: the most frequent everywhere, and a line for each tensor that has others."""
-    changed: dict[str, Any] = uniform(inputs.recipe, inputs.rules, EIGHT).model_dump()
+    changed: dict[str, Any] = uniform(inputs.recipe, inputs.bound.rules, EIGHT).model_dump()
     overrides = list(changed["overrides"])
     for role, key in (("weight", "weights"), ("activation", "activations")):
         sites = (site for site in plan.sites if site.role == role)
-        wanted = {site.source: _said(bits[site.group], site, inputs.rules) for site in sites}
+        wanted = {site.source: _said(bits[site.group], site, inputs.bound.rules) for site in sites}
         usual = Counter(wanted.values()).most_common(1)
         changed[key]["bits"] = usual[0][0] if usual else EIGHT
         own = {tensor: found for tensor, found in wanted.items() if found != changed[key]["bits"]}

@@ -15,7 +15,7 @@ from srptq_plugin.utils.progress import Progress
 
 if TYPE_CHECKING:
     from srptq_plugin.analysis.allocate import Measure
-    from srptq_plugin.calibration.calibrator import Inputs, Source
+    from srptq_plugin.calibration.inputs import Inputs, Source
     from srptq_plugin.runs.run import Run
 
 ANALYSIS, BUDGET = "analysis.json", "budget.json"
@@ -84,15 +84,16 @@ def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answe
 
 
 def _inputs(asked: Namespace, run: "Run | None") -> "Inputs":
-    from srptq_plugin.calibration.calibrator import Inputs, check_recipe, resolved  # noqa: PLC0415
+    from srptq_plugin.calibration.inputs import Inputs  # noqa: PLC0415
     from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415
+    from srptq_plugin.recipes.binding import BoundRecipe  # noqa: PLC0415
 
     if run is not None:
         return Inputs.of_run(run, asked.images, asked.scale, asked.device)
     registry = Registry()
-    recipe = resolved(asked.recipe or DEFAULT_RECIPE, asked.set, asked.images, asked.scale)
-    check_recipe(recipe, registry)
-    return Inputs.load(recipe, registry, _source(asked), asked.device)
+    recipe = asked.recipe or DEFAULT_RECIPE
+    bound = BoundRecipe.resolve(recipe, registry, overrides=asked.set, images=asked.images, scale=asked.scale)
+    return Inputs.load(bound, _source(asked), asked.device)
 
 
 def cost(asked: Namespace, _progress: Progress) -> Answer:
@@ -132,6 +133,6 @@ def _refuse(asked: Namespace, names: Iterable[str], what: str) -> None:
 
 
 def _source(asked: Namespace) -> "Source":
-    from srptq_plugin.calibration.calibrator import Source  # noqa: PLC0415
+    from srptq_plugin.calibration.inputs import Source  # noqa: PLC0415
 
     return Source(asked.subject or asked.model, asked.weights, dict(asked.model_args), asked.input_range)

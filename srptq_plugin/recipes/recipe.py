@@ -1,12 +1,12 @@
 """The recipe as a whole: made from files, `--set` and mappings; validated, unknown keys refused."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from srptq_plugin.errors import SrptqError, UnknownNameError, at_once
+from srptq_plugin.errors import SrptqError, at_once
 from srptq_plugin.graph.stages import STAGES, Stage
 from srptq_plugin.recipes.field_types import Flag, Plain, Word, key_of, problem
 from srptq_plugin.recipes.recipe_files import Data, RecipeLayer, dump, merge, parse_set, read_layers, shipped, source
@@ -26,8 +26,6 @@ from srptq_plugin.recipes.schema import (
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-    from srptq_plugin.plugins.registry import Registry
 
 
 def _default_stages(value: object) -> object:
@@ -96,6 +94,21 @@ class Recipe(Settings):
         return cls.from_layers([*read_layers(name_or_path), *map(parse_set, overrides)])
 
     @classmethod
+    def resolve(
+        cls, recipe: "str | Path | Recipe", overrides: Sequence[str] = (), changes: Data | None = None
+    ) -> "Recipe":
+        """Read a recipe, unless it is one already, and change it.
+
+        Args:
+            recipe: a recipe, the name of a shipped one, or the path of a .yaml file.
+            overrides: each `dotted.key=value`.
+            changes: sections and keys that override all others.
+        """
+        is_loaded = isinstance(recipe, Recipe)
+        layers = [RecipeLayer(recipe.name, recipe.model_dump())] if is_loaded else read_layers(recipe)
+        return cls.from_layers([*layers, *map(parse_set, overrides), RecipeLayer("arguments", changes or {})])
+
+    @classmethod
     def from_layers(cls, layers: Sequence[RecipeLayer]) -> "Recipe":
         """Make a recipe from mappings. A later one overrides an earlier one."""
         layers = [use_new_names(layer) for layer in layers]
@@ -141,28 +154,3 @@ def _line(error: "ErrorDetails", layers: Sequence[RecipeLayer]) -> str:
     parent = path if error["type"] == "model_type" else path[:-1]
     model = MODELS.get(parent[0], Recipe) if parent else Recipe
     return f"{source(layers, path)}: {key_of(error) or 'recipe'}: {problem(error, model.model_fields)}"
-
-
-def check_names(recipe: Recipe, registry: "Registry") -> None:
-    """Refuse names that no plugin registered, all of them at once."""
-    look_ups: list[tuple[str, Callable[[str], object], str]] = [
-        ("target", registry.target, recipe.target),
-        ("toolkit", registry.toolkit, recipe.toolkit),
-        ("weights.observer", registry.observer, recipe.weights.observer),
-        ("activations.observer", registry.observer, recipe.activations.observer),
-        ("weights.quantizer", registry.quantizer, recipe.weights.quantizer),
-        ("activations.quantizer", registry.quantizer, recipe.activations.quantizer),
-    ]
-    if recipe.reconstruction:
-        look_ups.append(("reconstruction.name", registry.reconstruction, recipe.reconstruction.name))
-    problems = [text for key, find, name in look_ups if (text := _unknown(key, find, name))]
-    if problems:
-        raise SrptqError(at_once(f"recipe {recipe.name}: {text}" for text in problems))
-
-
-def _unknown(key: str, find: Callable[[str], object], name: str) -> str:
-    try:
-        find(name)
-    except UnknownNameError as error:
-        return f"{key}: {error}"
-    return ""

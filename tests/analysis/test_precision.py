@@ -10,13 +10,14 @@ from helpers import networks
 from srptq_plugin.analysis.allocate import Measure
 from srptq_plugin.analysis.precision import POINTS, Budget, Precision, Unit
 from srptq_plugin.analysis.widths import Uniform, at_every_width, mixed, recipe_of, uniform
-from srptq_plugin.calibration.calibrator import Calibrator, Inputs, Source, resolved
+from srptq_plugin.calibration.calibrator import Calibrator
+from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.data.images import Image, to_pixels, to_tensor
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import rules_of
+from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 
 SMALL = ["calibration.patches=4", "calibration.size=24", "reconstruction=null"]
@@ -25,7 +26,7 @@ SMALL = ["calibration.patches=4", "calibration.size=24", "reconstruction=null"]
 @cache
 def inputs(recipe: str = "paper-w4a4") -> Inputs:
     registry = Registry()
-    return Inputs.load(resolved(recipe, SMALL), registry, Source(networks.network("edsr")), "cpu")
+    return Inputs.load(BoundRecipe.resolve(recipe, registry, overrides=SMALL), Source(networks.network("edsr")), "cpu")
 
 
 @cache
@@ -71,7 +72,9 @@ def test_the_recipe_gives_the_very_numbers_that_were_measured(budget: Budget, tm
     table = mixed(measured(), found.bits)
     written = recipe_of(inputs(), table.plan, found.bits)
     (tmp_path / "mixed.yaml").write_text(written.to_yaml())
-    again = Inputs.load(Recipe.load(tmp_path / "mixed.yaml"), Registry(), Source(networks.network("edsr")), "cpu")
+    again = Inputs.load(
+        BoundRecipe.of(Recipe.load(tmp_path / "mixed.yaml"), Registry()), Source(networks.network("edsr")), "cpu"
+    )
     _, own = Calibrator(again).run()
     assert own.plan.sites == table.plan.sites
     for name, qparams in table.qparams.items():
@@ -127,8 +130,8 @@ def test_levels_of_each_image_are_refused() -> None:
 def test_a_uniform_recipe_is_one_that_the_target_runs(name: str, bits: int) -> None:
     registry = Registry()
     recipe = Recipe.load(name)
-    made = uniform(recipe, rules_of(recipe, registry), bits)
-    rules = rules_of(made, registry)
+    made = uniform(recipe, BoundRecipe.of(recipe, registry).rules, bits)
+    rules = BoundRecipe.of(made, registry).rules
     assert made.weights.bits == bits
     assert made.activations.bits in rules.activation_bits
     assert all(each.weights is None and each.activations is None for each in made.stages.values())

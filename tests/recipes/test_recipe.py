@@ -12,7 +12,8 @@ from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.plugins.entries import ReconstructionEntry
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.recipe import Recipe, check_names
+from srptq_plugin.recipes.binding import BoundRecipe
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.recipe_files import parse, shipped
 from srptq_plugin.recipes.schema import OtherSettings, PacSettings
 from srptq_plugin.reconstruction.pac import PacOptions
@@ -32,7 +33,7 @@ def write(folder: Path, text: str, name: str = "mine") -> Path:
 @pytest.mark.parametrize("name", Recipe.names())
 def test_every_shipped_recipe_loads_and_its_names_exist(name: str, registry: Registry, tmp_path: Path) -> None:
     recipe = Recipe.load(name)
-    check_names(recipe, registry)
+    BoundRecipe.of(recipe, registry)
     assert recipe.name == name
     assert name.startswith(f"{recipe.target}-w{recipe.weights.bits}a{recipe.activations.bits}")
     assert Recipe.load(write(tmp_path, recipe.to_yaml(), "recipe")) == recipe
@@ -143,7 +144,7 @@ def test_every_unknown_name_is_listed_with_its_key(registry: Registry) -> None:
         "paper-w4a4", ["target=papr", "weights.observer=min", "toolkit=torch", "reconstruction.name=pack"]
     )
     with pytest.raises(SrptqError) as raised:
-        check_names(recipe, registry)
+        BoundRecipe.of(recipe, registry)
     keys = [line.split(": ")[1] for line in str(raised.value).splitlines()]
     assert keys == ["target", "toolkit", "weights.observer", "reconstruction.name"]
     assert "did you mean 'paper'?" in str(raised.value)
@@ -154,7 +155,7 @@ def test_a_plugins_reconstruction_is_a_name_like_any_other(registry: Registry) -
         return [ReconstructionEntry("widen", "", load=registry.reconstruction("pac").load)]
 
     registry.register(SimpleNamespace(srptq_reconstructions=hookimpl(hook)), "mine")
-    check_names(Recipe.load("paper-w4a4", ["reconstruction={name: widen}"]), registry)
+    BoundRecipe.of(Recipe.load("paper-w4a4", ["reconstruction={name: widen}"]), registry)
 
 
 def test_the_papers_own_settings_of_pac_are_all_named() -> None:

@@ -13,7 +13,7 @@ from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.binding import rules_of
+from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import SkipSettings, StageSettings
 
@@ -59,7 +59,7 @@ class MQBenchConfig:
 
 def settings_of(recipe: Recipe, registry: Registry) -> MQBenchConfig:
     """A recipe as the config of a plain MQBench script."""
-    rules = rules_of(recipe, registry)
+    rules = BoundRecipe.of(recipe, registry).rules
     backend = backend_of(registry.target(recipe.target).name)
     grids = {"w": _weights(recipe, rules), "a": rules.sized(rules.activations, recipe.activations.bits)}
     sides = {"w": recipe.weights, "a": recipe.activations}

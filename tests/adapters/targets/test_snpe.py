@@ -15,7 +15,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import dequantize
-from srptq_plugin.recipes.binding import rules_of
+from srptq_plugin.recipes.binding import BoundRecipe
 
 pytest.importorskip("onnxruntime")
 
@@ -114,7 +114,7 @@ def test_every_version_is_written_on_demand(
 
 def test_legacy_weights_have_one_scale() -> None:
     with pytest.raises(SrptqError, match=r"weights\.per_channel: true, but snpe has one scale.*set it to false"):
-        rules_of(networks.recipe(8, "snpe", preset="legacy"), Registry())
+        BoundRecipe.of(networks.recipe(8, "snpe", preset="legacy"), Registry())
 
 
 def test_the_runtime_of_the_phone_is_not_guessed(deploy: Deploy) -> None:
