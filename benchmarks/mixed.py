@@ -21,8 +21,8 @@ from srptq_plugin.analysis.widths import Uniform, at_every_width, mixed
 from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.evaluation.pairs import load_pairs
 from srptq_plugin.evaluation.scoring import mean_scores
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 
 RECIPE, SETS, PATCHES = "paper-w4a4", ("Set5", "Set14"), 8
 WIDTHS, COMPARED = (3, 4, 5, 6, 7, 8), (4, 5, 6)

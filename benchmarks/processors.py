@@ -32,8 +32,8 @@ from srptq_plugin.data.metrics import psnr
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.evaluation.scoring import scores
 from srptq_plugin.graph.types import Array
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.runs.run import NETWORK
 
 WORKER = Path(__file__).with_name("on_processor.py")

@@ -33,10 +33,10 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.models import EDSR
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 from srptq_plugin.quantization.quantizer import Mode, fake_quantize
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.reconstruction.pac import reconstruct
 
 LEVELS = (0.0, 255.0)

@@ -18,8 +18,8 @@ from srptq_plugin.graph.export import export_network
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models.model_record import check_range
 from srptq_plugin.models.plausible import warn_of_range
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import NETWORK, PROGRAM, Run

@@ -15,8 +15,8 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.models import SRGANGenerator, SRResNet
 from srptq_plugin.planning.plan import Edge, Plan, Site
 from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 
 MODELS: Mapping[str, nn.Module] = {

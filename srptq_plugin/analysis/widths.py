@@ -14,7 +14,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import STAGES
 from srptq_plugin.planning.plan import Plan, Site
-from srptq_plugin.recipes.compatibility import nearest
+from srptq_plugin.plugins.compatibility import nearest
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.utils.progress import Progress, quiet
 

@@ -25,8 +25,8 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.models import LoadedModel, SRNetwork, describe, load_model
 from srptq_plugin.models.model_record import UNIT, ModelRecord, check_range
 from srptq_plugin.planning.prepared_graph import fixed_size
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import Run
 from srptq_plugin.utils.devices import device_of

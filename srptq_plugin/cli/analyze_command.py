@@ -85,8 +85,8 @@ def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answe
 
 def _inputs(asked: Namespace, run: "Run | None") -> "Inputs":
     from srptq_plugin.calibration.inputs import Inputs  # noqa: PLC0415
+    from srptq_plugin.plugins.bound_recipe import BoundRecipe  # noqa: PLC0415
     from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415
-    from srptq_plugin.recipes.binding import BoundRecipe  # noqa: PLC0415
 
     if run is not None:
         return Inputs.of_run(run, asked.images, asked.scale, asked.device)

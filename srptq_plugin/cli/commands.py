@@ -86,7 +86,7 @@ def verify(asked: Namespace, progress: Progress) -> Answer:
 
 def lint(asked: Namespace, _progress: Progress) -> Answer:
     """Check a file against the rules of a target."""
-    from srptq_plugin.deploy import lint as linting  # noqa: PLC0415
+    from srptq_plugin.runs import lint as linting  # noqa: PLC0415
 
     findings = linting.lint(asked.file, asked.target)
     data = {"file": str(asked.file), "target": asked.target, "findings": [asdict(each) for each in findings]}

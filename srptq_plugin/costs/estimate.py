@@ -16,8 +16,8 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.models import LoadedModel
 from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.plan import Plan
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import Run
 

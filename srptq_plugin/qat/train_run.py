@@ -23,6 +23,7 @@ from srptq_plugin.evaluation.scoring import mean_scores
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.prepared_graph import PreparedGraph, fixed_size
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Patches
 from srptq_plugin.qat.checkpoint import Checkpoint
@@ -30,7 +31,6 @@ from srptq_plugin.qat.initialize import initialize
 from srptq_plugin.qat.provenance import origins_of
 from srptq_plugin.qat.training import Training, TrainingOptions, Validation, train
 from srptq_plugin.qat.training_images import TrainingImages
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import TrainingSettings
 from srptq_plugin.runs.atomic_folder import locked, writing

@@ -8,21 +8,20 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from srptq_plugin.errors import SrptqError, at_once
 from srptq_plugin.graph.stages import STAGES, Stage
-from srptq_plugin.recipes.field_types import Flag, Plain, Word, key_of, problem
 from srptq_plugin.recipes.recipe_files import Data, RecipeLayer, dump, merge, parse_set, read_layers, shipped, source
 from srptq_plugin.recipes.renamed_keys import use_new_names
 from srptq_plugin.recipes.schema import (
     Calibration,
-    OtherSettings,
     Override,
-    PacSettings,
-    Settings,
+    ReconstructionSettings,
     SkipSettings,
     StageSettings,
     TensorSettings,
     TrainingSettings,
     WeightSettings,
 )
+from srptq_plugin.utils.field_types import Flag, Plain, Word, key_of, problem
+from srptq_plugin.utils.options import Options
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -44,10 +43,10 @@ def _reconstruction(value: object) -> object:
     if not isinstance(value, Mapping):
         raise ValueError("null, or a mapping such as {name: pac}")  # noqa: TRY004 - pydantic collects ValueError only
     given = cast("Data", value)
-    return (PacSettings if given.get("name", "pac") == "pac" else OtherSettings).model_validate(given)
+    return ReconstructionSettings.model_validate(given)
 
 
-class Recipe(Settings):
+class Recipe(Options):
     """All that decides a quantization, but for the network.
 
     >>> recipe = Recipe.load("openvino-w8a8", ["activations.bits=6"])
@@ -81,7 +80,7 @@ class Recipe(Settings):
     """Bits of skips."""
     overrides: tuple[Override, ...] = ()
     """Bits by name."""
-    reconstruction: Annotated[PacSettings | OtherSettings | None, BeforeValidator(_reconstruction)] = None
+    reconstruction: Annotated[ReconstructionSettings | None, BeforeValidator(_reconstruction)] = None
     """What tunes the bounds."""
     calibration: Calibration = Calibration()
     """What is looked at."""
@@ -137,13 +136,13 @@ class Recipe(Settings):
         return dump(self.model_dump(mode="json"))
 
 
-MODELS: Mapping[str | int, type[Settings]] = {
+MODELS: Mapping[str | int, type[Options]] = {
     "weights": WeightSettings,
     "activations": TensorSettings,
     "stages": StageSettings,
     "skips": SkipSettings,
     "overrides": Override,
-    "reconstruction": PacSettings,
+    "reconstruction": ReconstructionSettings,
     "calibration": Calibration,
     "training": TrainingSettings,
 }

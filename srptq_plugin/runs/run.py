@@ -22,9 +22,9 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.types import Array, Size
 from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.protocols import Target
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.atomic_folder import complete
 from srptq_plugin.runs.program_file import read_program

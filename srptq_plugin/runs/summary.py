@@ -13,8 +13,8 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models import ModelRecord
 from srptq_plugin.planning.grid_cost import GridCost
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.quantization.grid import Bounds
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run_record import SCHEMA
 

@@ -16,8 +16,8 @@ from srptq_plugin.data.images import Image, to_pixels, to_tensor
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 
 SMALL = ["calibration.patches=4", "calibration.size=24", "reconstruction=null"]

@@ -25,8 +25,8 @@ from srptq_plugin.models import SRGANGenerator, SRResNet
 from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 
 SIZE = (1, 3, 12, 14)

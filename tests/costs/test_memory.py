@@ -18,9 +18,9 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import GUARDS, MOVEMENT, Network
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan, Site
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.binding import BoundRecipe
 
 SIZE = (1, 3, 8, 10)
 ATEN: Any = torch.ops.aten

@@ -21,10 +21,10 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.evaluation.evaluate import evaluate
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.quantization.grid import QParams
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import Run
 

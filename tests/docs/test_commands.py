@@ -15,8 +15,8 @@ from helpers.documents import PAGES, ROOT, Block, Command, blocks, commands, com
 
 import srptq_plugin
 from srptq_plugin.cli.parser import COMMANDS, DEFAULT_RECIPE, parse
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -13,9 +13,9 @@ from helpers.documents import PAGES, ROOT, Block, blocks, links, prose, spans
 
 from srptq_plugin.cli.analyze_command import ANALYSIS, BUDGET
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
+from srptq_plugin.plugins.recipe_keys import sections
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
-from srptq_plugin.recipes.keys import sections
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.recipe_files import RecipeLayer, parse_set
 from srptq_plugin.runs.run import PROGRAM, RECIPE, SUMMARY, TABLE

@@ -24,8 +24,8 @@ from srptq_plugin.models import RDN, RRDB
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 
 UNIT = (0.0, 1.0)

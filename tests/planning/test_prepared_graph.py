@@ -13,10 +13,10 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.observers.dbdc import DBDCObserver
 from srptq_plugin.observers.minmax import MinMaxObserver
 from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
-from srptq_plugin.recipes.binding import BoundRecipe
 
 KINDS = list(networks.NETWORKS)
 CASES = [("openvino", 8), ("onnxruntime", 4)]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from srptq_plugin import IntGrid, Recipe, Registry, SrptqError, quantize
 from srptq_plugin.cli import main
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import HOOKS as KNOWN
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe_files import RecipeLayer
 
 SMALL = {"patches": 4, "size": 24}

@@ -15,11 +15,11 @@ from srptq_plugin.graph.export import export_network, own_module
 from srptq_plugin.graph.network import Network, drop_identities
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.quantization.saturation import safe
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.reconstruction import compensation
 from srptq_plugin.reconstruction.compensation import InputPart, compensate, rounded
 

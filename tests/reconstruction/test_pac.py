@@ -19,10 +19,10 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, QParams
 from srptq_plugin.quantization.quantizer import Mode, fake_quantize
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.reconstruction.color_augmentation import recolored
 from srptq_plugin.reconstruction.pac import PacOptions, reconstruct
 from srptq_plugin.reconstruction.sensitivity import block_shares
@@ -336,7 +336,7 @@ def test_the_ratio_of_the_gradients_is_reported(prepared: PreparedGraph) -> None
 
 
 def test_an_unknown_option_lists_the_choices(prepared: PreparedGraph) -> None:
-    with pytest.raises(SrptqError, match=r"(?s)pac.*'epoch'.*choices:.*epochs"):
+    with pytest.raises(SrptqError, match=r"reconstruction\.epoch: unknown key; did you mean 'epochs'"):
         reconstruct(prepared, IMAGES, epoch=3)
 
 

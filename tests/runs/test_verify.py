@@ -25,10 +25,10 @@ from srptq_plugin.evaluation.evaluate import evaluate
 from srptq_plugin.evaluation.pairs import load_pairs
 from srptq_plugin.graph.types import Array
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.entries import TargetEntry
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.runs.run import NETWORK, Run
 from srptq_plugin.runs.verify import LEAST_PSNR, SIZES, integer_plan, verify
 

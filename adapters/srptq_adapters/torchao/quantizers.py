@@ -20,10 +20,10 @@ from srptq_plugin.graph.export import fold_mean_shifts
 from srptq_plugin.graph.network import Network, drop_identities, tensor_arguments
 from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, Site
 from srptq_plugin.planning.prepared_graph import build_quantizer
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.saturation import pair_limit
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
 
 ANNOTATION = "quantization_annotation"

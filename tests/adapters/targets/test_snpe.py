@@ -12,10 +12,10 @@ from onnx import numpy_helper
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import dequantize
-from srptq_plugin.recipes.binding import BoundRecipe
 
 pytest.importorskip("onnxruntime")
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,13 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, QConfig, Role
 from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.compatibility import dynamic_problems, export_problems, problems
 from srptq_plugin.plugins.protocols import Target, Toolkit
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.observer import Observer
-from srptq_plugin.recipes.compatibility import dynamic_problems, export_problems, problems
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.schema import TensorSettings
+from srptq_plugin.recipes.schema import ReconstructionSettings, TensorSettings
 
 if TYPE_CHECKING:
     from srptq_plugin.plugins.protocols import ObserverFactory
@@ -54,6 +53,7 @@ class BoundRecipe:
         """
         _check_calibration(recipe)
         _check_names(recipe, registry)
+        recipe = _with_all_options(recipe, registry)
         target = registry.target(recipe.target).load()
         rules = _rules(recipe, registry, target)
         qconfigs: dict[Role, QConfig] = {
@@ -145,6 +145,17 @@ def _refuse(recipe: Recipe, texts: Iterable[str]) -> None:
         raise SrptqError(at_once(lines))
 
 
+def _with_all_options(recipe: Recipe, registry: Registry) -> Recipe:
+    """Validate the options of plugins and fill in their defaults, so that a written recipe says all."""
+    settings = recipe.reconstruction
+    if settings is None:
+        return recipe
+    model = registry.reconstruction(settings.name).options
+    options = model.parse(settings.options, f"recipe {recipe.name}: reconstruction")
+    complete = ReconstructionSettings.model_validate({"name": settings.name, **dict(options)})
+    return recipe.model_copy(update={"reconstruction": complete})
+
+
 def _rules(recipe: Recipe, registry: Registry, target: Target) -> Rules:
     preset = recipe.preset or next(iter(target.presets))
     if preset not in target.presets:
@@ -194,9 +205,4 @@ def _tune(recipe: Recipe, registry: Registry) -> Tune | None:
     if settings is None:
         return None
     tune = registry.reconstruction(settings.name).load()
-    options = {"seed": recipe.calibration.seed, **settings.options()}
-    try:
-        signature(tune).bind(None, None, progress=None, **options)
-    except TypeError as error:
-        raise SrptqError(f"reconstruction: {settings.name}: {error}") from error
-    return partial(tune, **options)
+    return partial(tune, seed=recipe.calibration.seed, **settings.options)

@@ -1,3 +1,5 @@
+import re
+
 """A recipe held against its target, before anything is read or run."""
 
 from pathlib import Path
@@ -10,11 +12,13 @@ from helpers import networks
 from srptq_plugin import hookimpl
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.entries import ReconstructionEntry
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.binding import BoundRecipe
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.reconstruction.pac_options import PacOptions
+from srptq_plugin.utils.options import Options
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"weights": {"bits": 16}}, r"weights\.bits: openvino has no 16 bits here; choices: 2, .*, 8; the nearest is 8"),
@@ -144,9 +148,11 @@ def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def _nudge(
-    _prepared: object, _images: object, *, progress: object, seed: int, strength: float = 1.0
-) -> dict[str, float]:
+class NudgeOptions(Options):
+    strength: float = 1.0
+
+
+def _nudge(_prepared: object, _images: object, *, progress: object, seed: int, strength: float) -> dict[str, float]:
     raise AssertionError(progress, seed, strength)
 
 
@@ -155,7 +161,8 @@ class Nudging:
 
     @hookimpl
     def srptq_reconstructions(self) -> list[ReconstructionEntry]:
-        return [ReconstructionEntry("nudge", "moves a little", lambda: cast("Any", _nudge), aliases=("push",))]
+        load = lambda: cast("Any", _nudge)  # noqa: E731 - as entries have it
+        return [ReconstructionEntry("nudge", "moves a little", load, aliases=("push",), options=NudgeOptions)]
 
 
 @pytest.mark.parametrize("name", ["nudge", "push"])
@@ -164,9 +171,29 @@ def test_a_wrong_option_of_anybodys_reconstruction_is_refused_before_anything_is
 ) -> None:
     registry = Registry([Nudging()])
     recipe = networks.recipe(reconstruction={"name": name, "strenght": 2.0})
-    with pytest.raises(SrptqError, match=f"reconstruction: {name}: .*unexpected keyword argument 'strenght'"):
+    with pytest.raises(SrptqError, match=r"reconstruction\.strenght: unknown key; did you mean 'strength'"):
         quantize(recipe, images=tmp_path / "none", out=tmp_path / "run", registry=registry)
     assert BoundRecipe.of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry).tune is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("epoch=1", "epoch: unknown key; did you mean 'epochs'?"),
+        ("weight_rate=-1", "weight_rate: -1 is not allowed; give a number of 0"),
+        ("epochs=0", "epochs: 0 is not allowed; give a whole number from 1 to 1000000"),
+    ],
+)
+def test_wrong_options_of_pac_name_their_key(key: str, message: str) -> None:
+    recipe = Recipe.load("openvino-w8a8", [f"reconstruction.{key}"])
+    with pytest.raises(SrptqError, match=re.escape(f"recipe openvino-w8a8: reconstruction.{message}")):
+        BoundRecipe.of(recipe, Registry())
+
+
+def test_a_bound_recipe_says_every_option() -> None:
+    bound = BoundRecipe.of(Recipe.load("paper-w4a4", ["reconstruction={name: pac}"]), Registry())
+    assert bound.recipe.reconstruction
+    assert bound.recipe.reconstruction.options == {**dict(PacOptions()), "start": "image"}
 
 
 def test_compensated_rounding_needs_levels_of_a_grid() -> None:
