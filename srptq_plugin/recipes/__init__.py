@@ -1,1 +1,1 @@
-"""What a user asks for: the schema, the files, the values, and all of it held against what is installed."""
+"""Recipes: the YAML files that decide a quantization."""
