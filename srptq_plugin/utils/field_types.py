@@ -38,12 +38,17 @@ def whole(low: int, high: int) -> BeforeValidator:
     return BeforeValidator(Allowed(words, lambda value: type(value) is int and low <= value <= high))
 
 
-def _is_real(value: object) -> bool:
+def is_real(value: object) -> bool:
+    """Tell whether a value is a finite number of 0 or more, and no bool."""
     return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= LARGEST
 
 
 def _is_share(value: object) -> bool:
-    return _is_real(value) and cast("float", value) < 1
+    return is_real(value) and cast("float", value) < 1
+
+
+def _is_fraction(value: object) -> bool:
+    return is_real(value) and cast("float", value) <= 1
 
 
 def _is_word(value: object) -> bool:
@@ -82,8 +87,9 @@ Bits = Annotated[int, whole(1, 16)]
 Count = Annotated[int, whole(1, 1_000_000)]
 Seed = Annotated[int, whole(0, 2**32 - 1)]
 Scale = Annotated[int, whole(1, 16)]
-Real = Annotated[float, BeforeValidator(Allowed("a number of 0 or more", _is_real))]
+Real = Annotated[float, BeforeValidator(Allowed("a number of 0 or more", is_real))]
 Share = Annotated[float, BeforeValidator(Allowed("a number of 0 or more and less than 1", _is_share))]
+Fraction = Annotated[float, BeforeValidator(Allowed("a number from 0 to 1", _is_fraction))]
 Flag = Annotated[bool, BeforeValidator(Allowed("true or false", lambda value: isinstance(value, bool)))]
 Word = Annotated[str, BeforeValidator(_WORD)]
 Plain = Annotated[Any, AfterValidator(_PLAIN)]
