@@ -1,4 +1,4 @@
-"""Files that are there whole, or as they were before."""
+"""Atomic files: a reader finds the whole new content, or the old one."""
 
 import os
 from collections.abc import Generator
@@ -10,7 +10,7 @@ from srptq_plugin.errors import SrptqError
 
 @contextmanager
 def atomic_file(path: Path) -> Generator[Path]:
-    """A draft to write to, which takes the file's place once it is written.
+    """Yield a draft to write to, and move it to `path` once the block succeeded.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -21,7 +21,7 @@ def atomic_file(path: Path) -> Generator[Path]:
     """
     _refuse_special(str(path), path)
     draft = path.with_name(f".{os.getpid()}.{path.name}")
-    draft.unlink(missing_ok=True)  # a link would be followed
+    draft.unlink(missing_ok=True)  # writing to a leftover symbolic link would change the file that it points to
     try:
         yield draft
         draft.replace(path)
@@ -30,7 +30,12 @@ def atomic_file(path: Path) -> Generator[Path]:
 
 
 def check_file(option: str, path: Path) -> None:
-    """Refuse a file that could not be written, before there is anything to lose."""
+    """Raise `SrptqError` if a file cannot be written, so that a long run does not fail at its end.
+
+    Args:
+        option: the name of the argument or option to put into the message.
+        path: the file to write later.
+    """
     if path.is_dir():
         raise SrptqError(f"{option} {path}: is a folder; give a file")
     _refuse_special(f"{option} {path}", path)
@@ -41,6 +46,6 @@ def check_file(option: str, path: Path) -> None:
 
 
 def _refuse_special(name: str, path: Path) -> None:
-    """A draft would take the place of a device, or of a pipe."""
+    """Raise `SrptqError` for a device or a pipe, which moving the draft would replace."""
     if path.exists() and not path.is_file():
-        raise SrptqError(f"{name}: is no regular file; give a file that may be replaced")
+        raise SrptqError(f"{name}: is not a regular file; give a file that may be replaced")
