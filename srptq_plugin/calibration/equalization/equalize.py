@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from srptq_plugin.calibration.equalization.channels import Channels
 from srptq_plugin.calibration.equalization.noise import ActivationNoise, NoiseTerm, WeightNoise, least_noise
-from srptq_plugin.graph.export import folded, graph_of
+from srptq_plugin.graph.export import fold_and_trace, graph_of
 from srptq_plugin.graph.network import IMAGE_AXES, Network, tensor_arguments
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
@@ -60,7 +60,7 @@ def equalize(
     """
     chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     rules = rules_of(chosen, registry or Registry())
-    copied, program = folded(module)
+    copied, program = fold_and_trace(module)
     network = Network(graph_of(program))
     equalize_network(network, make_plan(network, rules, chosen, input_range), images.cpu(), chosen.calibration.seed)
     copied.load_state_dict(program.state_dict, strict=False)
