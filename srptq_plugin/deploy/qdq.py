@@ -23,7 +23,9 @@ _BIAS_INDEX = 2
 
 
 class Placer:
-    """Inserts Q/DQ at the sites of a table: integers for weights, Quantize - (Clip) - Dequantize for activations.
+    """A float ONNX file that gets Q/DQ at the sites of a table.
+
+    Weights become integers behind a DequantizeLinear. Activations pass QuantizeLinear, (Clip,) DequantizeLinear.
 
     Args:
         model: The float network. It stays as it is.

@@ -25,7 +25,7 @@ def compute_image_range(network: Network, node: fx.Node, image: tuple[float, flo
         return None
     batch, colors, *sides = network.input.meta["val"].shape
     device = next((parameter.device for parameter in network.module.parameters()), None)
-    # What is affine in each color has its extremes at the corners of the cube of colors.
+    # A function that is affine in each color has its extremes at the corners of the cube of colors.
     # One even image for each corner is therefore enough, and exact. Padding with zeros is seen as well.
     corners = torch.tensor(list(product(image, repeat=int(colors))), dtype=torch.float32, device=device)
     height, width = (side if isinstance(side, int) else CORNER for side in sides)

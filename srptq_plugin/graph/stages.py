@@ -25,6 +25,7 @@ class Stages:
         self._network = network
         self._after_conv = self._downstream(network.convs)
         self._before_conv = self._upstream(network.convs)
+        # Upsampling of the image itself, as in a bicubic skip, opens no stage.
         learned = [n for n, op in network.ops.items() if op in UPSAMPLING and n in self._after_conv]
         self._after_upsampling = self._downstream(learned)
         self._feeding = {conv for conv in network.convs if self._feeds_upsampling(conv)}
@@ -96,7 +97,7 @@ def block_paths(network: Network) -> list[str]:
             alike = f"{kind}{_weight_shapes(network, convs[path])}" if "container" in kind else kind
             families[path.rpartition(".")[0], alike].append(path)
     repeated = [path for family in families.values() if len(family) > 1 for path in family]
-    return [path for path in repeated if not any(path.startswith(other + ".") for other in repeated)]
+    return [path for path in repeated if not any(path.startswith(outer + ".") for outer in repeated)]
 
 
 def _list_modules(network: Network) -> tuple[dict[str, str], dict[str, list[fx.Node]]]:

@@ -47,7 +47,7 @@ def correct_biases(prepared: PreparedGraph, images: Tensor) -> None:
 
 
 class _ChannelMeans(fx.Interpreter):
-    """Runs a network and takes the mean of each output channel of its convolutions."""
+    """An interpreter that takes the mean of each output channel of the convolutions."""
 
     def __init__(self, prepared: PreparedGraph) -> None:
         network = Network(prepared.capture)
@@ -70,7 +70,7 @@ class _ChannelMeans(fx.Interpreter):
 
 
 class _Correction(_ChannelMeans):
-    """Moves each bias by the difference of the means, and goes on with the corrected feature map."""
+    """An interpreter that moves each bias by the difference of the means, and goes on with the corrected map."""
 
     def __init__(self, prepared: PreparedGraph, target: Means) -> None:
         super().__init__(prepared)

@@ -73,7 +73,7 @@ class InputPart:
 
 
 class InputReader(fx.Interpreter):
-    """Runs a quantized network and sums the second moments of the values that each planned convolution reads."""
+    """An interpreter that sums the second moments of the values that each planned convolution reads."""
 
     def __init__(self, prepared: PreparedGraph) -> None:
         super().__init__(prepared.module)
@@ -120,7 +120,7 @@ def _part_size(weight: Tensor) -> int:
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution moves over its input."""
+    """Stride, padding and dilation of a convolution."""
 
     stride: Any
     padding: Any

@@ -40,6 +40,8 @@ class Rates:
 
     def bounds_rate(self, role: Role, quantizer: BoundedFakeQuantize) -> float:
         """Return the rate of a quantizer's bounds."""
+        # A step of Adam has the length of its rate, whatever the gradient's magnitude. A rate relative to the range
+        # therefore moves the bounds of every site by the same share.
         rate = self.weight if role == "weight" else self.activation
         return rate * _range(quantizer) if self.kind == "relative" else rate
 

@@ -37,6 +37,7 @@ def iter_pulls(
     tapped = list(groups)
     generator = torch.Generator().manual_seed(seed)
     for batch in images.split(prepared.batch(BATCH)):
+        # The image requires a gradient, so that all that depends on it is in the graph, also with frozen weights.
         with prepared.mode(Mode.OFF), _tap_quantizers(prepared, tapped) as maps, torch.enable_grad():
             output = prepared(batch.detach().requires_grad_())
         yield maps, [_pull(output, maps, signs) for signs in _draw_signs(output, draws, generator)]
@@ -49,7 +50,7 @@ def block_shares(prepared: PreparedGraph, images: Tensor, draws: int = 4, seed: 
     for batch in images.split(prepared.batch(BATCH)):
         with prepared.mode(Mode.OFF), torch.enable_grad():
             output, maps = prepared.capture(batch.detach().requires_grad_())
-        for signs in _draw_signs(output, draws, generator):
+        for signs in _draw_signs(output, draws, generator):  # one forward serves all draws, which retain its graph
             gradients = torch.autograd.grad(output, maps, signs, retain_graph=True)
             pairs = zip(maps, gradients, strict=True)
             moves.append(

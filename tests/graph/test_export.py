@@ -27,7 +27,7 @@ class Normed(nn.Module):
 
 
 class Branching(nn.Module):
-    """Takes a branch on a value, which torch.export refuses."""
+    """A network with a branch on a value, which torch.export refuses."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.mean() > 0.5:
@@ -36,7 +36,7 @@ class Branching(nn.Module):
 
 
 class OneSize(nn.Module):
-    """Adds a map of one size."""
+    """A network that adds a map of one size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def test_a_refusal_names_the_line_and_cure() -> None:
 
 
 class OneImage(nn.Module):
-    """Takes one image at a time."""
+    """A network that takes one image at a time."""
 
     def forward(self, x: Tensor) -> Tensor:
         count, channels, height, width = x.shape
@@ -129,7 +129,7 @@ class OneImage(nn.Module):
 
 
 class Padded(nn.Module):
-    """Pads to a multiple and crops. With `branches`, only if that is needed."""
+    """A network that pads to a multiple and crops. With `branches`, only if that is needed."""
 
     def __init__(self, *, branches: bool) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ NORMS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
 
 
 class Reparameterized(nn.Module):
-    """Adds a small kernel to a scaled large one in every forward."""
+    """A layer that adds a small kernel to a scaled large one in every forward."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -125,7 +125,7 @@ def test_the_ratio_of_the_gradients_is_reported(prepared: PreparedGraph) -> None
 
 
 class Deviating(nn.Module):
-    """Scales by a standard deviation, which has no derivative if quantization makes a map constant."""
+    """A network that scales by a standard deviation, which has no derivative if a map is constant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def test_constant_maps_under_a_deviation_stay_finite() -> None:
 
 
 class ColorByColor(nn.Module):
-    """Folds the colors into the batch, so that blocks see more maps than there are images."""
+    """A network that folds the colors into the batch, so that blocks see more maps than there are images."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from srptq_plugin.reconstruction.sensitivity import block_shares
 
 
 class Disturbed(fx.Interpreter):
-    """Adds noise of a thousandth of each sample's norm to one map."""
+    """An interpreter that adds noise of a thousandth of each sample's norm to one map."""
 
     def __init__(self, module: fx.GraphModule, node: fx.Node, seed: int) -> None:
         super().__init__(module)

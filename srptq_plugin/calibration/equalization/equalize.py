@@ -92,6 +92,8 @@ def measured_parts(
             shape = (*outputs.shape, inputs.shape[1])
             parts.append(WeightNoise(grid, _logs(maps[0].high).view(shape), maps[0].gain.view(shape), outputs, inputs))
         else:
+            # The sites of a group share one quantizer, which is called in the order of the graph. The sources are put
+            # in that order too, so that their classes belong to the channels of `maps`.
             sources = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
             classes = torch.from_numpy(np.concatenate([channels.of(source) for source in sources]))
             low = torch.cat([values.low for values in maps])
@@ -136,6 +138,8 @@ def _measure(prepared: PreparedGraph, images: Tensor, seed: int) -> dict[str, li
 
 
 def _measure_map(values: Tensor, gradients: Sequence[Tensor]) -> _Measured:
+    # The range without outliers: a share of BEYOND lies outside at either end, and at least the extreme itself.
+    # It is counted from zero, so that a channel of one sign has an end of 0.
     rows = _rows(values)
     beyond = max(1, round(rows.shape[1] * BEYOND))
     low, high = (-rows).topk(beyond).values[:, -1], rows.topk(beyond).values[:, -1]

@@ -51,6 +51,7 @@ class ActivationNoise:
     def noise(self, logs: Tensor) -> Tensor:
         """Return the squared error of the image. Each channel is divided by exp(logs) of its class."""
         factor = logs[self.classes]
+        # One scale holds all channels, so that its step follows from the widest.
         high, low = _largest(self.high - factor).exp(), _largest(self.low - factor).exp()
         width = 2 * torch.maximum(high, low) if self.grid.symmetric else high + low
         return ((width / self.grid.steps) ** 2 / 12 * (self.gain * (2 * factor).exp()).sum(-1)).sum()
@@ -77,6 +78,7 @@ class WeightNoise:
     def noise(self, logs: Tensor) -> Tensor:
         """Return the squared error of the image. Inputs are multiplied by their factors and outputs divided."""
         factor = logs[self.inputs][..., None, :] - logs[self.outputs][..., None]
+        # [..., groups, outputs]: a scale for each output channel, or one for the whole weight.
         largest = _largest(self.size + factor)
         if self.grid.channel_axis is None:
             largest = _largest(largest.flatten(-2))[..., None, None]
