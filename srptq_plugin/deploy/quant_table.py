@@ -88,7 +88,7 @@ class QuantTable:
         """
         quantizers: dict[str, nn.Module] = {}
         for group in self.plan.groups:
-            quantizer = self._quantizer(group)
+            quantizer = self._build_quantizer(group)
             quantizer.set_mode(Mode.QUANTIZE)
             quantizer.freeze()
             quantizers[group] = quantizer.eval()
@@ -99,7 +99,7 @@ class QuantTable:
         simulated.recompile()
         return PreparedGraph(simulated, self.plan)
 
-    def _quantizer(self, group: str) -> BoundedFakeQuantize:
+    def _build_quantizer(self, group: str) -> BoundedFakeQuantize:
         """Build a quantizer of fixed bounds, or restore a dynamic one of the class that the plan's qconfig names."""
         qparams = self.qparams[self.plan.groups[group][0].name]
         if group not in self.states:

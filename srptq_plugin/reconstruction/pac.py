@@ -39,7 +39,7 @@ LEVELS = 255
 
 @dataclass(frozen=True)
 class PacOptions:
-    """The options of PaC. The defaults are not the paper's, which `PacSettings` lists."""
+    """The options of PaC. The defaults differ from the paper's values, which `PacSettings` lists."""
 
     epochs: int = 10
     batch: int = 2
