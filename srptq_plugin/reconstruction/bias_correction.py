@@ -29,9 +29,6 @@ def reconstruct(
 
     The corrected biases stay, whether or not the output image comes closer to the float network's.
     """
-    unknown = [name for name in options if name != "seed"]
-    if unknown:
-        raise SrptqError(f"reconstruction bias-correction: it has no options; leave out {', '.join(unknown)}")
     progress("correcting biases", 0, 0)
     prepared.set_mode(Mode.QUANTIZE)
     correct_biases(prepared, images[:CORRECTED_ON])

@@ -18,7 +18,8 @@ from srptq_plugin.reconstruction.bias_correction import CORRECTED_ON, correct_bi
 from srptq_plugin.reconstruction.bounds_selection import choose_bounds
 from srptq_plugin.reconstruction.color_augmentation import recolor
 from srptq_plugin.reconstruction.cosine import cosines
-from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, Weights, learned_bounds
+from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, learned_bounds
+from srptq_plugin.reconstruction.pac_options import PacOptions
 from srptq_plugin.reconstruction.recompute import RecomputeActivations
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher
@@ -35,35 +36,6 @@ LEVELS = 255
 """Steps of an 8-bit image. The paper's networks have this range, and its weights of the losses hold for it."""
 
 
-@dataclass(frozen=True)
-class PacOptions:
-    """The options of PaC. The defaults differ from the paper's values, which `PacSettings` lists."""
-
-    epochs: int = 10
-    batch: int = 2
-    schedule: Literal["alternating", "joint"] = "joint"
-    rates: Literal["relative", "absolute"] = "relative"
-    weight_rate: float = 1e-3
-    activation_rate: float = 1e-3
-    weights: Weights = "fixed"
-    value_rate: float = 0.02
-    start: Literal["observed", "image"] = "observed"
-    bias_correction: bool = False
-    feature_weight: float = 5.0
-    blocks: Literal["equal", "sensitivity"] = "equal"
-    output_weight: float = 1.0
-    output_loss: Literal["l1", "rms"] = "rms"
-    region_weight: float = 1.0
-    recolor: bool = True
-    feature_loss: Literal["sum", "literal"] = "sum"
-    gradient: Gradient = "full"
-    seed: int = 0
-
-    def turn(self, epoch: int, roles: Turn = BOTH) -> Turn:
-        """Return the roles that learn in an epoch, out of the quantized ones."""
-        return roles if self.schedule == "joint" else (roles[epoch % len(roles)],)
-
-
 def reconstruct(
     prepared: PreparedGraph, images: Tensor, *, progress: Progress = quiet, seed: int = 0, **options: object
 ) -> Mapping[str, float]:
@@ -73,16 +45,14 @@ def reconstruct(
         prepared: An observed graph.
         images: Unlabeled calibration images, [N, 3, H, W].
         progress: Called before each step.
+        seed: The seed of the order of images and of their colors.
         options: The fields of `PacOptions`.
 
     Returns:
         The loss before and after, the number of steps, and the gradient norm of the weighted feature loss relative to
         the output loss.
     """
-    try:
-        chosen = PacOptions(**options)  # pyright: ignore[reportArgumentType]
-    except TypeError as error:
-        raise SrptqError(f"reconstruction pac: {error}; choices: {', '.join(vars(PacOptions()))}") from error
+    chosen = PacOptions.parse(options, "reconstruction")
     if all(quantizer.fixed for quantizer in prepared.quantizers.values()):
         raise SrptqError("reconstruction pac: no quantizer here has bounds to tune; set reconstruction to null")
     counts = all_gather(len(images))
@@ -95,11 +65,13 @@ def reconstruct(
 class _Tuning:
     """One run of PaC on one graph."""
 
-    def __init__(self, prepared: PreparedGraph, images: Tensor, options: PacOptions, progress: Progress) -> None:
-        self.prepared, self.options, self.progress = prepared, options, progress
+    def __init__(
+        self, prepared: PreparedGraph, images: Tensor, options: PacOptions, seed: int, progress: Progress
+    ) -> None:
+        self.prepared, self.options, self.seed, self.progress = prepared, options, seed, progress
         ends = all_gather((float(images.min()), float(images.max())))
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        self.images = recolor(images, low, high, options.seed) if options.recolor else images
+        self.images = recolor(images, low, high, seed) if options.recolor else images
         self.levels = LEVELS / max(high - low, 1e-30)
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)

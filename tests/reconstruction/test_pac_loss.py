@@ -15,8 +15,8 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.reconstruction.color_augmentation import recolor
 from srptq_plugin.reconstruction.pac import reconstruct
 
@@ -142,8 +142,10 @@ def test_constant_maps_under_a_deviation_stay_finite() -> None:
     torch.manual_seed(0)
     program = export_network(Deviating())
     recipe = networks.recipe(2, "openvino", placement="full")
-    rules = rules_of(recipe, Registry())
-    plan = make_plan(Network(graph_of(program)), rules, recipe, networks.UNIT, qconfigs_of(recipe, Registry()))
+    rules = BoundRecipe.of(recipe, Registry()).rules
+    plan = make_plan(
+        Network(graph_of(program)), rules, recipe, networks.UNIT, BoundRecipe.of(recipe, Registry()).qconfigs
+    )
     quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
     prepared = PreparedGraph(insert_quantizers(graph_of(program), plan, quantizers), plan)
     images = networks.images(4)
@@ -167,7 +169,7 @@ class ColorByColor(nn.Module):
 def test_blocks_with_larger_batches_match_by_image() -> None:
     torch.manual_seed(0)
     network, recipe = Network(graph_of(export_network(ColorByColor()))), networks.recipe(4, "paper")
-    rules, qconfigs = rules_of(recipe, Registry()), qconfigs_of(recipe, Registry())
+    rules, qconfigs = BoundRecipe.of(recipe, Registry()).rules, BoundRecipe.of(recipe, Registry()).qconfigs
     prepared = PreparedGraph.from_plan(network.module, make_plan(network, rules, recipe, networks.UNIT, qconfigs))
     images = networks.images(3)
     prepared.observe([images])

@@ -67,8 +67,7 @@ def equalize(
     >>> torch.allclose(equalize(network, "openvino-w8a8", images)(images), network(images), atol=1e-5)
     True
     """
-    chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    rules = rules_of(chosen, registry or Registry())
+    bound = BoundRecipe.resolve(recipe, registry or Registry())
     copied, program = fold_and_trace(module)
     network = Network(graph_of(program))
     equalize_network(network, bound.plan(network, input_range), images.cpu(), bound.recipe.calibration.seed)
