@@ -109,7 +109,7 @@ def _trained(
 
 
 def _observe_the_rest(graph: PreparedGraph, low: Tensor) -> None:
-    rest = [each for each in graph.quantizers.values() if not each.has_bounds]
+    rest = [each for each in graph.quantizers.values() if not (each.has_bounds or each.has_pending)]
     for each in rest:
         each.set_mode(Mode.OBSERVE)
     if rest:

@@ -75,18 +75,29 @@ class BoundedFakeQuantize(nn.Module):
 
     @property
     def has_bounds(self) -> bool:
-        """Whether bounds were observed or given."""
-        return self._fresh or bool(self.lower.numel())
+        """Whether bounds were set: given, restored, or taken over from the observer."""
+        return bool(self.lower.numel())
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether batches were observed that `finish_observing()` has yet to turn into bounds."""
+        return self._fresh
 
     @property
     def bounds(self) -> Bounds:
-        """The bounds as they stand: observed, tuned or given.
+        """The current bounds: set, tuned, or taken over from the observer by `finish_observing()`.
 
         A lower bound of zero gets no gradient: runtimes fuse a ReLU only where zero is its smallest integer.
+
+        Raises:
+            SrptqError: there are no bounds, or batches were observed that they do not include yet.
         """
         if self._fresh:
-            self.finish_observing()
-        if not self.lower.numel():
+            raise SrptqError(
+                f"site {self.name}: still observing, bounds are not final; "
+                "call finish_observing() or set_mode(Mode.QUANTIZE) first"
+            )
+        if not self.has_bounds:
             raise SrptqError(f"site {self.name}: no bounds yet; run calibration images through the network first")
         if self.grid.float_zero_point or not self.lower.requires_grad:
             return Bounds(self.lower, self.upper)
@@ -105,7 +116,7 @@ class BoundedFakeQuantize(nn.Module):
         self._fresh = False
 
     def finish_observing(self) -> None:
-        """Take over what the observer found."""
+        """Set the bounds from the observer. Does nothing if no batch was observed since they were last set."""
         if self.observer is not None and self._fresh:
             self.observed = self.observer.bounds()
             self.set_bounds(self.observed)

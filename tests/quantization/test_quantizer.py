@@ -207,13 +207,29 @@ def test_off_and_observing_pass_values_on() -> None:
     assert "a/site" in repr(quantizer)
 
 
-def test_what_is_observed_later_is_taken_over_at_the_next_switch() -> None:
+def test_finishing_takes_over_all_batches() -> None:
     quantizer = BoundedFakeQuantize("a/site", ACTIVATION, MinMaxObserver(ACTIVATION))
     quantizer(torch.tensor([0.0, 1.0]))
+    quantizer.finish_observing()
     assert quantizer.bounds.upper.item() == pytest.approx(1.0)
     quantizer(torch.tensor([0.0, 3.0]))
     quantizer.set_mode(Mode.QUANTIZE)
     assert quantizer.bounds.upper.item() == pytest.approx(3.0)
+
+
+def test_bounds_do_not_finish_observing() -> None:
+    quantizer = BoundedFakeQuantize("a/site", ACTIVATION, MinMaxObserver(ACTIVATION))
+    assert not quantizer.has_bounds
+    with pytest.raises(SrptqError, match="site a/site: no bounds yet; run calibration images"):
+        _ = quantizer.bounds
+    quantizer(torch.tensor([0.0, 1.0]))
+    assert (quantizer.has_bounds, quantizer.has_pending) == (False, True)
+    for read in (lambda: quantizer.bounds, quantizer.qparams):
+        with pytest.raises(SrptqError, match=r"site a/site: .*finish_observing\(\)"):
+            read()
+    assert quantizer.observed is None
+    quantizer.finish_observing()
+    assert (quantizer.has_bounds, quantizer.has_pending) == (True, False)
 
 
 def test_bounds_that_were_tuned_are_not_observed_away() -> None:
