@@ -115,6 +115,8 @@ def _observe_the_rest(graph: PreparedGraph, low: Tensor) -> None:
     if rest:
         with torch.no_grad():
             graph(low)
+    for each in graph.quantizers.values():
+        each.finish_observing()
 
 
 def _drawn(batch: int, seed: int) -> Draw:
