@@ -81,9 +81,11 @@ def test_a_training_calls_back_in_order() -> None:
     training = Training(prepared, TrainingOptions(steps=STEPS, every=2), peak=1.0)
     scores = iter([1.0, 2.0, 3.0])  # the last state is the best, so it stays in place
     assert len(list(train(training, lambda _step: (IMAGES, None), lambda _prepared: next(scores)))) == 3
-    damped = [each for each in prepared.quantizers.values() if isinstance(each, Damped) and not each.fixed]
+    damped = [
+        quantizer for quantizer in prepared.quantizers.values() if isinstance(quantizer, Damped) and not quantizer.fixed
+    ]
     assert damped
-    for each in damped:
-        assert each.calls[:2] == [Bounds, True]
-        assert each.calls[2:] == [call for n in range(STEPS) for call in (n / STEPS, "quantize", "loss")]
-        assert each.factor.item() < 1
+    for quantizer in damped:
+        assert quantizer.calls[:2] == [Bounds, True]
+        assert quantizer.calls[2:] == [call for n in range(STEPS) for call in (n / STEPS, "quantize", "loss")]
+        assert quantizer.factor.item() < 1
