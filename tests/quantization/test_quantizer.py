@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -116,6 +116,7 @@ def torchs_own(values: Tensor, qparams: QParams) -> Tensor:
 @given(cases())
 def test_rounding_matches_torchs_kernels_bit_for_bit(case: tuple[QParams, Tensor]) -> None:
     qparams, values = case
+    assume((values / along(qparams.scale, qparams.grid)).abs().max() < 2**62)  # torch's kernels cast to int64
     expected = dequantize(quantize(values, qparams), qparams)
     values, pull = values.clone().requires_grad_(), sample(5)
     ours, theirs = fake_quantize(values, qparams), torchs_own(values, qparams)
