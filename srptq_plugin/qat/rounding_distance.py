@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def moved(quantizers: Iterable[nn.Module]) -> Generator[list[Tensor]]:
+def collect_distances(quantizers: Iterable[nn.Module]) -> Generator[list[Tensor]]:
     """Collect a term for each forward pass of each quantizer: the mean of |Q(v) - v| over the tensor, equation (8).
 
     >>> import torch
     >>> rounding = nn.Hardtanh()
-    >>> with moved([rounding]) as terms:
+    >>> with collect_distances([rounding]) as terms:
     ...     _ = rounding(torch.tensor([0.5, 3.0]))
     >>> terms
     [tensor(1.)]

@@ -17,7 +17,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.planning.prepared_graph import Features, PreparedGraph
 from srptq_plugin.qat.batches import Batch
 from srptq_plugin.qat.pams import transfer_loss
-from srptq_plugin.qat.rounding_distance import moved
+from srptq_plugin.qat.rounding_distance import collect_distances
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates
 from srptq_plugin.utils.distributed import all_reduce_mean
@@ -100,6 +100,7 @@ class Training:
         self.learned: list[nn.Parameter] = self.learning.learned
         self.average = [parameter.detach().clone() for parameter in self.learned]
         self.counted = [buffer for q in prepared.quantizers.values() for buffer in q.buffers()]
+        # Any score beats this one, so the validation before the first step makes the start a candidate.
         self.best, self.score = self._copy_average(), -math.inf
         self.done, self.usual = 0, 0.0
 
@@ -115,6 +116,7 @@ class Training:
                 f"training: the loss of step {self.done + 1} is {float(loss.detach())}; lower value_rate or bound_rate"
             )
         self.learning.step(loss, BOTH, self.options.share(self.done), self._shorten)
+        # Gradients are averaged in `Learning.step`. Statistics, as in batch norms, differ by process until now.
         all_reduce_mean(buffer for buffer in self.counted if buffer.is_floating_point())
         self.done += 1
         # A shorter memory in the first steps, or the averages would stay close to the start for too long.
@@ -143,7 +145,7 @@ class Training:
         """Return the output, the blocks' outputs and, for FQSR's loss, how far quantizers move values in sum."""
         if not self.options.calibration:
             return *self.prepared.features(low), 0.0
-        with moved(self.prepared.quantizers.values()) as terms:
+        with collect_distances(self.prepared.quantizers.values()) as terms:
             features = self.prepared.features(low)
         return *features, torch.stack(terms).sum()
 
@@ -167,8 +169,8 @@ class Training:
         finally:
             self._put(current)
 
-    def validated(self, score: float) -> None:
-        """Remember the running averages if they are the best so far."""
+    def keep_best(self, score: float) -> None:
+        """Keep a copy of the running averages if their score is the best so far."""
         if score > self.score:
             self.best, self.score = self._copy_average(), score
 
@@ -181,6 +183,7 @@ class Training:
 
     def _put(self, values: Sequence[Tensor]) -> None:
         """Set the parameters and, if there are values for them as well, the buffers."""
+        # `average` has values for parameters only, and the zip ends there. Setting `.data` leaves optimizers in place.
         for tensor, value in zip((*self.learned, *self.counted), values, strict=False):
             tensor.data.copy_(value)
 
@@ -246,14 +249,14 @@ def _validated(training: Training, validate: Callable[[PreparedGraph], float], l
     with training.averaged(), torch.no_grad():
         score = torch.tensor(validate(training.prepared), dtype=torch.float64)
     all_reduce_mean([score])
-    training.validated(float(score))
+    training.keep_best(float(score))
     loss = sum(losses) / len(losses) if losses else None
     losses.clear()
     return Validation(training.done, float(score), loss)
 
 
 def _copy_to_devices(values: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
-    """Copy each tensor to the device of its counterpart."""
+    """Copy each tensor to the device of its counterpart. There may be more counterparts."""
     return [value.to(other.device, copy=True) for value, other in zip(values, like, strict=False)]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.qat.rounding_distance import moved
+from srptq_plugin.qat.rounding_distance import collect_distances
 from srptq_plugin.qat.training import Training, TrainingOptions
 from srptq_plugin.quantization.grid import dequantize, quantize
 from srptq_plugin.recipes.recipe import Recipe
@@ -88,7 +88,7 @@ def test_intervals_and_weights_learn_by_it(name: str) -> None:
 
 def test_teacher_adds_nothing_and_hooks_are_removed() -> None:
     prepared = calibrated("fqsr")
-    with moved(prepared.quantizers.values()) as terms:
+    with collect_distances(prepared.quantizers.values()) as terms:
         prepared.float_forward(IMAGES)
     assert not any(map(float, terms))
     assert not any(quantizer._forward_hooks for quantizer in prepared.quantizers.values())  # pyright: ignore[reportPrivateUsage]
