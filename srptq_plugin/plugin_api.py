@@ -40,6 +40,7 @@ from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize,
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.quantization.trainable import TrainableQuantizer
+from srptq_plugin.utils.options import Options
 from srptq_plugin.utils.progress import Progress, quiet
 
 __all__ = [
