@@ -17,7 +17,7 @@ import plugin_parts
 from pieces import sentences, table
 
 from srptq_plugin.cli import catalog
-from srptq_plugin.cli.parser import COMMANDS
+from srptq_plugin.cli.command import COMMANDS
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.keys import Section, sections, words_of
 from srptq_plugin.utils.progress import quiet
@@ -115,7 +115,7 @@ def _observer(name: str, kind: type[object]) -> str:
 
 def commands() -> str:
     """What `srptq` does, a row a command."""
-    return table(["command", "what it does"], [[f"`srptq {name}`", text] for name, text, _ in COMMANDS])
+    return table(["command", "what it does"], [[f"`srptq {command.name}`", command.summary] for command in COMMANDS])
 
 
 def _values(option: Parameter) -> str:

@@ -22,7 +22,7 @@ EXAMPLE: Size = (2, 3, 48, 64)
 ANY = (0, 2, 3)
 """The axes that may have any length: batch, height and width."""
 CURE = (
-    "--input-size 1x3xHxW, with H and W the recipe's calibration.size, traces that size only, in seconds rather "
+    "`input_size`, with the recipe's calibration.size as height and width, traces that size only, in seconds rather "
     "than minutes"
 )
 BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
@@ -116,7 +116,7 @@ def _refusal(module: nn.Module, example: Size, error: Exception) -> str:
     return (
         f"torch.export cannot trace {type(module).__name__} on a batch of {example[0]} of {example[2]} x {example[3]}"
         f"{where}: {cause[:300]}. Make the line free of branches on tensor values (torch.where, fixed loops), "
-        "or give a static --input-size, which traces a single image of that size"
+        "or give `input_size`, which traces a single image of that size"
     )
 
 
@@ -127,7 +127,7 @@ def _refuse_fixed_sizes(program: ExportedProgram, example: Size, axes: Sequence[
     if fixed:
         what = "batch" if fixed == [0] else "image size"
         traced = " x ".join(map(str, example))
-        raise SrptqError(f"the network runs at one {what} only (traced on {traced}); give --input-size 1x3xHxW")
+        raise SrptqError(f"the network runs at one {what} only (traced on {traced}); give `input_size`")
 
 
 def _refuse_guards(module: nn.Module, program: ExportedProgram, example: Size, step: int) -> None:
@@ -139,7 +139,7 @@ def _refuse_guards(module: nn.Module, program: ExportedProgram, example: Size, s
         if fault and not _is_alike(module, program, size):
             traced, failed = (" x ".join(map(str, each)) for each in (example, size))
             raise SrptqError(
-                f"the network was traced on {traced} and is another on {failed} ({fault}); give --input-size 1x3xHxW"
+                f"the network was traced on {traced} and is another on {failed} ({fault}); give `input_size`"
             )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import ArgumentError
 
 
 def device_of(name: str) -> torch.device:
@@ -13,7 +13,6 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SrptqError(
-            f"--device {name}: not there ({str(error).splitlines()[0]}); give cpu, cuda or auto"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ArgumentError("device", f"not there ({reason}); give cpu, cuda or auto", name) from error
     return device

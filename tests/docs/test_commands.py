@@ -15,13 +15,15 @@ from helpers.documents import PAGES, ROOT, Block, Command, blocks, commands, com
 
 import srptq_plugin
 from srptq_plugin.calibration.calibrator import check_recipe
-from srptq_plugin.cli.parser import COMMANDS, DEFAULT_RECIPE, parse
+from srptq_plugin.cli.command import BY_NAME
+from srptq_plugin.cli.parser import parse
 from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes import DEFAULT_RECIPE
 from srptq_plugin.recipes.recipe import Recipe
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-NAMES = [name for name, _, _ in COMMANDS]
+NAMES = list(BY_NAME)
 WRITTEN_THERE = ("mine.yaml", "mixed.yaml", "sigma.yaml")
 """Recipes that a document shows or makes, and then uses."""
 
@@ -86,7 +88,7 @@ def test_an_option_in_prose_is_one_of_srptqs(command: Command) -> None:
 
 def options_of(name: str) -> set[str]:
     parser = ArgumentParser()
-    next(fill for known, _, fill in COMMANDS if known == name)(parser)
+    BY_NAME[name].add_options(parser)
     return {"--json", *parser._option_string_actions}
 
 

@@ -154,12 +154,12 @@ def test_one_size_is_traced_for_every_batch_that_the_network_takes(module: nn.Mo
 
 
 def test_what_torch_assumed_of_the_size_that_was_traced_is_refused_where_it_matters() -> None:
-    with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give --input-size"):
+    with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give `input_size`"):
         export_network(Padded(asks=True))
     graph, image = graph_of(export_network(Padded(asks=False))), torch.rand(1, 3, 33, 21)
     assert PreparedGraph.float_only(graph)(image).shape == image.shape
 
 
 def test_a_network_of_one_size_says_so() -> None:
-    with pytest.raises(SrptqError, match="--input-size"):
+    with pytest.raises(SrptqError, match="give `input_size`"):
         export_network(OneSize())
