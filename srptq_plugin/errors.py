@@ -1,4 +1,7 @@
-"""The errors that users meet, and helpers to word them. A message says what is wrong, where, and what would be right."""
+"""The errors that users meet, and helpers to word them.
+
+A message names the problem, the place and the cure.
+"""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches

@@ -80,7 +80,7 @@ def _write_json(record: Mapping[str, Any], out: Path) -> None:
 
 def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer:
     from srptq_plugin.analysis.precision import Budget, Precision  # noqa: PLC0415
-    from srptq_plugin.analysis.widths import at_every_width, recipe_of  # noqa: PLC0415
+    from srptq_plugin.analysis.widths import at_every_width, mixed_recipe  # noqa: PLC0415
     from srptq_plugin.evaluation.pairs import load_pairs  # noqa: PLC0415
     from srptq_plugin.utils.atomic_file import atomic_file, check_file  # noqa: PLC0415
 
@@ -92,7 +92,7 @@ def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer
     precision = Precision(uniforms, "stage" if args.by == ["stage"] else "site", pairs)
     mixture = precision.within(Budget(*args.budget))
     with atomic_file(args.recipe_out) as draft:
-        draft.write_text(recipe_of(inputs, uniforms[0].subject.table.plan, mixture.bits).to_yaml())
+        draft.write_text(mixed_recipe(inputs, uniforms[0].subject.table.plan, mixture.bits).to_yaml())
     measure: Measure = "size" if args.budget[0] == "size" else "bops"
     curve = {"measure": measure, "mixtures": [point.point() for point in precision.curve(measure)]}
     data = precision.record() | {"budget": dict([args.budget]), "mixed": mixture.record(), "curve": curve}

@@ -136,7 +136,7 @@ def _room(table: Table, width: int) -> int:
 
 
 def _least(table: Table) -> list[int]:
-    """Return the width of each column's longest word. The first column is never wrapped, so it needs its longest cell."""
+    """Return the least width of each column: its longest word or, as the first is never wrapped, its longest cell."""
     first, *others = _columns(table)
     widths = [max(_length(word) for cell in column for word in _split(cell)) for column in others]
     return [max(map(_length, first)), *widths]

@@ -5,8 +5,8 @@ import re
 from srptq_plugin.cli.parser import option_names
 from srptq_plugin.errors import ArgumentError
 
-OTHER_NAMES = {"overrides": "set"}
-"""Options that are not called as the argument is."""
+OTHER_NAMES = {"overrides": "set", "pairs": "data", "widths": "bits"}
+"""Options whose names differ from the arguments that they set."""
 _ARGUMENT = re.compile(r"`([a-z]+(?:_[a-z]+)*)(?:=([^`]*))?`")
 
 

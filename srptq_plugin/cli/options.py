@@ -60,13 +60,13 @@ def evaluate(parser: ArgumentParser) -> None:
         metavar="DIR",
         help="high-resolution images, or a folder with HR and LR_x4 folders",
     )
-    _scale(parser, "downscale the images by N (default: the network's scale, the only one allowed)")
+    _scale(parser, "refuse a network of another scale than N")
     add("--tile", type=int, metavar="N", help="run in tiles of N x N low-resolution pixels (default: whole images)")
     add(
         "--overlap",
         type=int,
         metavar="M",
-        help="pixels by which neighboring tiles overlap on each side (default: 16, or a quarter of a small tile)",
+        help="pixels that a tile reads beyond the part that it draws (default: 16, or a quarter of a small tile)",
     )
     add("--ensemble", action="store_true", help="average over 8 rotated and flipped inputs; takes 8 times as long")
     add("--csv", type=argument_types.path, metavar="FILE", help="write the scores of each image to a CSV file")

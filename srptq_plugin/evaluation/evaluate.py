@@ -65,7 +65,8 @@ def _check_tile(run: Run, tile: int | None) -> None:
     if tile is not None and tile % run.record.multiple:
         raise ArgumentError(
             "tile",
-            f"the network of {run.folder} takes multiples of {run.record.multiple} only; give {run.record.fitted(tile)}",
+            f"the network of {run.folder} takes multiples of {run.record.multiple} only; "
+            f"give {run.record.fitted(tile)}",
             tile,
         )
 
