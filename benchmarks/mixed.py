@@ -18,9 +18,10 @@ from rows import Rows
 
 from srptq_plugin.analysis.precision import Budget, Precision, Unit
 from srptq_plugin.analysis.widths import Uniform, at_every_width, mixed
-from srptq_plugin.calibration.calibrator import Inputs, Source, resolved
+from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.evaluation.pairs import load_pairs
 from srptq_plugin.evaluation.scoring import mean_scores
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 
 RECIPE, SETS, PATCHES = "paper-w4a4", ("Set5", "Set14"), 8
@@ -37,8 +38,8 @@ class Bench:
         self.scale = subject.scale
         weights = arguments.weights / subject.weights if subject.weights else None
         args = {"upscale": subject.scale} if subject.model != "srgan" else {}
-        recipe = resolved(RECIPE, [], arguments.images, subject.scale)
-        self.inputs = Inputs.load(recipe, Registry(), Source(subject.model, weights, args))
+        bound = BoundRecipe.resolve(RECIPE, Registry(), images=arguments.images, scale=subject.scale)
+        self.inputs = Inputs.load(bound, Source(subject.model, weights, args))
         self.pairs = {name: load_pairs(arguments.data / name, subject.scale, strict=True).usable for name in SETS}
         self.uniforms = at_every_width(self.inputs, PATCHES, WIDTHS)
         self.precisions = {name: Precision(self.uniforms, unit) for name, unit in UNITS.items()}

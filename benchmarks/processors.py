@@ -26,12 +26,13 @@ from paper_tables import NETWORKS, Bench, Subject, smaller
 from rows import Rows
 
 from srptq_plugin import Recipe, quantize
-from srptq_plugin.calibration.calibrator import Inputs, Source
+from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.data.images import to_tensor
 from srptq_plugin.data.metrics import psnr
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.evaluation.scoring import scores
 from srptq_plugin.graph.types import Array
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.runs.run import NETWORK
 
@@ -127,7 +128,7 @@ class Comparison:
         """The calibration patches of our recipe, for the others too."""
         recipe = Recipe.load(f"{self.runtime}-w8a8", [f"calibration.images={self.bench.images}"])
         source = Source(self.subject.model, self.bench.weights, self.bench.args)
-        return Inputs.load(recipe, Registry(), source).patches.numpy()
+        return Inputs.load(BoundRecipe.of(recipe, Registry()), source).patches.numpy()
 
 
 def _nncf(comparison: Comparison, plain: Path) -> Iterator[Model]:

@@ -27,16 +27,16 @@ from torch.profiler import ProfilerActivity, profile
 from srptq_plugin import Recipe
 from srptq_plugin.analysis.analyze import analyze
 from srptq_plugin.analysis.subject import Subject
-from srptq_plugin.calibration.calibrator import Inputs, Source, resolved
+from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.models import EDSR
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 from srptq_plugin.quantization.quantizer import Mode, fake_quantize
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.reconstruction.pac import reconstruct
 
 LEVELS = (0.0, 255.0)
@@ -81,7 +81,9 @@ def prepared(*overrides: str) -> PreparedGraph:
     registry, recipe = Registry(), Recipe.load("paper-w4a4", overrides)
     program = export_network(EDSR(upscale=4, features=64, blocks=16).eval())
     network = Network(graph_of(program))
-    plan = make_plan(network, rules_of(recipe, registry), recipe, LEVELS, qconfigs_of(recipe, registry))
+    plan = make_plan(
+        network, BoundRecipe.of(recipe, registry).rules, recipe, LEVELS, BoundRecipe.of(recipe, registry).qconfigs
+    )
     return registry.toolkit("torchao").load().realize(program, plan)
 
 
@@ -238,9 +240,9 @@ def importing(runs: int) -> list[Row]:
 def analyzing() -> list[Row]:
     """Once: each site alone, and each left float."""
     torch.manual_seed(0)
-    recipe = resolved("paper-w4a4", ["calibration.patches=16"])
+    bound = BoundRecipe.resolve("paper-w4a4", Registry(), overrides=["calibration.patches=16"])
     source = Source(EDSR(upscale=4, features=64, blocks=16).eval(), input_range=LEVELS)
-    subject = Subject.of_model(Inputs.load(recipe, Registry(), source), 8)
+    subject = Subject.of_model(Inputs.load(bound, source), 8)
     start = time.perf_counter()
     found = analyze(subject, kinds=["site"])
     return [(f"{len(found.parts)} sites", time.perf_counter() - start, 1.0)]

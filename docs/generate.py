@@ -18,8 +18,8 @@ from pieces import sentences, table
 
 from srptq_plugin.cli import catalog
 from srptq_plugin.cli.command import COMMANDS
+from srptq_plugin.plugins.recipe_keys import Section, sections, words_of
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.keys import Section, sections, words_of
 from srptq_plugin.utils.progress import quiet
 
 FOLDER = Path(__file__).parent
@@ -63,7 +63,8 @@ def keys() -> str:
 
 
 def _section(section: Section) -> str:
-    title = f"### `{section.name}`" if section.name else "### At the top"
+    name, _, plugin = section.name.partition(" ")
+    title = f"### `{name}` {plugin}".rstrip() if name else "### At the top"
     about = [sentences(section.about)] if section.name else []
     rows = [[f"`{key.name}`", key.values, key.default, key.about] for key in section.keys]
     return "\n\n".join([title, *about, table(["key", "values", "default", "what it is"], rows)])

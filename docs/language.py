@@ -46,13 +46,17 @@ PHRASES = {
     r"what (?:it )?is": "a noun",
     "whoever": "callers, or users",
 }
-OPENINGS = frozenset("a all an any as both by each every how in no of one that the this those what where whether which who".split())
+OPENINGS = frozenset(
+    "a all an any as both by each every how in no of one that the this those what where whether which who".split()  # noqa: SIM905 - reads as text
+)
 """Words that no function's docstring begins with. It begins with a verb."""
 BINDINGS = frozenset({"each", "found", "told"})
 """Names that say how a value was come by, not what it means."""
 LONGEST_TEST = 8
 """Words in the name of a test."""
-OLD_NAMES = frozenset({"docs/language.py", "srptq_plugin/recipes/renamed_keys.py", "tests/recipes/test_renamed_keys.py"})
+OLD_NAMES = frozenset(
+    {"docs/language.py", "srptq_plugin/recipes/renamed_keys.py", "tests/recipes/test_renamed_keys.py"}
+)
 """Files that have to name what this check refuses."""
 
 _SPELLING = [(re.compile(rf"(?i)(?<![a-z]){word}(?![a-z])"), cure) for word, cure in SPELLING.items()]
@@ -149,7 +153,9 @@ def tracked(paths: Sequence[str]) -> Iterator[Path]:
 
 def main(paths: Sequence[str]) -> int:
     """Print all problems. Return how many there are, at most 1."""
-    lines = [f"{path.relative_to(ROOT)}:{n}: {what}" for path in tracked(paths) for n, what in sorted(set(problems(path)))]
+    lines = [
+        f"{path.relative_to(ROOT)}:{n}: {what}" for path in tracked(paths) for n, what in sorted(set(problems(path)))
+    ]
     print("\n".join(lines))  # noqa: T201
     return bool(lines)
 

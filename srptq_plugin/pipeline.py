@@ -1,4 +1,4 @@
-"""quantize(): calibrate, write, verify; everything in one run folder."""
+"""quantize(): calibrate a network, write its files, verify them, all in one run folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from srptq_plugin.calibration.calibrator import Calibrator, Inputs, Source, check_recipe, resolved
+from srptq_plugin.calibration.calibrator import Calibrator
+from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.deploy.onnx_export import export_float
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
@@ -17,6 +18,7 @@ from srptq_plugin.graph.export import export_network
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models.model_record import check_range
 from srptq_plugin.models.plausible import warn_of_range
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes import DEFAULT_RECIPE
 from srptq_plugin.recipes.recipe import Recipe
@@ -47,25 +49,39 @@ def quantize(
 ) -> Run:
     """Quantize a network by a recipe and write a run folder.
 
-    Without a model the bundled EDSR; without images the photographs of scikit-image. `scale` says that the
-    images are high-resolution photographs, to be made smaller by it.
+    Args:
+        recipe: a recipe, the name of a shipped one, or the path of a .yaml file.
+        model: a module, the name of a family of networks, or a factory as `package.module:function`. By default the
+            bundled EDSR.
+        weights: the network's checkpoint.
+        model_args: arguments of the family or the factory.
+        images: the folder of calibration images. By default the photographs of scikit-image.
+        scale: the factor by which to downscale the images, if they are high-resolution photographs.
+        out: the run folder.
+        overrides: changes of the recipe, each `dotted.key=value`.
+        input_size: the only input that the written file takes, as (1, 3, height, width). By default it takes any.
+        input_range: black and white at the network's input and output.
+        toolkit: the toolkit in place of the recipe's.
+        device: where the network runs, such as `cpu` or `cuda:0`.
+        registry: the plugins, by default all that are installed.
+        progress: called with what is done now, and how much of it is done.
     """
     _check_size(input_size)
     if input_range is not None:
         check_range(input_range)
-    registry = registry or Registry()
-    chosen = resolved(recipe, overrides, images, scale, toolkit)
-    check_recipe(chosen, registry)
-    registry.target(chosen.target).load().require()
-    place, clock = RunFolder(Path(out)), Clock()
+    bound = BoundRecipe.resolve(
+        recipe, registry or Registry(), overrides=overrides, images=images, scale=scale, toolkit=toolkit
+    )
+    bound.target.require()
+    folder, clock = RunFolder(Path(out)), Clock()
     progress("loading network and images", 0, 0)
     with clock("load"):
         source = Source(model, weights, model_args or {}, input_range)
-        inputs = Inputs.load(chosen, registry, source, device, input_size)
+        inputs = Inputs.load(bound, source, device, input_size)
         warn_of_range(inputs.loaded, inputs.patches)
-    with place.draft() as draft:
-        _QuantizeJob(Calibrator(inputs, progress, clock), input_size).into(draft)
-    return Run.open(place.folder, registry)
+    with folder.draft() as draft:
+        _QuantizeJob(Calibrator(inputs, progress, clock), input_size).write_into(draft)
+    return Run.open(folder.folder, bound.registry)
 
 
 def _check_size(size: Size | None) -> None:
@@ -78,17 +94,20 @@ class _QuantizeJob:
     calibrator: Calibrator
     input_size: Size | None
 
-    def into(self, draft: Path) -> None:
-        """Do everything, in a folder that is moved into place later."""
-        found = self.calibrator
-        program, table = found.run()
-        found.progress("writing files", 0, 0)
-        with found.clock("export"):
+    def write_into(self, draft: Path) -> None:
+        """Calibrate, write all files and verify them, in a folder that is moved into place later."""
+        calibrator = self.calibrator
+        program, table = calibrator.run()
+        calibrator.progress("writing files", 0, 0)
+        with calibrator.clock("export"):
             artifacts = self._write(program, table, draft)
-        overflow = None if found.overflow is None else asdict(found.overflow)
-        figures = {"equalized_db": _decibels(found.equalized), "overflow": overflow}
-        figures |= {"reconstruction": dict(found.figures), "rounding_db": _decibels(found.rounding)}
-        groups = {each: of_group(*found.at(each)) for each in table.plan.groups}
+        figures = {
+            "equalized_db": _decibels(calibrator.equalized),
+            "overflow": None if calibrator.overflow is None else asdict(calibrator.overflow),
+            "reconstruction": dict(calibrator.figures),
+            "rounding_db": _decibels(calibrator.rounding),
+        }
+        groups = {group: of_group(*calibrator.at(group)) for group in table.plan.groups}
         self._writer().finish(draft, table, artifacts, figures, groups)
 
     def _write(self, program: ExportedProgram, table: QuantTable, draft: Path) -> list[str]:
@@ -105,7 +124,7 @@ class _QuantizeJob:
         return self._writer().write(draft, table)
 
     def _at_size(self, program: ExportedProgram, size: Size) -> ExportedProgram:
-        """The network for one size, with the parameters that the program has by now."""
+        """Export the network for one size, with the parameters of the program: equalizing has scaled them."""
         deployed = export_network(self.calibrator.inputs.loaded.module, size)
         for name, value in deployed.state_dict.items():
             value.data.copy_(program.state_dict[name])
@@ -113,7 +132,7 @@ class _QuantizeJob:
 
     def _writer(self) -> RunWriter:
         inputs, clock, progress = self.calibrator.inputs, self.calibrator.clock, self.calibrator.progress
-        return RunWriter(inputs.recipe, inputs.loaded.record, inputs.registry, self.input_size, clock, progress)
+        return RunWriter(inputs.bound, inputs.loaded.record, self.input_size, clock, progress)
 
 
 def _decibels(value: float | None) -> float | None:

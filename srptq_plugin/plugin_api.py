@@ -39,6 +39,7 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize, round_through
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.utils.options import Options
 from srptq_plugin.utils.progress import Progress, quiet
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "Observer",
     "ObserverEntry",
     "ObserverFactory",
+    "Options",
     "Placer",
     "Plan",
     "PreparedGraph",

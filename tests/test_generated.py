@@ -9,9 +9,10 @@ import pytest
 
 from srptq_plugin.cli import catalog
 from srptq_plugin.graph.rules import Rules
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.entries import Entry, ToolkitEntry
+from srptq_plugin.plugins.recipe_keys import NEEDED, Key, sections
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.keys import NEEDED, Key, sections
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.recipe_files import RecipeLayer, parse_set
 
@@ -47,12 +48,14 @@ def test_every_key_has_a_sentence_and_the_default_it_shows(key: Key) -> None:
     assert key.values
     if key.default != NEEDED and "[]" not in key.name:
         said = f"{key.name.replace('STAGE', 'body')}={key.default.strip('`')}"
-        assert Recipe.from_layers([BASE, parse_set(said)]) == Recipe.from_layers([BASE])
+        recipe, base = (Recipe.from_layers(layers) for layers in ([BASE, parse_set(said)], [BASE]))
+        assert BoundRecipe.of(recipe, Registry()).recipe == BoundRecipe.of(base, Registry()).recipe
 
 
 def test_the_keys_are_those_of_a_recipe_in_full() -> None:
     override = {"sites": "*"}
-    recipe = Recipe.from_layers([BASE, RecipeLayer("more", {"overrides": [override]})]).model_dump()
+    recipe = Recipe.from_layers([BASE, RecipeLayer("more", {"overrides": [override]})])
+    recipe = BoundRecipe.of(recipe, Registry()).recipe.model_dump()
     recipe["stages"] = {"STAGE": recipe["stages"]["body"]}
     recipe["overrides[]"] = recipe.pop("overrides")[0]
     nested = {name: value for name, value in recipe.items() if isinstance(value, dict) and name != "export"}

@@ -14,12 +14,23 @@ ADAPTERS = ROOT / "adapters" / "srptq_adapters"
 TOOLKITS = ("mqbench", "torchao")
 RUNTIMES = ("openvino", "onnxruntime", "executorch", "nncf", "tensorrt", "aimet_onnx")
 ORDER = (
-    *("errors", "utils", "quantization", "graph", "data", "models", "observers", "plugins", "planning recipes"),
-    *("reconstruction", "deploy", "runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting"),
-    *("plugin_api", "pipeline", "cli"),
+    *(
+        "errors",
+        "utils",
+        "quantization",
+        "graph",
+        "data",
+        "models",
+        "observers",
+        "recipes",
+        "planning",
+        "reconstruction",
+    ),
+    *("deploy", "plugins", "runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting", "plugin_api"),
+    *("pipeline", "cli"),
 )
-"""Each imports only those before it. A plan is made by a recipe, and a recipe is held against what plans need."""
-RANKS = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
+"""Each imports only those before it."""
+RANKS = {name: rank for rank, name in enumerate(ORDER)}
 AT_THE_DOOR = ("__init__", "__main__")
 PACKAGES = [*(ROOT / "srptq_plugin" / "plotting").glob("[a-z]*.py"), *(ROOT / "srptq_plugin" / "cli").glob("[a-z]*.py")]
 PLAIN = """

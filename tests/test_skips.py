@@ -15,8 +15,8 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.models import SRGANGenerator, SRResNet
 from srptq_plugin.planning.plan import Edge, Plan, Site
 from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
 
 MODELS: Mapping[str, nn.Module] = {
@@ -42,7 +42,7 @@ def recipe(bits: int = 4, target: str = "paper", **keys: Any) -> Recipe:
 
 
 def planned(kind: str, chosen: Recipe, rules: Rules | None = None) -> Plan:
-    return make_plan(network(kind), rules or rules_of(chosen, Registry()), chosen, networks.UNIT)
+    return make_plan(network(kind), rules or BoundRecipe.of(chosen, Registry()).rules, chosen, networks.UNIT)
 
 
 def by_edge(plan: Plan) -> dict[Edge, Site]:

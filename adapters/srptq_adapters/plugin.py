@@ -17,6 +17,7 @@ from srptq_plugin.plugins.entries import (
 )
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.protocols import Toolkit
+from srptq_plugin.reconstruction.pac_options import PacOptions
 
 MQBENCH = "git+https://github.com/ModelTC/MQBench@00f477d"
 OURS = ("srptq_plugin", "srptq_adapters")
@@ -107,7 +108,9 @@ def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
     """What tunes bounds or biases."""
     means = lazy("srptq_plugin.reconstruction.bias_correction:reconstruct")
     return [
-        ReconstructionEntry("pac", "pixel-aware calibration", lazy("srptq_plugin.reconstruction.pac:reconstruct")),
+        ReconstructionEntry(
+            "pac", "pixel-aware calibration", lazy("srptq_plugin.reconstruction.pac:reconstruct"), options=PacOptions
+        ),
         ReconstructionEntry("bias-correction", "the float network's mean in each channel (Nagel et al. 2019)", means),
     ]
 

@@ -8,14 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.calibration.calibrator import Inputs
+from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.errors import UnknownNameError
 from srptq_plugin.observers.base import TensorRows
 from srptq_plugin.observers.histogram import RunningHistogram
 from srptq_plugin.planning.grid_cost import observed_bounds
 from srptq_plugin.planning.plan import Plan, Role
 from srptq_plugin.planning.prepared_graph import PreparedGraph
-from srptq_plugin.recipes.binding import qconfigs_of
 from srptq_plugin.runs.run import Run
 from srptq_plugin.utils.progress import Progress, quiet
 
@@ -109,7 +108,7 @@ class _Watch:
     @classmethod
     def at(cls, run: Run, group: str, inputs: Inputs, progress: Progress) -> "_Watch":
         """Run the images through the network, in the order of calibration."""
-        qconfigs, sites = qconfigs_of(inputs.recipe, inputs.registry), run.table.plan.groups[group]
+        qconfigs, sites = inputs.bound.qconfigs, run.table.plan.groups[group]
         plan = replace(run.table.plan, sites=sites, blocks=(), qconfigs=qconfigs)
         watch = cls(PreparedGraph.from_plan(run.network, plan).to(inputs.device))
         watch.prepared.quantizers[group].register_forward_hook(watch.count)

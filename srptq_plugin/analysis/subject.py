@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor, fx
 
-from srptq_plugin.calibration.calibrator import Calibrator, Inputs
+from srptq_plugin.calibration.calibrator import Calibrator
+from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.data.images import Image, load_images, mirrored, random_patches, to_tensor
 from srptq_plugin.data.metrics import PEAK
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -43,7 +44,7 @@ class Subject:
     @classmethod
     def of_model(cls, inputs: Inputs, patches: int = PATCHES, progress: Progress = quiet) -> "Subject":
         """Calibrate a network by its recipe, without tuning."""
-        untuned = replace(inputs, recipe=inputs.recipe.model_copy(update={"reconstruction": None}))
+        untuned = replace(inputs, bound=inputs.bound.without_tuning())
         program, table = Calibrator(untuned, progress).run()
         return cls(graph_of(program), table, inputs.loaded.record, inputs.patches[:patches])
 

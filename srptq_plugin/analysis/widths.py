@@ -8,13 +8,13 @@ from typing import Any
 
 from srptq_plugin.analysis.analyze import measure_noise
 from srptq_plugin.analysis.subject import Subject
-from srptq_plugin.calibration.calibrator import Inputs
+from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import ArgumentError, SrptqError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import STAGES
 from srptq_plugin.planning.plan import Plan, Site
-from srptq_plugin.recipes.binding import nearest
+from srptq_plugin.plugins.compatibility import nearest
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.utils.progress import Progress, quiet
 
@@ -43,13 +43,13 @@ def at_every_width(
     A tensor that lacks these bits gets the nearest that it has. Channels are not equalized, as equalizing would give
     each width another float network.
     """
-    known = inputs.rules.weight_bits | inputs.rules.activation_bits
+    known = inputs.bound.rules.weight_bits | inputs.bound.rules.activation_bits
     chosen = sorted(known.intersection(widths))
     if len(chosen) < 2:  # noqa: PLR2004 - a single width leaves no choice
         available, requested = (", ".join(map(str, sorted(bits))) for bits in (known, widths))
         raise ArgumentError("widths", f"{inputs.recipe.target} has {available}; give two of these at least", requested)
     kind = inputs.recipe.activations.quantizer
-    if inputs.registry.quantizer(kind).load().dynamic:
+    if inputs.bound.registry.quantizer(kind).load().dynamic:
         raise SrptqError(f"activations.quantizer: {kind} has no bounds to choose bits for; set it to bounded")
     return [_measure(inputs, bits, patches, progress) for bits in chosen]
 
@@ -83,11 +83,11 @@ def uniform_recipe(recipe: Recipe, rules: Rules, bits: int) -> Recipe:
 
 def mixed_recipe(inputs: Inputs, plan: Plan, bits: Mapping[str, int]) -> Recipe:
     """Return the recipe with bits by group: the most frequent everywhere, and an override for each other tensor."""
-    changed: dict[str, Any] = uniform_recipe(inputs.recipe, inputs.rules, EIGHT).model_dump()
+    changed: dict[str, Any] = uniform_recipe(inputs.recipe, inputs.bound.rules, EIGHT).model_dump()
     overrides = list(changed["overrides"])
     for role, key in (("weight", "weights"), ("activation", "activations")):
         sites = (site for site in plan.sites if site.role == role)
-        bits_by_tensor = {site.source: _bits_in_recipe(bits[site.group], site, inputs.rules) for site in sites}
+        bits_by_tensor = {site.source: _bits_in_recipe(bits[site.group], site, inputs.bound.rules) for site in sites}
         usual = Counter(bits_by_tensor.values()).most_common(1)
         changed[key]["bits"] = usual[0][0] if usual else EIGHT
         # names of tensors are patterns in a recipe, so their brackets and asterisks are escaped
@@ -100,8 +100,8 @@ def mixed_recipe(inputs: Inputs, plan: Plan, bits: Mapping[str, int]) -> Recipe:
 
 
 def _measure(inputs: Inputs, bits: int, patches: int, progress: Progress) -> Uniform:
-    recipe = uniform_recipe(inputs.recipe, inputs.rules, bits).model_copy(update={"equalize": False})
-    subject = Subject.of_model(replace(inputs, recipe=recipe), patches, progress)
+    recipe = uniform_recipe(inputs.recipe, inputs.bound.rules, bits).model_copy(update={"equalize": False})
+    subject = Subject.of_model(replace(inputs, bound=inputs.bound.with_recipe(recipe)), patches, progress)
     return Uniform(bits, subject, measure_noise(subject, progress))
 
 

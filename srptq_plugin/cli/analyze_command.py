@@ -15,7 +15,7 @@ from srptq_plugin.utils.progress import Progress
 
 if TYPE_CHECKING:
     from srptq_plugin.analysis.allocate import Measure
-    from srptq_plugin.calibration.calibrator import Inputs, Source
+    from srptq_plugin.calibration.inputs import Inputs, Source
     from srptq_plugin.runs.run import Run
 
 ANALYSIS, BUDGET = "analysis.json", "budget.json"
@@ -101,15 +101,16 @@ def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer
 
 
 def _inputs(args: Namespace, run: "Run | None") -> "Inputs":
-    from srptq_plugin.calibration.calibrator import Inputs, check_recipe, resolved  # noqa: PLC0415
+    from srptq_plugin.calibration.inputs import Inputs  # noqa: PLC0415
+    from srptq_plugin.plugins.bound_recipe import BoundRecipe  # noqa: PLC0415
     from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415
 
     if run is not None:
         return Inputs.of_run(run, args.images, args.scale, args.device)
     registry = Registry()
-    recipe = resolved(args.recipe or DEFAULT_RECIPE, args.set, args.images, args.scale)
-    check_recipe(recipe, registry)
-    return Inputs.load(recipe, registry, _source(args), args.device)
+    recipe = args.recipe or DEFAULT_RECIPE
+    bound = BoundRecipe.resolve(recipe, registry, overrides=args.set, images=args.images, scale=args.scale)
+    return Inputs.load(bound, _source(args), args.device)
 
 
 def _run(args: Namespace) -> "Run | None":
@@ -133,6 +134,6 @@ def _refuse_options(args: Namespace, names: Iterable[str], what: str) -> None:
 
 
 def _source(args: Namespace) -> "Source":
-    from srptq_plugin.calibration.calibrator import Source  # noqa: PLC0415
+    from srptq_plugin.calibration.inputs import Source  # noqa: PLC0415
 
     return Source(args.subject or args.model, args.weights, dict(args.model_args), args.input_range)

@@ -13,9 +13,9 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.plugins.entries import Entry
 from srptq_plugin.plugins.hosts import installed_hosts
 from srptq_plugin.plugins.protocols import Change, Target
+from srptq_plugin.plugins.recipe_keys import sections
 from srptq_plugin.plugins.registry import PluginInfo, Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.keys import sections
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.recipe_files import shipped
 from srptq_plugin.utils.progress import Progress

@@ -81,7 +81,7 @@ def verify(args: Namespace, progress: Progress) -> Answer:
 
 def lint(args: Namespace, _progress: Progress) -> Answer:
     """Check an ONNX file against the rules of a target."""
-    from srptq_plugin.deploy import lint as linting  # noqa: PLC0415
+    from srptq_plugin.runs import lint as linting  # noqa: PLC0415
 
     findings = linting.lint(args.file, args.target)
     data = {"file": str(args.file), "target": args.target, "findings": [asdict(finding) for finding in findings]}

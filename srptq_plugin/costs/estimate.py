@@ -16,10 +16,9 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.models import LoadedModel
 from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.plan import Plan
-from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import rules_of
-from srptq_plugin.recipes.recipe import Recipe, check_names
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import Run
 
 OUTPUT = (720, 1280)
@@ -67,7 +66,7 @@ class Estimate:
     def of_run(cls, run: Run, size: Size | None = None) -> "Estimate":
         """Of a run folder; without a size at its own, or at that of an output of 1280 x 720."""
         size = size or run.input_size or usual_size(run.record)
-        costs = Costs.of(Network(run.network), size, rules_of(run.recipe, run.registry))
+        costs = Costs.of(Network(run.network), size, run.bound.rules)
         return cls(run.record, run.recipe, costs, run.table.plan)
 
     @classmethod
@@ -75,12 +74,10 @@ class Estimate:
         cls, recipe: str | Path | Recipe, loaded: LoadedModel, registry: Registry, size: Size | None = None
     ) -> "Estimate":
         """Of a network that is not quantized yet: the plan is enough, no image is read."""
-        chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-        check_names(chosen, registry)
-        rules, record = rules_of(chosen, registry), loaded.record
+        bound, record = BoundRecipe.resolve(recipe, registry), loaded.record
         network = Network(graph_of(export_network(loaded.module, size, record.multiple)))
-        plan = make_plan(network, rules, chosen, record.input_range)
-        return cls(record, chosen, Costs.of(network, size or usual_size(record), rules), plan)
+        plan = bound.plan(network, record.input_range)
+        return cls(record, bound.recipe, Costs.of(network, size or usual_size(record), bound.rules), plan)
 
     @cached_property
     def quantized(self) -> Total:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from srptq_plugin.plugins.protocols import ObserverFactory, Reconstruction, Target, Toolkit
+from srptq_plugin.utils.options import Options
 
 T = TypeVar("T")
 
@@ -25,6 +26,8 @@ class Entry(Generic[T]):
     """Called whenever it is used: import here what is slow, or may not be installed."""
     aliases: tuple[str, ...] = ()
     """Other names that recipes may say."""
+    options: type[Options] = Options
+    """The record of its options: they are validated and documented by it, and passed as keyword arguments."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -101,22 +101,24 @@ def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
 
     Example:
         ```python
-        from srptq_plugin.plugin_api import Bounds, ReconstructionEntry, SrptqError, hookimpl, quiet
+        from srptq_plugin.plugin_api import Bounds, Options, ReconstructionEntry, hookimpl, quiet
 
 
-        def widen(prepared, images, *, progress=quiet, seed=0, factor=1.1, **unknown):
-            if unknown:
-                raise SrptqError(f"reconstruction widen: unknown option {', '.join(unknown)}; it has factor")
+        class WidenOptions(Options):
+            factor: float = 1.1
+
+
+        def widen(prepared, images, *, factor, progress=quiet, seed=0):
             for done, quantizer in enumerate(prepared.quantizers.values()):
                 progress("widening", done, len(prepared.quantizers))
-                found = quantizer.bounds
-                quantizer.set_bounds(Bounds.of(found.lower * factor, found.upper * factor))
+                bounds = quantizer.bounds
+                quantizer.set_bounds(Bounds.of(bounds.lower * factor, bounds.upper * factor))
             return {"widened": len(prepared.quantizers)}
 
 
         @hookimpl
         def srptq_reconstructions():
-            return [ReconstructionEntry("widen", "every bound a little wider", load=lambda: widen)]
+            return [ReconstructionEntry("widen", "widens every bound", load=lambda: widen, options=WidenOptions)]
         ```
 
     A recipe then says `reconstruction: {name: widen, factor: 1.2}`.

@@ -187,7 +187,7 @@ class Reconstruction(Protocol):
     """Tunes what a prepared graph learns against its float self."""
 
     def __call__(
-        self, prepared: "PreparedGraph", images: "Tensor", *, progress: Progress = quiet, **options: Any
+        self, prepared: "PreparedGraph", images: "Tensor", *, progress: Progress = quiet, seed: int = 0, **options: Any
     ) -> Mapping[str, float]:
         """Tune in place; returns the figures worth a line in the summary.
 

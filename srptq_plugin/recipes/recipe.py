@@ -1,33 +1,30 @@
 """The recipe as a whole: made from files, `--set` and mappings; validated, unknown keys refused."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
-from srptq_plugin.errors import SrptqError, UnknownNameError, at_once
+from srptq_plugin.errors import SrptqError, at_once
 from srptq_plugin.graph.stages import STAGES, Stage
-from srptq_plugin.recipes.field_types import Flag, Plain, Word, key_of, problem
 from srptq_plugin.recipes.recipe_files import Data, RecipeLayer, dump, merge, parse_set, read_layers, shipped, source
 from srptq_plugin.recipes.renamed_keys import use_new_names
 from srptq_plugin.recipes.schema import (
     Calibration,
-    OtherSettings,
     Override,
-    PacSettings,
-    Settings,
+    ReconstructionSettings,
     SkipSettings,
     StageSettings,
     TensorSettings,
     TrainingSettings,
     WeightSettings,
 )
+from srptq_plugin.utils.field_types import Flag, Plain, Word, key_of, problem
+from srptq_plugin.utils.options import Options
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
-
-    from srptq_plugin.plugins.registry import Registry
 
 
 def _default_stages(value: object) -> object:
@@ -46,10 +43,10 @@ def _reconstruction(value: object) -> object:
     if not isinstance(value, Mapping):
         raise ValueError("null, or a mapping such as {name: pac}")  # noqa: TRY004 - pydantic collects ValueError only
     given = cast("Data", value)
-    return (PacSettings if given.get("name", "pac") == "pac" else OtherSettings).model_validate(given)
+    return ReconstructionSettings.model_validate(given)
 
 
-class Recipe(Settings):
+class Recipe(Options):
     """All that decides a quantization, but for the network.
 
     >>> recipe = Recipe.load("openvino-w8a8", ["activations.bits=6"])
@@ -83,7 +80,7 @@ class Recipe(Settings):
     """Bits of skips."""
     overrides: tuple[Override, ...] = ()
     """Bits by name."""
-    reconstruction: Annotated[PacSettings | OtherSettings | None, BeforeValidator(_reconstruction)] = None
+    reconstruction: Annotated[ReconstructionSettings | None, BeforeValidator(_reconstruction)] = None
     """What tunes the bounds."""
     calibration: Calibration = Calibration()
     """What is looked at."""
@@ -94,6 +91,21 @@ class Recipe(Settings):
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
         """A shipped recipe by name, or a .yaml file by path; each override is `dotted.key=value`."""
         return cls.from_layers([*read_layers(name_or_path), *map(parse_set, overrides)])
+
+    @classmethod
+    def resolve(
+        cls, recipe: "str | Path | Recipe", overrides: Sequence[str] = (), changes: Data | None = None
+    ) -> "Recipe":
+        """Read a recipe, unless it is one already, and change it.
+
+        Args:
+            recipe: a recipe, the name of a shipped one, or the path of a .yaml file.
+            overrides: each `dotted.key=value`.
+            changes: sections and keys that override all others.
+        """
+        is_loaded = isinstance(recipe, Recipe)
+        layers = [RecipeLayer(recipe.name, recipe.model_dump())] if is_loaded else read_layers(recipe)
+        return cls.from_layers([*layers, *map(parse_set, overrides), RecipeLayer("arguments", changes or {})])
 
     @classmethod
     def from_layers(cls, layers: Sequence[RecipeLayer]) -> "Recipe":
@@ -124,13 +136,13 @@ class Recipe(Settings):
         return dump(self.model_dump(mode="json"))
 
 
-MODELS: Mapping[str | int, type[Settings]] = {
+MODELS: Mapping[str | int, type[Options]] = {
     "weights": WeightSettings,
     "activations": TensorSettings,
     "stages": StageSettings,
     "skips": SkipSettings,
     "overrides": Override,
-    "reconstruction": PacSettings,
+    "reconstruction": ReconstructionSettings,
     "calibration": Calibration,
     "training": TrainingSettings,
 }
@@ -141,28 +153,3 @@ def _line(error: "ErrorDetails", layers: Sequence[RecipeLayer]) -> str:
     parent = path if error["type"] == "model_type" else path[:-1]
     model = MODELS.get(parent[0], Recipe) if parent else Recipe
     return f"{source(layers, path)}: {key_of(error) or 'recipe'}: {problem(error, model.model_fields)}"
-
-
-def check_names(recipe: Recipe, registry: "Registry") -> None:
-    """Refuse names that no plugin registered, all of them at once."""
-    look_ups: list[tuple[str, Callable[[str], object], str]] = [
-        ("target", registry.target, recipe.target),
-        ("toolkit", registry.toolkit, recipe.toolkit),
-        ("weights.observer", registry.observer, recipe.weights.observer),
-        ("activations.observer", registry.observer, recipe.activations.observer),
-        ("weights.quantizer", registry.quantizer, recipe.weights.quantizer),
-        ("activations.quantizer", registry.quantizer, recipe.activations.quantizer),
-    ]
-    if recipe.reconstruction:
-        look_ups.append(("reconstruction.name", registry.reconstruction, recipe.reconstruction.name))
-    problems = [text for key, find, name in look_ups if (text := _unknown(key, find, name))]
-    if problems:
-        raise SrptqError(at_once(f"recipe {recipe.name}: {text}" for text in problems))
-
-
-def _unknown(key: str, find: Callable[[str], object], name: str) -> str:
-    try:
-        find(name)
-    except UnknownNameError as error:
-        return f"{key}: {error}"
-    return ""

@@ -10,7 +10,7 @@ import yaml
 from yaml.resolver import BaseResolver
 
 from srptq_plugin.errors import LONGEST, SrptqError, UnknownNameError, short
-from srptq_plugin.recipes.field_types import is_writable, shown
+from srptq_plugin.utils.field_types import is_writable, shown
 
 HERE = Path(__file__).parents[1]
 SET = "--set"

@@ -3,18 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from srptq_plugin.recipes.field_types import Bits, Count, Flag, Plain, Real, Scale, Seed, Share, Word
-
-
-class Settings(BaseModel):
-    """Frozen, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from srptq_plugin.utils.field_types import Bits, Count, Flag, Plain, Real, Scale, Seed, Share, Word
+from srptq_plugin.utils.options import Options
 
 
-class TensorSettings(Settings):
+class TensorSettings(Options):
     """Bits, observer and quantizer of the activations, and the options of both."""
 
     bits: Bits = 8
@@ -48,7 +43,7 @@ class WeightSettings(TensorSettings):
     """Keeps weights small enough for x86 processors without VNNI; `false` if every processor has it."""
 
 
-class StageSettings(Settings):
+class StageSettings(Options):
     """Bits of one stage, where they differ from the recipe's.
 
     The stages are `head`, `body`, `upsample` and `tail`, found from the network's dataflow. `head` and `tail` have 8
@@ -63,7 +58,7 @@ class StageSettings(Settings):
     """`false` leaves the stage float."""
 
 
-class SkipSettings(Settings):
+class SkipSettings(Options):
     """Bits of what adds read, and of what they give where no convolution reads it."""
 
     bits: Bits | None = None
@@ -72,7 +67,7 @@ class SkipSettings(Settings):
     """`false` leaves skips float, in simulation only."""
 
 
-class Override(Settings):
+class Override(Options):
     """Bits of what a glob matches: a list, empty by default.
 
     Each entry has either `sites` or `tensors`, and a later entry wins.
@@ -100,76 +95,25 @@ class Override(Settings):
         return self
 
 
-class PacSettings(Settings):
-    """PaC (pixel-aware calibration), which tunes bounds against the float network.
+class ReconstructionSettings(Options):
+    """The reconstruction, which tunes what was calibrated. `reconstruction: null`, the default, tunes nothing.
 
-    `reconstruction: null`, the default, tunes nothing.
-
-    The paper's own are `epochs: 10`, `batch: 2`, `schedule: alternating`, `rates: absolute`, `weight_rate: 0.001`,
-    `activation_rate: 0.05`, `start: observed`, `output_loss: l1`, `region_weight: 0`, `recolor: false`,
-    `feature_weight: 5` and `gradient: pact`, for images from 0 to 255. Equation (8) as printed is the `feature_loss`
-    `literal`. The text beside it, a mean square error, is `sum`, but for the division by the number of values.
+    Its options stand next to its name. Each reconstruction has its own.
     """
-
-    name: Literal["pac"] = "pac"
-    """Which reconstruction; the other keys here are those of `pac`."""
-    epochs: Count = 10
-    """How often every patch is seen."""
-    batch: Count = 2
-    """Patches a step."""
-    schedule: Literal["alternating", "joint"] = "joint"
-    """Whether weights' and activations' bounds learn by turns, an epoch each, or together."""
-    rates: Literal["relative", "absolute"] = "relative"
-    """Whether rates are shares of a site's range, or steps in its own units."""
-    weight_rate: Real | None = None
-    """How fast bounds of weights learn; `null` is 0.001."""
-    activation_rate: Real | None = None
-    """How fast bounds of activations learn; `null` is 0.001."""
-    weights: Literal["fixed", "rounding", "free"] = "fixed"
-    """Whether weights learn: not at all, which of two neighboring levels to take, or freely and biases with them."""
-    value_rate: Real = 0.02
-    """How fast weights and biases learn, a share of a weight's step."""
-    start: Literal["observed", "image"] = "observed"
-    """Whether tuning starts from the observer's bounds, or of all it offers from those that move the image least."""
-    bias_correction: Flag = False
-    """Whether biases first give each channel the mean that it has in the float network."""
-    feature_weight: Real = 5.0
-    """How much the maps of the blocks count in the loss."""
-    blocks: Literal["equal", "sensitivity"] = "equal"
-    """Whether all blocks count alike, or by what the image makes of their noise."""
-    output_weight: Real = 1.0
-    """How much the image counts in the loss."""
-    output_loss: Literal["l1", "rms"] = "rms"
-    """Whether the image's error is its mean or its root mean square."""
-    region_weight: Real = 1.0
-    """How much regions of 16 x 16 pixels count beside single pixels."""
-    recolor: Flag = True
-    """Whether every second patch is given other colors."""
-    feature_loss: Literal["sum", "literal"] = "sum"
-    """Whether maps of unit norm are compared by their squared distance, or by their distance over how many values."""
-    gradient: Literal["full", "pact"] = "full"
-    """Whether bounds learn from all values, or from clipped ones alone."""
-
-    def options(self) -> dict[str, Any]:
-        """What `reconstruct` is called with."""
-        return self.model_dump(exclude={"name"}, exclude_none=True)
-
-
-class OtherSettings(Settings):
-    """Another reconstruction and its options, which only it knows."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Plain]  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    name: Word
+    name: Word = "pac"
     """Which reconstruction."""
 
-    def options(self) -> dict[str, Any]:
-        """What the reconstruction is called with."""
-        return dict(self.model_extra or {})
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options that the recipe gives."""
+        return self.model_extra or {}
 
 
-class Calibration(Settings):
+class Calibration(Options):
     """The patches that ranges and PaC are found on."""
 
     images: Word | None = None
@@ -188,7 +132,7 @@ class Calibration(Settings):
     """What all chance comes from."""
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(Options):
     """Training from calibrated bounds, by `srptq train`."""
 
     steps: Count = 1000

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.quantizer import Mode
@@ -19,12 +18,13 @@ Means = dict[str, Tensor]
 
 
 def reconstruct(
-    prepared: PreparedGraph, images: Tensor, *, progress: Progress = quiet, **options: object
+    prepared: PreparedGraph,
+    images: Tensor,
+    *,
+    progress: Progress = quiet,
+    seed: int = 0,  # noqa: ARG001 - draws nothing
 ) -> Mapping[str, float]:
     """The reconstruction `bias-correction`: nothing but this, whether or not the image comes closer."""
-    unknown = [name for name in options if name != "seed"]
-    if unknown:
-        raise SrptqError(f"reconstruction bias-correction: it has no options; leave out {', '.join(unknown)}")
     progress("correcting biases", 0, 0)
     prepared.set_mode(Mode.QUANTIZE)
     correct_biases(prepared, images[:CORRECTED_ON])

@@ -6,8 +6,6 @@ the network's range, + 5 x the pixel transfer loss of the block outputs. Only bo
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +13,13 @@ from torch.nn.functional import avg_pool2d
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.planning.prepared_graph import PreparedGraph
-from srptq_plugin.quantization.quantizer import Gradient, Mode
+from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.bias_correction import CORRECTED_ON, correct_biases
 from srptq_plugin.reconstruction.bounds_selection import choose_bounds
 from srptq_plugin.reconstruction.color_augmentation import recolored
 from srptq_plugin.reconstruction.cosine import cosines
-from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, Weights, learned_by
+from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, learned_by
+from srptq_plugin.reconstruction.pac_options import PacOptions
 from srptq_plugin.reconstruction.recompute import RecomputeActivations
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher
@@ -34,58 +33,28 @@ LEVELS = 255
 """Steps of an 8-bit image: the paper's networks, and so its weights of the losses, are in these."""
 
 
-@dataclass(frozen=True)
-class PacOptions:
-    """What can be asked of PaC; the defaults are ours, and `PacSettings` lists the paper's own."""
-
-    epochs: int = 10
-    batch: int = 2
-    schedule: Literal["alternating", "joint"] = "joint"
-    rates: Literal["relative", "absolute"] = "relative"
-    weight_rate: float = 1e-3
-    activation_rate: float = 1e-3
-    weights: Weights = "fixed"
-    value_rate: float = 0.02
-    start: Literal["observed", "image"] = "observed"
-    bias_correction: bool = False
-    feature_weight: float = 5.0
-    blocks: Literal["equal", "sensitivity"] = "equal"
-    output_weight: float = 1.0
-    output_loss: Literal["l1", "rms"] = "rms"
-    region_weight: float = 1.0
-    recolor: bool = True
-    feature_loss: Literal["sum", "literal"] = "sum"
-    gradient: Gradient = "full"
-    seed: int = 0
-
-    def turn(self, epoch: int, roles: Turn = BOTH) -> Turn:
-        """Whose bounds learn in an epoch, of the roles that are quantized."""
-        return roles if self.schedule == "joint" else (roles[epoch % len(roles)],)
-
-
 def reconstruct(
-    prepared: PreparedGraph, images: Tensor, *, progress: Progress = quiet, **options: object
+    prepared: PreparedGraph, images: Tensor, *, progress: Progress = quiet, seed: int = 0, **options: object
 ) -> Mapping[str, float]:
     """Tune the bounds of an observed graph in place; unlabeled images [N, 3, H, W] are all it takes."""
-    try:
-        chosen = PacOptions(**options)  # pyright: ignore[reportArgumentType]
-    except TypeError as error:
-        raise SrptqError(f"reconstruction pac: {error}; choices: {', '.join(vars(PacOptions()))}") from error
+    chosen = PacOptions.parse(options, "reconstruction")
     if all(each.fixed for each in prepared.quantizers.values()):
         raise SrptqError("reconstruction pac: no quantizer here has bounds to tune; set reconstruction to null")
     counts = all_gather(len(images))
     if len(set(counts)) > 1:
         raise SrptqError(f"reconstruction pac: the processes have {counts} images; give each of them as many")
     with torch.enable_grad():
-        return _Tuning(prepared, images, chosen, progress).run()
+        return _Tuning(prepared, images, chosen, seed, progress).run()
 
 
 class _Tuning:
-    def __init__(self, prepared: PreparedGraph, images: Tensor, options: PacOptions, progress: Progress) -> None:
-        self.prepared, self.options, self.progress = prepared, options, progress
+    def __init__(
+        self, prepared: PreparedGraph, images: Tensor, options: PacOptions, seed: int, progress: Progress
+    ) -> None:
+        self.prepared, self.options, self.seed, self.progress = prepared, options, seed, progress
         ends = all_gather((float(images.min()), float(images.max())))
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        self.images = recolored(images, low, high, options.seed) if options.recolor else images
+        self.images = recolored(images, low, high, seed) if options.recolor else images
         self.levels = LEVELS / max(high - low, 1e-30)
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)
@@ -111,12 +80,12 @@ class _Tuning:
         """How much each block counts in the feature loss."""
         if self.options.blocks == "equal":
             return torch.ones((), device=self.images.device)
-        shares = block_shares(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed)
+        shares = block_shares(self.prepared, self.images[:CHOSEN_ON], seed=self.seed)
         all_reduce_mean([shares])
         return shares
 
     def _choose(self) -> None:
-        choose_bounds(self.prepared, self.images[:CHOSEN_ON], seed=self.options.seed)
+        choose_bounds(self.prepared, self.images[:CHOSEN_ON], seed=self.seed)
 
     def _correct(self) -> None:
         correct_biases(self.prepared, self.images[:CORRECTED_ON])
@@ -145,7 +114,7 @@ class _Tuning:
     def _tune(self) -> None:
         step = 0
         roles: Turn = tuple(role for role in BOTH if self.prepared.of_role(role))
-        generator = torch.Generator().manual_seed(self.options.seed)
+        generator = torch.Generator().manual_seed(self.seed)
         for epoch in range(self.options.epochs):
             turn = self.options.turn(epoch, roles)
             self.learning.take_turns(turn)

@@ -22,9 +22,9 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.types import Array, Size
 from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.protocols import Target
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import qconfigs_of
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.atomic_folder import complete
 from srptq_plugin.runs.program_file import read_program
@@ -92,6 +92,11 @@ class Run:
         return Recipe.load(self.folder / RECIPE)
 
     @cached_property
+    def bound(self) -> BoundRecipe:
+        """The recipe with its plugins. The reconstruction is done: its plugin need not be installed."""
+        return BoundRecipe.of(self.recipe.model_copy(update={"reconstruction": None}), self.registry)
+
+    @cached_property
     def table(self) -> QuantTable:
         """What was decided for every site."""
         table = QuantTable.load(self.folder / TABLE)
@@ -101,12 +106,12 @@ class Run:
             )
         if not table.states:
             return table
-        return replace(table, plan=replace(table.plan, qconfigs=qconfigs_of(self.recipe, self.registry)))
+        return replace(table, plan=replace(table.plan, qconfigs=self.bound.qconfigs))
 
     @cached_property
     def target(self) -> Target:
         """The target that the artifacts are for."""
-        return self.registry.target(self.recipe.target).load()
+        return self.bound.target
 
     @property
     def artifacts(self) -> list[Path]:

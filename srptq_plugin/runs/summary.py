@@ -13,7 +13,7 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models import ModelRecord
 from srptq_plugin.planning.grid_cost import GridCost
-from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.quantization.grid import Bounds
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run_record import SCHEMA
@@ -90,14 +90,14 @@ def _projection_record(found: GridCost | None) -> dict[str, float] | None:
     return {"cost_db": round(found.cost, 3), "won_db": round(found.won, 3), "tuned_db": round(found.tuned, 3)}
 
 
-def versions_of(recipe: Recipe, registry: Registry) -> dict[str, str]:
+def versions_of(bound: BoundRecipe) -> dict[str, str]:
     """Return the versions of Python, of what every run uses, of installed toolkits, its own, and installed plugins."""
     found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    for entry in registry.entries("toolkit"):
+    for entry in bound.registry.entries("toolkit"):
         with suppress(PackageNotFoundError):
             found[entry.name] = version(entry.name)
-    found[recipe.toolkit] = registry.toolkit(recipe.toolkit).load().version
-    return found | {each.distribution: each.version for each in registry.plugins() if each.distribution}
+    found[bound.recipe.toolkit] = bound.toolkit.version
+    return found | {each.distribution: each.version for each in bound.registry.plugins() if each.distribution}
 
 
 def runtime_version(runtime: str | None) -> dict[str, str]:

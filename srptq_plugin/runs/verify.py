@@ -20,7 +20,6 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.plugins.protocols import Finding, Kernels, Linter, Runtime
-from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.runs.run import NETWORK, Run
 from srptq_plugin.utils.progress import Progress, quiet
 
@@ -36,7 +35,7 @@ TIMED_RUNS = 5
 
 def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progress = quiet) -> dict[str, Any]:
     """Run the artifact and the simulation side by side; `passed` and `problems` say what came of it."""
-    rules = rules_of(run.recipe, run.registry)
+    rules = run.bound.rules
     if not run.artifacts:
         return _unrun("simulation only: nothing was exported")
     try:

@@ -9,8 +9,7 @@ from typing import Any
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models import ModelRecord
-from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.runs.run import NETWORK, RECIPE, SUMMARY, TABLE, Run
 from srptq_plugin.runs.summary import Record, runtime_version, summary_of, versions_of
 from srptq_plugin.runs.verify import verify
@@ -22,19 +21,18 @@ from srptq_plugin.utils.timing import Clock
 class RunWriter:
     """Writes what every run holds; the float network's own files are there already."""
 
-    recipe: Recipe
+    bound: BoundRecipe
     record: ModelRecord
-    registry: Registry
     size: Size | None
     clock: Clock
     progress: Progress
 
     def write(self, draft: Path, table: QuantTable) -> list[str]:
         """The recipe, the table and the target's files; the names of these."""
-        (draft / RECIPE).write_text(self.recipe.to_yaml())
+        (draft / RECIPE).write_text(self.bound.recipe.to_yaml())
         table.save(draft / TABLE)
-        target = self.registry.target(self.recipe.target).load()
-        return [path.name for path in target.write(draft / NETWORK, table, draft, **self.recipe.export)]
+        written = self.bound.target.write(draft / NETWORK, table, draft, **self.bound.recipe.export)
+        return [path.name for path in written]
 
     def finish(
         self,
@@ -45,16 +43,15 @@ class RunWriter:
         found: Mapping[str, Record] | None = None,
     ) -> None:
         """The summary is written before verifying, which reads it, and again after."""
-        summary = summary_of(self.recipe, self.record, self.size, table, found)
-        summary["versions"] = versions_of(self.recipe, self.registry)
-        summary["toolkit_version"] = self.registry.toolkit(self.recipe.toolkit).load().version
+        summary = summary_of(self.bound.recipe, self.record, self.size, table, found)
+        summary["versions"] = versions_of(self.bound)
+        summary["toolkit_version"] = self.bound.toolkit.version
         summary |= {**figures, "artifacts": artifacts, "seconds": self.clock.seconds}
         _write_json(draft / SUMMARY, summary)
         with self.clock("verify"):
-            summary["verify"] = verify(Run.open(draft, self.registry), progress=self.progress)
+            summary["verify"] = verify(Run.open(draft, self.bound.registry), progress=self.progress)
         summary["versions"] |= runtime_version(summary["verify"]["runtime"])
-        target = self.registry.target(self.recipe.target).load()
-        summary["command"] = target.command(draft / artifacts[0], self.size) if artifacts else ""
+        summary["command"] = self.bound.target.command(draft / artifacts[0], self.size) if artifacts else ""
         summary["seconds"] = self.clock.seconds
         _write_json(draft / SUMMARY, summary)
 

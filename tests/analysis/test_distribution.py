@@ -11,7 +11,7 @@ from helpers import networks
 from torch import Tensor
 
 from srptq_plugin.analysis.distribution import Distribution, distribution
-from srptq_plugin.calibration.calibrator import Inputs
+from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.errors import UnknownNameError
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.planning.plan import Site

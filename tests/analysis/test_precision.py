@@ -10,13 +10,14 @@ from helpers import networks
 from srptq_plugin.analysis.allocate import Measure
 from srptq_plugin.analysis.precision import POINTS, Budget, Precision, Unit
 from srptq_plugin.analysis.widths import Uniform, at_every_width, mixed, mixed_recipe, uniform_recipe
-from srptq_plugin.calibration.calibrator import Calibrator, Inputs, Source, resolved
+from srptq_plugin.calibration.calibrator import Calibrator
+from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.data.images import Image, to_pixels, to_tensor
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
 
 SMALL = ["calibration.patches=4", "calibration.size=24", "reconstruction=null"]
@@ -25,7 +26,7 @@ SMALL = ["calibration.patches=4", "calibration.size=24", "reconstruction=null"]
 @cache
 def inputs(recipe: str = "paper-w4a4") -> Inputs:
     registry = Registry()
-    return Inputs.load(resolved(recipe, SMALL), registry, Source(networks.network("edsr")), "cpu")
+    return Inputs.load(BoundRecipe.resolve(recipe, registry, overrides=SMALL), Source(networks.network("edsr")), "cpu")
 
 
 @cache
@@ -70,7 +71,8 @@ def test_recipe_gives_the_measured_numbers(budget: Budget, tmp_path: Path) -> No
     table = mixed(measured(), mixture.bits)
     written = mixed_recipe(inputs(), table.plan, mixture.bits)
     (tmp_path / "mixed.yaml").write_text(written.to_yaml())
-    again = Inputs.load(Recipe.load(tmp_path / "mixed.yaml"), Registry(), Source(networks.network("edsr")), "cpu")
+    bound = BoundRecipe.of(Recipe.load(tmp_path / "mixed.yaml"), Registry())
+    again = Inputs.load(bound, Source(networks.network("edsr")), "cpu")
     _, own = Calibrator(again).run()
     assert own.plan.sites == table.plan.sites
     for name, qparams in table.qparams.items():
@@ -126,8 +128,8 @@ def test_dynamic_quantizers_are_refused() -> None:
 def test_uniform_recipes_fit_the_target(name: str, bits: int) -> None:
     registry = Registry()
     recipe = Recipe.load(name)
-    uniform = uniform_recipe(recipe, rules_of(recipe, registry), bits)
-    rules = rules_of(uniform, registry)
+    uniform = uniform_recipe(recipe, BoundRecipe.of(recipe, registry).rules, bits)
+    rules = BoundRecipe.of(uniform, registry).rules
     assert uniform.weights.bits == bits
     assert uniform.activations.bits in rules.activation_bits
     assert all(stage.weights is None and stage.activations is None for stage in uniform.stages.values())

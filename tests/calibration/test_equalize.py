@@ -21,9 +21,9 @@ from srptq_plugin.pipeline import quantize
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.quantizer import Mode
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.recipes.recipe import Recipe
 
 pytest.importorskip("onnxruntime")
@@ -43,8 +43,8 @@ def exported(kind: str) -> ExportedProgram:
 
 def plan_of(program: ExportedProgram, recipe: Recipe) -> Plan:
     registry = Registry()
-    qconfigs = qconfigs_of(recipe, registry)
-    return make_plan(Network(graph_of(program)), rules_of(recipe, registry), recipe, (0.0, 1.0), qconfigs)
+    qconfigs = BoundRecipe.of(recipe, registry).qconfigs
+    return make_plan(Network(graph_of(program)), BoundRecipe.of(recipe, registry).rules, recipe, (0.0, 1.0), qconfigs)
 
 
 def plan(kind: str, bits: int, target: str = "onnxruntime") -> Plan:

@@ -21,8 +21,8 @@ from srptq_plugin.cli.option_words import OTHER_NAMES
 from srptq_plugin.cli.parser import option_names, parse
 from srptq_plugin.cli.progress_bar import Bars
 from srptq_plugin.cli.reports import evaluation_report, run_report
+from srptq_plugin.plugins.recipe_keys import sections
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.keys import sections
 from srptq_plugin.runs import verify
 from srptq_plugin.runs.run import Run
 from srptq_plugin.utils.progress import quiet

@@ -25,8 +25,8 @@ from srptq_plugin.models import SRGANGenerator, SRResNet
 from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
 
 SIZE = (1, 3, 12, 14)
@@ -231,7 +231,7 @@ def srresnet(scale: int, blocks: int) -> Network:
 def fqsr(scale: int, recipe: str, blocks: int = 16) -> tuple[float, float]:
     network = srresnet(scale, blocks)
     chosen = Recipe.load("paper-w8a8-fqsr-s8" if recipe == "float" else recipe)
-    rules = rules_of(chosen, Registry())
+    rules = BoundRecipe.of(chosen, Registry()).rules
     made = None if recipe == "float" else make_plan(network, rules, chosen, (0.0, 1.0))
     found = Costs.of(network, SIZES[scale], rules)
     memory = fqsr_memory(found, made)
@@ -277,7 +277,7 @@ def test_memory_of_fqsr_is_of_the_widest_skip_of_the_body(
 ) -> None:
     others = {key: value for key, value in keys.items() if key != "bits"}
     chosen = networks.recipe(keys.get("bits", 8), target, **others)
-    found = Costs.of(Network(networks.graph(kind)), SIZE, rules_of(chosen, Registry()))
+    found = Costs.of(Network(networks.graph(kind)), SIZE, BoundRecipe.of(chosen, Registry()).rules)
     maps = 3 * networks.FEATURES * SIZE[2] * SIZE[3]
     assert fqsr_memory(found, networks.plan(kind, chosen)) == maps * bits // 8
     assert fqsr_memory(found) == maps * 4

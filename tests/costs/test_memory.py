@@ -18,9 +18,9 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import GUARDS, MOVEMENT, Network
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan, Site
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.binding import rules_of
 
 SIZE = (1, 3, 8, 10)
 ATEN: Any = torch.ops.aten
@@ -204,7 +204,7 @@ def test_more_bits_are_never_less_memory(given_: tuple[Network, Plan], which: in
 def timelines(kind: str, target: str) -> tuple[dict[str, int], dict[str, int]]:
     """In maps' channels at the size of the image: at 8 bits, and in float."""
     recipe = networks.recipe(8, target)
-    found = memory(Network(networks.graph(kind)), rules_of(recipe, Registry()))
+    found = memory(Network(networks.graph(kind)), BoundRecipe.of(recipe, Registry()).rules)
     pixels = SIZE[2] * SIZE[3]
     eight, plain = found.timeline(networks.plan(kind, recipe)), found.timeline()
     return _by_name(eight, pixels), _by_name(plain, 4 * pixels)
@@ -236,7 +236,7 @@ def test_the_image_is_stored_whoever_reads_it() -> None:
     graph = fx.Graph()
     graph.output(graph.call_function(ATEN.relu.default, (graph.placeholder("x"),)))
     network = Network(fx.GraphModule(torch.nn.Module(), graph))
-    rules = rules_of(networks.recipe(8, "openvino"), Registry())
+    rules = BoundRecipe.of(networks.recipe(8, "openvino"), Registry()).rules
     image = 4 * math.prod(SIZE)
     assert [moment.bytes for moment in memory(network, rules).timeline()] == [image, 2 * image, image]
 

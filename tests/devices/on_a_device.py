@@ -14,12 +14,14 @@ from srptq_plugin import equalize, initialize, train
 from srptq_plugin.analysis.analyze import analyze
 from srptq_plugin.analysis.distribution import distribution
 from srptq_plugin.analysis.subject import Subject
-from srptq_plugin.calibration.calibrator import Calibrator, Inputs, Source
+from srptq_plugin.calibration.calibrator import Calibrator
+from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.data.metrics import psnr
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.evaluation.evaluate import evaluate
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.quantization.grid import QParams
@@ -56,7 +58,7 @@ def recipe(target: str = "onnxruntime", bits: int = 4, **keys: Any) -> Recipe:
 
 
 def calibrated(chosen: Recipe, device: str, network: str = "edsr") -> tuple[ExportedProgram, QuantTable]:
-    inputs = Inputs.load(chosen, Registry(), Source(networks.network(network)), device)
+    inputs = Inputs.load(BoundRecipe.of(chosen, Registry()), Source(networks.network(network)), device)
     return Calibrator(inputs).run()
 
 
@@ -171,7 +173,8 @@ def _trained(graph: fx.GraphModule, run: Run, patches: Tensor) -> None:
 def test_analysing_and_looking_at_a_site(device: str, run: Run) -> None:
     source = Source(networks.network("edsr"))
     one, other = (
-        analyze(Subject.of_model(Inputs.load(recipe(), Registry(), source, name), 2)).parts for name in ("cpu", device)
+        analyze(Subject.of_model(Inputs.load(BoundRecipe.of(recipe(), Registry()), source, name), 2)).parts
+        for name in ("cpu", device)
     )
     assert [each.alone.noise for each in one] == pytest.approx([each.alone.noise for each in other], rel=1e-2)
     site = run.table.plan.sites[-1].name

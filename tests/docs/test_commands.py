@@ -14,9 +14,9 @@ import pytest
 from helpers.documents import PAGES, ROOT, Block, Command, blocks, commands, commands_of, spans
 
 import srptq_plugin
-from srptq_plugin.calibration.calibrator import check_recipe
 from srptq_plugin.cli.command import BY_NAME
 from srptq_plugin.cli.parser import parse
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes import DEFAULT_RECIPE
 from srptq_plugin.recipes.recipe import Recipe
@@ -59,7 +59,7 @@ def test_srptq_takes_these_arguments(command: Command) -> None:
     asked = parse(command.arguments)
     recipe = asked.recipe or DEFAULT_RECIPE if "recipe" in asked else None
     if recipe and recipe not in WRITTEN_THERE:
-        check_recipe(Recipe.load(recipe, asked.set), Registry())
+        BoundRecipe.of(Recipe.load(recipe, asked.set), Registry())
     names_are_known(asked)
 
 
@@ -94,7 +94,7 @@ def options_of(name: str) -> set[str]:
 
 def loads(base: str, changed: list[str]) -> bool:
     try:
-        check_recipe(Recipe.load(base, changed), Registry())
+        BoundRecipe.of(Recipe.load(base, changed), Registry())
     except srptq_plugin.SrptqError:
         return False
     return True

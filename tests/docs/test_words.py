@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from helpers.documents import PAGES, ROOT, Block, blocks, links, prose, spans
 
-from srptq_plugin.calibration.calibrator import check_recipe
 from srptq_plugin.cli.analyze_command import ANALYSIS, BUDGET
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
+from srptq_plugin.plugins.recipe_keys import sections
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.keys import sections
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.recipe_files import RecipeLayer, parse_set
 from srptq_plugin.runs.run import PROGRAM, RECIPE, SUMMARY, TABLE
@@ -124,7 +124,7 @@ def _may_say(key: str, value: str) -> bool:
 def _is_taken(target: str, said: Sequence[str]) -> bool:
     base = RecipeLayer("", {"target": target, "reconstruction": {"name": "pac"}})
     try:
-        check_recipe(Recipe.from_layers([base, *map(parse_set, said)]), Registry())
+        BoundRecipe.of(Recipe.from_layers([base, *map(parse_set, said)]), Registry())
     except SrptqError:
         return False
     return True
@@ -181,7 +181,7 @@ def test_the_table_of_what_is_there_names_all_quantizers_and_observers() -> None
 def test_yaml_is_a_recipe(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(block.text, encoding="utf-8")
-    check_recipe(Recipe.load(path), Registry())
+    BoundRecipe.of(Recipe.load(path), Registry())
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)

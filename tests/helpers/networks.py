@@ -24,8 +24,8 @@ from srptq_plugin.models import RDN, RRDB
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.recipes.recipe import Recipe
 
 UNIT = (0.0, 1.0)
@@ -334,8 +334,8 @@ def recipe(bits: int = 8, target: str = "openvino", **keys: Any) -> Recipe:
 def plan(kind: str, chosen: Recipe, image: tuple[float, float] = UNIT, rules: Rules | None = None) -> Plan:
     """The plan of an exported network."""
     known = Registry()
-    wanted = rules or rules_of(chosen, known)
-    return make_plan(Network(graph(kind)), wanted, chosen, image, qconfigs_of(chosen, known))
+    wanted = rules or BoundRecipe.of(chosen, known).rules
+    return make_plan(Network(graph(kind)), wanted, chosen, image, BoundRecipe.of(chosen, known).qconfigs)
 
 
 def realize(kind: str, made: Plan) -> PreparedGraph:

@@ -17,9 +17,9 @@ from srptq_plugin.graph.network import MOVEMENT, Network, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan, Site
 from srptq_plugin.planning.planner import make_plan
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
 
 KINDS = [*networks.NETWORKS, "rdn", "rrdb"]
@@ -146,7 +146,7 @@ def test_a_leaky_relu_may_be_fused_with_a_convolution_and_with_nothing_else() ->
     assert not before & found
     after_an_add = nn.Sequential(networks.conv(3, 6), networks.Residual(), nn.LeakyReLU(0.1), networks.conv(6, 3))
     network = Network(graph_of(export_network(after_an_add.eval())))
-    plan = make_plan(network, rules_of(fusing, Registry()), fusing, networks.UNIT)
+    plan = make_plan(network, BoundRecipe.of(fusing, Registry()).rules, fusing, networks.UNIT)
     assert {"1/add", "2/leaky_relu"} <= sites(plan).keys()
 
 

@@ -13,10 +13,10 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.observers.dbdc import DBDCObserver
 from srptq_plugin.observers.minmax import MinMaxObserver
 from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
-from srptq_plugin.recipes.binding import rules_of
 
 KINDS = list(networks.NETWORKS)
 CASES = [("openvino", 8), ("onnxruntime", 4)]
@@ -148,7 +148,7 @@ def test_observed_bounds_are_the_extremes_of_the_tensors() -> None:
 def test_tensors_of_one_group_are_observed_as_one(kind_of_observer: str) -> None:
     """Merged once a batch: the joint extremes, and as many batches as there were."""
     chosen = networks.recipe(activations={"observer": kind_of_observer})
-    shared = replace(rules_of(chosen, Registry()), shared_concat=True)
+    shared = replace(BoundRecipe.of(chosen, Registry()).rules, shared_concat=True)
     together = networks.realize("imdn", networks.plan("imdn", chosen, rules=shared))
     apart = networks.realize("imdn", networks.plan("imdn", chosen))
     for prepared in (together, apart):

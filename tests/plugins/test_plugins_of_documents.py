@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from srptq_plugin import IntGrid, Recipe, Registry, SrptqError, quantize
-from srptq_plugin.calibration.calibrator import check_recipe
 from srptq_plugin.cli import main
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import HOOKS as KNOWN
 from srptq_plugin.recipes.recipe_files import RecipeLayer
 
@@ -112,7 +112,7 @@ def test_the_example_s_observer_is_what_it_says(batches: list[list[float]], k: f
 )
 def test_mistakes_in_its_options_are_told(activations: dict[str, object], message: str) -> None:
     with pytest.raises(SrptqError, match=message):
-        check_recipe(recipe(target="paper", activations=activations), Registry())
+        BoundRecipe.of(recipe(target="paper", activations=activations), Registry())
 
 
 def test_plugins_lists_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from srptq_plugin.data.images import downscale
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.types import Size
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.qat.train_run import EQUAL, train_run
+from srptq_plugin.qat.train_run import HIGHEST_PSNR, train_run
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import Run
 
@@ -103,7 +103,7 @@ def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path, cap
 
 def test_images_that_are_equal_have_a_finite_record(run: Run, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srptq_plugin.qat.train_run.mean_scores", returning((math.inf, 1.0)))
-    assert trained(run, images / "low").summary["training"]["psnr"] == EQUAL
+    assert trained(run, images / "low").summary["training"]["psnr"] == HIGHEST_PSNR
 
 
 @pytest.mark.parametrize("what", ["recipe", "run", "set of images"])

@@ -71,11 +71,6 @@ def refusal(name: str | Path, *overrides: str) -> str:
             "reconstruction=pac",
             "reconstruction: 'pac' is not allowed; give null, or a mapping such as {name: pac}",
         ),
-        ("reconstruction.epoch=1", "reconstruction.epoch: unknown key; did you mean 'epochs'?"),
-        (
-            "reconstruction.weight_rate=.nan",
-            "reconstruction.weight_rate: nan is not allowed; give a number of 0",
-        ),
         ("reconstruction={name: x, y: .inf}", "reconstruction.y: inf is not allowed"),
         (
             "activations.options={a: 2001-01-01}",

@@ -3,6 +3,8 @@ import logging
 import pytest
 
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
+from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.recipe_files import RecipeLayer
 from srptq_plugin.recipes.renamed_keys import RENAMED
@@ -26,8 +28,8 @@ def test_old_keys_are_read(caplog: pytest.LogCaptureFixture) -> None:
 def test_both_names_are_refused(section: str, old: str, new: str) -> None:
     both = {old: True, new: True}
     layer = RecipeLayer("my.yaml", {section: both} if section else both)
-    with pytest.raises(SrptqError, match=f"my.yaml: .*{old}"):
-        Recipe.from_layers([BASE, layer])
+    with pytest.raises(SrptqError, match=f"{old}: unknown key"):
+        BoundRecipe.of(Recipe.from_layers([BASE, layer]), Registry())
 
 
 def test_an_old_key_overrides_a_base_recipe() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.bias_correction import correct_biases
@@ -57,8 +58,8 @@ def test_it_is_a_reconstruction_of_its_own() -> None:
     tune = Registry().reconstruction("bias-correction").load()
     assert tune(other, IMAGES, seed=1) == {"corrected": len(one.biases)}
     assert all(torch.equal(one.biases[conv], bias) for conv, bias in other.biases.items())
-    with pytest.raises(SrptqError, match="bias-correction: it has no options; leave out epochs"):
-        tune(other, IMAGES, epochs=1)
+    with pytest.raises(SrptqError, match=r"reconstruction\.epochs: unknown key; there are none here"):
+        BoundRecipe.of(networks.recipe(reconstruction={"name": "bias-correction", "epochs": 1}), Registry())
 
 
 def test_what_one_module_does_twice_is_corrected_as_one() -> None:
@@ -70,7 +71,7 @@ def test_what_one_module_does_twice_is_corrected_as_one() -> None:
 
 def test_pac_corrects_before_it_tunes_and_tells() -> None:
     said: list[str] = []
-    still = {"epochs": 1, "activation_rate": 0.0, "weight_rate": 0.0}
+    still: dict[str, Any] = {"epochs": 1, "activation_rate": 0.0, "weight_rate": 0.0}
     found = [
         reconstruct(
             networks.calibrated("edsr", 3, "onnxruntime"),

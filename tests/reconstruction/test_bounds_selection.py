@@ -11,10 +11,10 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.quantization.quantizer import Mode, fake_quantize
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.reconstruction.bounds_selection import choose_bounds
 from srptq_plugin.reconstruction.pac import reconstruct
 
@@ -29,7 +29,9 @@ def linear() -> PreparedGraph:
     recipe = networks.recipe(3, "paper", **DBDC)
     registry = Registry()
     network = Network(module)
-    plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), qconfigs_of(recipe, registry))
+    plan = make_plan(
+        network, BoundRecipe.of(recipe, registry).rules, recipe, (0.0, 1.0), BoundRecipe.of(recipe, registry).qconfigs
+    )
     prepared = PreparedGraph.from_plan(module, plan)
     prepared.observe([heavy(seed) for seed in (1, 2)])
     return prepared

@@ -15,11 +15,11 @@ from srptq_plugin.graph.export import export_network, own_module
 from srptq_plugin.graph.network import Network, drop_identities
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.quantization.saturation import safe
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.reconstruction import compensation
 from srptq_plugin.reconstruction.compensation import InputPart, compensate, rounded
 
@@ -105,7 +105,13 @@ def prepared_of(module: nn.Module) -> PreparedGraph:
     torch.manual_seed(1)
     program, recipe, registry = export_network(module.eval()), networks.recipe(4), Registry()
     network = Network(drop_identities(own_module(program)))
-    plan = make_plan(network, rules_of(recipe, registry), recipe, networks.UNIT, qconfigs_of(recipe, registry))
+    plan = make_plan(
+        network,
+        BoundRecipe.of(recipe, registry).rules,
+        recipe,
+        networks.UNIT,
+        BoundRecipe.of(recipe, registry).qconfigs,
+    )
     prepared = PreparedGraph.from_plan(network.module, plan)
     prepared.observe([networks.images(seed=1)])
     return prepared

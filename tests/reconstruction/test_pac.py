@@ -19,10 +19,10 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, QParams
 from srptq_plugin.quantization.quantizer import Mode, fake_quantize
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.reconstruction.color_augmentation import recolored
 from srptq_plugin.reconstruction.pac import PacOptions, reconstruct
 from srptq_plugin.reconstruction.sensitivity import block_shares
@@ -336,7 +336,7 @@ def test_the_ratio_of_the_gradients_is_reported(prepared: PreparedGraph) -> None
 
 
 def test_an_unknown_option_lists_the_choices(prepared: PreparedGraph) -> None:
-    with pytest.raises(SrptqError, match=r"(?s)pac.*'epoch'.*choices:.*epochs"):
+    with pytest.raises(SrptqError, match=r"reconstruction\.epoch: unknown key; did you mean 'epochs'"):
         reconstruct(prepared, IMAGES, epoch=3)
 
 
@@ -490,8 +490,10 @@ def test_a_constant_map_under_a_deviation_stops_no_bound_from_learning() -> None
     torch.manual_seed(0)
     program = export_network(Deviating())
     recipe = networks.recipe(2, "openvino", placement="full")
-    rules = rules_of(recipe, Registry())
-    made = make_plan(Network(graph_of(program)), rules, recipe, networks.UNIT, qconfigs_of(recipe, Registry()))
+    rules = BoundRecipe.of(recipe, Registry()).rules
+    made = make_plan(
+        Network(graph_of(program)), rules, recipe, networks.UNIT, BoundRecipe.of(recipe, Registry()).qconfigs
+    )
     quantizers = {group: build_quantizer(made, group) for group in made.groups}
     prepared = PreparedGraph(insert_quantizers(graph_of(program), made, quantizers), made)
     images = networks.images(4)
@@ -525,7 +527,7 @@ class ColorByColor(nn.Module):
 def test_blocks_of_a_larger_batch_than_the_images_are_matched_image_by_image() -> None:
     torch.manual_seed(0)
     network, recipe = Network(graph_of(export_network(ColorByColor()))), networks.recipe(4, "paper")
-    rules, qconfigs = rules_of(recipe, Registry()), qconfigs_of(recipe, Registry())
+    rules, qconfigs = BoundRecipe.of(recipe, Registry()).rules, BoundRecipe.of(recipe, Registry()).qconfigs
     prepared = PreparedGraph.from_plan(network.module, make_plan(network, rules, recipe, networks.UNIT, qconfigs))
     images = networks.images(3)
     prepared.observe([images])

@@ -25,10 +25,10 @@ from srptq_plugin.evaluation.evaluate import evaluate
 from srptq_plugin.evaluation.pairs import load_pairs
 from srptq_plugin.graph.types import Array
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.entries import TargetEntry
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.runs.run import NETWORK, Run
 from srptq_plugin.runs.verify import LEAST_PSNR, SIZES, integer_plan, verify
 
@@ -271,11 +271,11 @@ def test_images_smaller_than_the_sizes_are_mirrored(copied: Callable[..., Path])
 
 def test_the_plan_of_integers_follows_what_the_target_computes_in(runs: Callable[[str, int], Path]) -> None:
     run = Run.open(runs("onnxruntime", 8))
-    rules = rules_of(run.recipe, run.registry)
+    rules = BoundRecipe.of(run.recipe, run.registry).rules
     assert integer_plan(run.table.plan, rules) == list(run.table.plan.convs)
     narrow = Run.open(runs("onnxruntime", 4))
     assert len(integer_plan(narrow.table.plan, rules)) == 6
-    paper = rules_of(networks.recipe(8, "paper"), run.registry)
+    paper = BoundRecipe.of(networks.recipe(8, "paper"), run.registry).rules
     assert integer_plan(run.table.plan, paper) == []
 
 

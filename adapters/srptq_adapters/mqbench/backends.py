@@ -11,9 +11,9 @@ from srptq_adapters.mqbench.grids import scheme_of
 from srptq_adapters.mqbench.pattern import Config
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.graph.rules import Rules
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import SkipSettings, StageSettings
 
@@ -59,7 +59,8 @@ class MQBenchConfig:
 
 def settings_of(recipe: Recipe, registry: Registry) -> MQBenchConfig:
     """A recipe as the config of a plain MQBench script."""
-    rules = rules_of(recipe, registry)
+    bound = BoundRecipe.of(recipe, registry)
+    recipe, rules = bound.recipe, bound.rules
     backend = backend_of(registry.target(recipe.target).name)
     grids = {"w": _weights(recipe, rules), "a": rules.sized(rules.activations, recipe.activations.bits)}
     sides = {"w": recipe.weights, "a": recipe.activations}
@@ -73,7 +74,7 @@ def settings_of(recipe: Recipe, registry: Registry) -> MQBenchConfig:
         if settings.quantizer_options:
             qconfig[f"{side}_fakeq_params"] = dict(settings.quantizer_options)
     found = recipe.reconstruction
-    pattern = Config(pattern=found.name, seed=recipe.calibration.seed, **found.options()) if found else None
+    pattern = Config(pattern=found.name, seed=recipe.calibration.seed, **found.options) if found else None
     return MQBenchConfig(backend, {"extra_qconfig_dict": qconfig}, pattern, tuple(differences(recipe, rules, backend)))
 
 

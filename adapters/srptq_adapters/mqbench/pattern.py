@@ -21,8 +21,6 @@ from srptq_plugin.planning.prepared_graph import FLOAT, PreparedGraph, float_par
 from srptq_plugin.planning.readback import INSIDE, PlacedQuantizer, iter_quantizers, plan_from_graph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
-from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.recipe_files import RecipeLayer
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +100,7 @@ def reconstruct(
     model: fx.GraphModule, cali_data: Sequence[Tensor], pattern: str, options: Mapping[str, Any], registry: Registry
 ) -> fx.GraphModule:
     """A tuned copy of a calibrated model, quantization on."""
-    chosen = checked(pattern, options)
+    chosen = checked(pattern, options, registry)
     images = _images(cali_data, next(model.parameters()).device)
     tuned = deepcopy_graphmodule(model).eval()
     tuned.meta[FLOAT] = float_parameters(model)
@@ -115,16 +113,14 @@ def reconstruct(
     return tuned
 
 
-def checked(pattern: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def checked(pattern: str, options: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
     """The recipe's keys, validated as a recipe's are; those of MQBench's reconstruction are named and left out."""
     unused = sorted(key for key in options if key in THEIRS)
     if unused:
         logger.warning("pattern %s does not use %s", pattern, ", ".join(unused))
     given = {key: value for key, value in options.items() if key not in THEIRS and key != "pattern"}
     seed = {"seed": given.pop("seed")} if "seed" in given else {}
-    layer = RecipeLayer("config", {"target": "paper", "reconstruction": {"name": pattern, **given}})
-    settings = Recipe.from_layers([layer]).reconstruction
-    return {**settings.options(), **seed} if settings else {}
+    return {**dict(registry.reconstruction(pattern).options.parse(given, "config")), **seed}
 
 
 def _require_rounding(model: nn.Module) -> None:

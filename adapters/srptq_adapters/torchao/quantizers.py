@@ -19,12 +19,11 @@ from srptq_adapters.torchao.fake_quantize_class import TorchaoFakeQuantize, cons
 from srptq_plugin.graph.export import fold_mean_shifts
 from srptq_plugin.graph.network import Network, drop_identities, tensor_arguments
 from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, Site
-from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import build_quantizer
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.saturation import pair_limit
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 from srptq_plugin.recipes.recipe import Recipe
 
 ANNOTATION = "quantization_annotation"
@@ -50,10 +49,7 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         cls, recipe: str | Recipe, *, input_range: tuple[float, float] = (0.0, 1.0), registry: Registry | None = None
     ) -> "SRQuantizer":
         """A quantizer that follows a recipe, shipped or of your own; `input_range` is that of the images."""
-        chosen = Recipe.load(recipe) if isinstance(recipe, str) else recipe
-        known = registry or Registry()
-        rules, qconfigs = rules_of(chosen, known), qconfigs_of(chosen, known)
-        return cls(partial(make_plan, rules=rules, recipe=chosen, image=input_range, qconfigs=qconfigs))
+        return cls(partial(BoundRecipe.resolve(recipe, registry or Registry()).plan, input_range=input_range))
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
         """Fold mean shifts and drop operations that change nothing, as the pipeline does before it plans."""

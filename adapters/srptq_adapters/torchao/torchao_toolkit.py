@@ -65,6 +65,7 @@ def reconstruct(
     method: str = "pac",
     progress: Progress = quiet,
     registry: Registry | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> Mapping[str, float]:
     """Tune a calibrated graph, in place, against its float self; then `convert_pt2e` as ever."""
@@ -73,5 +74,6 @@ def reconstruct(
         raise SrptqError(
             "reconstruct: no fake-quantizer of this plugin in the graph; prepare it with SRQuantizer or with_observer"
         )
-    tune = (registry or Registry()).reconstruction(method).load()
-    return tune(PreparedGraph.wrap(prepared, plan), images, progress=progress, **options)
+    entry = (registry or Registry()).reconstruction(method)
+    chosen = entry.options.parse(options, method)
+    return entry.load()(PreparedGraph.wrap(prepared, plan), images, progress=progress, seed=seed, **dict(chosen))

@@ -17,10 +17,9 @@ from srptq_plugin.calibration.equalization.noise import ActivationNoise, NoiseTe
 from srptq_plugin.graph.export import folded, graph_of
 from srptq_plugin.graph.network import IMAGE_AXES, Network, tensor_arguments
 from srptq_plugin.planning.plan import Plan
-from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.reconstruction.sensitivity import pulls
 
@@ -58,11 +57,10 @@ def equalize(
     >>> torch.allclose(equalize(network, "openvino-w8a8", images)(images), network(images), atol=1e-5)
     True
     """
-    chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    rules = rules_of(chosen, registry or Registry())
+    bound = BoundRecipe.resolve(recipe, registry or Registry())
     copied, program = folded(module)
     network = Network(graph_of(program))
-    equalize_network(network, make_plan(network, rules, chosen, input_range), images.cpu(), chosen.calibration.seed)
+    equalize_network(network, bound.plan(network, input_range), images.cpu(), bound.recipe.calibration.seed)
     copied.load_state_dict(program.state_dict, strict=False)
     return copied.to(next(module.parameters()).device)
 

@@ -15,10 +15,10 @@ from srptq_adapters.mqbench.grids import grid_of
 from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
 from srptq_plugin import Recipe
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.fqsr import FqsrFakeQuantize
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.binding import rules_of
 
 RECIPES = ("tensorrt-w8a8", "snpe-w8a8", "openvino-w8a8", "onnxruntime-w8a8", "paper-w4a4")
 ENDS = {stage: {"weights": 8, "activations": 8} for stage in ("head", "tail")}
@@ -67,7 +67,7 @@ def test_the_config_is_the_recipes(name: str) -> None:
     assert settings.reconstruction is not None
     assert recipe.reconstruction is not None
     assert settings.reconstruction["pattern"] == recipe.reconstruction.name
-    assert settings.reconstruction["epochs"] == recipe.reconstruction.options()["epochs"]
+    assert settings.reconstruction["epochs"] == recipe.reconstruction.options["epochs"]
     assert settings.reconstruction["seed"] == recipe.calibration.seed
 
 
@@ -96,7 +96,7 @@ def test_plain_calls_of_mqbench_follow_the_recipe(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("openvino")])
 def test_the_quantizers_count_as_the_target_does(name: str) -> None:
     recipe = Recipe.load(name)
-    rules, settings = rules_of(recipe, Registry()), recipe.mqbench()
+    rules, settings = BoundRecipe.of(recipe, Registry()).rules, recipe.mqbench()
     network = networks.network("edsr")
     model = platform.prepare_by_platform(network, settings.backend, settings.prepare_custom_config_dict)
     body = model.get_submodule("body.0.first.weight_fake_quant")

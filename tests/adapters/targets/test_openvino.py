@@ -20,9 +20,9 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of
 
 pytest.importorskip("openvino")
 
@@ -100,7 +100,9 @@ def test_what_adds_read_from_a_convolution_has_no_quantizer(preset: str, tmp_pat
     recipe, registry = networks.recipe(8, "openvino", preset=preset), Registry()
     program = export_network(Skips())
     network = Network(graph_of(program))
-    plan = make_plan(network, rules_of(recipe, registry), recipe, (0.0, 1.0), qconfigs_of(recipe, registry))
+    plan = make_plan(
+        network, BoundRecipe.of(recipe, registry).rules, recipe, (0.0, 1.0), BoundRecipe.of(recipe, registry).qconfigs
+    )
     sources = {site.source for site in plan.sites if site.role == "activation"}
     assert not sources & {"first/conv", "second/conv", "third/conv", "/mul", "/mul.1"}
     quantizers = {group: build_quantizer(plan, group) for group in plan.groups}

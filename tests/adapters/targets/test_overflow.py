@@ -12,9 +12,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from srptq_adapters.targets.onnx_graph import OnnxGraph
 from srptq_adapters.targets.overflow_rules import check
-from srptq_plugin.deploy.lint import lint
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.plugins.protocols import Finding
+from srptq_plugin.runs.lint import lint
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
 TARGETS = ("onnxruntime", "openvino")

@@ -12,10 +12,10 @@ from onnx import numpy_helper
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import dequantize
-from srptq_plugin.recipes.binding import rules_of
 
 pytest.importorskip("onnxruntime")
 
@@ -114,7 +114,7 @@ def test_every_version_is_written_on_demand(
 
 def test_legacy_weights_have_one_scale() -> None:
     with pytest.raises(SrptqError, match=r"weights\.per_channel: true, but snpe has one scale.*set it to false"):
-        rules_of(networks.recipe(8, "snpe", preset="legacy"), Registry())
+        BoundRecipe.of(networks.recipe(8, "snpe", preset="legacy"), Registry())
 
 
 def test_the_runtime_of_the_phone_is_not_guessed(deploy: Deploy) -> None:

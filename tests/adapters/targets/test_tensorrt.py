@@ -11,10 +11,10 @@ import pytest
 from helpers import networks
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from srptq_plugin.deploy.lint import lint
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.plugins.protocols import Runtime
+from srptq_plugin.runs.lint import lint
 
 pytest.importorskip("onnxruntime")
 

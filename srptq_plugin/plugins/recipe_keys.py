@@ -11,9 +11,9 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.field_types import Allowed
 from srptq_plugin.recipes.recipe import MODELS, Recipe
-from srptq_plugin.recipes.schema import Settings
+from srptq_plugin.utils.field_types import Allowed
+from srptq_plugin.utils.options import Options
 
 PLACES: Mapping[str | int, str] = {"stages": "stages.STAGE", "overrides": "overrides[]"}
 """How the keys of a section are written, where not by its name."""
@@ -27,6 +27,8 @@ LOOK_UPS = {
 """The keys whose values plugins register, and as which kind."""
 PLAIN = {int: "a whole number", float: "a number", NoneType: "`null`"}
 NEEDED = "needed"
+PREFIXES = {"reconstruction": "reconstruction"}
+"""Under which key of a recipe the options of a kind of plugin stand."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +51,25 @@ class Section:
 
 
 def sections(registry: Registry) -> list[Section]:
-    """All sections, with the names that the plugins of a registry give.
+    """List all keys by section, then the options of every plugin that has any.
 
     >>> [section.name for section in sections(Registry())][:4]
     ['', 'weights', 'activations', 'stages']
     """
     models = {"": Recipe, **{str(name): model for name, model in MODELS.items()}}
-    return [_section(name, model, registry) for name, model in models.items()]
+    fixed = [_section(name, PLACES.get(name, name), model, registry) for name, model in models.items()]
+    return [*fixed, *_options(registry)]
 
 
-def _section(name: str, model: type[Settings], registry: Registry) -> Section:
-    place = PLACES.get(name, name)
-    fields = {f"{place}.{key}".removeprefix("."): field for key, field in model.model_fields.items()}
+def _options(registry: Registry) -> Iterator[Section]:
+    for kind, prefix in PREFIXES.items():
+        for entry in registry.entries(kind):
+            if entry.options.model_fields:
+                yield _section(f"{prefix} ({entry.name})", prefix, entry.options, registry)
+
+
+def _section(name: str, prefix: str, model: type[Options], registry: Registry) -> Section:
+    fields = {f"{prefix}.{key}".removeprefix("."): field for key, field in model.model_fields.items()}
     shown = {key: field for key, field in fields.items() if key not in MODELS}
     return Section(name, getdoc(model) or "", tuple(_key(key, field, registry) for key, field in shown.items()))
 

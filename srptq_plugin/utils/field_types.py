@@ -121,6 +121,8 @@ def problem(error: ErrorDetails, keys: Iterable[str]) -> str:
 
 
 def _unknown(key: str, keys: list[str]) -> str:
+    if not keys:
+        return "unknown key; there are none here"
     near = get_close_matches(key, keys, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown key; {hint}keys: {', '.join(keys)}"

@@ -1,3 +1,5 @@
+import re
+
 """A recipe held against its target, before anything is read or run."""
 
 from pathlib import Path
@@ -10,11 +12,13 @@ from helpers import networks
 from srptq_plugin import hookimpl
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.entries import ReconstructionEntry
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
-from srptq_plugin.recipes.binding import qconfigs_of, rules_of, tuner_of
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.reconstruction.pac_options import PacOptions
+from srptq_plugin.utils.options import Options
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"weights": {"bits": 16}}, r"weights\.bits: openvino has no 16 bits here; choices: 2, .*, 8; the nearest is 8"),
@@ -51,7 +55,7 @@ def with_keys(keys: dict[str, Any]) -> Recipe:
 @pytest.mark.parametrize(("keys", "message"), REFUSED)
 def test_what_a_target_cannot_run_is_refused_with_the_nearest_choice(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(SrptqError, match=f"^recipe mine: {message}"):
-        rules_of(with_keys(keys), Registry())
+        BoundRecipe.of(with_keys(keys), Registry())
 
 
 @pytest.mark.parametrize(("keys", "message"), REFUSED)
@@ -64,7 +68,7 @@ def test_it_is_refused_before_anything_is_read(keys: dict[str, Any], message: st
 def test_all_problems_are_told_at_once() -> None:
     keys = {"target": "onnxruntime", "placement": "convs", "weights": {"bits": 9}, "activations": {"bits": 16}}
     with pytest.raises(SrptqError) as caught:
-        rules_of(with_keys(keys), Registry())
+        BoundRecipe.of(with_keys(keys), Registry())
     lines = str(caught.value).splitlines()
     assert [line.split(": ")[1] for line in lines] == ["placement", "weights.bits", "activations.bits"]
 
@@ -75,14 +79,14 @@ def test_sixteen_bits_for_a_part_are_refused_with_both_that_work(target: str, ki
     """What the message names is then accepted."""
     keys: dict[str, Any] = {"target": target, "stages": {"head": {kind: 16}}, "overrides": [{"sites": "x", "bits": 16}]}
     with pytest.raises(SrptqError) as caught:
-        rules_of(with_keys(keys), Registry())
+        BoundRecipe.of(with_keys(keys), Registry())
     stage, override = str(caught.value).splitlines()
     assert stage.startswith(f"recipe mine: stages.head.{kind}: {target} has no 16 bits here; ")
     assert stage.endswith("; the nearest is 8, or stages.head.quantize: false leaves it float")
     assert override.endswith("; the nearest is 8, or overrides.0.quantize: false leaves it float")
     for head, other in (({kind: 8}, {"bits": 8}), ({"quantize": False}, {"quantize": False})):
         cured = {"stages": {"head": head}, "overrides": [{"sites": "x", **other}]}
-        assert rules_of(with_keys(keys | cured), Registry()).weight_bits
+        assert BoundRecipe.of(with_keys(keys | cured), Registry()).rules.weight_bits
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_sixteen_bits_for_a_part_are_refused_with_both_that_work(target: str, ki
 )
 def test_float_is_no_cure_for_the_whole_network_nor_for_fewer_bits(keys: dict[str, Any]) -> None:
     with pytest.raises(SrptqError) as caught:
-        rules_of(with_keys(keys), Registry())
+        BoundRecipe.of(with_keys(keys), Registry())
     assert "leaves it float" not in str(caught.value)
 
 
@@ -111,20 +115,22 @@ def test_between_two_choices_the_greater_one_is_nearer() -> None:
 
     keys = {"target": "coarse", "weights": {"bits": 6}}
     with pytest.raises(SrptqError, match=r"weights\.bits: coarse has no 6 bits here; choices: 4, 8; the nearest is 8"):
-        rules_of(with_keys(keys), Registry([Plugin()]))
+        BoundRecipe.of(with_keys(keys), Registry([Plugin()]))
 
 
 def test_the_first_preset_is_the_default() -> None:
     registry = Registry()
-    assert rules_of(with_keys({}), registry) == rules_of(with_keys({"preset": "mixed"}), registry)
-    assert rules_of(with_keys({"preset": "performance"}), registry).activations.symmetric
+    assert (
+        BoundRecipe.of(with_keys({}), registry).rules == BoundRecipe.of(with_keys({"preset": "mixed"}), registry).rules
+    )
+    assert BoundRecipe.of(with_keys({"preset": "performance"}), registry).rules.activations.symmetric
 
 
 @pytest.mark.parametrize("name", Recipe.names())
 def test_shipped_recipes_run_on_their_targets(name: str) -> None:
     recipe, registry = Recipe.load(name), Registry()
-    assert recipe.weights.bits in rules_of(recipe, registry).weight_bits
-    qconfigs = qconfigs_of(recipe, registry)
+    assert recipe.weights.bits in BoundRecipe.of(recipe, registry).rules.weight_bits
+    qconfigs = BoundRecipe.of(recipe, registry).qconfigs
     assert qconfigs["activation"].observer(IntGrid(4), 2) is not qconfigs["activation"].observer(IntGrid(4), 2)
 
 
@@ -132,7 +138,7 @@ def test_shipped_recipes_run_on_their_targets(name: str) -> None:
 @pytest.mark.parametrize(("given", "message"), WRONG)
 def test_wrong_options_of_an_observer_name_their_key(role: str, given: dict[str, Any], message: str) -> None:
     with pytest.raises(SrptqError, match=rf"^{role}\.options: {message}"):
-        qconfigs_of(with_keys({role: given}), Registry())
+        BoundRecipe.of(with_keys({role: given}), Registry())
 
 
 def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path) -> None:
@@ -142,9 +148,11 @@ def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def _nudge(
-    _prepared: object, _images: object, *, progress: object, seed: int, strength: float = 1.0
-) -> dict[str, float]:
+class NudgeOptions(Options):
+    strength: float = 1.0
+
+
+def _nudge(_prepared: object, _images: object, *, progress: object, seed: int, strength: float) -> dict[str, float]:
     raise AssertionError(progress, seed, strength)
 
 
@@ -153,7 +161,8 @@ class Nudging:
 
     @hookimpl
     def srptq_reconstructions(self) -> list[ReconstructionEntry]:
-        return [ReconstructionEntry("nudge", "moves a little", lambda: cast("Any", _nudge), aliases=("push",))]
+        load = lambda: cast("Any", _nudge)  # noqa: E731 - as entries have it
+        return [ReconstructionEntry("nudge", "moves a little", load, aliases=("push",), options=NudgeOptions)]
 
 
 @pytest.mark.parametrize("name", ["nudge", "push"])
@@ -162,15 +171,35 @@ def test_a_wrong_option_of_anybodys_reconstruction_is_refused_before_anything_is
 ) -> None:
     registry = Registry([Nudging()])
     recipe = networks.recipe(reconstruction={"name": name, "strenght": 2.0})
-    with pytest.raises(SrptqError, match=f"reconstruction: {name}: .*unexpected keyword argument 'strenght'"):
+    with pytest.raises(SrptqError, match=r"reconstruction\.strenght: unknown key; did you mean 'strength'"):
         quantize(recipe, images=tmp_path / "none", out=tmp_path / "run", registry=registry)
-    assert tuner_of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry) is not None
+    assert BoundRecipe.of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry).tune is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("epoch=1", "epoch: unknown key; did you mean 'epochs'?"),
+        ("weight_rate=-1", "weight_rate: -1 is not allowed; give a number of 0"),
+        ("epochs=0", "epochs: 0 is not allowed; give a whole number from 1 to 1000000"),
+    ],
+)
+def test_wrong_options_of_pac_name_their_key(key: str, message: str) -> None:
+    recipe = Recipe.load("openvino-w8a8", [f"reconstruction.{key}"])
+    with pytest.raises(SrptqError, match=re.escape(f"recipe openvino-w8a8: reconstruction.{message}")):
+        BoundRecipe.of(recipe, Registry())
+
+
+def test_a_bound_recipe_says_every_option() -> None:
+    bound = BoundRecipe.of(Recipe.load("paper-w4a4", ["reconstruction={name: pac}"]), Registry())
+    assert bound.recipe.reconstruction
+    assert bound.recipe.reconstruction.options == {**dict(PacOptions()), "start": "image"}
 
 
 def test_compensated_rounding_needs_levels_of_a_grid() -> None:
     chosen = Recipe.load("paper-w4a4-daq", ["weights.rounding=compensated"])
     with pytest.raises(SrptqError, match=r"weights\.rounding: compensated, but daq has levels of its own"):
-        rules_of(chosen, Registry())
+        BoundRecipe.of(chosen, Registry())
     unknown = Recipe.load("openvino-w8a8", ["weights.quantizer=daqq"])
     with pytest.raises(SrptqError, match=r"recipe openvino-w8a8: weights\.quantizer: unknown quantizer 'daqq'"):
-        rules_of(unknown, Registry())
+        BoundRecipe.of(unknown, Registry())
