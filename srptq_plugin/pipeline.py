@@ -64,7 +64,7 @@ def quantize(
         toolkit: the toolkit in place of the recipe's.
         device: where the network runs, such as `cpu` or `cuda:0`.
         registry: the plugins, by default all that are installed.
-        progress: called with what is done now, and how much of it is done.
+        progress: called with the current phase, and how much of it is done.
     """
     _check_size(input_size)
     if input_range is not None:

@@ -1,4 +1,4 @@
-"""Every built-in hook implementation; imports no toolkit and no runtime until one is used."""
+"""All built-in hook implementations. No toolkit and no runtime is imported before it is used."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -24,7 +24,7 @@ OURS = ("srptq_plugin", "srptq_adapters")
 
 
 def lazy(path: str, extra: str = "") -> Callable[[], Any]:
-    """A callable that imports `module:attribute` when it is called.
+    """Return a callable that imports `module:attribute` when it is called.
 
     >>> lazy("math:pi")()
     3.141592653589793
@@ -59,8 +59,8 @@ def _torchao() -> Toolkit:
 
 
 def _mqbench() -> Toolkit:
-    found = find_spec("mqbench")
-    if found is None or found.origin is None:
+    spec = find_spec("mqbench")
+    if spec is None or spec.origin is None:
         raise NotInstalledError(
             f"MQBench is not installed, and not on PyPI; pip install --no-deps {MQBENCH}, then 'srptq-plugin[mqbench]'"
         )
@@ -72,7 +72,7 @@ def _mqbench() -> Toolkit:
 
 @hookimpl
 def srptq_toolkits() -> Iterable[ToolkitEntry]:
-    """The toolkits, each in a folder of its own."""
+    """Register the toolkits, each in a folder of its own."""
     return [
         ToolkitEntry("torchao", "PT2E: prepare_pt2e with the plan's annotations", _torchao),
         ToolkitEntry("mqbench", "prepare_by_platform with the plan's placement", _mqbench, host=True),
@@ -81,7 +81,7 @@ def srptq_toolkits() -> Iterable[ToolkitEntry]:
 
 @hookimpl
 def srptq_targets() -> Iterable[TargetEntry]:
-    """The targets, each in a file of its own."""
+    """Register the targets, each in a file of its own."""
     return [
         TargetEntry("paper", "unconstrained quantizer, simulation only", _target("paper")),
         TargetEntry("onnxruntime", "QDQ ONNX, uint8 affine, CPU", _target("onnxruntime"), aliases=("ort",)),
@@ -93,7 +93,7 @@ def srptq_targets() -> Iterable[TargetEntry]:
 
 @hookimpl
 def srptq_observers() -> Iterable[ObserverEntry]:
-    """The observers, each in a file of its own."""
+    """Register the observers, each in a file of its own."""
     return [
         ObserverEntry("dbdc", "density-based dual clipping", _observer("dbdc:DBDCObserver")),
         ObserverEntry("minmax", "the plain extremes", _observer("minmax:MinMaxObserver")),
@@ -105,7 +105,7 @@ def srptq_observers() -> Iterable[ObserverEntry]:
 
 @hookimpl
 def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
-    """What tunes bounds or biases."""
+    """Register the reconstructions."""
     means = lazy("srptq_plugin.reconstruction.bias_correction:reconstruct")
     return [
         ReconstructionEntry(
@@ -117,7 +117,7 @@ def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
 
 @hookimpl
 def srptq_quantizers() -> Iterable[QuantizerEntry]:
-    """What has learnable bounds."""
+    """Register the fake-quantizers."""
     load = lazy("srptq_plugin.quantization.quantizer:BoundedFakeQuantize")
     pams = lazy("srptq_plugin.qat.pams:PamsFakeQuantize")
     fqsr = lazy("srptq_plugin.qat.fqsr:FqsrFakeQuantize")
@@ -139,7 +139,7 @@ def srptq_quantizers() -> Iterable[QuantizerEntry]:
 
 @hookimpl
 def srptq_models() -> Iterable[ModelEntry]:
-    """The reference networks."""
+    """Register the families of reference networks."""
     return [
         ModelEntry("edsr-mini", "the small EDSR that comes with the package, for x2 and x4", _family("edsr-mini")),
         ModelEntry("edsr", "EDSR, baseline and large", _family("edsr")),

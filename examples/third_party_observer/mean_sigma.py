@@ -1,4 +1,4 @@
-"""An observer of one's own, in one file: so many standard deviations to either side of the mean."""
+"""An observer in one file: `k` standard deviations to either side of the mean."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +18,7 @@ from srptq_plugin.plugin_api import (
 
 
 class MeanSigma(BatchObserver[Average]):
-    """Each batch's mean and `k` deviations, at most its extremes; averaged over the batches."""
+    """The mean of each batch plus and minus `k` deviations, within its extremes, averaged over batches."""
 
     def __init__(self, grid: IntGrid, *, k: float = 3.0, tensors_per_batch: int = 1) -> None:
         super().__init__(grid, tensors_per_batch=tensors_per_batch)
@@ -27,18 +27,18 @@ class MeanSigma(BatchObserver[Average]):
         self.k = k
 
     def measure(self, batch: Sequence[TensorRows]) -> Average:
-        """What to remember of a batch: a row for each channel, or one."""
+        """Summarize a batch: one row per channel, or a single row."""
         low, high = extremes(batch)
-        rows = torch.cat([part.rows for part in batch], 1).cpu().double()
+        rows = torch.cat([tensor.rows for tensor in batch], 1).cpu().double()
         mean, reach = rows.mean(1), self.k * rows.std(1, correction=0)
         return Average(torch.stack([low.maximum(mean - reach), high.minimum(mean + reach)]))
 
-    def row_bounds(self, seen: Average) -> Bounds:
-        """The bounds of each row, by all batches."""
-        return Bounds(*seen.value)
+    def row_bounds(self, state: Average) -> Bounds:
+        """Return the bounds of each row over all batches."""
+        return Bounds(*state.value)
 
 
 @hookimpl
 def srptq_observers() -> Iterable[ObserverEntry]:
-    """What the entry point registers."""
+    """Register the observer."""
     return [ObserverEntry("mean-sigma", "k standard deviations around the mean", load=lambda: MeanSigma)]

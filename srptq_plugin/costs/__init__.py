@@ -1,1 +1,1 @@
-"""What a network and a plan of bits cost: products, bytes, feature maps at once."""
+"""Costs of a network under a plan of bits: multiplications, bytes, and memory for feature maps."""

@@ -1,57 +1,63 @@
-"""How papers count what a quantized network costs: FQSR's OPs and memory, DAQ's BitOPs."""
+"""Cost conventions of papers: OPs and memory as FQSR counts them, BitOPs as DAQ counts them."""
 
 from collections.abc import Mapping, Sequence
 
 from srptq_plugin.costs.cost import Costs, LayerCost, bits_of
-from srptq_plugin.costs.memory import packed
+from srptq_plugin.costs.memory import packed_bytes
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.quantization.grid import IntGrid
 
 WORD = 64
-"""One operation of FQSR's works on as many bits."""
+"""Bits that one OP of FQSR works on."""
 MAPS = 3
-"""One for the long skip, one for a short skip, one for the main trunk."""
+"""Feature maps that FQSR counts: the long skip, a short skip, and the main trunk."""
 
 
 def fqsr_operations(costs: Costs, plan: Plan | None = None) -> float:
-    """OPs (section 4.3): M / 64 of a float product where M bits are multiplied, those of the wider factor.
+    """Count OPs as FQSR does (section 4.3): a product of M bits is M / 64 of a float product.
 
-    M is what a recipe says: FQSR does not count the sign.
+    M is the wider of both factors, in bits as a recipe states them. FQSR does not count the sign.
     """
-    return sum(found.layer.macs * _share(costs, found) for found in costs.of_layers(plan))
-
-
-def _share(costs: Costs, found: LayerCost) -> float:
-    if found.weight is None or found.activation is None:
-        return 1.0
-    return max(_named(costs, grid) for grid in (found.weight, found.activation)) / WORD
+    return sum(layer_cost.layer.macs * _share(costs, layer_cost) for layer_cost in costs.layer_costs(plan))
 
 
 def fqsr_memory(costs: Costs, plan: Plan | None = None) -> int | None:
-    """Bytes of three maps of the size that the body's adds give, at the bits that they read; none without adds."""
+    """Return the bytes of three feature maps as large as the largest sum of the body, or None without adds.
+
+    The widest input of the body's adds determines their bits.
+    """
     if not costs.skips:
         return None
     sites = plan.by_edge if plan else {}
     edges = [edge for skip in costs.skips.values() for edge in skip]
-    found = [sites.get(edge) for edge in edges]
-    bits = max(bits_of(None) if site is None else _named(costs, site.grid) for site in found)
-    return packed(MAPS * max(map(costs.elements, costs.skips)), bits)
+    inputs = [sites.get(edge) for edge in edges]
+    bits = max(bits_of(None) if site is None else _named(costs, site.grid) for site in inputs)
+    return packed_bytes(MAPS * max(map(costs.elements, costs.skips)), bits)
 
 
 def daq_operations(
     costs: Costs, plan: Plan | None = None, channels: Mapping[str, Sequence[int]] | None = None
 ) -> float:
-    """BitOPs by equation 9, a multiplication and an addition being two; by equation 10 where `channels` are given.
+    """Count BitOPs as DAQ does (equation 9), where a multiplication and an addition are two operations.
 
-    Those are the bits of the input channels of layers, by name.
+    Args:
+        costs: the network's costs.
+        plan: the bits of weights and activations. None counts the float network.
+        channels: the bits of each input channel, by the layer's name. These layers count by equation 10.
     """
-    return sum(_daq(found, (channels or {}).get(found.layer.name)) for found in costs.of_layers(plan))
+    return sum(_daq(layer_cost, (channels or {}).get(layer_cost.layer.name)) for layer_cost in costs.layer_costs(plan))
 
 
-def _daq(found: LayerCost, channels: Sequence[int] | None) -> float:
+def _share(costs: Costs, layer_cost: LayerCost) -> float:
+    if layer_cost.weight is None or layer_cost.activation is None:
+        return 1.0
+    return max(_named(costs, grid) for grid in (layer_cost.weight, layer_cost.activation)) / WORD
+
+
+def _daq(layer_cost: LayerCost, channels: Sequence[int] | None) -> float:
     if channels is None:
-        return 2 * found.bops
-    return 2 * found.layer.macs * bits_of(found.weight) * sum(channels) / len(channels)
+        return 2 * layer_cost.bops
+    return 2 * layer_cost.layer.macs * bits_of(layer_cost.weight) * sum(channels) / len(channels)
 
 
 def _named(costs: Costs, grid: IntGrid) -> int:

@@ -1,4 +1,4 @@
-"""What a network costs at an image size: arithmetic, bytes and memory, in float and by any plan of bits."""
+"""Costs of a network at one image size: multiplications, bytes and memory, in float and under any plan of bits."""
 
 import math
 from collections import defaultdict
@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import fx
 
-from srptq_plugin.costs.memory import FLOAT, Memory, packed
-from srptq_plugin.costs.shapes import Shape, shapes_of
+from srptq_plugin.costs.memory import FLOAT, Memory, packed_bytes
+from srptq_plugin.costs.shapes import Shape, trace_shapes
 from srptq_plugin.graph.network import Network, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages
@@ -19,22 +19,26 @@ from srptq_plugin.planning.plan import Edge, Plan, Site
 from srptq_plugin.quantization.grid import IntGrid
 
 MULTIPLYING = frozenset({"conv", "conv_transpose", "linear"})
+"""Operations whose products count."""
 SCALE_BITS = 32
+"""Bits of a stored scale."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution, transposed convolution or linear layer: its products, and the weight that it reads."""
+    """A convolution, transposed convolution or linear layer."""
 
     name: str
     stage: Stage
     macs: int
+    """Multiplications, each with an addition."""
     weight: str
+    """The name of the weight that it reads."""
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """A layer at the grids of a plan; none is float."""
+    """A layer on the grids of a plan. A grid of None is float."""
 
     layer: Layer
     weight: IntGrid | None
@@ -42,18 +46,18 @@ class LayerCost:
 
     @property
     def bops(self) -> int:
-        """Products, each as many operations on bits as the bits of one factor times those of the other."""
+        """BitOPs: multiplications, each weighted by weight bits times activation bits."""
         return self.layer.macs * bits_of(self.weight) * bits_of(self.activation)
 
     def record(self) -> dict[str, Any]:
-        """As one object for JSON."""
+        """Return an object for JSON."""
         bits = {"weight_bits": bits_of(self.weight), "activation_bits": bits_of(self.activation)}
         return asdict(self.layer) | bits | {"bops": self.bops}
 
 
 @dataclass(frozen=True)
 class ParameterCost:
-    """A parameter, and the bits that each of its numbers is stored in."""
+    """A parameter, and the bits that store each of its elements."""
 
     name: str
     elements: int
@@ -61,21 +65,21 @@ class ParameterCost:
 
     @property
     def bytes(self) -> int:
-        """Packed.
+        """The size in memory, with elements packed without gaps.
 
         >>> ParameterCost("body.0.weight", 7, 4).bytes
         4
         """
-        return packed(self.elements, self.bits)
+        return packed_bytes(self.elements, self.bits)
 
     def record(self) -> dict[str, Any]:
-        """As one object for JSON."""
+        """Return an object for JSON."""
         return asdict(self) | {"bytes": self.bytes}
 
 
 @dataclass(frozen=True)
 class SiteCost:
-    """What a site has a part in: the BitOPs of the layers that read it, and the bytes of its tensor."""
+    """The share of a site: the BitOPs of the layers that read it, and the bytes of its tensor."""
 
     bops: int
     bytes: int
@@ -83,9 +87,9 @@ class SiteCost:
 
 @dataclass(frozen=True)
 class Costs:
-    """Read from a network once at an image size; then asked for any plan, or for none: the float network.
+    """The costs of a network at one image size. Its methods take any plan, or None for the float network.
 
-    `rules` say what a target computes together; without any every operation stores what it gives.
+    `rules` name the operations that a target fuses. Without rules, every operation stores its output.
 
     >>> from torch import nn
     >>> from srptq_plugin.graph.export import export_network, graph_of
@@ -98,17 +102,18 @@ class Costs:
     input_size: Size
     layers: tuple[Layer, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    """Of parameters and feature maps, by their names."""
+    """The shapes of parameters and feature maps, by name."""
     parameters: tuple[str, ...]
+    """The names of the parameters that the network reads."""
     skips: Mapping[str, tuple[Edge, ...]]
-    """The adds of the body, and who reads what they add; not what is computed with them."""
+    """The adds of the body, and the edges of their stored inputs. A fused input is never stored."""
     memory: Memory
     rules: Rules | None = None
 
     @classmethod
     def of(cls, network: Network, size: Size, rules: Rules | None = None) -> "Costs":
-        """Of an exported network; an image size at which it does not run is refused."""
-        shapes = shapes_of(network, size)
+        """Trace an exported network. Raise `SrptqError` if it does not run at the image size."""
+        shapes = trace_shapes(network, size)
         read = {str(node.target): node for node in shapes if node.op == "get_attr" and node.users}
         named = {**read, **{network.name(node): node for node in network.ops}}
         stages, memory = Stages(network), Memory(network, shapes, rules)
@@ -124,57 +129,60 @@ class Costs:
 
     @cached_property
     def macs(self) -> int:
-        """Multiplications, each added to a sum."""
+        """Multiplications of all layers, each with an addition."""
         return sum(layer.macs for layer in self.layers)
 
     def elements(self, name: str) -> int:
-        """How many numbers a parameter or a feature map holds."""
+        """Return the number of elements of a parameter or a feature map."""
         return math.prod(self.shapes[name])
 
-    def of_layers(self, plan: Plan | None = None) -> tuple[LayerCost, ...]:
-        """Every layer, in the order of execution."""
+    def layer_costs(self, plan: Plan | None = None) -> tuple[LayerCost, ...]:
+        """Return the cost of every layer, in the order of execution."""
         sites = plan.by_edge if plan else {}
+        # Input 0 of a layer is its feature map, input 1 its weight.
         return tuple(
-            LayerCost(layer, *(_grid(sites.get(Edge(layer.name, place))) for place in (1, 0))) for layer in self.layers
+            LayerCost(layer, _grid(sites.get(Edge(layer.name, 1))), _grid(sites.get(Edge(layer.name, 0))))
+            for layer in self.layers
         )
 
-    def of_parameters(self, plan: Plan | None = None) -> tuple[ParameterCost, ...]:
-        """Every parameter that the network reads, biases among them."""
+    def parameter_costs(self, plan: Plan | None = None) -> tuple[ParameterCost, ...]:
+        """Return the cost of every parameter that the network reads, biases included."""
         bits = {site.source: site.grid.bits for site in (plan.weights if plan else ())}
         return tuple(ParameterCost(name, self.elements(name), bits.get(name, FLOAT)) for name in self.parameters)
 
-    def of_sites(self, plan: Plan) -> Mapping[str, SiteCost]:
-        """By site; a layer counts for its weight and for what it reads."""
+    def site_costs(self, plan: Plan) -> Mapping[str, SiteCost]:
+        """Return the costs by site. Each layer counts twice, for its weight's site and for its input's."""
         bops: dict[str, int] = defaultdict(int)
-        for found in self.of_layers(plan):
-            for place in (0, 1):
-                site = plan.by_edge.get(Edge(found.layer.name, place))
+        for layer_cost in self.layer_costs(plan):
+            for index in (0, 1):
+                site = plan.by_edge.get(Edge(layer_cost.layer.name, index))
                 if site is not None:
-                    bops[site.name] += found.bops
+                    bops[site.name] += layer_cost.bops
         return {
-            site.name: SiteCost(bops[site.name], packed(self.elements(site.source), site.grid.bits))
+            site.name: SiteCost(bops[site.name], packed_bytes(self.elements(site.source), site.grid.bits))
             for site in plan.sites
         }
 
     def bops(self, plan: Plan | None = None) -> int:
-        """BitOPs: each product counts the bits of the weight times those of what the layer reads, 32 where float."""
-        return sum(found.bops for found in self.of_layers(plan))
+        """Return the BitOPs of all layers: each product counts weight bits times activation bits, 32 for float."""
+        return sum(layer_cost.bops for layer_cost in self.layer_costs(plan))
 
     def size(self, plan: Plan | None = None) -> int:
-        """Bytes of the model: parameters at their bits, packed, and the scales and zero points of all sites."""
-        parameters = sum(found.bytes for found in self.of_parameters(plan))
-        return parameters + (sum(self._encoding(sites[0]) for sites in plan.groups.values()) if plan else 0)
+        """Return the bytes of the model: packed parameters, and the scales and zero points of all sites."""
+        parameters = sum(parameter.bytes for parameter in self.parameter_costs(plan))
+        # The sites of a group share one encoding, so it is stored once.
+        return parameters + (sum(self._encoding_bytes(sites[0]) for sites in plan.groups.values()) if plan else 0)
 
-    def _encoding(self, site: Site) -> int:
-        """Bytes of a scale, and of a zero point where the grid has one, for each channel that has its own."""
+    def _encoding_bytes(self, site: Site) -> int:
+        """Return the bytes of a site's scales and zero points. A symmetric grid stores no zero point."""
         grid = site.grid
-        places = 1 if grid.channel_axis is None else self.shapes[site.source][grid.channel_axis]
+        channels = 1 if grid.channel_axis is None else self.shapes[site.source][grid.channel_axis]
         zero_point = 0 if grid.symmetric else FLOAT if grid.float_zero_point else grid.bits
-        return places * (packed(1, SCALE_BITS) + packed(1, zero_point))
+        return channels * (packed_bytes(1, SCALE_BITS) + packed_bytes(1, zero_point))
 
 
 def bits_of(grid: IntGrid | None) -> int:
-    """A grid's bits; 32 for what stays float.
+    """Return the bits of a grid, or 32 for float.
 
     >>> bits_of(IntGrid(4)), bits_of(None)
     (4, 32)
@@ -190,9 +198,12 @@ def _layers(network: Network, shapes: Mapping[fx.Node, Shape], stages: Stages) -
     for node, op in network.ops.items():
         if op in MULTIPLYING and node in network.varying:
             source, weight = tensor_arguments(node)[:2]
-            spread = source if op == "conv_transpose" else node
-            one = shapes[weight].elements // shapes[weight].sides[0]
-            yield Layer(network.name(node), stages.of(node), shapes[spread].elements * one, _name(weight))
+            # Each output element of a convolution takes (weight elements / output channels) products. A transposed one
+            # takes (weight elements / input channels) for each input element. In both, the first axis of the weight is
+            # the channel axis of the counted map, so groups need no special case.
+            counted = source if op == "conv_transpose" else node
+            kernel = shapes[weight].elements // shapes[weight].sides[0]
+            yield Layer(network.name(node), stages.of(node), shapes[counted].elements * kernel, _name(weight))
 
 
 def _name(weight: fx.Node) -> str:
@@ -204,4 +215,4 @@ def _skips(network: Network, stages: Stages, memory: Memory) -> Iterator[tuple[s
         sources = network.edges_in(node)
         if op == "add" and len(sources) > 1 and stages.of(node) == "body":
             name = network.name(node)
-            yield name, tuple(Edge(name, place) for place, source in sources if source not in memory.inside)
+            yield name, tuple(Edge(name, index) for index, source in sources if source not in memory.fused)

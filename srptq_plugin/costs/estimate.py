@@ -1,4 +1,4 @@
-"""What a run costs, or what a recipe would make a network cost, beside the float network."""
+"""Costs of a run, or of a network under a recipe, next to the float network."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -22,12 +22,12 @@ from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import Run
 
 OUTPUT = (720, 1280)
-"""The image that papers count for, where no size is asked for."""
+"""Height and width of the output image that papers count for. It is the default."""
 
 
 @dataclass(frozen=True)
 class Total:
-    """All layers together."""
+    """The costs of all layers together."""
 
     bops: int
     size: int
@@ -38,14 +38,14 @@ class Total:
 
     @classmethod
     def of(cls, costs: Costs, plan: Plan | None = None) -> "Total":
-        """By a plan, or in float."""
+        """Sum the costs under a plan, or in float without one."""
         conventions = fqsr_operations(costs, plan), fqsr_memory(costs, plan), daq_operations(costs, plan)
         return cls(costs.bops(plan), costs.size(plan), costs.memory.peak(plan), *conventions)
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """The layers of a stage together."""
+    """The costs of the layers of one stage together."""
 
     stage: Stage
     macs: int
@@ -55,7 +55,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A network at an image size, and a plan."""
+    """The costs of a network under the plan of a recipe."""
 
     model: ModelRecord
     recipe: Recipe
@@ -64,7 +64,12 @@ class Estimate:
 
     @classmethod
     def of_run(cls, run: Run, size: Size | None = None) -> "Estimate":
-        """Of a run folder; without a size at its own, or at that of an output of 1280 x 720."""
+        """Estimate the costs of a run.
+
+        Args:
+            run: an open run folder.
+            size: the input size. By default the run's own, or else `usual_size`.
+        """
         size = size or run.input_size or usual_size(run.record)
         costs = Costs.of(Network(run.network), size, run.bound.rules)
         return cls(run.record, run.recipe, costs, run.table.plan)
@@ -73,38 +78,40 @@ class Estimate:
     def of_recipe(
         cls, recipe: str | Path | Recipe, loaded: LoadedModel, registry: Registry, size: Size | None = None
     ) -> "Estimate":
-        """Of a network that is not quantized yet: the plan is enough, no image is read."""
-        bound, record = BoundRecipe.resolve(recipe, registry), loaded.record
+        """Estimate the costs of a network before it is quantized. The plan suffices, so no image is read."""
+        chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+        check_names(chosen, registry)
+        rules, record = rules_of(chosen, registry), loaded.record
         network = Network(graph_of(export_network(loaded.module, size, record.multiple)))
         plan = bound.plan(network, record.input_range)
         return cls(record, bound.recipe, Costs.of(network, size or usual_size(record), bound.rules), plan)
 
     @cached_property
     def quantized(self) -> Total:
-        """By the plan."""
+        """The costs under the plan."""
         return Total.of(self.costs, self.plan)
 
     @cached_property
     def plain(self) -> Total:
-        """In float."""
+        """The costs in float."""
         return Total.of(self.costs)
 
     @property
     def stages(self) -> tuple[StageCost, ...]:
-        """Those that have layers."""
+        """The costs of each stage that has layers."""
         return tuple(self._stages())
 
     def _stages(self) -> Iterator[StageCost]:
-        layers = list(zip(self.costs.of_layers(self.plan), self.costs.of_layers(), strict=True))
         for stage in STAGES:
-            inside = [pair for pair in layers if pair[0].layer.stage == stage]
-            if inside:
-                macs = sum(found.layer.macs for found, _ in inside)
-                yield StageCost(stage, macs, *(sum(pair[n].bops for pair in inside) for n in (0, 1)))
+            quantized = [cost for cost in self.costs.layer_costs(self.plan) if cost.layer.stage == stage]
+            plain = [cost for cost in self.costs.layer_costs() if cost.layer.stage == stage]
+            if quantized:
+                macs = sum(cost.layer.macs for cost in quantized)
+                yield StageCost(stage, macs, sum(cost.bops for cost in quantized), sum(cost.bops for cost in plain))
 
     def record(self) -> dict[str, Any]:
-        """All of it as one object for JSON."""
-        sites = self.costs.of_sites(self.plan)
+        """Return all costs as an object for JSON."""
+        sites = self.costs.site_costs(self.plan)
         return {
             "model": asdict(self.model),
             "recipe": self.recipe.name,
@@ -113,16 +120,16 @@ class Estimate:
             "macs": self.costs.macs,
             "quantized": asdict(self.quantized),
             "float": asdict(self.plain),
-            "stages": [asdict(found) for found in self.stages],
-            "layers": [found.record() for found in self.costs.of_layers(self.plan)],
-            "parameters": [found.record() for found in self.costs.of_parameters(self.plan)],
-            "sites": [{"name": name, **asdict(found)} for name, found in sites.items()],
+            "stages": [asdict(stage) for stage in self.stages],
+            "layers": [layer.record() for layer in self.costs.layer_costs(self.plan)],
+            "parameters": [parameter.record() for parameter in self.costs.parameter_costs(self.plan)],
+            "sites": [{"name": name, **asdict(site)} for name, site in sites.items()],
             "timeline": [asdict(moment) for moment in self.costs.memory.timeline(self.plan)],
         }
 
 
 def usual_size(record: ModelRecord) -> Size:
-    """Return the input of an output of 1280 x 720, as papers count, or the next larger that the network takes.
+    """Return the input size for an output of 1280 x 720, or the next larger size that the network takes.
 
     >>> usual_size(ModelRecord("x3", 3, (0, 1), None, 0)), usual_size(ModelRecord("x3", 3, (0, 1), None, 0, multiple=8))
     ((1, 3, 240, 427), (1, 3, 240, 432))

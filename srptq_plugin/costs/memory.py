@@ -1,4 +1,4 @@
-"""How much memory the feature maps of a network take at once, by who reads them last."""
+"""Memory that the feature maps of a network take at once, each from the operation that makes it to its last reader."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -13,14 +13,15 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan
 
 FLOAT = 32
+"""Bits of a float."""
 Format = tuple[str, int]
-"""A group of sites and its bits."""
-REAL: Format = ("", FLOAT)
+"""The encoding of a stored copy: the group of sites that share it, and its bits."""
+FLOAT_FORMAT: Format = ("", FLOAT)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What is in memory while an operation runs: what it reads, what it gives, and what others read later."""
+    """The bytes in memory while an operation runs: its inputs, its output, and maps that later operations read."""
 
     operation: str
     bytes: int
@@ -28,7 +29,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class _Reading:
-    """A tensor, or a view of it, that an operation reads in a format."""
+    """One use of a tensor or of a view of it: the format, and the step that reads it."""
 
     view: fx.Node
     format: Format
@@ -36,118 +37,124 @@ class _Reading:
 
 
 class Memory:
-    """The feature maps of a network at one image size, each from the operation that makes it to its last reader.
+    """The feature maps of a network at one image size, and their lifetimes.
 
-    A map is stored once for each encoding that it is read in, at that encoding's bits, and at 32 bits for who reads it
-    as it is. Views take nothing of their own, of parameters too; a pixel shuffle is a copy, in the encoding in which it
-    is read. What a target computes together stores nothing in between.
+    A map is stored once for each encoding in which it is read, and once at 32 bits for float readers. Views take no
+    memory of their own, views of parameters included. A pixel shuffle is a copy, in the encoding of its readers. Maps
+    between fused operations are not stored.
     """
 
     def __init__(self, network: Network, shapes: Mapping[fx.Node, Shape], rules: Rules | None = None) -> None:
         self.network, self.shapes = network, shapes
-        self.place = {node: number for number, node in enumerate(network.ops)}
+        self.step = {node: step for step, node in enumerate(network.ops)}
         self.views: dict[fx.Node, list[fx.Node]] = defaultdict(list)
         for node in network.ops:
             if node in network.varying and node in shapes and shapes[node].root in network.varying:
                 self.views[shapes[node].root].append(node)
-        self.inside = _inside(network, rules) if rules else {}
+        self.fused = _find_fused(network, rules) if rules else {}
 
     def timeline(self, plan: Plan | None = None) -> tuple[Moment, ...]:
-        """Every operation in the order of execution."""
+        """Return the memory at every operation, in the order of execution."""
         stored = _Stored(self, plan)
+        # Differences per step: one pass adds up the copies that live, instead of a search at every step.
         changes: dict[int, int] = defaultdict(int)
         for root in self.views:
             for size, born, last in stored.copies(root):
                 changes[born] += size
                 changes[last + 1] -= size
         total, moments = 0, list[Moment]()
-        for node, number in self.place.items():
-            total += changes[number]
-            if stored.step(node) == number:
+        for node, step in self.step.items():
+            total += changes[step]
+            # A fused operation runs at the step of the operation that it is fused into, which has the moment.
+            if stored.step(node) == step:
                 moments.append(Moment(self.network.name(node), total))
         return tuple(moments)
 
     def peak(self, plan: Plan | None = None) -> Moment:
-        """The first moment at which most is in memory."""
+        """Return the first moment with the most bytes in memory."""
         return max(self.timeline(plan), key=lambda moment: moment.bytes)
 
 
 class _Stored:
-    """What a plan, or none, makes of the maps."""
+    """The copies of the maps that are stored under a plan, or in float without one."""
 
     def __init__(self, maps: Memory, plan: Plan | None) -> None:
         self._maps, self._network, self._shapes = maps, maps.network, maps.shapes
         self._sites = plan.by_edge if plan else {}
-        sited = {site.source for site in self._sites.values()}
-        self._inside = {node: user for node, user in maps.inside.items() if maps.network.name(node) not in sited}
-        self._known: dict[fx.Node, list[_Reading]] = {}
+        # A site quantizes a tensor that is stored, so a plan overrules the fusion of its source.
+        sources = {site.source for site in self._sites.values()}
+        self._fused = {node: user for node, user in maps.fused.items() if maps.network.name(node) not in sources}
+        self._cached: dict[fx.Node, list[_Reading]] = {}
 
     def step(self, node: fx.Node) -> int:
-        """When an operation runs: with the last of those that are computed together."""
-        while node in self._inside:
-            node = self._inside[node]
-        return self._maps.place[node]
+        """Return when an operation runs. Fused operations run at the step of the last of them."""
+        while node in self._fused:
+            node = self._fused[node]
+        return self._maps.step[node]
 
     def copies(self, root: fx.Node) -> Iterator[tuple[int, int, int]]:
-        """Bytes, first and last step of each copy of a tensor."""
-        if root in self._inside:
+        """Yield the bytes, the first step and the last step of each stored copy of a tensor."""
+        if root in self._fused:
             return
         readings = self._readings(root)
-        for wanted in {reading.format for reading in readings} or {REAL}:
-            alike = [reading for reading in readings if reading.format == wanted]
-            last = max((reading.step for reading in alike), default=self.step(root))
-            yield self._bytes(root, alike, wanted), self.step(root), last
+        for stored in {reading.format for reading in readings} or {FLOAT_FORMAT}:
+            readers = [reading for reading in readings if reading.format == stored]
+            last = max((reading.step for reading in readers), default=self.step(root))
+            yield self._bytes(root, readers, stored), self.step(root), last
 
-    def _bytes(self, root: fx.Node, readings: list[_Reading], wanted: Format) -> int:
-        """What is read, at most the whole."""
+    def _bytes(self, root: fx.Node, readings: list[_Reading], stored: Format) -> int:
+        # Only the views that are read are stored, and overlapping views never take more than the whole tensor.
         whole = self._shapes[root].elements
         read = sum(self._shapes[view].elements for view in {reading.view for reading in readings})
-        return packed(min(whole, read) if readings else whole, wanted[1])
+        return packed_bytes(min(whole, read) if readings else whole, stored[1])
 
     def _readings(self, root: fx.Node) -> list[_Reading]:
-        if root not in self._known:
-            self._known[root] = [reading for view in self._maps.views[root] for reading in self._of_view(view)]
-        return self._known[root]
+        if root not in self._cached:
+            self._cached[root] = [reading for view in self._maps.views[root] for reading in self._view_readings(view)]
+        return self._cached[root]
 
-    def _of_view(self, view: fx.Node) -> Iterator[_Reading]:
-        for user, place in self._network.edges_out(view):
-            site = self._sites.get(Edge(self._network.name(user), place))
+    def _view_readings(self, view: fx.Node) -> Iterator[_Reading]:
+        for user, index in self._network.edges_out(view):
+            site = self._sites.get(Edge(self._network.name(user), index))
             if site is not None:
                 yield _Reading(view, (site.group, site.grid.bits), self.step(user))
             elif not self._is_view(user, view):
-                yield from (_Reading(view, wanted, self.step(user)) for wanted in self._wanted(user))
+                yield from (_Reading(view, read, self.step(user)) for read in self._formats_read(user))
 
     def _is_view(self, user: fx.Node, of: fx.Node) -> bool:
-        """Whether a reader only looks at the same memory, or at parts of it."""
+        """Return whether a reader's result is the same memory, or parts of it."""
         if user not in self._shapes:
+            # A split has no shape of its own, as it returns a list of views.
             return self._network.ops[user] != OUTPUT
         return self._shapes[user].root is self._shapes[of].root
 
-    def _wanted(self, user: fx.Node) -> set[Format]:
-        """What moves values reads them in the formats in which its own are read."""
+    def _formats_read(self, user: fx.Node) -> set[Format]:
+        """Return the formats in which an operation without a site reads its input."""
         if self._network.ops[user] not in MOVEMENT:
-            return {REAL}
-        return {reading.format for reading in self._readings(user)} or {REAL}
+            return {FLOAT_FORMAT}
+        # Movement computes nothing, so it moves integers in the encodings in which its own readers need them.
+        return {reading.format for reading in self._readings(user)} or {FLOAT_FORMAT}
 
 
-def packed(elements: int, bits: int) -> int:
-    """Bytes, the bits of one number after those of another.
+def packed_bytes(elements: int, bits: int) -> int:
+    """Return the bytes of elements that are packed without gaps.
 
-    >>> packed(3, 4)
+    >>> packed_bytes(3, 4)
     2
     """
     return -(-elements * bits // 8)
 
 
-def _inside(network: Network, rules: Rules) -> dict[fx.Node, fx.Node]:
-    """The tensors that never leave what is computed together, each with the operation that reads it."""
+def _find_fused(network: Network, rules: Rules) -> dict[fx.Node, fx.Node]:
+    """Map each tensor between fused operations to the operation that reads it."""
     fusing = Fusing(network, rules, frozenset(network.convs))
-    inside: dict[fx.Node, fx.Node] = {}
+    fused: dict[fx.Node, fx.Node] = {}
     for node in network.ops:
         if node is not network.input and fusing.last(node) is not node:
-            inside[node] = next(iter(network.edges_out(node)))[0]
+            fused[node] = next(iter(network.edges_out(node)))[0]
+        # A branch that is added inside its convolution stays in the accumulators, also if a constant scales it.
         branch = fusing.branch(node)
         while branch is not None:
-            inside[branch] = next(iter(network.edges_out(branch)))[0]
+            fused[branch] = next(iter(network.edges_out(branch)))[0]
             branch = network.edges_in(branch)[0][1] if network.ops[branch] == "mul" else None
-    return inside
+    return fused

@@ -1,4 +1,4 @@
-"""The shape of every tensor of a network at an image size, and which tensors share memory; nothing is computed."""
+"""Shapes of all tensors of a network at one image size, and which tensors share memory. No value is computed."""
 
 import math
 from collections.abc import Mapping
@@ -16,26 +16,28 @@ from srptq_plugin.graph.types import Size
 
 @dataclass(frozen=True)
 class Shape:
-    """A tensor's sides, and the node whose memory it looks at: itself, or what it is a view of."""
+    """The shape of a tensor, and the node that owns its memory."""
 
     sides: tuple[int, ...]
     root: fx.Node
+    """The node itself, or the tensor that it is a view of."""
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return math.prod(self.sides)
 
 
-def shapes_of(network: Network, size: Size) -> Mapping[fx.Node, Shape]:
-    """By node, parameters among them; torch says what is a view.
+def trace_shapes(network: Network, size: Size) -> Mapping[fx.Node, Shape]:
+    """Run the network on fake tensors and return the shape of every node, parameters included.
 
     >>> from torch import nn
     >>> from srptq_plugin.graph.export import export_network, graph_of
     >>> network = Network(graph_of(export_network(nn.PixelShuffle(1))))
-    >>> [shape.sides for shape in shapes_of(network, (1, 3, 1080, 1920)).values()]
+    >>> [shape.sides for shape in trace_shapes(network, (1, 3, 1080, 1920)).values()]
     [(1, 3, 1080, 1920), (1, 3, 1080, 1920)]
     """
+    # Views are recognized by the address of their storage. Garbage collection would free addresses for other tensors.
     tracer = _Tracer(network.module, garbage_collect_values=False)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -46,7 +48,7 @@ def shapes_of(network: Network, size: Size) -> Mapping[fx.Node, Shape]:
 
 
 class _Tracer(fx.Interpreter):
-    """Runs tensors that have a shape and no values."""
+    """An interpreter that notes the shape and the storage of every tensor."""
 
     def __init__(self, module: fx.GraphModule, **options: Any) -> None:
         super().__init__(module, **options)
@@ -54,6 +56,7 @@ class _Tracer(fx.Interpreter):
         self._roots: dict[int, fx.Node] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        # Guards check values, which fake tensors do not have.
         if n.op == "call_module" and n.target == GUARDS:
             return None
         value = super().run_node(n)

@@ -1,1 +1,1 @@
-"""Images, how they are resized, and how they are compared."""
+"""Images: reading, resizing, comparing."""

@@ -1,1 +1,1 @@
-"""Observers, one file each: batches of one tensor become its bounds."""
+"""Observers, one per file: they turn the batches of one tensor into its bounds."""

@@ -1,4 +1,8 @@
-"""What every observer shares: rows, batches of several tensors_per_batch, refusal of NaN, merging."""
+"""`BatchObserver`, the base class of all observers, and the records that its subclasses work with.
+
+A subclass implements two methods. `measure` summarizes one batch as a state. `row_bounds` turns the joined states of
+all batches into bounds. The base class splits channels into rows, groups tensors into batches, refuses NaN and merges.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +24,7 @@ from srptq_plugin.quantization.observer import Observer
 
 @dataclass(frozen=True)
 class TensorRows:
-    """One tensor as [rows, n] in float32, with each row's extremes in float64 on the CPU.
+    """One tensor as [rows, n] in float32, with the extremes of each row in float64 on the CPU.
 
     >>> TensorRows.of(torch.tensor([[1.0, 2.0], [-3.0, 4.0]]), axis=0).low.tolist()
     [1.0, -3.0]
@@ -32,13 +36,15 @@ class TensorRows:
 
     @classmethod
     def of(cls, values: Tensor, axis: int | None) -> "TensorRows":
-        """A row for each channel along the axis, or one row."""
+        """Make one row per channel along `axis`, or a single row without an axis."""
         values = values.detach().float()
         channels = values[None] if axis is None else values.movedim(axis, 0)
         rows = channels.reshape(len(channels), values.numel() // max(len(channels), 1))
         if not rows.numel():
             raise SrptqError("the tensor is empty")
+        # A full reduction runs on all threads. A reduction along the only row runs on one.
         ends = torch.stack(rows.aminmax(dim=1)) if len(rows) > 1 else torch.stack(rows.aminmax())[:, None]
+        # aminmax propagates NaN, so the extremes are finite only if all values are.
         if not ends.isfinite().all():
             raise SrptqError("NaN or infinity in the tensor")
         low, high = ends.cpu().double()
@@ -46,32 +52,27 @@ class TensorRows:
 
     @property
     def zeros(self) -> Tensor:
-        """How many values of each row are exactly zero."""
-        found = sum((_nonzeros(piece) for piece in iter_columns(self.rows)), torch.zeros(()))
-        return self.rows.shape[1] - found.double()
+        """The number of values in each row that are exactly zero."""
+        nonzeros = sum((_count_nonzero(chunk) for chunk in iter_columns(self.rows)), torch.zeros(()))
+        return self.rows.shape[1] - nonzeros.double()
 
     def clone(self) -> "TensorRows":
-        """A copy that a network working in place cannot change."""
+        """Return a copy that survives a network which works in place."""
         return replace(self, rows=self.rows.clone())
 
 
-def _nonzeros(rows: Tensor) -> Tensor:
-    if rows.device.type != "cpu":
-        return rows.count_nonzero(dim=1).cpu()
-    return torch.tensor([count_nonzero(row.numpy()) for row in rows.bool()])  # numpy counts truths fastest
-
-
 def extremes(batch: Sequence[TensorRows]) -> tuple[Tensor, Tensor]:
-    """Each row's extremes over all tensors of a batch."""
-    low, high = (torch.stack(ends) for ends in zip(*((part.low, part.high) for part in batch), strict=True))
+    """Return the lowest and the highest value of each row over all tensors of a batch."""
+    low = torch.stack([tensor.low for tensor in batch])
+    high = torch.stack([tensor.high for tensor in batch])
     return low.amin(0), high.amax(0)
 
 
 class State(Protocol):
-    """What an observer remembers: one of two batches is the same as one of both."""
+    """The summary of the batches that an observer saw. Joining two states gives the state of all their batches."""
 
     def join(self, other: Self) -> Self:
-        """What an observer that saw both would remember."""
+        """Return the state of an observer that saw the batches of both."""
         ...
 
 
@@ -87,7 +88,12 @@ class Average:
     count: int = 1
 
     def join(self, other: "Average", share: float | None = None) -> "Average":
-        """The mean weighted by batches, or with the given share for the other."""
+        """Return the mean of both, weighted by batches.
+
+        Args:
+            other: The state to join.
+            share: The weight of `other`, for a moving average.
+        """
         count = self.count + other.count
         share = other.count / count if share is None else share
         return Average(self.value + (other.value - self.value) * share, count)
@@ -96,103 +102,118 @@ class Average:
 S = TypeVar("S", bound=State)
 
 
-def _noting(construct: Callable[..., None]) -> Callable[..., None]:
-    """Return the constructor that first keeps its options as `settings`, of nested ones the outermost's."""
-    parameters = signature(construct)
-
-    @wraps(construct)
-    def noting(self: Any, *args: Any, **keywords: Any) -> None:
-        if "settings" not in vars(self):
-            bound = parameters.bind(self, *args, **keywords)
-            bound.apply_defaults()
-            _, _, *options = bound.arguments.items()
-            self.settings = {name: value for name, value in options if name != "tensors_per_batch"}
-        construct(self, *args, **keywords)
-
-    return noting
-
-
 class BatchObserver(ABC, Generic[S]):
-    """An observer of [rows, n] batches; a batch is what `tensors_per_batch` consecutive tensors hold together."""
+    """An observer whose subclasses summarize batches of [rows, n] as a state.
+
+    `tensors_per_batch` tensors share the observer. One batch is that many consecutive `update()` calls.
+    """
 
     settings: Mapping[str, object] = MappingProxyType({})
-    """The options by which it was constructed, which two observers must have in common to be merged."""
+    """The options of its constructor, recorded by name. Two observers merge only if these are equal."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Let the constructor of a subclass, if it has one, note its arguments."""
+        """Wrap the subclass's own constructor so that it records `settings`."""
         super().__init_subclass__(**keywords)
         if "__init__" in vars(cls):
-            cls.__init__ = _noting(cls.__init__)
+            cls.__init__ = _record_settings(cls.__init__)
 
     def __init__(self, grid: IntGrid, *, tensors_per_batch: int = 1) -> None:
         if tensors_per_batch < 1:
             raise SrptqError(f"tensors_per_batch: {tensors_per_batch}; give 1 or more")
         self.grid, self.tensors_per_batch = grid, tensors_per_batch
+        # States hold rows, so `row_bounds` projects on the grid without its channel axis.
         self.row_grid = replace(grid, channel_axis=None)
-        self.seen: S | None = None
+        self.state: S | None = None
         self.batches, self.channels = 0, 0
         self.device = torch.device("cpu")
         self._pending: list[TensorRows] = []
 
     @abstractmethod
     def measure(self, batch: Sequence[TensorRows]) -> S:
-        """What there is to remember of one batch."""
+        """Summarize one batch as a state."""
 
     @abstractmethod
-    def row_bounds(self, seen: S) -> Bounds:
-        """The bounds of each row."""
+    def row_bounds(self, state: S) -> Bounds:
+        """Compute the bounds of each row from the state of all batches."""
 
-    def follow(self, seen: S, batch: S) -> S:
-        """What to remember after one batch more."""
-        return seen.join(batch)
+    def accumulate(self, state: S, batch: S) -> S:
+        """Return the state after one more batch. Override it where the order of batches matters."""
+        return state.join(batch)
 
     def update(self, values: Tensor) -> None:
-        """Take in one tensor; the batch closes with the last of its tensors_per_batch."""
+        """Observe one tensor. The batch is measured once it has `tensors_per_batch` tensors."""
         try:
-            part = TensorRows.of(values, self.grid.channel_axis)
-            self._expect(len(part.rows))
+            tensor = TensorRows.of(values, self.grid.channel_axis)
+            self._check_channels(len(tensor.rows))
         except SrptqError as error:
             raise SrptqError(f"batch {self.batches + 1}: {error}") from None
         self.device = values.device
-        self._pending.append(part if self.tensors_per_batch == 1 else part.clone())
+        # A tensor that waits for the rest of its batch needs a copy: the network may overwrite it in place.
+        self._pending.append(tensor if self.tensors_per_batch == 1 else tensor.clone())
         if len(self._pending) == self.tensors_per_batch:
-            self.close()
+            self.close_batch()
 
-    def _expect(self, channels: int) -> None:
-        if channels != (self.channels or channels):
-            raise SrptqError(f"{channels} channels where earlier tensors had {self.channels}")
-        self.channels = channels
-
-    def close(self) -> None:
-        """End the batch, with as many tensors_per_batch as were filled."""
+    def close_batch(self) -> None:
+        """Measure the tensors that wait, even if the batch is not full."""
         if self._pending:
             batch, self._pending = self.measure(self._pending), []
-            self.seen = batch if self.seen is None else self.follow(self.seen, batch)
+            self.state = batch if self.state is None else self.accumulate(self.state, batch)
             self.batches += 1
 
     def merge(self, other: Observer) -> None:
-        """Take in what another observer with the same grid and options has seen."""
+        """Add the batches of another observer with the same grid and options."""
         if not isinstance(other, type(self)) or (other.grid, other.settings) != (self.grid, self.settings):
             raise SrptqError(f"only another {type(self).__name__} with the same grid and options can be merged")
-        self.close()
-        other.close()
-        if other.seen is not None:
-            self._expect(other.channels)
-            self.seen = other.seen if self.seen is None else self.seen.join(other.seen)
+        self.close_batch()
+        other.close_batch()
+        if other.state is not None:
+            self._check_channels(other.channels)
+            self.state = other.state if self.state is None else self.state.join(other.state)
             self.batches += other.batches
 
-    def so_far(self) -> S:
-        """What all batches so far left to remember, the last one closed."""
-        self.close()
-        if self.seen is None:
+    def require_state(self) -> S:
+        """Close the last batch and return the state. Raise `SrptqError` if nothing was observed."""
+        self.close_batch()
+        if self.state is None:
             raise SrptqError("no batch was observed; run calibration images before asking for bounds")
-        return self.seen
+        return self.state
 
     def bounds(self) -> Bounds:
-        """The bounds by all batches so far, by channel if the grid has an axis, on the values' device."""
-        return self._shaped(self.row_bounds(self.so_far()))
+        """Return the bounds over all batches, on the device of the observed tensors.
 
-    def _shaped(self, rows: Bounds) -> Bounds:
-        """One range, or one for each channel, on the values' device."""
-        lower, upper = (end.to(self.device) for end in (rows.lower, rows.upper))
+        They are scalars, or one value per channel if the grid has a channel axis.
+        """
+        return self._shape(self.row_bounds(self.require_state()))
+
+    def _shape(self, rows: Bounds) -> Bounds:
+        lower, upper = rows.lower.to(self.device), rows.upper.to(self.device)
         return Bounds.of(lower[0], upper[0]) if self.grid.channel_axis is None else Bounds.of(lower, upper)
+
+    def _check_channels(self, channels: int) -> None:
+        if self.channels and channels != self.channels:
+            raise SrptqError(f"{channels} channels where earlier tensors had {self.channels}")
+        self.channels = channels
+
+
+def _count_nonzero(rows: Tensor) -> Tensor:
+    if rows.device.type != "cpu":
+        return rows.count_nonzero(dim=1).cpu()
+    # NumPy counts booleans several times as fast as torch does on the CPU.
+    return torch.tensor([count_nonzero(row.numpy()) for row in rows.bool()])
+
+
+def _record_settings(construct: Callable[..., None]) -> Callable[..., None]:
+    """Return a constructor that stores its options in `settings` first."""
+    parameters = signature(construct)
+
+    @wraps(construct)
+    def recording(self: Any, *args: Any, **keywords: Any) -> None:
+        # `super().__init__()` enters here again. The outermost constructor has all options, so the first one wins.
+        if "settings" not in vars(self):
+            bound = parameters.bind(self, *args, **keywords)
+            bound.apply_defaults()
+            _self, _grid, *options = bound.arguments.items()
+            self.settings = {name: value for name, value in options if name != "tensors_per_batch"}
+        construct(self, *args, **keywords)
+
+    return recording

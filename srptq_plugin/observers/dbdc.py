@@ -12,16 +12,23 @@ from srptq_plugin.observers.histogram import equal_histogram, without_zeros
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 
 PAPER = {4: 4e-5, 6: 5e-5, 8: 1e-5}
+"""Ratios of the paper, by bits."""
 LADDER = (0.0, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
+"""Ratios that `auto` chooses from."""
 
 
 class DBDCObserver(BatchObserver[Average]):
-    """Drops the emptier end bin again and again while the rest keeps 1 - ratio of the mass.
+    """Bounds that drop the emptier end bin repeatedly while 1 - ratio of the mass remains.
 
-    `ratio`: a number; `paper`, the paper's for 4, 6 and 8 bits; or `auto`, for each row that one of a ladder
-    which has the least expected error on the grid. `average`: `mean`, or `ema`, a moving average that is merged by
-    numbers of batches. It has the paper's factor, and starts from the first batch's clipped bounds, where the paper's
-    Algorithm 1 starts from the extremes. That also drops one bin more than these, which keep 1 - ratio.
+    `ratio` is a number, `paper` for the paper's value at 4, 6 and 8 bits, or `auto`. With `auto` each row takes the
+    ratio of least expected error from a ladder.
+
+    `average` is `mean`, or `ema` for a moving average with the paper's factor. Merging weights moving averages by their
+    numbers of batches.
+
+    Two details differ from the paper's Algorithm 1. The moving average starts from the clipped bounds of the first
+    batch, not from its extremes. The loop stops before the remaining mass falls below 1 - ratio, one bin
+    earlier than the paper's.
 
     >>> observer = DBDCObserver(IntGrid(8), ratio=0.01, bins=10)
     >>> observer.update(torch.cat([torch.linspace(0, 1, 999), torch.tensor([10.0])]))
@@ -40,113 +47,143 @@ class DBDCObserver(BatchObserver[Average]):
         tensors_per_batch: int = 1,
     ) -> None:
         super().__init__(grid, tensors_per_batch=tensors_per_batch)
-        self.ratios, self.bins = ratios_of(ratio, grid.bits), bins
+        self.ratios, self.bins = resolve_ratios(ratio, grid.bits), bins
         if bins < 1:
             raise SrptqError(f"bins: {bins}; give 1 or more")
-        self._share = _share(average, momentum)
+        self._share = _resolve_share(average, momentum)
 
     def measure(self, batch: Sequence[TensorRows]) -> Average:
-        """Each ratio's bounds and expected error, shaped [3, ratios, rows]."""
+        """Return the bounds and the expected error of every ratio, shaped [3, ratios, rows]."""
         low, high = extremes(batch)
-        counts = torch.stack([equal_histogram(part.rows, low, high, self.bins) for part in batch]).sum(0)
-        below, above = dropped(counts, self.ratios)
+        counts = torch.stack([equal_histogram(tensor.rows, low, high, self.bins) for tensor in batch]).sum(0)
+        below, above = count_dropped(counts, self.ratios)
+        # Shares of the range, not edges: at 0 dropped bins the bounds are the extremes to the last bit.
         bounds = Bounds(low + (high - low) * (below / self.bins), high - (high - low) * (above / self.bins))
         errors = torch.zeros_like(bounds.lower)
         if len(self.ratios) > 1:
-            zeros = torch.stack([part.zeros for part in batch]).sum(0)
+            zeros = torch.stack([tensor.zeros for tensor in batch]).sum(0)
             counts = without_zeros(counts, zeros, low, high)
             errors = expected_errors(counts, zeros, low, high, project(bounds, self.row_grid))
         return Average(torch.stack([bounds.lower, bounds.upper, errors]))
 
-    def follow(self, seen: Average, batch: Average) -> Average:
-        """The mean, or the moving average."""
-        return seen.join(batch, self._share)
+    def accumulate(self, state: Average, batch: Average) -> Average:
+        """Return the mean, or the moving average, after one more batch."""
+        return state.join(batch, self._share)
 
     @property
     def errors(self) -> Tensor:
-        """The expected squared error of each ratio, for each row; zeros when there is no choice."""
-        return self.so_far().value[2]
+        """The expected squared errors, shaped [ratios, rows]. Zeros if there is only one ratio."""
+        return self.require_state().value[2]
 
     @property
     def chosen(self) -> Tensor:
-        """The place in `ratios` of the one chosen for each row: of equals, the one that clips least."""
+        """The index into `ratios` of the ratio that each row chose. Of equal errors the smallest ratio wins."""
         return self.errors.argmin(0)
 
     def offers(self) -> list[Bounds]:
-        """The bounds of every ratio, for those who can tell better than from the tensor alone."""
-        lower, upper, _ = self.so_far().value
-        return [self._shaped(Bounds(*ends)) for ends in zip(lower, upper, strict=True)]
+        """Return the bounds of every ratio, for a caller that can judge them by the network's output."""
+        lower, upper, _ = self.require_state().value
+        return [self._shape(Bounds(*ends)) for ends in zip(lower, upper, strict=True)]
 
-    def row_bounds(self, seen: Average) -> Bounds:
-        """The bounds of the ratio that each row chose."""
-        best = seen.value[2].argmin(0).expand(1, -1)
-        return Bounds(*(ends.gather(0, best)[0] for ends in seen.value[:2]))
+    def row_bounds(self, state: Average) -> Bounds:
+        """Return the bounds of the ratio that each row chose."""
+        lower, upper, errors = state.value
+        best = errors.argmin(0).expand(1, -1)
+        return Bounds(lower.gather(0, best)[0], upper.gather(0, best)[0])
 
 
-def ratios_of(ratio: float | str, bits: int) -> tuple[float, ...]:
-    """The ratios to choose from.
+def resolve_ratios(ratio: float | str, bits: int) -> tuple[float, ...]:
+    """Return the ratios to choose from.
 
-    >>> ratios_of("paper", 8), ratios_of(0.01, 4), len(ratios_of("paper", 5)), len(ratios_of("auto", 8))
-    ((1e-05,), (0.01,), 13, 13)
+    >>> resolve_ratios("paper", 8), resolve_ratios(0.01, 4)
+    ((1e-05,), (0.01,))
+    >>> len(resolve_ratios("paper", 5)), len(resolve_ratios("auto", 8))
+    (13, 13)
     """
     if isinstance(ratio, str):
         if ratio not in ("paper", "auto"):
             raise UnknownNameError("ratio", ratio, ["paper", "auto"])
         return (PAPER[bits],) if ratio == "paper" and bits in PAPER else LADDER
     if not 0 <= ratio < 1:
-        raise SrptqError(f"ratio: {ratio}; give a number of 0 or more and less than 1, 'paper' or 'auto'")
+        raise SrptqError(f"ratio: {ratio}; give a number from 0 to less than 1, 'paper' or 'auto'")
     return (float(ratio),)
 
 
-def _share(average: str, momentum: float) -> float | None:
+def _resolve_share(average: str, momentum: float) -> float | None:
+    """Return the weight of a new batch in a moving average, or None for a mean."""
     if average not in ("mean", "ema"):
         raise UnknownNameError("average", average, ["mean", "ema"])
     if not 0 <= momentum < 1:
-        raise SrptqError(f"momentum: {momentum}; give a number of 0 or more and less than 1")
+        raise SrptqError(f"momentum: {momentum}; give a number from 0 to less than 1")
     return 1 - momentum if average == "ema" else None
 
 
-def dropped(counts: Tensor, ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """How many bins go at the lower and at the upper end: [ratios, rows] each.
+def count_dropped(counts: Tensor, ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Count the bins that DBDC drops at the lower and at the upper end, without its greedy loop.
 
-    Two queues merged by their smaller head come out in the order of their running maxima. So a bin goes
-    with all bins before it at its own end, and those at the other end whose maximum is smaller (on a tie
-    the upper end goes first); it goes if what then stays is (1 - ratio) of the total or more.
+    Args:
+        counts: Histograms, shaped [rows, bins].
+        ratios: The share of the mass that may go.
 
-    >>> below, above = dropped(torch.tensor([[1.0, 5.0, 90.0, 3.0, 1.0]]), [0.0, 0.01, 0.05, 0.1])
+    Returns:
+        Two tensors shaped [ratios, rows].
+
+    >>> below, above = count_dropped(torch.tensor([[1.0, 5.0, 90.0, 3.0, 1.0]]), [0.0, 0.01, 0.05, 0.1])
     >>> below.flatten().tolist(), above.flatten().tolist()
     ([0, 0, 1, 2], [0, 1, 2, 2])
     """
+    # Trick: the loop merges two queues, the bins from either end, by their smaller head. Such a merge visits the bins
+    # in the order of their running maxima. So before bin i of one end go all bins before it at its own end, and the
+    # bins of the other end whose running maximum is smaller. On a tie the upper end goes first.
     lower, upper = counts, counts.flip(-1)
     lower_max, upper_max = lower.cummax(-1).values, upper.cummax(-1).values
-    lower_sum, upper_sum = _sums(lower), _sums(upper)
+    lower_sum, upper_sum = _prefix_sums(lower), _prefix_sums(upper)
+    # The mass that is gone once bin i of the lower or of the upper end goes. Both never decrease with i.
     with_lower = lower_sum[:, 1:] + upper_sum.gather(1, torch.searchsorted(upper_max, lower_max, right=True))
     with_upper = upper_sum[:, 1:] + lower_sum.gather(1, torch.searchsorted(lower_max, upper_max))
     total = lower_sum[:, -1:]
     least = (1 - torch.tensor(ratios, dtype=counts.dtype)) * total
-    below, above = (torch.searchsorted(gone - total, -least, right=True).T for gone in (with_lower, with_upper))
+    # Invariant: a bin goes if and only if total - gone >= least, which is gone - total <= -least. Subtracting from the
+    # total, as the loop does, rounds as the loop does.
+    below = torch.searchsorted(with_lower - total, -least, right=True).T
+    above = torch.searchsorted(with_upper - total, -least, right=True).T
     return below, above
 
 
-def _sums(counts: Tensor) -> Tensor:
+def _prefix_sums(counts: Tensor) -> Tensor:
     return torch.nn.functional.pad(counts.cumsum(-1), (1, 0))
 
 
 def expected_errors(counts: Tensor, zeros: Tensor, low: Tensor, high: Tensor, qparams: QParams) -> Tensor:
-    """The mean squared error of each row for each of [ratios, rows] parameters.
+    """Estimate the mean squared error of quantizing each row, from its histogram alone.
 
-    From an equal histogram without zeros: clipped mass at its distance squared, step^2 / 12 for the mass
-    inside; and zeros at the level nearest to them.
+    Args:
+        counts: An equal histogram over [low, high] without exact zeros, shaped [rows, bins].
+        zeros: The number of exact zeros in each row.
+        low: The lowest value of each row.
+        high: The highest value of each row.
+        qparams: The grids to judge, shaped [ratios, rows].
+
+    Returns:
+        Errors, shaped [ratios, rows].
     """
     middles = (torch.arange(counts.shape[1]) + 0.5) / counts.shape[1]
     centers = low[:, None] + (high - low)[:, None] * middles
-    inside = qparams.scale.double().square() / 12
+    # Rounding errors are uniform over one step, and their variance is step^2 / 12.
+    rounding = qparams.scale.double().square() / 12
+    # Exact zeros, about half of the values behind a ReLU, all have one error: the distance from 0 to the nearest level.
     at_zero = dequantize(quantize(torch.zeros_like(qparams.scale), qparams), qparams).double().square()
-    ends = zip(qparams.bounds.lower, qparams.bounds.upper, inside, strict=True)
-    errors = torch.stack([(counts * _bin_errors(centers, *each)).sum(1) for each in ends])
+    bounds = qparams.bounds
+    errors = torch.stack(
+        [
+            (counts * _bin_errors(centers, lower, upper, inside)).sum(1)
+            for lower, upper, inside in zip(bounds.lower, bounds.upper, rounding, strict=True)
+        ]
+    )
     return (errors + at_zero * zeros) / (counts.sum(1) + zeros)
 
 
 def _bin_errors(centers: Tensor, lower: Tensor, upper: Tensor, inside: Tensor) -> Tensor:
+    """Return the squared error at each bin center: the squared distance beyond the bounds, or `inside` within them."""
     beyond = (centers - centers.clamp(lower[:, None], upper[:, None])).square()
     return torch.where(beyond > 0, beyond, inside[:, None])

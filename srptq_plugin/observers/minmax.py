@@ -1,4 +1,4 @@
-"""Min-max: the extremes of everything seen."""
+"""Min-max: the extremes of all values seen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from srptq_plugin.quantization.grid import Bounds
 
 @dataclass(frozen=True)
 class Extremes:
-    """The least and the greatest value of each row."""
+    """The lowest and the highest value of each row."""
 
     low: Tensor
     high: Tensor
 
     def join(self, other: "Extremes") -> "Extremes":
-        """The extremes of both."""
+        """Return the extremes of both."""
         return Extremes(torch.minimum(self.low, other.low), torch.maximum(self.high, other.high))
 
 
 class MinMaxObserver(BatchObserver[Extremes]):
-    """The least and the greatest value over all batches.
+    """The lowest and the highest value over all batches.
 
     >>> from srptq_plugin.quantization.grid import IntGrid
     >>> observer = MinMaxObserver(IntGrid(8))
@@ -33,9 +33,9 @@ class MinMaxObserver(BatchObserver[Extremes]):
     """
 
     def measure(self, batch: Sequence[TensorRows]) -> Extremes:
-        """The extremes of the batch."""
+        """Return the extremes of the batch."""
         return Extremes(*extremes(batch))
 
-    def row_bounds(self, seen: Extremes) -> Bounds:
-        """The extremes themselves."""
-        return Bounds(seen.low, seen.high)
+    def row_bounds(self, state: Extremes) -> Bounds:
+        """Return the extremes as bounds."""
+        return Bounds(state.low, state.high)

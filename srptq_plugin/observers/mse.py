@@ -1,5 +1,6 @@
-"""MSE: the symmetric shrink of both bounds with the least squared error of quantization."""
+"""MSE: shrink both bounds by the same factor until quantizing has the least squared error."""
 
+import torch
 from torch import Tensor
 
 from srptq_plugin.observers.histogram import RunningHistogram
@@ -8,7 +9,7 @@ from srptq_plugin.quantization.grid import QParams, dequantize, quantize
 
 
 class MSEObserver(ShrinkSearch):
-    """The error is exact for values spread evenly inside each bin; zeros have their own.
+    """The bounds of least squared error. The error is exact for zeros and for a uniform density in each bin.
 
     >>> import torch
     >>> from srptq_plugin.quantization.grid import IntGrid
@@ -18,23 +19,27 @@ class MSEObserver(ShrinkSearch):
     Bounds(-1, 1)
     """
 
-    def cost(self, seen: RunningHistogram, qparams: QParams) -> Tensor:
-        """The mean squared error."""
-        return squared_error(seen, qparams)
+    def cost(self, histogram: RunningHistogram, qparams: QParams) -> Tensor:
+        """Return the mean squared error of each row."""
+        return squared_error(histogram, qparams)
 
 
-def squared_error(seen: RunningHistogram, qparams: QParams) -> Tensor:
-    """The mean squared error of each row on a grid, the parameters being shaped [rows, 1]."""
-    edges = seen.edges
-    inside = (_integral(edges, qparams).diff() / edges.diff() * seen.counts).sum(1)
-    zeros = seen.zeros[:, None].mul(0)
-    at_zero = dequantize(quantize(zeros.float(), qparams), qparams).double().square()[:, 0]
-    return (inside + at_zero * seen.zeros) / seen.total
+def squared_error(histogram: RunningHistogram, qparams: QParams) -> Tensor:
+    """Return the mean squared error of quantizing each row, for `qparams` shaped [rows, 1]."""
+    edges = histogram.edges
+    # With a uniform density, the mean error inside a bin is the integral over the bin divided by its width.
+    inside = (_integrate(edges, qparams).diff() / edges.diff() * histogram.counts).sum(1)
+    zero = torch.zeros_like(histogram.zeros)[:, None].float()
+    at_zero = dequantize(quantize(zero, qparams), qparams).double().square()[:, 0]
+    return (inside + at_zero * histogram.zeros) / histogram.total
 
 
-def _integral(values: Tensor, qparams: QParams) -> Tensor:
-    """The integral of the squared error up to each value: step^3 / 12 a level, and the rest."""
+def _integrate(values: Tensor, qparams: QParams) -> Tensor:
+    """Return the antiderivative of the squared quantization error at each value."""
     step, zero = qparams.scale.double(), qparams.zero_point.double()
     level = (values / step + zero).round().clamp(qparams.grid.qmin, qparams.grid.qmax)
     rest = values - (level - zero) * step
+    # One level contributes the integral of e^2 over [-step/2, step/2], which is step^3 / 12. From one level to the
+    # next, rest^3 / 3 falls by the same amount, so the sum is continuous. Clipped values stay at the outermost level
+    # and their rest grows without limit, so the cubic term alone integrates the clipping error.
     return level * step**3 / 12 + rest**3 / 3

@@ -1,4 +1,4 @@
-"""Percentile: each batch without a fixed share of its values at either end."""
+"""Percentile: the extremes of each batch after cutting a fixed share of its values off both ends."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from srptq_plugin.quantization.grid import Bounds, IntGrid
 
 
 class PercentileObserver(BatchObserver[Average]):
-    """The values that leave `percentile` per cent beyond them at each end, averaged over the batches.
+    """The values with `percentile` percent of the batch beyond them at each end, averaged over batches.
 
     >>> observer = PercentileObserver(IntGrid(8), percentile=10)
     >>> observer.update(torch.arange(100))
@@ -20,18 +20,19 @@ class PercentileObserver(BatchObserver[Average]):
 
     def __init__(self, grid: IntGrid, *, percentile: float = 0.1, tensors_per_batch: int = 1) -> None:
         super().__init__(grid, tensors_per_batch=tensors_per_batch)
-        if not 0 <= percentile < 50:  # noqa: PLR2004  half from each end is all
-            raise SrptqError(f"percentile: {percentile}; give a share of 0 or more and less than 50 per cent")
+        if not 0 <= percentile < 50:  # noqa: PLR2004 - cutting half off each end leaves nothing
+            raise SrptqError(f"percentile: {percentile}; give a percentage from 0 to less than 50")
         self.percentile = percentile
 
     def measure(self, batch: Sequence[TensorRows]) -> Average:
-        """The two order statistics of each row."""
-        rows = torch.cat([part.rows for part in batch], 1) if len(batch) > 1 else batch[0].rows
+        """Return the two order statistics of each row, shaped [2, rows]."""
+        rows = torch.cat([tensor.rows for tensor in batch], 1) if len(batch) > 1 else batch[0].rows
         size = rows.shape[1]
         beyond = int(size * self.percentile / 100)
+        # kthvalue counts from 1. It selects in linear time, where a quantile would sort.
         ends = [rows.kthvalue(rank, dim=1).values for rank in (beyond + 1, size - beyond)]
         return Average(torch.stack(ends).cpu().double())
 
-    def row_bounds(self, seen: Average) -> Bounds:
-        """Their averages."""
-        return Bounds(*seen.value)
+    def row_bounds(self, state: Average) -> Bounds:
+        """Return the averaged order statistics as bounds."""
+        return Bounds(*state.value)

@@ -1,1 +1,1 @@
-"""Pictures of what was measured; matplotlib draws them, where it is installed."""
+"""Plots of measurements, drawn with matplotlib if it is installed."""

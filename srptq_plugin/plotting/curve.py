@@ -1,10 +1,10 @@
-"""PSNR against cost: mixtures of bits within a ladder of budgets, beside one number of bits everywhere."""
+"""A plot of PSNR against cost: mixed bits for a ladder of budgets, next to uniform bits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from srptq_plugin.plotting.canvas import BLUE, FAINT, INK, ORANGE, SMALL, TEXT, bare, canvas
+from srptq_plugin.plotting.canvas import BLUE, FAINT, INK, ORANGE, SMALL, TEXT, canvas, strip_frame
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,31 +18,38 @@ COSTS = {"bops": "BitOPs", "size": "size of the weights"}
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of cost, as a share of 8 bits everywhere, and of PSNR against the float network in dB.
+    """Points of cost, as a share of 8 bits everywhere, and PSNR against the float network in dB.
 
-    `uniform` is by number of bits; `chosen` is the mixture whose recipe was written. What is not finite is left out.
+    Points whose PSNR is not finite are left out.
     """
 
     measure: str
+    """The kind of cost, a key of `COSTS`."""
     mixed: Sequence[Point]
     uniform: Mapping[int, Point]
+    """The points with one number of bits everywhere, by that number."""
     chosen: Point | None
+    """The mixture whose recipe was written."""
 
     @classmethod
-    def of(cls, found: Record) -> "Curve":
-        """Of what `srptq analyze --budget` wrote."""
-        measure = found["curve"]["measure"]
-        mixed = [_point(each, measure) for each in found["curve"]["mixtures"]]
-        uniform = {each["width"]: _point(each, measure) for each in found["uniform"]}
-        known = {bits: point for bits, point in uniform.items() if point is not None}
-        return cls(measure, [each for each in mixed if each is not None], known, _point(found["mixed"], measure))
+    def of(cls, analysis: Record) -> "Curve":
+        """Read the record that `srptq analyze --budget` wrote."""
+        measure = analysis["curve"]["measure"]
+        mixed = [_point(mixture, measure) for mixture in analysis["curve"]["mixtures"]]
+        uniform = {mixture["width"]: _point(mixture, measure) for mixture in analysis["uniform"]}
+        return cls(
+            measure,
+            [point for point in mixed if point is not None],
+            {bits: point for bits, point in uniform.items() if point is not None},
+            _point(analysis["mixed"], measure),
+        )
 
     def record(self) -> dict[str, Any]:
-        """The numbers drawn, as JSON has them."""
+        """Return the plotted numbers for JSON."""
         return dict(vars(self))
 
     def drawn(self) -> "Figure":
-        """The picture."""
+        """Draw the figure."""
         figure = canvas(*SIZE)
         axes = figure.subplots()
         chosen = [] if self.chosen is None else [self.chosen]
@@ -51,11 +58,11 @@ class Curve:
         for bits, point in self.uniform.items():
             axes.annotate(f"{bits} bits", point, (7, -10), textcoords="offset points", fontsize=SMALL, color=INK)
         axes.plot(*_columns(chosen), "o", color=INK, markersize=10, fillstyle="none", label="the recipe written")
-        self._labeled(axes)
+        self._label(axes)
         return figure
 
-    def _labeled(self, axes: "Axes") -> None:
-        bare(axes)
+    def _label(self, axes: "Axes") -> None:
+        strip_frame(axes)
         axes.margins(0.08, 0.1)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")

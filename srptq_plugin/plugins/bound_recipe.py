@@ -1,4 +1,4 @@
-"""A recipe bound once to what is installed. What is not installed, or cannot run, is refused here."""
+"""BoundRecipe: a recipe with the plugins that its names stand for."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,8 +48,8 @@ class BoundRecipe:
     def of(cls, recipe: Recipe, registry: Registry) -> "BoundRecipe":
         """Look up every name of a recipe and check the recipe against the rules of its target.
 
-        Raises `SrptqError` if it contradicts itself, names what is not installed, or asks for what the target does
-        not run. Problems of one kind are reported together.
+        Raises `SrptqError` if the recipe contradicts itself, names a plugin that is not installed, or asks for
+        something that its target does not run. Problems of one kind are reported together.
         """
         _check_calibration(recipe)
         _check_names(recipe, registry)

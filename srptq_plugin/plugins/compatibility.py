@@ -67,7 +67,7 @@ def nearest(bits: int, allowed: Collection[int]) -> int:
 
 
 def dynamic_problems(recipe: Recipe, rules: Rules, dynamic: Mapping[str, bool]) -> Iterator[str]:
-    """Yield what is wrong with quantizers that compute their levels from each image.
+    """Yield problems of quantizers that compute their levels from each image.
 
     Args:
         dynamic: whether the quantizer of `weights` and of `activations` does.

@@ -1,4 +1,4 @@
-"""What a plugin registers: a name, a line for people, and what to import."""
+"""Entries: the records that plugins return from hooks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """What a plugin registers: a name, a line for people, and a callable that imports the thing when it is used.
+    """A component of a plugin: its name, a line for people, and a callable that imports it.
 
     >>> Entry("dbdc", "density-based dual clipping", load=lambda: print).load()
     <built-in function print>
     """
 
     name: str
-    """What recipes and commands say: letters, digits, `.`, `_` and `-`."""
+    """The name in recipes and commands: letters, digits, `.`, `_` and `-`."""
     summary: str
     """Its line in `srptq plugins`."""
     load: Callable[[], T]
-    """Called whenever it is used: import here what is slow, or may not be installed."""
+    """Called whenever the component is used. Import slow or optional packages here."""
     aliases: tuple[str, ...] = ()
     """Other names that recipes may say."""
     options: type[Options] = Options
@@ -31,7 +31,7 @@ class Entry(Generic[T]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that it is known by."""
+        """The name and the aliases."""
         return (self.name, *self.aliases)
 
 
@@ -40,7 +40,7 @@ class ToolkitEntry(Entry[Toolkit]):
     """A toolkit, by name."""
 
     host: bool = False
-    """Whether it is a `Host` too: one that looks components up by name."""
+    """Whether it is also a `Host`, a toolkit that looks components up by name."""
 
 
 class TargetEntry(Entry[Target]):

@@ -46,8 +46,8 @@ def srptq_observers() -> Iterable[ObserverEntry]:
                 super().__init__(grid, tensors_per_batch=tensors_per_batch)
                 self.share = share
 
-            def row_bounds(self, seen):
-                return Bounds(self.share * seen.low, self.share * seen.high)
+            def row_bounds(self, state):
+                return Bounds(self.share * state.low, self.share * state.high)
 
 
         @hookimpl

@@ -1,4 +1,4 @@
-"""The keys of a recipe as people are shown them: what each may be, its default, and its sentence from the schema."""
+"""The keys of a recipe as documents and the screen show them: values, default, sentence."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +33,7 @@ PREFIXES = {"reconstruction": "reconstruction"}
 
 @dataclass(frozen=True)
 class Key:
-    """One key; code in its texts is in backticks."""
+    """One key. Code in its texts is in backticks."""
 
     name: str
     values: str
@@ -43,7 +43,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """The keys that stand under one word, or under none."""
+    """The keys of one section. The name of the top level is empty."""
 
     name: str
     about: str
@@ -82,18 +82,18 @@ def _key(name: str, field: FieldInfo, registry: Registry) -> Key:
 
 
 def words_of(kind: Any, metadata: Iterable[object] = ()) -> Iterator[str]:
-    """What a type allows, as the messages about mistakes say it.
+    """Yield the words for what a type allows, as error messages have them.
 
     >>> list(words_of(Literal["paper", "auto"] | float | None))
     ['`paper`', '`auto`', 'a number', '`null`']
     """
-    checks = [each.func for each in metadata if isinstance(each, BeforeValidator)]
+    checks = [validator.func for validator in metadata if isinstance(validator, BeforeValidator)]
     if words := [check.words for check in checks if isinstance(check, Allowed)]:
         yield words[0].partition(",")[0]
     elif hasattr(kind, "__metadata__"):
         yield from words_of(kind.__origin__, kind.__metadata__)
     elif get_origin(kind) in (Union, UnionType):
-        yield from (word for each in get_args(kind) for word in words_of(each))
+        yield from (word for member in get_args(kind) for word in words_of(member))
     elif get_origin(kind) is Literal:
         yield from map(_code, get_args(kind))
     else:

@@ -1,4 +1,4 @@
-"""What plugins registered; a `Registry` owns its plugin manager, so that a test makes a fresh one."""
+"""The registry: all components that plugins registered. It owns its plugin manager, so that tests make fresh ones."""
 
 import logging
 import re
@@ -39,7 +39,7 @@ NAME = re.compile(r"\w[\w.-]*")
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """A line of `srptq plugins`: where a plugin came from and what it registers, or why it failed."""
+    """One plugin: where it comes from and what it registers, or why it failed to load."""
 
     name: str
     distribution: str = ""
@@ -52,7 +52,7 @@ class PluginInfo:
 
 
 class Registry:
-    """The plugins of the entry-point group `srptq`, and those given.
+    """The plugins of the entry-point group `srptq`, and plugins passed as objects.
 
     >>> Registry(entry_points=False).observer("dbdc")
     Traceback (most recent call last):
@@ -69,43 +69,43 @@ class Registry:
             self.register(plugin)
 
     def register(self, plugin: object, name: str = "") -> None:
-        """Take in a plugin; one that is at fault raises and leaves the registry as it was."""
+        """Register a plugin. A faulty one raises and leaves the registry unchanged."""
         if not self._manager.is_registered(plugin):
             unnamed = _name(plugin)
             self._register(plugin, PluginInfo(name or self._unused(unnamed, f"{unnamed}-{len(self._plugins)}")))
 
     def plugins(self) -> Sequence[PluginInfo]:
-        """What is installed, also the plugins that failed to load."""
+        """Return all plugins, also those that failed to load."""
         return tuple(self._plugins)
 
     def entries(self, kind: str) -> Sequence[Entry[Any]]:
-        """All that is registered of a kind: toolkit, target, observer, reconstruction, quantizer or model."""
+        """Return the entries of a kind: toolkit, target, observer, reconstruction, quantizer or model."""
         if kind not in KINDS:
             raise UnknownNameError("kind of plugin", kind, KINDS)
         return tuple(entry for entry, _ in self._entries if isinstance(entry, KINDS[kind]))
 
     def toolkit(self, name: str) -> ToolkitEntry:
-        """The toolkit of that name or alias."""
+        """Look up a toolkit by its name or alias."""
         return self._find(ToolkitEntry, name)
 
     def target(self, name: str) -> TargetEntry:
-        """The target of that name or alias."""
+        """Look up a target by its name or alias."""
         return self._find(TargetEntry, name)
 
     def observer(self, name: str) -> ObserverEntry:
-        """The observer of that name or alias."""
+        """Look up an observer by its name or alias."""
         return self._find(ObserverEntry, name)
 
     def reconstruction(self, name: str) -> ReconstructionEntry:
-        """The reconstruction of that name or alias."""
+        """Look up a reconstruction by its name or alias."""
         return self._find(ReconstructionEntry, name)
 
     def quantizer(self, name: str) -> QuantizerEntry:
-        """The fake-quantizer of that name or alias."""
+        """Look up a fake-quantizer by its name or alias."""
         return self._find(QuantizerEntry, name)
 
     def model(self, name: str) -> ModelEntry:
-        """The family of networks of that name or alias."""
+        """Look up a family of networks by its name or alias."""
         return self._find(ModelEntry, name)
 
     def _find(self, kind: type[E], name: str) -> E:
@@ -118,35 +118,35 @@ class Registry:
         return other if self._manager.has_plugin(name) else name
 
     def _load_entry_points(self) -> None:
-        for found in entry_points(group=hookspecs.PROJECT):
-            info = _info(found, self._unused(found.name, found.value))
+        for point in entry_points(group=hookspecs.PROJECT):
+            info = _info(point, self._unused(point.name, point.value))
             try:
-                plugin = found.load()
+                plugin = point.load()
             except Exception as error:  # noqa: BLE001 - whatever a broken plugin raises, the others must work
-                self._fail(info, found, error)
+                self._fail(info, point, error)
             else:
                 if not self._manager.is_registered(plugin):
                     self._register(plugin, info)
 
-    def _fail(self, info: PluginInfo, found: EntryPoint, error: Exception) -> None:
-        reason = f"{found.value}: {type(error).__name__}: {error}"
+    def _fail(self, info: PluginInfo, point: EntryPoint, error: Exception) -> None:
+        reason = f"{point.value}: {type(error).__name__}: {error}"
         logger.warning("plugin %s is left out: %s", info, reason)
         self._plugins.append(replace(info, failed=reason))
 
     def _register(self, plugin: object, info: PluginInfo) -> None:
         if self._manager.has_plugin(info.name):
             raise SrptqError(f"plugin {info}: another plugin has this name; give each a name of its own")
-        found = _collect(plugin, info)
-        self._refuse_duplicates(found, info)
+        entries = _collect(plugin, info)
+        self._refuse_duplicates(entries, info)
         self._manager.register(plugin, info.name)
-        registers = {kind: tuple(entry.name for entry in found if _kind(type(entry)) == kind) for kind in KINDS}
+        registers = {kind: tuple(entry.name for entry in entries if _kind(type(entry)) == kind) for kind in KINDS}
         registers = {kind: names for kind, names in registers.items() if names}
         self._plugins.append(replace(info, registers=registers))
-        self._entries += [(entry, info) for entry in found]
+        self._entries += [(entry, info) for entry in entries]
 
-    def _refuse_duplicates(self, found: Sequence[Entry[Any]], info: PluginInfo) -> None:
+    def _refuse_duplicates(self, entries: Sequence[Entry[Any]], info: PluginInfo) -> None:
         owners = {label: owner for entry, owner in self._entries for label in _keys(entry)}
-        for kind, label in chain.from_iterable(map(_keys, found)):
+        for kind, label in chain.from_iterable(map(_keys, entries)):
             if owner := owners.get((kind, label)):
                 raise SrptqError(
                     f"plugin {info} registers {kind} {label!r}, which plugin {owner} has; "
@@ -161,8 +161,8 @@ def _manager() -> pluggy.PluginManager:
     return manager
 
 
-def _info(found: EntryPoint, name: str) -> PluginInfo:
-    source = found.dist
+def _info(point: EntryPoint, name: str) -> PluginInfo:
+    source = point.dist
     return PluginInfo(name, source.name, source.version) if source else PluginInfo(name)
 
 
@@ -179,7 +179,7 @@ def _keys(entry: Entry[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _collect(plugin: object, info: PluginInfo) -> list[Entry[Any]]:
-    """All entries of a plugin, checked; tried on a manager of its own, so that nothing is left behind."""
+    """Call all hooks of a plugin and check their entries. A trial manager is used, so that a failure leaves no trace."""
     trial = _manager()
     try:
         trial.register(plugin)
@@ -194,7 +194,7 @@ def _collect(plugin: object, info: PluginInfo) -> list[Entry[Any]]:
 
 
 def check_pending(callers: Iterable[pluggy.HookCaller], info: PluginInfo) -> None:
-    """Refuse a hook that nobody calls: a misspelled one."""
+    """Refuse a hook that has no specification, such as a misspelled one."""
     for caller in callers:
         if not caller.has_spec():
             raise SrptqError(f"plugin {info}: {UnknownNameError('hook', caller.name, HOOKS)}")
@@ -202,12 +202,12 @@ def check_pending(callers: Iterable[pluggy.HookCaller], info: PluginInfo) -> Non
 
 def _call(hook: pluggy.HookImpl, where: str, kind: type[Entry[Any]]) -> Sequence[Entry[Any]]:
     try:
-        found = list(cast("Iterable[object]", hook.function()))
+        entries = list(cast("Iterable[object]", hook.function()))
     except Exception as error:
         raise SrptqError(
             f"{where} raised {type(error).__name__}: {error}; return a list of {kind.__name__} records"
         ) from error
-    return [_checked(entry, where, kind) for entry in found]
+    return [_checked(entry, where, kind) for entry in entries]
 
 
 def _checked(entry: object, where: str, kind: type[E]) -> E:

@@ -17,7 +17,7 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file with the state of a training, its validations, and digests of what it is trained from."""
+    """A file with the state of a training, its validations, and digests of its images, recipe and run."""
 
     folder: Path
     origins: Mapping[str, str]

@@ -79,7 +79,7 @@ def train_run(
         resume: continue an interrupted training of the same folder.
         device: where the network trains, such as `cpu` or `cuda:0`.
         registry: the plugins, by default all that are installed.
-        progress: called with what is done now, and how much of it is done.
+        progress: called with the current phase, and how much of it is done.
     """
     registry = registry or Registry()
     start = Run.open(run, registry)
@@ -139,7 +139,7 @@ def _prepare(bound: BoundRecipe, run: Run) -> PreparedGraph:
         others = " and others" if len(left) > NAMED_GROUPS else ""
         raise SrptqError(
             f"{run.folder}: has no bounds for {', '.join(left[:NAMED_GROUPS])}{others}, which the recipe quantizes; "
-            "quantize with this recipe first, or train with that of the run"
+            "quantize with this recipe first, or train with the run's recipe"
         )
     return prepared
 

@@ -1,4 +1,4 @@
-"""What a user asks for: the schema, the files, the values, and all of it held against what is installed."""
+"""Recipes: the YAML files that decide a quantization."""
 
 DEFAULT_RECIPE = "openvino-w8a8"
-"""The recipe of a run that names none."""
+"""The recipe to use if none is named."""

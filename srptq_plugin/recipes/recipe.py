@@ -1,4 +1,4 @@
-"""The recipe as a whole: made from files, `--set` and mappings; validated, unknown keys refused."""
+"""The recipe: merged from files, overrides and mappings, and validated."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _default_stages(value: object) -> object:
-    """The first and last layer keep 8 bits unless a recipe says otherwise."""
+    """Give the head and the tail 8 bits, unless the recipe has others."""
     if not isinstance(value, Mapping):
         return value
     given = cast("Data", value)
@@ -47,7 +47,7 @@ def _reconstruction(value: object) -> object:
 
 
 class Recipe(Options):
-    """All that decides a quantization, but for the network.
+    """Everything that decides a quantization, except for the network.
 
     >>> recipe = Recipe.load("openvino-w8a8", ["activations.bits=6"])
     >>> recipe.target, recipe.activations.bits, recipe.stages["head"].activations
@@ -55,23 +55,23 @@ class Recipe(Options):
     """
 
     name: Word = "recipe"
-    """Its name in messages; a file's own name where it says none, and never inherited."""
+    """The name in messages. By default it is the name of the file. It is never inherited."""
     target: Word
-    """What the network is to run on."""
+    """The deployment target, which the network will run on."""
     preset: Word | None = None
-    """Which of the target's rules; `null` is its first."""
+    """The preset of the target's rules. `null` means its first."""
     toolkit: Word = "torchao"
-    """Which toolkit puts the quantizers in."""
+    """The toolkit that inserts the fake-quantizers."""
     export: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
-    """What the target writes beyond the usual."""
+    """Options of the target's writer."""
     placement: Literal["convs", "full"] | None = None
-    """Quantizers at weights and inputs of convolutions, or all that integer runtimes need; `null` is the target's."""
+    """`convs` quantizes weights and inputs of convolutions, `full` all that integer runtimes need."""
     equalize: Flag = False
-    """Whether channels are scaled first, so that rounding moves the image least; the float network stays as it was."""
+    """`true` first scales channels so that rounding changes the image least. The float network computes the same."""
     weights: WeightSettings = WeightSettings()
-    """How weights are quantized."""
+    """Quantization of weights."""
     activations: TensorSettings = TensorSettings()
-    """How activations are quantized."""
+    """Quantization of activations."""
     stages: Annotated[Mapping[Stage, StageSettings], BeforeValidator(_default_stages)] = Field(
         default_factory=dict[Stage, StageSettings], validate_default=True
     )
@@ -81,15 +81,15 @@ class Recipe(Options):
     overrides: tuple[Override, ...] = ()
     """Bits by name."""
     reconstruction: Annotated[ReconstructionSettings | None, BeforeValidator(_reconstruction)] = None
-    """What tunes the bounds."""
+    """The reconstruction, which tunes the bounds."""
     calibration: Calibration = Calibration()
-    """What is looked at."""
+    """The calibration patches."""
     training: TrainingSettings = TrainingSettings()
-    """How `srptq train` goes on."""
+    """The settings of `srptq train`."""
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
-        """A shipped recipe by name, or a .yaml file by path; each override is `dotted.key=value`."""
+        """Read a shipped recipe by its name, or a .yaml file by its path. Each override is `dotted.key=value`."""
         return cls.from_layers([*read_layers(name_or_path), *map(parse_set, overrides)])
 
     @classmethod
@@ -119,7 +119,7 @@ class Recipe(Options):
 
     @staticmethod
     def names() -> list[str]:
-        """The names of the shipped recipes."""
+        """Return the names of the shipped recipes."""
         return list(shipped())
 
     def mqbench(self) -> Any:
@@ -132,7 +132,7 @@ class Recipe(Options):
         return Registry().toolkit("mqbench").load().settings(self)  # pyright: ignore[reportAttributeAccessIssue]
 
     def to_yaml(self) -> str:
-        """The recipe in full; loading it gives the same recipe."""
+        """Return the recipe in full as YAML. Loading it gives the same recipe."""
         return dump(self.model_dump(mode="json"))
 
 

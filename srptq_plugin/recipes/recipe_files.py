@@ -1,4 +1,4 @@
-"""Recipes as files: finding and reading them, what they extend, what `--set` changes, and merging it all."""
+"""Recipe files: finding, reading and merging them with what they extend and with overrides."""
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
@@ -18,19 +18,19 @@ SUFFIXES = (".yaml", ".yml")
 Data = Mapping[str, Any]
 KeyPath = Sequence[str | int]
 OPTIONS = {"observer": "options", "quantizer": "quantizer_options"}
-"""Whose options stand under which key."""
+"""The key of the options of an observer and of a quantizer."""
 
 
 @dataclass(frozen=True)
 class RecipeLayer:
-    """What one file, or one `--set`, says."""
+    """The content of one file or of one override."""
 
     source: str
     data: Data
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes 1e-3 for a number, as YAML 1.2 does, and None for null; refuses aliases, odd keys and keys given twice."""
+    """Reads 1e-3 as a number, as YAML 1.2 does, and None as null. Refuses aliases, odd keys and duplicate keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads: text that looks like 1e-3 or None in quotes, and no aliases."""
+    """Writes YAML that `_Loader` reads: it quotes text that looks like 1e-3 or None, and makes no aliases."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - as PyYAML calls it
         return True
@@ -67,7 +67,7 @@ def _refuse(problem: str, mark: yaml.Mark) -> NoReturn:
 
 
 def shipped(folder: Path | None = None) -> dict[str, Path]:
-    """The recipes that come with the package, by name.
+    """Return the paths of the recipes that come with the package, by name.
 
     >>> "openvino-w8a8" in shipped()
     True
@@ -78,7 +78,7 @@ def shipped(folder: Path | None = None) -> dict[str, Path]:
 
 
 def read_layers(name_or_path: str | Path) -> list[RecipeLayer]:
-    """The recipe's file and all that it extends, the most general first."""
+    """Read a recipe's file and all files that it extends. Returns the most general first."""
     layers: list[RecipeLayer] = []
     chain: list[Path] = []
     wanted: str | Path | None = name_or_path
@@ -118,7 +118,6 @@ def _find(wanted: str | Path, child: Path | None) -> Path:
 
 
 def _by(child: Path | None) -> str:
-    """Which file extends what is at fault."""
     return f"{child}: extends: " if child else ""
 
 
@@ -139,13 +138,13 @@ def _read(path: Path, child: Path | None = None) -> dict[str, Any]:
         raise SrptqError(f"{_by(child)}recipe {name}: cannot be read ({reason}); give a .yaml file in UTF-8") from error
     data = parse(text, str(path))
     if not isinstance(data, dict):
-        found = "nothing" if data is None else shown(data)
-        raise SrptqError(f"{path}: {found} in it; a recipe is a mapping of keys such as 'target: openvino'")
+        content = "nothing" if data is None else shown(data)
+        raise SrptqError(f"{path}: {content} in it; a recipe is a mapping of keys such as 'target: openvino'")
     return cast("dict[str, Any]", data)
 
 
 def parse(text: str, source: str) -> object:
-    """The value that YAML text stands for.
+    """Parse YAML text.
 
     >>> parse("[8, 1e-3, auto]", "--set")
     [8, 0.001, 'auto']
@@ -170,7 +169,7 @@ def dump(data: Data) -> str:
 
 
 def parse_set(text: str) -> RecipeLayer:
-    """One `--set`: a dotted key and a YAML value.
+    """Parse an override: a dotted key and a YAML value.
 
     >>> parse_set("activations.bits=4").data
     {'activations': {'bits': 4}}
@@ -186,7 +185,7 @@ def parse_set(text: str) -> RecipeLayer:
 
 
 def merge(layers: Sequence[RecipeLayer]) -> dict[str, Any]:
-    """All layers in one mapping, a later one over an earlier one.
+    """Merge all layers into one mapping. A later one overrides an earlier one.
 
     >>> merge([RecipeLayer("a", {"weights": {"bits": 8}}), RecipeLayer("b", {"weights": {"observer": "mse"}})])
     {'weights': {'bits': 8, 'observer': 'mse'}}
@@ -203,7 +202,7 @@ def _merge(under: Data, over: Data) -> Data:
 
 
 def _inherited(under: Data, over: Data) -> Data:
-    """Another reconstruction inherits nothing, another observer or quantizer no options."""
+    """Drop options that belong to another reconstruction, observer or quantizer."""
     if "name" in over and over["name"] != under.get("name"):
         return {}
     others = [key for key in OPTIONS if key in over and over[key] != under.get(key)]
@@ -211,7 +210,7 @@ def _inherited(under: Data, over: Data) -> Data:
 
 
 def source(layers: Sequence[RecipeLayer], path: KeyPath) -> str:
-    """Where a key was last said; a key that nobody said belongs to the recipe's own file."""
+    """Return where a key was set last. A key that is set nowhere belongs to the recipe's own file."""
     for length in range(len(path), 0, -1):
         for layer in reversed(layers):
             if _has(layer.data, path[:length]):

@@ -1,4 +1,4 @@
-"""The sections of a recipe: keys with types and defaults, and under each the sentence that documents show."""
+"""The sections of a recipe. Every key has a type, a default, and the sentence that documents show."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -10,81 +10,81 @@ from srptq_plugin.utils.options import Options
 
 
 class TensorSettings(Options):
-    """Bits, observer and quantizer of the activations, and the options of both."""
+    """Bits, observer and quantizer of the activations."""
 
     bits: Bits = 8
-    """How many bits an activation has, but for stages, skips and overrides that say otherwise."""
+    """Bits of an activation. Stages, skips and overrides may change them."""
     observer: Word = "dbdc"
-    """What finds the range to start from."""
+    """The observer, which finds the range to start from."""
     options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
-    """What the observer takes; another observer inherits none of it."""
+    """Options of the observer. A recipe that changes the observer inherits none."""
     quantizer: Word = "bounded"
-    """What rounds, and what of it learns in PaC and in training."""
+    """The fake-quantizer. It decides what learns in PaC and in training."""
     quantizer_options: Mapping[Word, Plain] = Field(default_factory=dict[str, Any])
-    """What the quantizer takes; another quantizer inherits none of it."""
+    """Options of the quantizer. A recipe that changes the quantizer inherits none."""
     quantize: Flag = True
     """`false` leaves all activations float, in simulation only."""
 
 
 class WeightSettings(TensorSettings):
-    """Bits, observer and quantizer of the weights, and the options of both."""
+    """Bits, observer and quantizer of the weights."""
 
     bits: Bits = 8
-    """How many bits a weight has, but for stages and overrides that say otherwise."""
+    """Bits of a weight. Stages and overrides may change them."""
     observer: Word = "minmax"
-    """What finds the range to start from."""
+    """The observer, which finds the range to start from."""
     quantize: Flag = True
     """`false` leaves all weights float, in simulation only."""
     per_channel: Flag = True
-    """A scale for each output channel, or one for the whole weight."""
+    """`true` gives each output channel a scale, `false` the whole weight one."""
     rounding: Literal["nearest", "compensated"] = "nearest"
-    """Whether each weight takes its nearest level, or one that makes up for the errors of those rounded before it."""
+    """`nearest` rounds each weight alone, `compensated` (GPTQ) makes up for the errors of weights rounded before it."""
     overflow_safe: Flag = True
-    """Keeps weights small enough for x86 processors without VNNI; `false` if every processor has it."""
+    """`true` keeps weights safe from overflow on x86 processors without VNNI."""
 
 
 class StageSettings(Options):
-    """Bits of one stage, where they differ from the recipe's.
+    """Bits of one stage, if they differ from the recipe's.
 
-    The stages are `head`, `body`, `upsample` and `tail`, found from the network's dataflow. `head` and `tail` have 8
-    bits unless a recipe says otherwise; `null` gives them the recipe's.
+    The stages are `head`, `body`, `upsample` and `tail`. They are found from the network's dataflow. `head` and `tail`
+    have 8 bits by default. `null` gives them the recipe's bits.
     """
 
     weights: Bits | None = None
-    """Bits of the stage's weights; `null` is those of `weights.bits`."""
+    """Bits of the stage's weights. `null` means `weights.bits`."""
     activations: Bits | None = None
-    """Bits of what the stage's operations read; `null` is those of `activations.bits`."""
+    """Bits of the tensors that the stage's operations read. `null` means `activations.bits`."""
     quantize: Flag = True
     """`false` leaves the stage float."""
 
 
 class SkipSettings(Options):
-    """Bits of what adds read, and of what they give where no convolution reads it."""
+    """Bits of skip connections: the inputs of an add, and its output if no convolution reads it."""
 
     bits: Bits | None = None
-    """`null` is those of the activations; needs the placement `full`."""
+    """Bits of skips, with the placement `full` only. `null` means the bits of activations."""
     quantize: Flag = True
     """`false` leaves skips float, in simulation only."""
 
 
 class Override(Options):
-    """Bits of what a glob matches: a list, empty by default.
+    """Bits of all that a glob matches. `overrides` is a list, empty by default.
 
     Each entry has either `sites` or `tensors`, and a later entry wins.
     """
 
     sites: Word | None = None
-    """A glob of module paths or operation keys: their weights, what they read and what they give."""
+    """A glob of module paths or operation keys. It covers their weights, inputs and outputs."""
     tensors: Word | None = None
-    """A glob of tensors: names of parameters, or the operation key of what gives a tensor."""
+    """A glob of tensors: the name of a parameter, or the key of the operation that makes the tensor."""
     bits: Bits | None = None
-    """Bits of weights and activations alike."""
+    """Bits of both weights and activations."""
     weights: Bits | None = None
-    """Bits of the weights, apart from those of activations."""
+    """Bits of the weights only."""
     activations: Bits | None = None
-    """Bits of the activations, apart from those of weights."""
+    """Bits of the activations only."""
     quantize: Flag | None = None
-    """`false` leaves the operations float; only with `sites`."""
+    """`false` leaves the operations float. It needs `sites`."""
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
@@ -96,7 +96,7 @@ class Override(Options):
 
 
 class ReconstructionSettings(Options):
-    """The reconstruction, which tunes what was calibrated. `reconstruction: null`, the default, tunes nothing.
+    """The reconstruction, which tunes the calibrated network. `reconstruction: null`, the default, tunes nothing.
 
     Its options stand next to its name. Each reconstruction has its own.
     """
@@ -114,52 +114,52 @@ class ReconstructionSettings(Options):
 
 
 class Calibration(Options):
-    """The patches that ranges and PaC are found on."""
+    """The calibration patches, from which ranges are found and on which PaC tunes."""
 
     images: Word | None = None
-    """A folder of images; `null` is the photographs of scikit-image, and `--images` names others."""
+    """A folder of calibration images. `null` means the photographs of scikit-image."""
     scale: Scale | None = None
-    """By how much the images are made smaller first; `null` takes those of a folder as they are."""
+    """The factor by which the images are downscaled first. `null` takes the images of a folder as they are."""
     patches: Count = 100
-    """How many patches are cut from the images."""
+    """Patches to cut from the images."""
     size: Count = 48
     """Height and width of a patch."""
     choose: Literal["random", "detail", "noise"] = "random"
-    """Patches at random, those of most detail among four times as many, or noise, which looks at no image."""
+    """`random` patches, the quarter of them with the most `detail`, or synthetic 1/f `noise`, which reads no image."""
     batch: Count = 16
-    """Patches an observer sees at once."""
+    """Patches in a batch for the observers."""
     seed: Seed = 0
-    """What all chance comes from."""
+    """The seed of all random draws."""
 
 
 class TrainingSettings(Options):
     """Training from calibrated bounds, by `srptq train`."""
 
     steps: Count = 1000
-    """How many steps."""
+    """Training steps."""
     batch: Count = 8
-    """Patches a step."""
+    """Patches in a step."""
     patch: Count = 48
-    """Height and width of a patch, before it is enlarged."""
+    """Height and width of a low-resolution patch."""
     seed: Seed = 0
-    """What the choice of patches comes from."""
+    """The seed of the choice of patches."""
     bound_rate: Real = 3e-4
-    """How fast bounds learn, a share of a site's range."""
+    """Learning rate of bounds, relative to the range of the site."""
     value_rate: Real = 0.01
-    """How fast weights and biases learn, a share of a weight's step."""
+    """Learning rate of weights and biases, relative to the scale of the weight."""
     loss: Literal["l1", "rms"] = "l1"
-    """Whether the image's error is its mean or its root mean square."""
+    """The loss of the image: mean absolute error, or root mean square."""
     transfer: Real = 0.0
-    """How much PAMS's structured knowledge transfer counts, the distance of its paper's equation."""
+    """Weight of the structured knowledge transfer loss of PAMS."""
     calibration: Real = 0.0
-    """How much FQSR's calibration loss counts; its paper has 0.3."""
+    """Weight of the calibration loss of FQSR. Its paper has 0.3."""
     average: Share = 0.999
-    """How slowly the running average that is kept follows what learns."""
+    """Decay of the running average of all that learns. The average is what training returns."""
     clip: Real = 3.0
-    """Gradients longer than so many times their usual length are shortened to that."""
+    """Gradients longer than this multiple of their usual norm are clipped to it."""
     every: Count = 100
-    """Steps from one validation, and checkpoint, to the next."""
+    """Steps between validations, each with a checkpoint."""
 
     def options(self) -> dict[str, Any]:
-        """What training itself takes; the rest is about its images."""
+        """Return the options of the training itself, without the options of its images."""
         return self.model_dump(exclude={"batch", "patch", "seed"})

@@ -10,50 +10,50 @@ BOTH: Turn = ("weight", "activation")
 
 
 class PacOptions(Options):
-    """PaC (pixel-aware calibration), which tunes bounds against the float network.
+    """PaC (pixel-aware calibration) tunes bounds until the quantized network reproduces the float network.
 
     The paper's own are `epochs: 10`, `batch: 2`, `schedule: alternating`, `rates: absolute`, `weight_rate: 0.001`,
     `activation_rate: 0.05`, `start: observed`, `output_loss: l1`, `region_weight: 0`, `recolor: false`,
-    `feature_weight: 5` and `gradient: pact`, for images from 0 to 255. Equation (8) as printed is the `feature_loss`
-    `literal`. The text beside it, a mean square error, is `sum`, but for the division by the number of values.
+    `feature_weight: 5` and `gradient: pact`, for images from 0 to 255. `feature_loss: literal` is equation (8) as
+    printed. The text next to it describes a mean square error: that is `sum`, up to a division by the number of values.
     """
 
     epochs: Count = 10
-    """How often every patch is seen."""
+    """Passes over all patches."""
     batch: Count = 2
-    """Patches a step."""
+    """Patches in a step."""
     schedule: Literal["alternating", "joint"] = "joint"
-    """Whether weights' and activations' bounds learn by turns, an epoch each, or together."""
+    """`alternating` tunes bounds of weights and of activations in turns of an epoch, `joint` tunes both together."""
     rates: Literal["relative", "absolute"] = "relative"
-    """Whether rates are shares of a site's range, or steps in its own units."""
+    """`relative` rates are shares of a site's range, `absolute` rates are in its units."""
     weight_rate: Real = 1e-3
-    """How fast bounds of weights learn."""
+    """Learning rate of the bounds of weights."""
     activation_rate: Real = 1e-3
-    """How fast bounds of activations learn."""
+    """Learning rate of the bounds of activations."""
     weights: Literal["fixed", "rounding", "free"] = "fixed"
-    """Whether weights learn: not at all, which of two neighboring levels to take, or freely and biases with them."""
+    """How weights learn: not at all, which of two neighboring levels to take, or freely, with the biases."""
     value_rate: Real = 0.02
-    """How fast weights and biases learn, a share of a weight's step."""
+    """Learning rate of weights and biases, relative to the scale of the weight."""
     start: Literal["observed", "image"] = "observed"
-    """Whether tuning starts from the observer's bounds, or of all it offers from those that move the image least."""
+    """Tuning starts from the observer's bounds, or from those of its candidates that change the image least."""
     bias_correction: Flag = False
-    """Whether biases first give each channel the mean that it has in the float network."""
+    """`true` first corrects biases until every channel has the mean that it has in the float network."""
     feature_weight: Real = 5.0
-    """How much the maps of the blocks count in the loss."""
+    """Weight of the feature loss, which compares the outputs of the blocks."""
     blocks: Literal["equal", "sensitivity"] = "equal"
-    """Whether all blocks count alike, or by what the image makes of their noise."""
+    """All blocks count the same, or by how much their noise changes the image."""
     output_weight: Real = 1.0
-    """How much the image counts in the loss."""
+    """Weight of the output loss, which compares the images."""
     output_loss: Literal["l1", "rms"] = "rms"
-    """Whether the image's error is its mean or its root mean square."""
+    """The output loss: mean absolute error, or root mean square."""
     region_weight: Real = 1.0
-    """How much regions of 16 x 16 pixels count beside single pixels."""
+    """Weight of the mean errors of regions of 16 x 16 pixels, relative to single pixels."""
     recolor: Flag = True
-    """Whether every second patch is given other colors."""
+    """`true` gives every second patch other colors."""
     feature_loss: Literal["sum", "literal"] = "sum"
-    """Whether maps of unit norm are compared by their squared distance, or by their distance over how many values."""
+    """The distance of feature maps on the unit sphere: squared, or over the number of values as in equation (8)."""
     gradient: Literal["full", "pact"] = "full"
-    """Whether bounds learn from all values, or from clipped ones alone."""
+    """Bounds learn from all values, or from clipped values only."""
 
     def turn(self, epoch: int, roles: Turn = BOTH) -> Turn:
         """Return whose bounds learn in an epoch, of the roles that are quantized."""

@@ -1,1 +1,1 @@
-"""What any package may use: several processes, atomic files, timing, progress."""
+"""Helpers that any package may use: distributed processes, atomic files, timing, progress."""

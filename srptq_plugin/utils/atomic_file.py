@@ -1,4 +1,4 @@
-"""Files that are there whole, or as they were before."""
+"""Atomic files: a reader finds the whole new content, or the old one."""
 
 import os
 from collections.abc import Generator
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from srptq_plugin.errors import ArgumentError, SrptqError
 
-SPECIAL = "is no regular file; give a file that may be replaced"
+SPECIAL = "is not a regular file; give a file that may be replaced"
 
 
 @contextmanager
 def atomic_file(path: Path) -> Generator[Path]:
-    """A draft to write to, which takes the file's place once it is written.
+    """Yield a draft to write to, and move it to `path` once the block succeeded.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -24,7 +24,7 @@ def atomic_file(path: Path) -> Generator[Path]:
     if _is_special(path):
         raise SrptqError(f"{path}: {SPECIAL}")
     draft = path.with_name(f".{os.getpid()}.{path.name}")
-    draft.unlink(missing_ok=True)  # a link would be followed
+    draft.unlink(missing_ok=True)  # writing to a leftover symbolic link would change the file that it points to
     try:
         yield draft
         draft.replace(path)
@@ -33,7 +33,12 @@ def atomic_file(path: Path) -> Generator[Path]:
 
 
 def check_file(argument: str, path: Path) -> None:
-    """Refuse the file that an argument names if it cannot be written, before there is anything to lose."""
+    """Raise `ArgumentError` if a file cannot be written, so that a long run does not fail at its end.
+
+    Args:
+        argument: The name of the argument that gives the file.
+        path: The file to write later.
+    """
     if path.is_dir():
         raise ArgumentError(argument, "is a folder; give a file", path)
     if _is_special(path):

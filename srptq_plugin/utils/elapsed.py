@@ -1,4 +1,4 @@
-"""Report how long a step that nothing interrupts has taken so far."""
+"""Progress of a step that has no steps of its own: how long it has taken so far."""
 
 import logging
 from collections.abc import Generator
@@ -10,12 +10,12 @@ logger = logging.getLogger(__name__)
 TICK = 10.0
 """Seconds between two reports."""
 PATIENCE = 6
-"""Reports after which the cure is named."""
+"""Reports before the warning that names the cure."""
 
 
 @contextmanager
 def reported(what: str, cure: str = "") -> Generator[None]:
-    """Log at every tick how long the block has run, and warn once with the cure, if there is one."""
+    """Log every `TICK` seconds how long the block has run. Warn once with `cure`, if there is one."""
     done = Event()
     thread = Thread(target=_report, args=(done, what, cure), daemon=True)
     thread.start()

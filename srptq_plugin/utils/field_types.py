@@ -1,4 +1,4 @@
-"""The values that a recipe may hold, each refused with what would be right, and the messages about them."""
+"""Types of options with checks, and messages that say what a wrong value should be."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +16,7 @@ LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Allowed:
-    """What a value may be, in words for messages and documents, and whether one is.
+    """A check of a value, and the words for what it allows.
 
     >>> Allowed("an even number", lambda value: value in range(0, 10, 2))(4)
     4
@@ -26,24 +26,29 @@ class Allowed:
     holds: Callable[[object], bool]
 
     def __call__(self, value: object) -> object:
-        """The value itself; another one is refused in words."""
+        """Return the value if it passes. Raise ValueError with the words otherwise."""
         if not self.holds(value):
             raise ValueError(self.words)
         return value
 
 
 def whole(low: int, high: int) -> BeforeValidator:
-    """A whole number in a range; neither a bool, nor text, nor 8.0."""
+    """Make a check for a whole number in a range. A bool, text or 8.0 does not pass."""
     words = f"a whole number from {low} to {high}"
     return BeforeValidator(Allowed(words, lambda value: type(value) is int and low <= value <= high))
 
 
-def _is_real(value: object) -> bool:
+def is_real(value: object) -> bool:
+    """Tell whether a value is a finite number of 0 or more, and no bool."""
     return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= LARGEST
 
 
 def _is_share(value: object) -> bool:
-    return _is_real(value) and cast("float", value) < 1
+    return is_real(value) and cast("float", value) < 1
+
+
+def _is_fraction(value: object) -> bool:
+    return is_real(value) and cast("float", value) <= 1
 
 
 def _is_word(value: object) -> bool:
@@ -51,8 +56,8 @@ def _is_word(value: object) -> bool:
 
 
 def is_writable(text: str) -> bool:
-    """Whether UTF-8 has it, which lacks halves of surrogate pairs."""
-    return not any("\ud800" <= each <= "\udfff" for each in text)
+    """Tell whether UTF-8 can hold a text. It cannot hold half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _is_all_plain(value: object) -> bool:
@@ -82,15 +87,16 @@ Bits = Annotated[int, whole(1, 16)]
 Count = Annotated[int, whole(1, 1_000_000)]
 Seed = Annotated[int, whole(0, 2**32 - 1)]
 Scale = Annotated[int, whole(1, 16)]
-Real = Annotated[float, BeforeValidator(Allowed("a number of 0 or more", _is_real))]
+Real = Annotated[float, BeforeValidator(Allowed("a number of 0 or more", is_real))]
 Share = Annotated[float, BeforeValidator(Allowed("a number of 0 or more and less than 1", _is_share))]
+Fraction = Annotated[float, BeforeValidator(Allowed("a number from 0 to 1", _is_fraction))]
 Flag = Annotated[bool, BeforeValidator(Allowed("true or false", lambda value: isinstance(value, bool)))]
 Word = Annotated[str, BeforeValidator(_WORD)]
 Plain = Annotated[Any, AfterValidator(_PLAIN)]
 
 
 def shown(value: object) -> str:
-    """A value for a message, cut short.
+    """Format a value for a message, cut short.
 
     >>> shown("x" * 100)
     "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..."
@@ -103,7 +109,7 @@ def shown(value: object) -> str:
 
 
 def key_of(error: ErrorDetails) -> str:
-    """The dotted key that an error is about.
+    """Return the dotted key that an error is about.
 
     >>> key_of({"type": "missing", "loc": ("stages", "hed", "[key]"), "msg": "", "input": None})
     'stages.hed'
@@ -112,7 +118,7 @@ def key_of(error: ErrorDetails) -> str:
 
 
 def problem(error: ErrorDetails, keys: Iterable[str]) -> str:
-    """What was wrong with a value, and what would be right."""
+    """Describe the mistake in a value, and what would be right."""
     if error["type"] == "extra_forbidden":
         return _unknown(str(error["loc"][-1]), sorted(keys))
     if error["type"] == "missing":

@@ -1,10 +1,10 @@
-"""What long steps call to say how far they are."""
+"""The callback by which long steps report their progress."""
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many steps are done, and how many there are."""
+"""A callback that takes the name of the step, the steps done, and the total number of steps."""
 
 
 def quiet(_what: str, _done: int, _total: int) -> None:
-    """The progress of those who watch nothing."""
+    """Ignore progress."""

@@ -1,4 +1,4 @@
-"""Seconds of a run, by phase."""
+"""The seconds that each phase of a run takes."""
 
 import time
 from collections.abc import Generator
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Clock:
-    """Seconds by phase."""
+    """Seconds by phase. `with clock("calibrate"):` measures the block."""
 
     seconds: dict[str, float] = field(default_factory=dict[str, float])
 

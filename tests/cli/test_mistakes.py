@@ -32,7 +32,7 @@ from srptq_plugin.models.edsr import MINI
         (["quantize", "--set", "activations.bits"], "give key=value"),
         (["quantize", "--set", "activations.bits=9"], "the nearest is 8"),
         (["quantize", "--toolkit", "torchoa"], "did you mean 'torchao'"),
-        (["quantize", "--device", "gpu"], "error: --device gpu: not there"),
+        (["quantize", "--device", "gpu"], "error: --device gpu: not available"),
         (["quantize", "--weights", "nowhere.pth"], "no file nowhere.pth"),
         (["recipes", "openvno-w8a8"], "did you mean"),
         (["verify", "nowhere"], "no such run folder"),

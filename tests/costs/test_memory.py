@@ -1,4 +1,4 @@
-"""Memory of feature maps: against what torch itself keeps, and against a search over every path to a reader."""
+"""Memory of feature maps, against the storage that torch itself holds and a search over every path to a reader."""
 
 import math
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from srptq_plugin.costs.memory import Memory, Moment
-from srptq_plugin.costs.shapes import shapes_of
+from srptq_plugin.costs.shapes import trace_shapes
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import GUARDS, MOVEMENT, Network
 from srptq_plugin.graph.rules import Rules
@@ -26,8 +26,8 @@ SIZE = (1, 3, 8, 10)
 ATEN: Any = torch.ops.aten
 
 
-class Kept(fx.Interpreter):
-    """Runs a network and looks, after each operation, at what cannot be freed yet."""
+class StorageMeter(fx.Interpreter):
+    """An interpreter that adds up, after each operation, the storage that cannot be freed yet."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -37,31 +37,31 @@ class Kept(fx.Interpreter):
         if n.op == "call_module" and n.target == GUARDS:
             return None
         value = super().run_node(n)
-        tensors = [each for node, each in [*self.env.items(), (n, value)] if node.op not in ("get_attr", "output")]
-        flat = [each for each in tensors if isinstance(each, Tensor)]
-        flat += [part for each in tensors if isinstance(each, list) for part in each]
-        memories = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in flat}
-        self.bytes.append(sum(memories.values()))
+        values = [result for node, result in [*self.env.items(), (n, value)] if node.op not in ("get_attr", "output")]
+        tensors = [result for result in values if isinstance(result, Tensor)]
+        tensors += [part for result in values if isinstance(result, list) for part in result]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        self.bytes.append(sum(storages.values()))
         return value
 
 
-def kept(network: Network) -> int:
+def peak_in_torch(network: Network) -> int:
     with torch.no_grad():
-        interpreter = Kept(network.module)
-        interpreter.run(torch.zeros(SIZE))
-    return max(interpreter.bytes)
+        meter = StorageMeter(network.module)
+        meter.run(torch.zeros(SIZE))
+    return max(meter.bytes)
 
 
 def memory(network: Network, rules: Rules | None = None) -> Memory:
-    return Memory(network, shapes_of(network, SIZE), rules)
+    return Memory(network, trace_shapes(network, SIZE), rules)
 
 
 @pytest.mark.parametrize("kind", [*networks.NETWORKS, *networks.OTHERS])
-def test_in_float_it_is_what_torch_keeps(kind: str) -> None:
+def test_float_memory_equals_torchs_storage(kind: str) -> None:
     module = networks.graph(kind)
-    module.graph.eliminate_dead_code()  # fx keeps what nobody reads to the end
+    module.graph.eliminate_dead_code()  # fx holds tensors without readers to the end
     network = Network(module)
-    assert memory(network).peak().bytes == kept(network)
+    assert memory(network).peak().bytes == peak_in_torch(network)
 
 
 OPERATIONS = ("conv", "relu", "add", "cat", "split", "shuffle")
@@ -69,14 +69,14 @@ OPERATIONS = ("conv", "relu", "add", "cat", "split", "shuffle")
 
 @st.composite
 def graphs(draw: st.DrawFn) -> Network:
-    """Random networks without dead ends; a tensor may be read several times, and the parts of a split apart."""
+    """Draw networks without dead ends. A tensor may have several readers, and so may each part of a split."""
     module, graph = torch.nn.Module(), fx.Graph()
     image = graph.placeholder("x")
     maps = [(image, 3, 1)]
     for number in range(draw(st.integers(1, 9))):
         op = draw(st.sampled_from(OPERATIONS))
         source, channels, scale = draw(st.sampled_from(maps))
-        alike = [each for each in maps if each[1:] == (channels, scale)]
+        alike = [entry for entry in maps if entry[1:] == (channels, scale)]
         if op == "conv":
             out = draw(st.sampled_from((4, 8)))
             module.register_buffer(f"w{number}", torch.zeros(out, channels, 1, 1))
@@ -110,22 +110,22 @@ _getitem.__name__ = "getitem"
 
 @settings(max_examples=60)
 @given(graphs())
-def test_any_graph_in_float_is_what_torch_keeps(network: Network) -> None:
-    assert memory(network).peak().bytes == kept(network)
+def test_any_float_graph_equals_torchs_storage(network: Network) -> None:
+    assert memory(network).peak().bytes == peak_in_torch(network)
 
 
 @st.composite
 def planned(draw: st.DrawFn) -> tuple[Network, Plan]:
-    """A random network, and sites for some of those who read each tensor."""
+    """Draw a network, and a plan with sites for some readers of each tensor."""
     network = draw(graphs())
     sites: list[Site] = []
     for node, op in network.ops.items():
         if op in ("split", "output"):
             continue
         readers: dict[int, list[Edge]] = {}
-        for user, place in network.edges_out(node):
+        for user, index in network.edges_out(node):
             bits = draw(st.sampled_from((0, 2, 5, 8))) if network.ops[user] in ("conv", "add", "cat") else 0
-            readers.setdefault(bits, []).append(Edge(network.name(user), place))
+            readers.setdefault(bits, []).append(Edge(network.name(user), index))
         for bits, edges in readers.items():
             if bits:
                 name = f"{network.name(node)}@{bits}"
@@ -138,32 +138,32 @@ def _site(name: str, source: str, bits: int, edges: list[Edge]) -> Site:
 
 
 class BruteForce:
-    """At every operation, every tensor in every format for which a path of moves leads to a reader still to come."""
+    """The definition: a tensor is stored in every format for which a path of moves leads to a reader still to come."""
 
     def __init__(self, network: Network, plan: Plan) -> None:
         self.network, self.order = network, list(network.ops)
-        self.known = {edge: site for site in plan.sites for edge in site.consumers}
-        self.sides = {node: shape.sides for node, shape in shapes_of(network, SIZE).items()}
+        self.sites = {edge: site for site in plan.sites for edge in site.consumers}
+        self.sides = {node: shape.sides for node, shape in trace_shapes(network, SIZE).items()}
 
     def bytes(self, now: int) -> int:
-        """At one operation."""
-        made = [node for node in self.order[: now + 1] if node in self.sides and not self._is_view(node)]
-        return sum(self._of_tensor(node, now) for node in made)
+        """Return the bytes at one operation."""
+        owners = [node for node in self.order[: now + 1] if node in self.sides and not self._is_view(node)]
+        return sum(self._tensor_bytes(node, now) for node in owners)
 
-    def _of_tensor(self, node: fx.Node, now: int) -> int:
-        every = list(self._paths(node, None, node)) or [("32", self.order.index(node), node)]
+    def _tensor_bytes(self, node: fx.Node, now: int) -> int:
+        paths = list(self._paths(node, None, node)) or [("32", self.order.index(node), node)]
         total, whole = 0, math.prod(self.sides[node])
-        for wanted in {wanted for wanted, step, _ in every if step >= now}:
-            parts = {view for each, _, view in every if each == wanted}
+        for stored in {path_format for path_format, step, _ in paths if step >= now}:
+            parts = {view for path_format, _, view in paths if path_format == stored}
             elements = sum(math.prod(self.sides[part]) for part in parts)
-            total += math.ceil(min(elements, whole) * int(wanted.split()[0]) / 8)
+            total += math.ceil(min(elements, whole) * int(stored.split()[0]) / 8)
         return total
 
     def _paths(self, node: fx.Node, first: int | None, view: fx.Node) -> Iterator[tuple[str, int, fx.Node]]:
-        """Format, the step up to which this tensor is needed, and the part that is."""
-        for user, place in self.network.edges_out(node):
+        """Yield the format, the last step that needs this tensor, and the part that it needs."""
+        for user, index in self.network.edges_out(node):
             step = self.order.index(user) if first is None else first
-            site = self.known.get(Edge(self.network.name(user), place))
+            site = self.sites.get(Edge(self.network.name(user), index))
             if site:
                 yield f"{site.grid.bits} {site.name}", step, view
             elif self._is_view(user):
@@ -180,33 +180,33 @@ class BruteForce:
 
 @settings(max_examples=100)
 @given(planned())
-def test_a_plan_stores_each_map_for_its_readers(given_: tuple[Network, Plan]) -> None:
-    network, plan = given_
-    found, wanted = memory(network).timeline(plan), BruteForce(network, plan)
-    assert [moment.bytes for moment in found] == [wanted.bytes(now) for now in range(len(found))]
+def test_a_plan_stores_each_map_for_its_readers(case: tuple[Network, Plan]) -> None:
+    network, plan = case
+    timeline, expected = memory(network).timeline(plan), BruteForce(network, plan)
+    assert [moment.bytes for moment in timeline] == [expected.bytes(now) for now in range(len(timeline))]
 
 
 @settings(max_examples=40)
 @given(planned(), st.integers(0, 100))
-def test_more_bits_are_never_less_memory(given_: tuple[Network, Plan], which: int) -> None:
-    network, plan = given_
+def test_more_bits_never_take_less_memory(case: tuple[Network, Plan], number: int) -> None:
+    network, plan = case
     sites = list(plan.sites)
     if sites:
-        chosen = which % len(sites)
-        site = sites[chosen]
-        sites[chosen] = _site(site.name, site.source, site.grid.bits + 3, list(site.consumers))
+        number %= len(sites)
+        site = sites[number]
+        sites[number] = _site(site.name, site.source, site.grid.bits + 3, list(site.consumers))
     more = Plan(tuple(sites), (), (), {})
     pairs = zip(memory(network).timeline(plan), memory(network).timeline(more), strict=True)
-    assert all(one.bytes <= other.bytes for one, other in pairs)
+    assert all(before.bytes <= after.bytes for before, after in pairs)
 
 
 @cache
 def timelines(kind: str, target: str) -> tuple[dict[str, int], dict[str, int]]:
-    """In maps' channels at the size of the image: at 8 bits, and in float."""
+    """Return timelines at 8 bits and in float, in channels of maps as large as the image."""
     recipe = networks.recipe(8, target)
-    found = memory(Network(networks.graph(kind)), BoundRecipe.of(recipe, Registry()).rules)
+    maps = memory(Network(networks.graph(kind)), rules_of(recipe, Registry()))
     pixels = SIZE[2] * SIZE[3]
-    eight, plain = found.timeline(networks.plan(kind, recipe)), found.timeline()
+    eight, plain = maps.timeline(networks.plan(kind, recipe)), maps.timeline()
     return _by_name(eight, pixels), _by_name(plain, 4 * pixels)
 
 
@@ -215,7 +215,7 @@ def _by_name(moments: tuple[Moment, ...], unit: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("kind", ["edsr", "scaled"])
-def test_a_branch_that_is_added_inside_its_convolution_is_not_stored(kind: str) -> None:
+def test_a_fused_branch_is_not_stored(kind: str) -> None:
     eight, plain = timelines(kind, "openvino")
     long_skip, skip, branch, out = 6, 6, 6, 6
     assert eight["body.1/add"] == long_skip + skip + branch + out
@@ -223,7 +223,7 @@ def test_a_branch_that_is_added_inside_its_convolution_is_not_stored(kind: str) 
     assert "body.1.second/conv" not in eight
 
 
-def test_nor_is_one_that_is_scaled_there() -> None:
+def test_a_scaled_fused_branch_is_not_stored() -> None:
     eight, plain = timelines("esrgan", "openvino")
     for inside in ("body.0.rdb1.conv2/conv", "body.0.rdb1/mul"):
         assert inside not in eight
@@ -232,7 +232,7 @@ def test_nor_is_one_that_is_scaled_there() -> None:
     assert eight["body.0.rdb1/add"] == long_skip + concat + out
 
 
-def test_the_image_is_stored_whoever_reads_it() -> None:
+def test_the_image_is_always_stored() -> None:
     graph = fx.Graph()
     graph.output(graph.call_function(ATEN.relu.default, (graph.placeholder("x"),)))
     network = Network(fx.GraphModule(torch.nn.Module(), graph))
@@ -241,7 +241,7 @@ def test_the_image_is_stored_whoever_reads_it() -> None:
     assert [moment.bytes for moment in memory(network, rules).timeline()] == [image, 2 * image, image]
 
 
-def test_a_view_of_a_parameter_is_no_feature_map() -> None:
+def test_parameter_views_take_no_memory() -> None:
     class Centered(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -254,21 +254,21 @@ def test_a_view_of_a_parameter_is_no_feature_map() -> None:
     assert memory(network).peak() == Moment("/sub", 2 * 4 * math.prod(SIZE))
 
 
-def test_where_the_target_adds_apart_the_branch_is_stored() -> None:
+def test_an_unfused_branch_is_stored() -> None:
     eight, plain = timelines("edsr", "onnxruntime")
     long_skip, skip, branch, out = 6, 6, 6, 6
     assert plain["body.1.second/conv"] == long_skip + skip + branch + out
     assert eight["body.1.second/conv"] == plain["body.1.second/conv"]
 
 
-def test_an_activation_is_computed_in_its_convolution() -> None:
+def test_an_activation_fuses_into_its_convolution() -> None:
     eight, _ = timelines("edsr", "onnxruntime")
     shallow, out = 6, 6
     assert eight["body.0/relu"] == shallow + out
     assert "body.0.first/conv" not in eight
 
 
-def test_a_pixel_shuffle_is_a_copy_at_the_bits_of_its_reader() -> None:
+def test_a_pixel_shuffle_copies_at_its_readers_bits() -> None:
     eight, plain = timelines("edsr", "openvino")
     before, after, pixels, colors = 24, 6 * 4, 4, 3
     assert eight["shuffle/pixel_shuffle"] == plain["shuffle/pixel_shuffle"] == before + after

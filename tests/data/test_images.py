@@ -41,7 +41,7 @@ def pixels(*shape: int) -> NDArray[np.uint8]:
 
 
 def png16(levels: NDArray[np.int64]) -> bytes:
-    """A 16-bit color PNG, which Pillow cannot write."""
+    """Return a 16-bit color PNG, which Pillow cannot write."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -54,7 +54,7 @@ def png16(levels: NDArray[np.int64]) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff", ".tif", ".PNG"])
-def test_lossless_files_are_read_as_they_are(tmp_path: Path, suffix: str) -> None:
+def test_lossless_files_are_read_exactly(tmp_path: Path, suffix: str) -> None:
     image = pixels(6, 5, 3)
     PIL.Image.fromarray(image).save(tmp_path / f"a{suffix}")
     np.testing.assert_array_equal(read_image(tmp_path / f"a{suffix}"), image)
@@ -188,22 +188,22 @@ def test_impossible_scales_are_refused(tmp_path: Path) -> None:
         load_images(tmp_path, scale=4)
 
 
-def test_photographs_are_loaded_as_they_are_or_shrunk(tmp_path: Path) -> None:
+def test_photographs_are_loaded_whole_or_downscaled(tmp_path: Path) -> None:
     image = pixels(9, 12, 3)
     PIL.Image.fromarray(image).save(tmp_path / "a.png")
-    (lr,), (shrunk,) = load_images(tmp_path), load_images(tmp_path, scale=2)
-    assert lr.name == shrunk.name == "a.png"
-    np.testing.assert_array_equal(lr.pixels, image)
-    np.testing.assert_array_equal(shrunk.pixels, downscale(image, 2))
+    (whole,), (downscaled,) = load_images(tmp_path), load_images(tmp_path, scale=2)
+    assert whole.name == downscaled.name == "a.png"
+    np.testing.assert_array_equal(whole.pixels, image)
+    np.testing.assert_array_equal(downscaled.pixels, downscale(image, 2))
 
 
-def test_samples_need_no_download() -> None:
+def test_sample_images_need_no_download() -> None:
     samples = sample_images(4)
     assert len({image.name for image in samples}) == len(samples) >= 4
     assert all(min(image.pixels.shape[:2]) >= 64 for image in samples)
 
 
-def test_missing_samples_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_sample_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skimage, "__file__", str(tmp_path / "__init__.py"))
     with pytest.raises(SrptqError, match="give a folder of images"):
         sample_images(4)
@@ -213,33 +213,32 @@ def test_missing_samples_are_reported(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_patches_come_evenly_from_all_images(count: int, seed: int) -> None:
     images = [Image(str(level), np.full((20, 24, 3), level, np.uint8)) for level in range(7)]
     patches = random_patches(images, count, 16, seed)
-    drawn = np.bincount(patches[:, 0, 0, 0], minlength=7)
+    uses = np.bincount(patches[:, 0, 0, 0], minlength=7)
     assert patches.shape == (count, 16, 16, 3)
-    assert drawn.max() - drawn.min() <= 1
+    assert uses.max() - uses.min() <= 1
 
 
 @given(st.integers(1, 12), st.integers(0, 100))
-def test_the_patches_of_most_detail_stay_in_their_order(count: int, seed: int) -> None:
+def test_most_detailed_patches_keep_their_order(count: int, seed: int) -> None:
     patches = np.random.default_rng(seed).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-    kept = most_detailed(patches, count)
 
     def roughness(patch: NDArray[np.uint8]) -> float:
-        gray = [[sum(map(float, pixel)) / 3 for pixel in line] for line in patch]
-        turned = [list(column) for column in zip(*gray, strict=True)]
-        return sum(abs(one - two) for way in (gray, turned) for line in way for one, two in pairwise(line))
+        rows = [[sum(map(float, pixel)) / 3 for pixel in row] for row in patch]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return sum(abs(a - b) for lines in (rows, columns) for line in lines for a, b in pairwise(line))
 
-    rough = sorted(range(12), key=lambda n: -roughness(patches[n]))
-    np.testing.assert_array_equal(kept, patches[sorted(rough[:count])])
+    roughest = sorted(range(12), key=lambda n: -roughness(patches[n]))
+    np.testing.assert_array_equal(most_detailed(patches, count), patches[sorted(roughest[:count])])
 
 
-def test_patches_are_cut_by_seed() -> None:
+def test_the_seed_determines_the_patches() -> None:
     images = [Image("a", pixels(40, 50, 3))]
     first = random_patches(images, 4, 16, seed=1)
     np.testing.assert_array_equal(random_patches(images, 4, 16, seed=1), first)
     assert not np.array_equal(random_patches(images, 4, 16, seed=2), first)
 
 
-def test_the_amplitudes_of_noise_fall_with_the_frequency() -> None:
+def test_noise_patches_have_a_1_f_spectrum() -> None:
     patches = noise_patches(40, 32, seed=3)
     assert np.array_equal(patches, noise_patches(40, 32, seed=3))
     assert not np.array_equal(patches, noise_patches(40, 32, seed=4))
@@ -253,15 +252,15 @@ def test_impossible_patches_are_refused() -> None:
     images = [Image("big.png", pixels(40, 40, 3)), Image("small.png", pixels(40, 30, 3))]
     with pytest.raises(SrptqError, match=r"small\.png: 30x40 .* patches of at most 30"):
         random_patches(images, 4, 32, 0)
-    with pytest.raises(SrptqError, match="no multiple of 8"):
+    with pytest.raises(SrptqError, match="not a multiple of 8"):
         random_patches(images, 4, 20, 0, multiple=8)
-    for nothing in [(images, 0), ([], 4)]:
+    for sources, count in [(images, 0), ([], 4)]:
         with pytest.raises(SrptqError, match="1 or more"):
-            random_patches(*nothing, 8, 0)
+            random_patches(sources, count, 8, 0)
 
 
 @pytest.mark.parametrize("input_range", [(0.0, 1.0), (0.0, 255.0), (-1.0, 1.0)])
-def test_tensors_keep_every_level(input_range: tuple[float, float]) -> None:
+def test_tensors_preserve_every_level(input_range: tuple[float, float]) -> None:
     image = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     tensor = to_tensor(image, input_range)
     assert tensor.shape == (3, 16, 16)
@@ -270,6 +269,6 @@ def test_tensors_keep_every_level(input_range: tuple[float, float]) -> None:
     np.testing.assert_array_equal(to_pixels(to_tensor(image[None], input_range), input_range), image[None])
 
 
-def test_outputs_that_are_no_numbers_are_refused() -> None:
+def test_nan_outputs_are_refused() -> None:
     with pytest.raises(SrptqError, match="NaN or infinity"):
         to_pixels(torch.full((3, 2, 2), torch.nan), (0.0, 1.0))

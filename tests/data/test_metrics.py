@@ -36,7 +36,7 @@ def test_luma_has_studio_range() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 3))
-def test_ssim_agrees_with_another_implementation(seed: int, border: int) -> None:
+def test_ssim_equals_scikit_image(seed: int, border: int) -> None:
     a, b = noise(seed, 24, 27, 3), noise(seed + 1, 24, 27, 3)
     mixed = (a // 2 + b // 2).astype(np.uint8)
     inside = (slice(border, 24 - border), slice(border, 27 - border))
@@ -52,7 +52,7 @@ def test_ssim_agrees_with_another_implementation(seed: int, border: int) -> None
 
 
 @given(st.integers(0, 2**32), st.integers(0, 5))
-def test_only_the_inside_of_the_border_counts(seed: int, border: int) -> None:
+def test_metrics_ignore_the_border(seed: int, border: int) -> None:
     a = noise(seed, 24, 24, 3)
     b = a.copy()
     b[:border] = b[:, :border] = 0
@@ -72,11 +72,11 @@ def test_level_differences_of_a_known_error() -> None:
     assert level_differences(error, np.zeros_like(error), peak=1.0) == (255.0, 127.5)
 
 
-def test_images_that_cannot_be_compared_are_refused() -> None:
+def test_images_of_different_sizes_are_refused() -> None:
     a = noise(0, 12, 12, 3)
     with pytest.raises(SrptqError, match="exactly scale times"):
         psnr_y(a, a[1:], 2)
-    with pytest.raises(SrptqError, match="border of 6"):
+    with pytest.raises(SrptqError, match="no pixel inside a border of 6"):
         psnr_y(a, a, 6)
     with pytest.raises(SrptqError, match="at least 11x11"):
         ssim_y(a, a, 1)

@@ -1,4 +1,4 @@
-"""The devices that tests use beside the processor: a GPU where there is one, and one made of second.cpp."""
+"""Devices of the tests besides the CPU: a GPU if there is one, and a device that second.cpp defines."""
 
 import shutil
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from srptq_plugin.planning.prepared_graph import PreparedGraph
 
 @pytest.fixture(scope="session")
 def second(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Torch knows the device `second`, whose tensors never meet the processor's."""
+    """Register the device `second` with torch. Its tensors refuse to mix with CPU tensors, as on a GPU."""
     if not (shutil.which("c++") and shutil.which("ninja")):
         pytest.skip("no C++ compiler and ninja, which make the second device")
     source, folder = Path(__file__).with_name("second.cpp"), tmp_path_factory.mktemp("second")
@@ -26,28 +26,28 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> None:
         device_count=lambda: 1,
         current_device=lambda: 0,
         _is_in_bad_fork=lambda: False,
-        manual_seed_all=_no_numbers_of_its_own,
+        manual_seed_all=_ignore_seed,
     )
     torch._register_device_module("second", module)  # pyright: ignore[reportPrivateUsage]
 
 
-def _no_numbers_of_its_own(_seed: int) -> None:
-    """Every seed here is a generator's on the processor."""
+def _ignore_seed(_seed: int) -> None:
+    """Ignore the seed. All random numbers come from CPU generators."""
 
 
 @pytest.fixture(params=["second", "cuda"])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Its name."""
+    """Return the name of a device. Skip if this machine does not have it."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU")
     if request.param == "second":
         request.getfixturevalue("second")
-        monkeypatch.setattr(PreparedGraph, "to", _swapping(PreparedGraph.to))
+        monkeypatch.setattr(PreparedGraph, "to", _swap_parameters(PreparedGraph.to))
     return request.param
 
 
-def _swapping(move: Callable[..., PreparedGraph]) -> Callable[..., PreparedGraph]:
-    """Parameters stay the objects that they are, as they do on the way to a GPU without being asked."""
+def _swap_parameters(move: Callable[..., PreparedGraph]) -> Callable[..., PreparedGraph]:
+    """Return a `to` that preserves the identity of parameters. CUDA does so by default, a custom device does not."""
 
     def to(self: PreparedGraph, device: torch.device) -> PreparedGraph:
         torch.__future__.set_swap_module_params_on_conversion(True)

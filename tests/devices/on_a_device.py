@@ -1,4 +1,4 @@
-"""Another device gives what the processor gives: the same bits where its kernels are the same, 0.02 dB on a GPU."""
+"""Another device gives the results of the CPU: bit for bit with the same kernels, within 0.02 dB on a GPU."""
 
 from pathlib import Path
 from typing import Any
@@ -50,38 +50,42 @@ RECONSTRUCTIONS: dict[str, dict[str, Any]] = {
     "rounding": PAC | {"weights": "rounding"},
 }
 WIDEST = 0.02
-"""dB between a GPU and the processor."""
+"""The widest difference in dB between a GPU and the CPU."""
 
 
 def recipe(target: str = "onnxruntime", bits: int = 4, **keys: Any) -> Recipe:
     return networks.recipe(bits, target, **{"calibration": CALIBRATION, "training": TRAINING, **keys})
 
 
-def calibrated(chosen: Recipe, device: str, network: str = "edsr") -> tuple[ExportedProgram, QuantTable]:
-    inputs = Inputs.load(BoundRecipe.of(chosen, Registry()), Source(networks.network(network)), device)
+def calibrated(settings: Recipe, device: str, network: str = "edsr") -> tuple[ExportedProgram, QuantTable]:
+    inputs = Inputs.load(settings, Registry(), Source(networks.network(network)), device)
     return Calibrator(inputs).run()
 
 
-def check_calibrating(device: str, chosen: Recipe, network: str = "edsr") -> None:
-    """A device finds what the processor finds."""
-    (program, one), (_, other) = (calibrated(chosen, name, network) for name in ("cpu", device))
-    check_alike(graph_of(program), one, other, device)
+def check_calibration(device: str, settings: Recipe, network: str = "edsr") -> None:
+    """Check that calibrating on the device gives the result of the CPU."""
+    program, expected = calibrated(settings, "cpu", network)
+    _, actual = calibrated(settings, device, network)
+    check_tables(graph_of(program), actual, expected, device)
 
 
-def check_alike(network: fx.GraphModule, one: QuantTable, other: QuantTable, device: str) -> None:
-    """Two tables of a network are the same, or as good as that."""
+def check_tables(network: fx.GraphModule, actual: QuantTable, expected: QuantTable, device: str) -> None:
+    """Check that both tables are equal on the second device, and equally good on a GPU."""
     if device == "second":
-        assert one.qparams.keys() == other.qparams.keys()
-        assert [name for name, each in one.qparams.items() if not same(each, other.qparams[name])] == []
-        assert [name for name, each in one.weights.items() if not torch.equal(each, other.weights[name])] == []
+        assert actual.qparams.keys() == expected.qparams.keys()
+        assert [name for name in expected.qparams if not same(actual.qparams[name], expected.qparams[name])] == []
+        assert [
+            name for name in expected.weights if not torch.equal(actual.weights[name], expected.weights[name])
+        ] == []
     image = networks.images(1, seed=9)
     with torch.no_grad():
-        truth, *drawn = (each(image).numpy() for each in (network, one.simulate(network), other.simulate(network)))
-    assert psnr(drawn[0], truth, 1.0) == pytest.approx(psnr(drawn[1], truth, 1.0), abs=WIDEST)
+        truth = network(image).numpy()
+        qualities = [psnr(table.simulate(network)(image).numpy(), truth, 1.0) for table in (actual, expected)]
+    assert qualities[0] == pytest.approx(qualities[1], abs=WIDEST)
 
 
-def same(one: QParams, other: QParams) -> bool:
-    return torch.equal(one.scale, other.scale) and torch.equal(one.zero_point, other.zero_point)
+def same(actual: QParams, expected: QParams) -> bool:
+    return torch.equal(actual.scale, expected.scale) and torch.equal(actual.zero_point, expected.zero_point)
 
 
 @pytest.fixture(scope="module")
@@ -98,89 +102,93 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("observer", ["dbdc", "minmax", "percentile", "mse", "entropy"])
 def test_observers(device: str, observer: str) -> None:
-    check_calibrating(device, recipe(weights={"observer": observer}, activations={"observer": observer}))
+    check_calibration(device, recipe(weights={"observer": observer}, activations={"observer": observer}))
 
 
 @pytest.mark.parametrize("name", RECONSTRUCTIONS)
 def test_reconstructions(device: str, name: str) -> None:
-    check_calibrating(device, recipe(reconstruction=RECONSTRUCTIONS[name]))
+    check_calibration(device, recipe(reconstruction=RECONSTRUCTIONS[name]))
 
 
 @pytest.mark.parametrize(("network", "target"), [("imdn", "openvino"), ("rdn", "snpe"), ("mixed", "tensorrt")])
 def test_networks_on_the_grids_of_targets(device: str, network: str, target: str) -> None:
-    check_calibrating(device, recipe(target, 8, equalize=True, reconstruction=PAC), network)
+    check_calibration(device, recipe(target, 8, equalize=True, reconstruction=PAC), network)
 
 
 @pytest.mark.parametrize("quantizer", ["linear", "daq", "daq-m"])
-def test_levels_by_each_image(device: str, quantizer: str) -> None:
-    check_calibrating(device, recipe("paper", activations={"quantizer": quantizer}))
+def test_dynamic_quantizers(device: str, quantizer: str) -> None:
+    check_calibration(device, recipe("paper", activations={"quantizer": quantizer}))
 
 
 @pytest.mark.parametrize("quantizer", ["bounded", "pams", "fqsr", "ddtb"])
 def test_trainings(device: str, quantizer: str, images: Path, tmp_path: Path) -> None:
-    chosen = recipe("paper", activations={"quantizer": quantizer})
-    start = quantize(chosen, model=networks.network("edsr"), out=tmp_path / "run", device="cpu")
-    how: dict[str, Any] = {"images": images, "scale": 2}
-    one, other = (train_run(chosen, start.folder, out=tmp_path / name, device=name, **how) for name in ("cpu", device))
-    check_alike(start.network, one.table, other.table, device)
+    settings = recipe("paper", activations={"quantizer": quantizer})
+    start = quantize(settings, model=networks.network("edsr"), out=tmp_path / "run", device="cpu")
+
+    def trained(name: str) -> QuantTable:
+        out = tmp_path / f"trained-{name}"
+        return train_run(settings, start.folder, out=out, device=name, images=images, scale=2).table
+
+    expected = trained("cpu")
+    check_tables(start.network, trained(device), expected, device)
 
 
 def test_an_interrupted_training_resumes(device: str, run: Run, images: Path, tmp_path: Path) -> None:
-    how: dict[str, Any] = {"images": images, "scale": 2, "device": device}
+    options: dict[str, Any] = {"images": images, "scale": 2, "device": device}
 
-    def interrupt(what: str, done: int, _total: int) -> None:
-        if what == "training" and done == 3:
+    def interrupt(step: str, done: int, _total: int) -> None:
+        if step == "training" and done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(recipe(), run.folder, out=tmp_path / "parts", progress=interrupt, **how)
-    parts = train_run(recipe(), run.folder, out=tmp_path / "parts", resume=True, **how)
-    whole = train_run(recipe(), run.folder, out=tmp_path / "whole", **how)
-    check_alike(run.network, whole.table, parts.table, device)
+        train_run(recipe(), run.folder, out=tmp_path / "parts", progress=interrupt, **options)
+    parts = train_run(recipe(), run.folder, out=tmp_path / "parts", resume=True, **options)
+    whole = train_run(recipe(), run.folder, out=tmp_path / "whole", **options)
+    check_tables(run.network, parts.table, whole.table, device)
 
 
-def test_a_model_in_torchaos_flow(device: str, run: Run) -> None:
-    """From channels scaled to integers, twice: tuned by PaC, and trained from a run."""
+def test_torchao_flow(device: str, run: Run) -> None:
+    """Convert an equalized model to integers twice: tuned by PaC, and trained from a run."""
 
-    def sums(where: str) -> list[float]:
-        patches, drawn = networks.images(4, 16, 16).to(where), list[float]()
-        for learn in (_tuned, _trained):
-            graph = _prepared(networks.network("edsr").to(where), patches)
+    def means_on(where: str) -> list[float]:
+        patches, means = networks.images(4, 16, 16).to(where), list[float]()
+        for learn in (_tune, _train):
+            graph = _prepare(networks.network("edsr").to(where), patches)
             graph(patches)
             learn(graph, run, patches)
-            drawn.append(float(convert_pt2e(graph)(patches).double().mean()))
-        return drawn
+            means.append(float(convert_pt2e(graph)(patches).double().mean()))
+        return means
 
-    assert sums(device) == pytest.approx(sums("cpu"), abs=1e-4)
+    assert means_on(device) == pytest.approx(means_on("cpu"), abs=1e-4)
 
 
-def _prepared(network: nn.Module, patches: Tensor) -> fx.GraphModule:
+def _prepare(network: nn.Module, patches: Tensor) -> fx.GraphModule:
     scaled = equalize(network, "onnxruntime-w8a8", patches)
     any_size = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
     exported = torch.export.export(scaled, (patches[:2],), dynamic_shapes=any_size).module()
     return prepare_pt2e(exported, SRQuantizer.from_recipe("onnxruntime-w8a8"))
 
 
-def _tuned(graph: fx.GraphModule, _run: Run, patches: Tensor) -> None:
+def _tune(graph: fx.GraphModule, _run: Run, patches: Tensor) -> None:
     reconstruct(graph, patches, epochs=1)
 
 
-def _trained(graph: fx.GraphModule, run: Run, patches: Tensor) -> None:
+def _train(graph: fx.GraphModule, run: Run, patches: Tensor) -> None:
     initialize(graph, run.folder)
     train(graph, patches, steps=2, every=1, batch=2)
 
 
-def test_analysing_and_looking_at_a_site(device: str, run: Run) -> None:
-    source = Source(networks.network("edsr"))
-    one, other = (
-        analyze(Subject.of_model(Inputs.load(BoundRecipe.of(recipe(), Registry()), source, name), 2)).parts
-        for name in ("cpu", device)
-    )
-    assert [each.alone.noise for each in one] == pytest.approx([each.alone.noise for each in other], rel=1e-2)
+def test_analysis_and_distribution(device: str, run: Run) -> None:
+    def noises(name: str) -> list[float]:
+        inputs = Inputs.load(recipe(), Registry(), Source(networks.network("edsr")), name)
+        return [part.alone.noise for part in analyze(Subject.of_model(inputs, 2)).parts]
+
+    assert noises(device) == pytest.approx(noises("cpu"), rel=1e-2)
     site = run.table.plan.sites[-1].name
     assert distribution(run, site, device=device).counts == distribution(run, site, device="cpu").counts
 
 
-def test_evaluating(device: str, run: Run, images: Path) -> None:
-    one, other = (evaluate(run, images, device=name) for name in ("cpu", device))
-    assert [each.psnr for each in one.scores] == pytest.approx([each.psnr for each in other.scores], abs=WIDEST)
+def test_evaluation(device: str, run: Run, images: Path) -> None:
+    actual, expected = evaluate(run, images, device=device), evaluate(run, images, device="cpu")
+    psnrs = [score.psnr for score in expected.scores]
+    assert [score.psnr for score in actual.scores] == pytest.approx(psnrs, abs=WIDEST)

@@ -1,5 +1,5 @@
-// A second device for tests: its memory is the processor's, but no kernel takes it together with the processor's tensors.
-// Whatever mixes the two fails here as it would on a GPU.
+// A second device for tests. Its memory is CPU memory, but no kernel accepts its tensors together with CPU tensors.
+// Code that mixes the two fails here as it would on a GPU.
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
@@ -156,7 +156,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_reshape_alias", &reshaped);
   m.impl("convolution_overrideable", &convolution);
   m.impl("convolution_backward_overrideable", &convolution_backward);
-  m.impl("native_batch_norm", &batch_norm);  // changes its running means, which its schema does not say
+  m.impl("native_batch_norm", &batch_norm);  // updates the running means in place, which its schema does not declare
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ from helpers import networks
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srptq_plugin.costs.shapes import shapes_of
+from srptq_plugin.costs.shapes import trace_shapes
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network, OpKey, canonical_op, drop_identities, tensor_arguments
 from srptq_plugin.graph.stages import Stages, find_blocks
@@ -244,7 +244,7 @@ def test_a_view_of_a_copy_still_runs_without_the_copy() -> None:
     network = network_of(module)
     assert list(network.ops.values()) == ["input", "permute", "reshape", "output"]
     assert torch.equal(network.module(image), module(image))
-    assert shapes_of(network, (1, 3, 4, 6))[network.nodes["/reshape"]].sides == (1, 3, 4, 6)
+    assert trace_shapes(network, (1, 3, 4, 6))[network.nodes["/reshape"]].sides == (1, 3, 4, 6)
 
 
 def test_a_copy_of_what_changes_in_place_stays() -> None:

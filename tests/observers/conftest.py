@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
-    """Threads cost more than they save on tensors this small."""
+    """Use one thread. More cost time on tensors this small."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

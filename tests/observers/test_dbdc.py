@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.observers.dbdc import LADDER, DBDCObserver, dropped
+from srptq_plugin.observers.dbdc import LADDER, DBDCObserver, count_dropped
 from srptq_plugin.quantization.grid import Bounds, IntGrid, dequantize, project, quantize
 
 BINS = 2048
@@ -21,7 +21,7 @@ KINDS = ["normal", "long-tailed", "one-sided", "uniform"]
 
 
 def clip(counts: Sequence[int], ratio: float) -> tuple[int, int]:
-    """The definition, bin by bin."""
+    """Return the dropped bins by the paper's greedy loop, bin by bin."""
     below = above = gone = 0
     total = sum(counts)
     while True:
@@ -33,14 +33,14 @@ def clip(counts: Sequence[int], ratio: float) -> tuple[int, int]:
 
 
 def reference(values: Tensor, ratio: float) -> tuple[float, float]:
-    """The bounds of one batch by NumPy's float64 histogram."""
+    """Return the bounds of one batch by NumPy's float64 histogram."""
     counts, edges = np.histogram(values.double().numpy(), BINS, (values.min().item(), values.max().item()))
     below, above = clip([int(count) for count in counts], ratio)
     return float(edges[below]), float(edges[BINS - above])
 
 
 def sample(kind: str, seed: int, size: int = 5000) -> Tensor:
-    """Multiples of a power of two over a power of two of bins: every histogram puts them in the same bin."""
+    """Draw multiples of a power of two, over a power of two of bins. Every histogram bins them alike."""
     rng = np.random.default_rng(seed)
     draws = {
         "normal": rng.normal(0, 700, size),
@@ -55,8 +55,8 @@ def sample(kind: str, seed: int, size: int = 5000) -> Tensor:
 
 def observed(values: Sequence[Tensor], grid: IntGrid = BYTE, **options: Any) -> DBDCObserver:
     observer = DBDCObserver(grid, **options)
-    for each in values:
-        observer.update(each)
+    for tensor in values:
+        observer.update(tensor)
     return observer
 
 
@@ -65,30 +65,30 @@ def ends(bounds: Bounds) -> tuple[float, float]:
 
 
 @given(COUNTS, RATIOS)
-def test_one_pass_drops_what_the_loop_drops(counts: list[int], ratios: list[float]) -> None:
-    below, above = dropped(torch.tensor([counts], dtype=torch.float64), ratios)
-    found = list(zip(below[:, 0].tolist(), above[:, 0].tolist(), strict=True))
-    assert found == [clip(counts, ratio) for ratio in ratios]
+def test_count_dropped_equals_the_greedy_loop(counts: list[int], ratios: list[float]) -> None:
+    below, above = count_dropped(torch.tensor([counts], dtype=torch.float64), ratios)
+    ends = zip(below[:, 0].tolist(), above[:, 0].tolist(), strict=True)
+    assert list(ends) == [clip(counts, ratio) for ratio in ratios]
 
 
 @given(st.lists(st.integers(0, 2), min_size=8, max_size=8).filter(any), COUNTS.map(lambda counts: counts[:8]))
-def test_rows_do_not_touch_each_other(first: list[int], second: list[int]) -> None:
+def test_count_dropped_treats_rows_independently(first: list[int], second: list[int]) -> None:
     rows = [first, (second + [1] * 8)[:8]]
-    below, above = dropped(torch.tensor(rows, dtype=torch.float64), [0.25])
-    found = list(zip(below[0].tolist(), above[0].tolist(), strict=True))
-    assert found == [clip(row, 0.25) for row in rows]
+    below, above = count_dropped(torch.tensor(rows, dtype=torch.float64), [0.25])
+    ends = zip(below[0].tolist(), above[0].tolist(), strict=True)
+    assert list(ends) == [clip(row, 0.25) for row in rows]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ratio", [0.0, 4e-5, 1e-3, 2e-2, 0.3])
-def test_bounds_are_the_reference_to_the_last_bit(kind: str, ratio: float) -> None:
+def test_bounds_equal_the_numpy_reference(kind: str, ratio: float) -> None:
     batches = [sample(kind, seed) for seed in range(3)]
     expected = np.mean([reference(batch, ratio) for batch in batches], axis=0)
     assert ends(observed(batches, ratio=ratio).bounds()) == pytest.approx(tuple(expected), rel=1e-13)
 
 
 @pytest.mark.parametrize("ratio", [1e-4, 1e-2])
-def test_any_floats_are_at_most_a_bin_or_two_off(ratio: float) -> None:
+def test_any_floats_are_within_two_bins(ratio: float) -> None:
     values = torch.from_numpy(np.random.default_rng(3).standard_t(3, 40000)).float()
     width = (values.max() - values.min()).item() / BINS
     assert ends(observed([values], ratio=ratio).bounds()) == pytest.approx(reference(values, ratio), abs=2 * width)
@@ -101,7 +101,7 @@ def test_a_constant_is_its_own_range(value: float, ratio: float | str) -> None:
     assert ends(observed([values], ratio=ratio).bounds()) == (values[0, 0].item(),) * 2
 
 
-def test_a_greater_ratio_clips_no_less() -> None:
+def test_a_larger_ratio_clips_at_least_as_much() -> None:
     values = [sample("long-tailed", 1)]
     lower, upper = zip(*(ends(observed(values, ratio=ratio).bounds()) for ratio in LADDER), strict=True)
     assert list(lower) == sorted(lower)
@@ -109,8 +109,8 @@ def test_a_greater_ratio_clips_no_less() -> None:
     assert upper[-1] - lower[-1] < 0.1 * (upper[0] - lower[0])
 
 
-def stated_error(batch: Tensor, ratio: float, grid: IntGrid) -> float:
-    """The definition of a ratio's expected error, bin by bin; this grid has zero as a level."""
+def expected_error(batch: Tensor, ratio: float, grid: IntGrid) -> float:
+    """Return the expected error of a ratio, bin by bin, on a grid with zero as a level."""
     qparams = project(observed([batch], ratio=ratio).bounds(), grid)
     lower, upper = ends(qparams.bounds)
     counts, edges = np.histogram(batch.double().numpy(), BINS)
@@ -125,10 +125,10 @@ def stated_error(batch: Tensor, ratio: float, grid: IntGrid) -> float:
 
 @pytest.mark.parametrize("kind", ["normal", "long-tailed"])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_auto_takes_the_least_of_the_errors_it_states(kind: str, bits: int) -> None:
+def test_auto_chooses_the_least_expected_error(kind: str, bits: int) -> None:
     grid, batches = IntGrid(bits), [sample(kind, seed) for seed in range(2)]
     auto = observed(batches, grid)
-    expected = [float(np.mean([stated_error(batch, ratio, grid) for batch in batches])) for ratio in LADDER]
+    expected = [float(np.mean([expected_error(batch, ratio, grid) for batch in batches])) for ratio in LADDER]
     assert auto.errors[:, 0].tolist() == pytest.approx(expected, rel=1e-9)
     best = LADDER[int(np.argmin(expected))]
     assert ends(auto.bounds()) == ends(observed(batches, grid, ratio=best).bounds())
@@ -143,7 +143,7 @@ def test_auto_clips_more_at_fewer_bits() -> None:
 @pytest.mark.parametrize(
     "grid", [IntGrid(8), IntGrid(6, signed=True, symmetric=True), IntGrid(5, float_zero_point=True)]
 )
-def test_stated_error_is_near_the_real_one(grid: IntGrid) -> None:
+def test_expected_error_is_near_the_real_error(grid: IntGrid) -> None:
     values = torch.from_numpy(np.random.default_rng(1).normal(0.3, 1, 50000)).float()
     values[:20000] = 0
     observer = observed([values], grid)
@@ -153,19 +153,19 @@ def test_stated_error_is_near_the_real_one(grid: IntGrid) -> None:
         assert error == pytest.approx(real, rel=0.1)
 
 
-def test_each_channel_chooses_for_itself() -> None:
+def test_each_channel_chooses_its_own_ratio() -> None:
     rng = np.random.default_rng(0)
     values = torch.from_numpy(np.stack([rng.uniform(-1, 1, 9000), rng.standard_t(2, 9000)]))
-    together = observed([values], IntGrid(4, channel_axis=0)).chosen.tolist()
-    assert together == [observed([channel], IntGrid(4)).chosen.item() for channel in values]
-    assert together[0] != together[1]
+    chosen = observed([values], IntGrid(4, channel_axis=0)).chosen.tolist()
+    assert chosen == [observed([channel], IntGrid(4)).chosen.item() for channel in values]
+    assert chosen[0] != chosen[1]
 
 
 @pytest.mark.parametrize(("bits", "ratio"), [(4, 4e-5), (6, 5e-5), (8, 1e-5)])
-def test_paper_ratios_go_by_bits(bits: int, ratio: float) -> None:
+def test_paper_ratios_depend_on_bits(bits: int, ratio: float) -> None:
     values = [sample("long-tailed", 0, 200000)]
-    paper, number = (observed(values, IntGrid(bits), ratio=each).bounds() for each in ("paper", ratio))
-    assert ends(paper) == ends(number)
+    paper = observed(values, IntGrid(bits), ratio="paper").bounds()
+    assert ends(paper) == ends(observed(values, IntGrid(bits), ratio=ratio).bounds())
     assert observed(values, IntGrid(5), ratio="paper").ratios == LADDER
 
 
@@ -175,11 +175,11 @@ def test_moving_average_starts_with_the_first_batch() -> None:
     assert observer.bounds().upper.item() == 0.75 * (0.75 * 1 + 0.25 * 2) + 0.25 * 4
 
 
-def test_moving_averages_merge_by_batches() -> None:
+def test_moving_averages_merge_weighted_by_batches() -> None:
     options: dict[str, Any] = {"ratio": 0.0, "average": "ema", "momentum": 0.5}
-    one, two = (observed([torch.tensor([0.0, top])] * count, **options) for top, count in ((1.0, 1), (3.0, 3)))
-    one.merge(two)
-    assert one.bounds().upper.item() == 2.5
+    observer = observed([torch.tensor([0.0, 1.0])], **options)
+    observer.merge(observed([torch.tensor([0.0, 3.0])] * 3, **options))
+    assert observer.bounds().upper.item() == 2.5
 
 
 @pytest.mark.parametrize(

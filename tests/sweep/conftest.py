@@ -15,13 +15,13 @@ from srptq_plugin.runs.run import SUMMARY
 
 @pytest.fixture(scope="session", autouse=True)
 def imported() -> None:
-    """What torch imports late: an import that a case interrupts stays half done for all that follow."""
+    """Import early the modules that torch imports late. An import interrupted by a case would stay half done."""
     importlib.import_module("torch._dynamo")
 
 
 @pytest.fixture
 def sweep(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sweep]:
-    """A place for one case."""
+    """Yield a working folder for one case."""
     with TemporaryDirectory() as folder, monkeypatch.context() as patch:
         yield Sweep(Path(folder), patch)
 
@@ -31,22 +31,22 @@ Runs = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Run folders of a toy network by target, made when first asked for; not to be changed."""
+    """Return a function that makes the run folder of a toy network for a target, once. Cases must not change it."""
     pytest.importorskip("torchao")
     folder = tmp_path_factory.mktemp("runs")
 
     @cache
-    def made(target: str) -> Path:
+    def make(target: str) -> Path:
         recipe = networks.recipe(8, target, calibration={"patches": 2, "size": 12})
         run = quantize(recipe, model=networks.network("shared"), out=folder / target, device="cpu").folder
         _forget_times(run / SUMMARY)
         return run
 
-    return made
+    return make
 
 
 def _forget_times(path: Path) -> None:
-    """Write 1 for every measured time. A case damages the same byte in every run of the tests."""
+    """Replace every measured time by 1, so that a case damages the same byte in every run of the tests."""
     summary = json.loads(path.read_text(encoding="utf-8"))
     summary["seconds"] = dict.fromkeys(summary["seconds"], 1.0)
     summary["verify"]["speedup"] = summary["verify"]["speedup"] and 1.0

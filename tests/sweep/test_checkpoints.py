@@ -1,4 +1,4 @@
-"""Weights: damaged files, tensors of wrong shapes and types, and pickles that would run code."""
+"""Hostile weights: damaged files, tensors of wrong shapes and types, and pickles that would run code."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from srptq_plugin.models import EDSR, RDN, RRDB, SRGANGenerator, SRResNet
 State = dict[str, Tensor]
 STATE: State = EDSR(upscale=2, features=4, blocks=1).state_dict()
 STOPPED = ("--images", "gone", "--device", "cpu")
-"""Where no image is, nothing is made of a network that was read."""
+"""Options that stop a command after it read the network, as there are no images."""
 
 
 def pickled(content: object, *, zipped: bool = True, protocol: int = 2) -> bytes:
@@ -46,7 +46,7 @@ def check(sweep: Sweep, name: str, content: bytes, model: str = "edsr") -> None:
 
 @pytest.mark.parametrize("mutation", binary(5, 8, 5, 8), ids=str)
 @pytest.mark.parametrize("name", FILES)
-def test_damaged(sweep: Sweep, name: str, mutation: Mutation) -> None:
+def test_damaged_weights(sweep: Sweep, name: str, mutation: Mutation) -> None:
     check(sweep, f"a.{name}", mutation(FILES[name]))
 
 
@@ -57,7 +57,7 @@ def test_wrong_suffixes(sweep: Sweep, name: str, suffix: str) -> None:
 
 
 class Runs:
-    """What runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[list[str]]]:
         return subprocess.check_call, (["touch", "touched"],)
@@ -105,12 +105,12 @@ PICKLES: Mapping[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", PICKLES)
-def test_pickles(sweep: Sweep, name: str) -> None:
+def test_hostile_pickles(sweep: Sweep, name: str) -> None:
     check(sweep, "a.pth", PICKLES[name])
 
 
 def header(text: str, body: bytes = b"", size: int | None = None) -> bytes:
-    """A safetensors file whose header says this."""
+    """Return a safetensors file with this header, whose size may be wrong."""
     return (len(text) if size is None else size).to_bytes(8, "little") + text.encode() + body
 
 
@@ -143,7 +143,7 @@ HEADERS: Mapping[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_headers(sweep: Sweep, name: str) -> None:
+def test_odd_safetensors_headers(sweep: Sweep, name: str) -> None:
     check(sweep, "a.safetensors", HEADERS[name])
 
 
@@ -183,7 +183,7 @@ KEYS = ("sub_mean.weight", "add_mean.bias", "head.0.weight", "tail.0.0.weight")
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("key", KEYS)
-def test_wrong_tensors(sweep: Sweep, key: str, change: str) -> None:
+def test_wrong_tensors_of_edsr(sweep: Sweep, key: str, change: str) -> None:
     check(sweep, "a.pth", pickled({**STATE, key: CHANGES[change](STATE[key])}))
 
 
@@ -225,7 +225,7 @@ CONTENTS: Mapping[str, object] = {
 
 @pytest.mark.parametrize("name", CONTENTS)
 @pytest.mark.parametrize("model", ["edsr", "srresnet"])
-def test_odd_contents(sweep: Sweep, name: str, model: str) -> None:
+def test_odd_state_dicts(sweep: Sweep, name: str, model: str) -> None:
     check(sweep, "a.pth", pickled(CONTENTS[name]), model)
 
 
@@ -246,7 +246,7 @@ def test_weights_of_other_networks(sweep: Sweep, model: str, other: str) -> None
 
 @pytest.mark.parametrize("model", [name for name in STATES if name != "srgan"])
 @pytest.mark.parametrize("number", range(12))
-def test_any_tensor_of_any_network(sweep: Sweep, model: str, number: int) -> None:
+def test_wrong_or_missing_tensors_of_networks(sweep: Sweep, model: str, number: int) -> None:
     state, changes = STATES[model], list(CHANGES.values())
     key = list(state)[(5 * number) % len(state)]
     check(sweep, "a.pth", pickled({**state, key: changes[(7 * number + len(model)) % len(changes)](state[key])}), model)
@@ -267,6 +267,6 @@ PLACES: Mapping[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-def test_what_is_no_file(sweep: Sweep, place: str, name: str) -> None:
+def test_weights_that_are_no_regular_file(sweep: Sweep, place: str, name: str) -> None:
     PLACES[place](sweep.place / name)
     sweep("quantize", "--model", "edsr", "--weights", name, *STOPPED, names=[name])

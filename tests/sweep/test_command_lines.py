@@ -1,5 +1,6 @@
-"""Options that are odd, and places that cannot be read or written."""
+"""Odd values of options, and paths that cannot be read or written."""
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ NUMBERS: Mapping[str, tuple[str, ...]] = {
     "--csv": ("evaluate", "gone", "--data", "gone"),
 }
 WORDS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=12)
-"""What a shell can hand over."""
+"""Text that a shell can pass as an argument."""
 FEW = settings(
     max_examples=80, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
@@ -122,6 +123,7 @@ LOCKED = ("/proc", "/sys", "pipe", "to-pipe", "file", "file/below", "link", "loo
 
 @pytest.fixture
 def places(sweep: Sweep) -> Sweep:
+    """Return a sweep whose folder has files, links and pipes to write over."""
     (sweep.place / "file").write_text("mine")
     (sweep.place / "link").symlink_to("gone")
     os.mkfifo(sweep.place / "pipe")
@@ -138,23 +140,15 @@ def test_run_folders_that_cannot_be_made(places: Sweep, out: str) -> None:
 
 @pytest.mark.parametrize("out", LOCKED)
 def test_files_that_cannot_be_written(places: Sweep, runs: Runs, out: str) -> None:
-    places(
-        "evaluate",
-        runs("paper"),
-        "--data",
-        "hr",
-        "--csv",
-        out,
-        names=["--csv", out],
-        makes=["link", "gone", "loop", "file"],
-    )
+    makes = ["link", "gone", "loop", "file"]
+    places("evaluate", runs("paper"), "--data", "hr", "--csv", out, names=["--csv", out], makes=makes)
     places("analyze", runs("paper"), "--by", "stage", "--patches", "1", "--images", "gone", "--out", out)
 
 
 @pytest.mark.parametrize("out", LOCKED)
 def test_pictures_that_cannot_be_written(places: Sweep, out: str) -> None:
-    part = (
-        '{"kind": "stage", "name": "head", "alone": {"psnr": 30, "noise": 1}, "left_float": {"psnr": 31, "noise": 1}}'
-    )
-    (places.place / "a.json").write_text(f'{{"parts": [{part}], "quantized": {{"psnr": 29, "noise": 1}}}}')
+    quality = {"psnr": 30, "noise": 1}
+    part = {"kind": "stage", "name": "head", "alone": quality, "left_float": {"psnr": 31, "noise": 1}}
+    analysis = {"parts": [part], "quantized": {"psnr": 29, "noise": 1}}
+    (places.place / "a.json").write_text(json.dumps(analysis))
     places("plot", "a.json", "--out", out, makes=["a", "x"], names=[out, "--out"])

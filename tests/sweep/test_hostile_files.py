@@ -1,4 +1,4 @@
-"""Files that ask for too much, point elsewhere, or have names that a terminal would obey."""
+"""Hostile files: decompression bombs, paths to other files, and names with terminal escape codes."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ ODD = "he\x1b[2Jad conv"
 
 
 def png(width: int, height: int) -> bytes:
-    """An image that says to be this large."""
+    """Return a PNG file whose header claims this size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = {b"IHDR": header, b"IDAT": zlib.compress(b"\0" * 1000), b"IEND": b""}
     parts = [
@@ -30,7 +30,7 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [11_000, 60_000])
-def test_images_that_say_to_be_huge(sweep: Sweep, side: int) -> None:
+def test_images_that_claim_to_be_huge(sweep: Sweep, side: int) -> None:
     (sweep.place / "lr").mkdir()
     (sweep.place / "lr" / "bomb.png").write_bytes(png(side, side))
     assert sweep("quantize", "--images", "lr", "--out", "run", names=["bomb.png"]).code == 2
@@ -57,7 +57,7 @@ def model(weight: onnx.TensorProto, name: str = "conv") -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/hostname", "link", "../inside/../secret"])
-def test_onnx_files_that_point_elsewhere(sweep: Sweep, location: str) -> None:
+def test_onnx_files_that_point_to_other_files(sweep: Sweep, location: str) -> None:
     (sweep.place / "secret").write_bytes(bytes(12))
     inside = sweep.place / "inside"
     inside.mkdir()
@@ -70,13 +70,13 @@ def test_onnx_files_that_point_elsewhere(sweep: Sweep, location: str) -> None:
     assert sweep("lint", "inside/model.onnx", "--target", "tensorrt", names=["inside/model.onnx"]).code == 2
 
 
-def test_names_in_an_onnx_file_that_a_terminal_would_obey(sweep: Sweep) -> None:
+def test_escape_codes_in_onnx_names(sweep: Sweep) -> None:
     weight = numpy_helper.from_array(np.ones((1, 3, 1, 1), np.float32), "w")
     (sweep.place / "model.onnx").write_bytes(model(weight, ODD).SerializeToString())
     assert r"he\x1b[2Jad" in sweep("lint", "model.onnx", "--target", "tensorrt").out
 
 
-def test_names_of_layers_that_a_terminal_would_obey(sweep: Sweep) -> None:
+def test_escape_codes_in_layer_names(sweep: Sweep) -> None:
     first, last = networks.conv(3, 6), networks.conv(6, 12)
     network = nn.Sequential(OrderedDict([("he\x1bad conv", first), ("tail", last), ("shuffle", nn.PixelShuffle(2))]))
     recipe = networks.recipe(8, "paper", calibration={"patches": 2, "size": 12})
@@ -86,6 +86,6 @@ def test_names_of_layers_that_a_terminal_would_obey(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize("name", ["\x1b[2J.yaml", "a\nb.yaml", "\x9b2J.yaml"])
-def test_names_of_files_that_a_terminal_would_obey(sweep: Sweep, name: str) -> None:
+def test_escape_codes_in_file_names(sweep: Sweep, name: str) -> None:
     Path(name).write_text("nothing: here")
     assert sweep("quantize", "--recipe", name).code == 2

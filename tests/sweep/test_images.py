@@ -1,4 +1,4 @@
-"""Images and folders of them, for every command that reads some."""
+"""Hostile images and folders, for every command that reads images."""
 
 import io
 import os
@@ -19,7 +19,7 @@ SIZE = (24, 28)
 
 
 def written(suffix: str, mode: str = "RGB", **options: object) -> bytes:
-    """A small image in a format and a mode."""
+    """Encode a small image in a format and a mode."""
     file = io.BytesIO()
     image = PIL.Image.fromarray(pixels(*SIZE))
     image.convert(mode).save(file, suffix, **options)
@@ -35,8 +35,8 @@ FORMATS: Mapping[str, bytes] = {
 }
 
 
-def verified(sweep: Sweep, runs: Runs, content: bytes, name: str) -> None:
-    """`verify` reads images and, for a simulation, no more."""
+def verify(sweep: Sweep, runs: Runs, content: bytes, name: str) -> None:
+    """Run `srptq verify` on one image. For a simulation, it reads nothing but images."""
     (sweep.place / "lr").mkdir()
     (sweep.place / "lr" / name).write_bytes(content)
     sweep("verify", runs("paper"), "--images", "lr", names=[name])
@@ -44,14 +44,14 @@ def verified(sweep: Sweep, runs: Runs, content: bytes, name: str) -> None:
 
 @pytest.mark.parametrize("mutation", binary(4, 6, 4, 8), ids=str)
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_damaged(sweep: Sweep, runs: Runs, suffix: str, mutation: Mutation) -> None:
-    verified(sweep, runs, mutation(FORMATS[suffix]), f"a.{suffix}")
+def test_damaged_images(sweep: Sweep, runs: Runs, suffix: str, mutation: Mutation) -> None:
+    verify(sweep, runs, mutation(FORMATS[suffix]), f"a.{suffix}")
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("other", FORMATS)
-def test_wrong_suffixes(sweep: Sweep, runs: Runs, suffix: str, other: str) -> None:
-    verified(sweep, runs, FORMATS[suffix], f"a.{other}")
+def test_wrong_suffixes_of_images(sweep: Sweep, runs: Runs, suffix: str, other: str) -> None:
+    verify(sweep, runs, FORMATS[suffix], f"a.{other}")
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -59,7 +59,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, *, depth: int = 8, colors: int = 2, body: bytes = b"", more: bytes = b"") -> bytes:
-    """A PNG file whose header says this, whatever is in it."""
+    """Return a PNG file with this header, which the body need not match."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colors, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(body))
     return b"\x89PNG\r\n\x1a\n" + header + more + data + chunk(b"IEND", b"")
@@ -79,7 +79,7 @@ def tiff(kind: type[np.generic], *shape: int) -> bytes:
 
 
 SAMPLES = struct.pack("<HHI", 277, 3, 1)
-"""The start of a TIFF file's entry for the values of a pixel: its tag, a short number, one of it."""
+"""The start of the TIFF entry for samples per pixel: tag 277, type short, count 1."""
 MODES = ("1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "LAB", "F")
 ODD: Mapping[str, bytes] = {
     **{f"{mode}.png": written("png", mode) for mode in ("1", "L", "LA", "P", "RGBA")},
@@ -122,7 +122,7 @@ ODD: Mapping[str, bytes] = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_odd_images(sweep: Sweep, runs: Runs, name: str) -> None:
-    verified(sweep, runs, ODD[name], name)
+    verify(sweep, runs, ODD[name], name)
 
 
 def put(content: bytes = FORMATS["png"], *names: str) -> Callable[[Path], None]:
@@ -137,8 +137,8 @@ def put(content: bytes = FORMATS["png"], *names: str) -> Callable[[Path], None]:
 
 def both(*makes: Callable[[Path], object]) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
-        for each in makes:
-            each(folder)
+        for make_part in makes:
+            make_part(folder)
 
     return make
 
@@ -182,7 +182,7 @@ FOLDERS: Mapping[str, Callable[[Path], object]] = {
     "high is a file": put(FINE, "HR"),
     "too small": put(png(2, 2, body=bytes(14)), "a.png"),
 }
-ASKED: Mapping[str, Callable[[Path], tuple[str | Path, ...]]] = {
+COMMANDS: Mapping[str, Callable[[Path], tuple[str | Path, ...]]] = {
     "verify": lambda run: ("verify", run, "--images", "data"),
     "evaluate": lambda run: ("evaluate", run, "--data", "data"),
     "calibrate": lambda _: ("quantize", "--images", "data", "--set", "calibration.size=4000", "--out", "out"),
@@ -191,8 +191,8 @@ ASKED: Mapping[str, Callable[[Path], tuple[str | Path, ...]]] = {
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-@pytest.mark.parametrize("asked", ASKED)
-def test_odd_folders(sweep: Sweep, runs: Runs, asked: str, name: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_odd_folders(sweep: Sweep, runs: Runs, command: str, name: str) -> None:
     (sweep.place / "data").mkdir()
     FOLDERS[name](sweep.place / "data")
-    sweep(*ASKED[asked](runs("paper")))
+    sweep(*COMMANDS[command](runs("paper")))

@@ -1,4 +1,4 @@
-"""Files for `srptq lint`: damaged ones, and graphs that no exporter would write."""
+"""Hostile files for `srptq lint`: damaged ones, and graphs that no exporter would write."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,17 +34,17 @@ def quantized(runs: Callable[[str], Path]) -> bytes:
 
 
 @pytest.mark.parametrize("mutation", binary(12, 30, 12, 12), ids=str)
-def test_damaged(sweep: Sweep, plain: bytes, mutation: Mutation) -> None:
+def test_damaged_float_models(sweep: Sweep, plain: bytes, mutation: Mutation) -> None:
     check(sweep, mutation(plain))
 
 
 @pytest.mark.parametrize("mutation", binary(4, 24, 12), ids=str)
-def test_damaged_with_quantizers(sweep: Sweep, quantized: bytes, mutation: Mutation) -> None:
+def test_damaged_quantized_models(sweep: Sweep, quantized: bytes, mutation: Mutation) -> None:
     check(sweep, mutation(quantized))
 
 
 @pytest.mark.parametrize("place", ["body_conv", "Conv", "kernel"])
-def test_names_that_are_no_text(sweep: Sweep, place: str) -> None:
+def test_names_that_are_not_utf8(sweep: Sweep, place: str) -> None:
     kernel = numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), "kernel")
     shape = [1, 1, 4, 4]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
@@ -62,16 +62,16 @@ def initializer(name: str, *values: float, kind: type[np.generic] = np.float32) 
 
 
 def model(*nodes: onnx.NodeProto, initializers: tuple[TensorProto, ...] = ()) -> ModelProto:
-    """A file that nobody checked."""
-    found = ModelProto(ir_version=10)
-    found.opset_import.add(version=20)
-    found.graph.node.extend(nodes)
-    found.graph.initializer.extend(initializers)
-    return found
+    """Return a model without the checks that `onnx.helper` does."""
+    proto = ModelProto(ir_version=10)
+    proto.opset_import.add(version=20)
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.extend(initializers)
+    return proto
 
 
-def elsewhere(location: str, **more: str) -> TensorProto:
-    """An initializer whose values are in another file."""
+def external(location: str, **more: str) -> TensorProto:
+    """Return an initializer whose values are in another file."""
     tensor = TensorProto(name="s", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
     for key, value in {"location": location, **more}.items():
         tensor.external_data.add(key=key, value=value)
@@ -82,15 +82,16 @@ def raw(dims: tuple[int, ...], kind: int = TensorProto.FLOAT, content: bytes = b
     return TensorProto(name="s", data_type=kind, dims=dims, raw_data=content)
 
 
-def wrongly(attribute: AttributeProto, name: str) -> ModelProto:
-    """An attribute of a type that the operation does not have."""
-    found = model(node("DequantizeLinear", "x s z"), initializers=(initializer("s", 1, 2), initializer("z", 0)))
+def with_attribute(attribute: AttributeProto, name: str) -> ModelProto:
+    """Return a model whose DequantizeLinear has this attribute under this name."""
+    proto = model(node("DequantizeLinear", "x s z"), initializers=(initializer("s", 1, 2), initializer("z", 0)))
     attribute.name = name
-    found.graph.node[0].attribute.append(attribute)
-    return found
+    proto.graph.node[0].attribute.append(attribute)
+    return proto
 
 
 def _future() -> AttributeProto:
+    """Return an attribute of type 99, which no version of ONNX defines."""
     return AttributeProto.FromString(b"\xa0\x01\x63")
 
 
@@ -127,17 +128,17 @@ ODD: Mapping[str, ModelProto] = {
     "a huge shape": model(node(Q, "x s s"), initializers=(raw((2**40, 2**40)),)),
     "a negative shape": model(node(Q, "x s s"), initializers=(raw((-1, 3)),)),
     "nan as scales": model(node(Q, "x s z"), node(DQ, "y s z", "b"), initializers=(initializer("s", np.nan),)),
-    "values elsewhere": model(node(Q, "x s s"), initializers=(elsewhere("gone.bin"),)),
-    "values above": model(node(Q, "x s s"), initializers=(elsewhere("../../secret"),)),
-    "values in no file": model(node(Q, "x s s"), initializers=(elsewhere(""),)),
-    "values in itself": model(node(Q, "x s s"), initializers=(elsewhere(FILE, offset="-5", length="many"),)),
-    "values in a folder": model(node(Q, "x s s"), initializers=(elsewhere("."),)),
+    "values elsewhere": model(node(Q, "x s s"), initializers=(external("gone.bin"),)),
+    "values above": model(node(Q, "x s s"), initializers=(external("../../secret"),)),
+    "values in no file": model(node(Q, "x s s"), initializers=(external(""),)),
+    "values in itself": model(node(Q, "x s s"), initializers=(external(FILE, offset="-5", length="many"),)),
+    "values in a folder": model(node(Q, "x s s"), initializers=(external("."),)),
     "an unknown output type": model(node(Q, "x s z", output_dtype=999)),
     "a type as text": model(node(Q, "x s z", output_dtype="int8")),
-    "an axis as text": wrongly(helper.make_attribute("axis", "first"), "axis"),
-    "an axis far out": wrongly(helper.make_attribute("axis", 99), "axis"),
-    "an attribute without a type": wrongly(AttributeProto(), "axis"),
-    "an attribute of a future type": wrongly(_future(), "axis"),
+    "an axis as text": with_attribute(helper.make_attribute("axis", "first"), "axis"),
+    "an axis far out": with_attribute(helper.make_attribute("axis", 99), "axis"),
+    "an attribute without a type": with_attribute(AttributeProto(), "axis"),
+    "an attribute of a future type": with_attribute(_future(), "axis"),
     "a permutation of one number": model(node("Transpose", "a", perm=3)),
     "a constant of text": model(node("Constant", "", "s", value_string="a"), node(Q, "x s s")),
     "a constant as float": model(node("Constant", "", "s", value=1.5), node(Q, "x s s")),
@@ -152,35 +153,41 @@ def test_odd_graphs(sweep: Sweep, name: str) -> None:
     check(sweep, ODD[name].SerializeToString())
 
 
-def pairs(scale: TensorProto, *nodes: onnx.NodeProto) -> ModelProto:
-    """A whole model: a concat of an image that is quantized with this scale."""
+def concatenated(scale: TensorProto, *nodes: onnx.NodeProto) -> ModelProto:
+    """Return a valid model that quantizes an image with this scale and concatenates it with itself."""
     ends = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]), helper.make_tensor_value_info("y", 1, [2])
     zero = initializer("z", 0, kind=np.int8)
-    made = [*nodes, node(Q, "x s z", "q"), node(DQ, "q s z", "d"), node("Concat", "d d", axis=0)]
-    held = [zero] if nodes else [zero, scale]
-    return helper.make_model(helper.make_graph(made, "g", ends[:1], ends[1:], held))
+    graph = [*nodes, node(Q, "x s z", "q"), node(DQ, "q s z", "d"), node("Concat", "d d", axis=0)]
+    initializers = [zero] if nodes else [zero, scale]
+    return helper.make_model(helper.make_graph(graph, "g", ends[:1], ends[1:], initializers))
 
 
 LONG = raw((1,), content=bytes(8))
 ACCEPTED: Mapping[str, tuple[ModelProto, str]] = {
-    "more values than the shape holds": (pairs(LONG), "constant 's' cannot be read"),
-    "a constant of more values": (pairs(LONG, node("Constant", "", "s", value=LONG)), "constant 's' cannot be read"),
-    "text as a scale": (pairs(numpy_helper.from_array(np.array(["a"], object), "s")), "scale 's' is no number"),
-    "a complex scale": (pairs(numpy_helper.from_array(np.array([1j], np.complex64), "s")), "scale 's' is no number"),
+    "more values than the shape holds": (concatenated(LONG), "constant 's' cannot be read"),
+    "a constant of more values": (
+        concatenated(LONG, node("Constant", "", "s", value=LONG)),
+        "constant 's' cannot be read",
+    ),
+    "text as a scale": (concatenated(numpy_helper.from_array(np.array(["a"], object), "s")), "scale 's' is no number"),
+    "a complex scale": (
+        concatenated(numpy_helper.from_array(np.array([1j], np.complex64), "s")),
+        "scale 's' is no number",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_what_the_checker_accepts_is_refused(sweep: Sweep, name: str) -> None:
-    content, told = ACCEPTED[name]
+def test_bad_constants_that_the_checker_accepts(sweep: Sweep, name: str) -> None:
+    content, message = ACCEPTED[name]
     onnx.checker.check_model(content)
     check(sweep, content.SerializeToString())
-    assert told in sweep(*LINT, names=[FILE]).err
+    assert message in sweep(*LINT, names=[FILE]).err
 
 
 @pytest.mark.parametrize("kind", [999, -1, 2**40])
-def test_an_unknown_type_is_a_finding(sweep: Sweep, kind: int) -> None:
-    content = pairs(initializer("s", 1))
+def test_unknown_output_types_are_findings(sweep: Sweep, kind: int) -> None:
+    content = concatenated(initializer("s", 1))
     content.graph.node[0].attribute.append(helper.make_attribute("output_dtype", kind))
     onnx.checker.check_model(content)
     check(sweep, content.SerializeToString())
@@ -192,17 +199,24 @@ def array(name: str, *shape: int, value: object = 1, kind: type[np.generic] = np
 
 
 def convolved(*tensors: TensorProto, axis: int = 0, clip: TensorProto | None = None) -> ModelProto:
-    """A whole model: a convolution of 2 channels between quantizers, with these tensors in place of usual ones."""
-    usual = (array("w", 2, 2, 1, 1), array("s", 2), array("z", 2, value=0, kind=np.int8), array("e"))
-    held = {each.name: each for each in (*usual, array("u", value=0, kind=np.uint8), *tensors)}
+    """Return a valid model of a convolution between quantizers.
+
+    Args:
+        tensors: initializers that replace the default ones of the same name: `w`eight, `s`cale and `z`ero point of the
+            weight, scale `e` and zero point `u` of the image.
+        axis: the channel axis of the weight's quantizers.
+        clip: the upper end of a Clip between the image's quantizers.
+    """
+    defaults = (array("w", 2, 2, 1, 1), array("s", 2), array("z", 2, value=0, kind=np.int8), array("e"))
+    initializers = {tensor.name: tensor for tensor in (*defaults, array("u", value=0, kind=np.uint8), *tensors)}
     image = [node(Q, "x e u", "q"), node(DQ, "c e u" if clip else "q e u", "i")]
     if clip:
-        held["t"] = clip
+        initializers["t"] = clip
         image.insert(1, node("Clip", "q u t", "c"))
     weight = [node(Q, "w s z", "k", axis=axis), node(DQ, "k s z", "d", axis=axis)]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 4, 4]) for name in ("x", "y")]
-    made = [*image, *weight, node("Conv", "i d")]
-    return helper.make_model(helper.make_graph(made, "g", ends[:1], ends[1:], list(held.values())))
+    graph = [*image, *weight, node("Conv", "i d")]
+    return helper.make_model(helper.make_graph(graph, "g", ends[:1], ends[1:], list(initializers.values())))
 
 
 UNFIT: Mapping[str, tuple[ModelProto, str]] = {
@@ -221,13 +235,13 @@ UNFIT: Mapping[str, tuple[ModelProto, str]] = {
 
 @pytest.mark.parametrize("name", UNFIT)
 def test_quantizers_that_do_not_fit(sweep: Sweep, name: str) -> None:
-    content, told = UNFIT[name]
+    content, message = UNFIT[name]
     onnx.checker.check_model(content)
     check(sweep, content.SerializeToString())
-    assert told in sweep("lint", FILE, "--target", "onnxruntime", names=[FILE]).err
+    assert message in sweep("lint", FILE, "--target", "onnxruntime", names=[FILE]).err
 
 
-MISMADE: Mapping[str, tuple[tuple[int, ...], str, Mapping[str, Any]]] = {
+MALFORMED: Mapping[str, tuple[tuple[int, ...], str, Mapping[str, Any]]] = {
     "groups that do not divide": ((2, 2, 1, 1), "ConvTranspose", {"group": 3}),
     "no groups": ((2, 2, 1, 1), "ConvTranspose", {"group": 0}),
     "less than no groups": ((2, 2, 1, 1), "ConvTranspose", {"group": -2}),
@@ -237,23 +251,23 @@ MISMADE: Mapping[str, tuple[tuple[int, ...], str, Mapping[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MISMADE)
+@pytest.mark.parametrize("name", MALFORMED)
 def test_weights_that_do_not_fit(sweep: Sweep, name: str) -> None:
-    shape, kind, attributes = MISMADE[name]
+    shape, kind, attributes = MALFORMED[name]
     content = convolved(array("w", *shape))
     content.graph.node[-1].CopyFrom(node(kind, "i d", **attributes))
     onnx.checker.check_model(content)
     check(sweep, content.SerializeToString())
 
 
-def test_two_nodes_of_one_output_make_a_circle(sweep: Sweep) -> None:
+def test_circles_of_nodes_are_refused(sweep: Sweep) -> None:
     circle = (node("Relu", "a", "b"), node("Relu", "b", "a"), node(DQ, "w s", "a"))
     scale, weight = initializer("s", 1, 2), initializer("w", 1, 2, kind=np.int8)
     check(sweep, model(*circle, initializers=(scale, weight)).SerializeToString())
     assert "values are computed from themselves" in sweep(*LINT).err
 
 
-def test_names_that_disturb_a_terminal(sweep: Sweep) -> None:
+def test_escape_codes_in_node_names(sweep: Sweep) -> None:
     odd = model(node("QLinearConv", "a", "\x1b[2Jy\n\n"))
     odd.graph.node[0].name = "\x1b]0;title\x07"
     check(sweep, odd.SerializeToString())
@@ -274,11 +288,11 @@ PLACES: Mapping[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_what_is_no_file(sweep: Sweep, name: str) -> None:
+def test_models_that_are_no_regular_file(sweep: Sweep, name: str) -> None:
     PLACES[name](sweep.place / FILE)
     sweep(*LINT, names=[FILE])
 
 
 @pytest.mark.parametrize("target", ["", "tensort", "paper", "snpe", "..", "x" * 300])
-def test_other_targets(sweep: Sweep, target: str) -> None:
+def test_odd_targets(sweep: Sweep, target: str) -> None:
     sweep("lint", FILE, "--target", target, names=["target"])

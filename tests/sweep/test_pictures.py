@@ -1,4 +1,4 @@
-"""What `srptq plot` draws: files of `srptq analyze` that are damaged, edited, or of other kinds."""
+"""Hostile files for `srptq plot`: analyses that are damaged, edited, or of other kinds."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -36,14 +36,14 @@ def check(sweep: Sweep, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("mutation", BYTES, ids=str)
-def test_damaged(sweep: Sweep, analysis: bytes, mutation: Mutation) -> None:
+def test_damaged_analyses(sweep: Sweep, analysis: bytes, mutation: Mutation) -> None:
     check(sweep, mutation(analysis))
 
 
 @pytest.mark.parametrize("mutation", edits(30, ("parts", "parts", "quantized")), ids=str)
-def test_edited(sweep: Sweep, analysis: bytes, mutation: Mutation) -> None:
-    found = json.loads(analysis)
-    check(sweep, mutation(json.dumps({**found, "parts": found["parts"][:4]}).encode()))
+def test_edited_analyses(sweep: Sweep, analysis: bytes, mutation: Mutation) -> None:
+    record = json.loads(analysis)
+    check(sweep, mutation(json.dumps({**record, "parts": record["parts"][:4]}).encode()))
 
 
 @pytest.mark.parametrize("mutation", edits(40), ids=str)
@@ -69,7 +69,7 @@ NUMBERS: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("key", ["psnr", "bops"])
 @pytest.mark.parametrize("number", NUMBERS)
-def test_odd_numbers(sweep: Sweep, key: str, number: str) -> None:
+def test_odd_numbers_in_budgets(sweep: Sweep, key: str, number: str) -> None:
     check(sweep, json.dumps({**BUDGET, "mixed": {**MIXED, key: NUMBERS[number]}}).encode())
 
 
@@ -77,7 +77,7 @@ NAMES = ("", "\x1b[2J", "a\nb", "$\\frac{1}{0}$", "$", "\0", "\ud800", "x" * 300
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_odd_names(sweep: Sweep, analysis: bytes, name: str) -> None:
+def test_odd_names_of_parts(sweep: Sweep, analysis: bytes, name: str) -> None:
     part = {**json.loads(analysis)["parts"][0], "name": name}
     check(sweep, json.dumps({**json.loads(analysis), "parts": [part]}).encode())
 
@@ -99,6 +99,6 @@ PLACES: Mapping[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("more", [(), ("--site", "a"), ("--images", "gone"), ("--out", FILE)], ids=str)
-def test_what_is_no_file(sweep: Sweep, place: str, more: tuple[str, ...]) -> None:
+def test_analyses_that_are_no_regular_file(sweep: Sweep, place: str, more: tuple[str, ...]) -> None:
     PLACES[place](sweep.place / FILE)
     sweep("plot", FILE, *more, names=[FILE, "--images"])

@@ -1,4 +1,4 @@
-"""Recipes: damaged files, values of wrong types, and what `--set` may say."""
+"""Hostile recipes: damaged files, values of wrong types, and odd arguments of `--set`."""
 
 import json
 import os
@@ -18,7 +18,7 @@ FILE = "mine.yaml"
 FULL = Recipe.load("openvino-w8a8").to_yaml().encode()
 AS_JSON = json.dumps(yaml.safe_load(FULL)).encode()
 PLANNED = ("quantize", "--weights", "gone.pth")
-"""Reads a recipe, holds it against what is installed, and stops at the weights."""
+"""A command that reads a recipe, checks its names, and stops at the missing weights."""
 EXAMPLES = settings(
     max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
@@ -30,12 +30,12 @@ def check(sweep: Sweep, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("mutation", binary(16, 30, 16, 10), ids=str)
-def test_damaged(sweep: Sweep, mutation: Mutation) -> None:
+def test_damaged_recipes(sweep: Sweep, mutation: Mutation) -> None:
     check(sweep, mutation(FULL))
 
 
 @pytest.mark.parametrize("mutation", edits(90), ids=str)
-def test_wrong_values(sweep: Sweep, mutation: Mutation) -> None:
+def test_edited_recipes(sweep: Sweep, mutation: Mutation) -> None:
     (sweep.place / FILE).write_bytes(mutation(AS_JSON))
     sweep(*PLANNED, "--recipe", FILE, names=[FILE, "recipe", "options", "gone.pth"])
 
@@ -92,7 +92,7 @@ TEXTS: Mapping[str, str] = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_odd_texts(sweep: Sweep, name: str) -> None:
+def test_odd_yaml(sweep: Sweep, name: str) -> None:
     check(sweep, TEXTS[name].encode("utf-8", "surrogatepass"))
 
 
@@ -111,7 +111,7 @@ PLACES: Mapping[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", PLACES)
 @pytest.mark.parametrize("command", [("recipes", FILE), (*PLANNED, "--recipe", FILE)], ids=["recipes", "quantize"])
-def test_what_is_no_file(sweep: Sweep, command: tuple[str, ...], name: str) -> None:
+def test_recipes_that_are_no_regular_file(sweep: Sweep, command: tuple[str, ...], name: str) -> None:
     PLACES[name](sweep.place / FILE)
     sweep(*command, names=[FILE, "recipe"])
 
@@ -122,7 +122,7 @@ NAMES = ("", " ", ".", "..", "/", "a/b", "~", "openvino", "OPENVINO-W8A8", "-", 
 @pytest.mark.parametrize(
     "name", [*NAMES, "\x1b[2J", "a\nb", "\udcff.yaml", ".yaml", "é.yaml", "/dev/null", "http://a/b.yaml"]
 )
-def test_odd_names(sweep: Sweep, name: str) -> None:
+def test_odd_names_of_recipes(sweep: Sweep, name: str) -> None:
     sweep("recipes", name, names=["recipe", "arguments"])
     sweep(*PLANNED, "--recipe", name, names=["recipe", "arguments", "gone.pth"])
 
@@ -143,7 +143,7 @@ VALUES = ("", "1e400", "[1, {a: [b]}]")
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("value", VALUES)
-def test_values_that_are_set(sweep: Sweep, key: str, value: str) -> None:
+def test_odd_values_of_set(sweep: Sweep, key: str, value: str) -> None:
     sweep(*PLANNED, "--set", f"{key}={value}", names=[key.partition(".")[0], "gone.pth", "placement"])
 
 

@@ -1,4 +1,4 @@
-"""Run folders: files missing, damaged, edited, of another network or version."""
+"""Hostile run folders: files that are missing, damaged, edited, or of another network or version."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from helpers.mutations import Mutation, edits, flips, flips_in_front, replacemen
 from helpers.photographs import pixels, save
 from helpers.sweeping import Sweep
 from safetensors import safe_open
-from safetensors.torch import save as saved
+from safetensors.torch import save as to_safetensors
 
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE
@@ -25,12 +25,12 @@ VERIFY = ("verify", RUN)
 ANALYZE = ("analyze", RUN, "--by", "stage", "--patches", "1", "--device", "cpu")
 QUANTIZE = ("quantize", "--out", RUN, "--weights", "gone.pth")
 FILES = {"onnxruntime": "model_onnxruntime.onnx", "snpe": "model_snpe.encodings", "openvino": "model_openvino.xml"}
-"""What each target runs."""
+"""The file that each target runs."""
 
 
 @pytest.fixture
 def copied(sweep: Sweep, runs: Runs) -> Callable[[str], Path]:
-    """A copy of a run that may be damaged, and images to evaluate on."""
+    """Return a function that copies a run, to be damaged, and makes an image to evaluate on."""
 
     def copy(target: str) -> Path:
         save(pixels(24, 28), sweep.place / "hr" / "a.png")
@@ -46,7 +46,7 @@ def damage(path: Path, mutation: Mutation) -> None:
 Copied = Callable[[str], Path]
 BYTES = [*replacements()[::2], *truncations(6), *flips(8), *scribbles(6)]
 FEW = [*truncations(2), *flips(4), *scribbles(2)]
-"""For what takes long to read."""
+"""Fewer mutations, for files that take long to read."""
 
 
 @pytest.mark.parametrize("mutation", BYTES, ids=str)
@@ -104,22 +104,22 @@ def test_summaries_edited_anywhere(sweep: Sweep, copied: Copied, mutation: Mutat
 
 
 MODELS: Sequence[Mapping[str, Any]] = (
-    *({"scale": each} for each in (0, -1, 3, 1000, 2.5, 10**30, True)),
-    *({"input_range": each} for each in ([0, 0], [1, 0], [0, 1e308], [-1e308, 1e308], [0, 10**400], ["0", "1"])),
-    *({"input_range": each} for each in ([None, 1], [0, 1, 2], "01", [float("nan"), 1], [0, float("inf")])),
-    *({"input_size": each} for each in ([], [1], [1, 3, 0, 8], [1, 3, -8, 8], [2, 3, 8, 8], "1x3x8x8", 3, [1.5] * 4)),
-    *({"input_size": each} for each in ([1, 3, 8, 8], [1, 3, 10**9, 10**9], ["1", "3", "8", "8"], {"0": 1}, True)),
-    *({"mean": each} for each in (3, "abc", [1], [1, 2, 3, 4], [None] * 3, {"a": 1}, [[1]])),
-    *({"parameters": each} for each in (-1, 1e300, "many", [], None)),
-    *({"name": each} for each in (None, 3, [], {}, "\x1b[2J", "x" * 9000)),
+    *({"scale": value} for value in (0, -1, 3, 1000, 2.5, 10**30, True)),
+    *({"input_range": value} for value in ([0, 0], [1, 0], [0, 1e308], [-1e308, 1e308], [0, 10**400], ["0", "1"])),
+    *({"input_range": value} for value in ([None, 1], [0, 1, 2], "01", [float("nan"), 1], [0, float("inf")])),
+    *({"input_size": value} for value in ([], [1], [1, 3, 0, 8], [1, 3, -8, 8], [2, 3, 8, 8], "1x3x8x8", 3, [1.5] * 4)),
+    *({"input_size": value} for value in ([1, 3, 8, 8], [1, 3, 10**9, 10**9], ["1", "3", "8", "8"], {"0": 1}, True)),
+    *({"mean": value} for value in (3, "abc", [1], [1, 2, 3, 4], [None] * 3, {"a": 1}, [[1]])),
+    *({"parameters": value} for value in (-1, 1e300, "many", [], None)),
+    *({"name": value} for value in (None, 3, [], {}, "\x1b[2J", "x" * 9000)),
 )
 
 
 @pytest.mark.parametrize("change", MODELS, ids=str)
 def test_edited_models(sweep: Sweep, copied: Copied, change: Mapping[str, Any]) -> None:
     summary = copied("paper") / SUMMARY
-    found = json.loads(summary.read_text())
-    summary.write_text(json.dumps({**found, "model": {**found["model"], **change}}))
+    record = json.loads(summary.read_text())
+    summary.write_text(json.dumps({**record, "model": {**record["model"], **change}}))
     sweep(*EVALUATE, names=[SUMMARY, "input range", "a.png"])
 
 
@@ -133,18 +133,18 @@ ARTIFACTS: Sequence[object] = (
 def test_edited_artifacts(sweep: Sweep, copied: Copied, artifacts: object) -> None:
     summary = copied("onnxruntime") / SUMMARY
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "artifacts": artifacts}))
-    told = [f"run/{each}" for each in artifacts] if isinstance(artifacts, list) else []
-    sweep(*VERIFY, names=[SUMMARY, *told, "x1b", "x" * 300])
+    paths = [f"run/{name}" for name in artifacts] if isinstance(artifacts, list) else []
+    sweep(*VERIFY, names=[SUMMARY, *paths, "x1b", "x" * 300])
     sweep(*QUANTIZE, names=["gone.pth", "--out", "x" * 300])
 
 
 def in_header(mutation: Mutation) -> Callable[[Path], None]:
-    """Edit the plan in a table's header; its tensors stay."""
+    """Return a function that edits the plan in a table's header and leaves its tensors."""
 
     def edit(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             header, tensors = file.metadata()["srptq"], {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        path.write_bytes(saved(tensors, metadata={"srptq": mutation(header.encode()).decode()}))
+        path.write_bytes(to_safetensors(tensors, metadata={"srptq": mutation(header.encode()).decode()}))
 
     return edit
 
@@ -182,19 +182,17 @@ def test_edited_tensors(sweep: Sweep, copied: Copied, kind: str, change: str) ->
     path = copied("paper") / TABLE
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    name = next(
-        each
-        for each in tensors
-        if each.endswith(kind.removeprefix("input")) and ("weight" in each) == ("weight" in kind)
-    )
+    ending, of_weight = kind.removeprefix("input"), "weight" in kind
+    name = next(name for name in tensors if name.endswith(ending) and ("weight" in name) == of_weight)
     edited = {**tensors, name: TENSORS[change](tensors[name])}
-    path.write_bytes(saved({key: each.contiguous() for key, each in edited.items() if each is not None}, metadata))
+    contiguous = {name: tensor.contiguous() for name, tensor in edited.items() if tensor is not None}
+    path.write_bytes(to_safetensors(contiguous, metadata))
     sweep(*EVALUATE, names=[TABLE])
 
 
 @pytest.fixture(scope="session")
 def others(tmp_path_factory: pytest.TempPathFactory, runs: Runs) -> Mapping[str, Path]:
-    """Runs of other networks and recipes."""
+    """Return runs of another network and of another target."""
     recipe = networks.recipe(4, "paper", calibration={"patches": 2, "size": 12})
     folder = tmp_path_factory.mktemp("others") / "run"
     return {
@@ -203,7 +201,7 @@ def others(tmp_path_factory: pytest.TempPathFactory, runs: Runs) -> Mapping[str,
     }
 
 
-@pytest.mark.parametrize("command", [COST, ANALYZE], ids=lambda each: each[0])
+@pytest.mark.parametrize("command", [COST, ANALYZE], ids=lambda command: command[0])
 @pytest.mark.parametrize("name", [SUMMARY, TABLE, PROGRAM])
 @pytest.mark.parametrize("other", ["network", "target"])
 def test_files_of_other_runs(

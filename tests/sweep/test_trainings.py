@@ -1,4 +1,4 @@
-"""`srptq train`: checkpoints of interrupted trainings that are damaged, and images and runs that do not fit."""
+"""Hostile checkpoints: `srptq train --resume` after the files of an interrupted training were damaged or edited."""
 
 import io
 import shutil
@@ -17,7 +17,8 @@ from srptq_plugin.qat.checkpoint import CHECKPOINT
 from srptq_plugin.qat.train_run import train_run
 
 Runs = Callable[[str], Path]
-BESIDE = "trained.training"
+UNFINISHED = "trained.training"
+"""The folder of an interrupted training, next to its future run."""
 RECIPE = networks.recipe(
     8, "paper", calibration={"patches": 2, "size": 12}, training={"steps": 2, "every": 1, "batch": 1, "patch": 8}
 )
@@ -26,15 +27,15 @@ TRAIN = ("train", "mine.yaml", "--run", "run", "--images", "lr", "--out", "train
 
 @pytest.fixture(scope="session")
 def interrupted(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a training that was interrupted after its first step."""
+    """Return a folder with a training that was interrupted after its first step."""
     folder = tmp_path_factory.mktemp("interrupted")
     shutil.copytree(runs("paper"), folder / "run")
     (folder / "mine.yaml").write_text(RECIPE.to_yaml())
     for n in range(2):
         save(pixels(12, 14, seed=n), folder / "lr" / f"{n}.png")
 
-    def interrupt(what: str, done: int, _total: int) -> None:
-        if what == "training" and done:
+    def interrupt(step: str, done: int, _total: int) -> None:
+        if step == "training" and done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -59,13 +60,13 @@ BYTES = [*replacements()[::2], *truncations(4), *flips(3), *flips_in_front(3, 20
 
 @pytest.mark.parametrize("mutation", BYTES, ids=str)
 def test_damaged_checkpoints(resumed: Sweep, mutation: Mutation) -> None:
-    path = resumed.place / BESIDE / CHECKPOINT
+    path = resumed.place / UNFINISHED / CHECKPOINT
     path.write_bytes(mutation(path.read_bytes()))
     check(resumed)
 
 
-def test_damaged_values(resumed: Sweep) -> None:
-    path = resumed.place / BESIDE / CHECKPOINT
+def test_damaged_values_in_checkpoints(resumed: Sweep) -> None:
+    path = resumed.place / UNFINISHED / CHECKPOINT
     values = torch.load(path, weights_only=True)["learned"][0].numpy().tobytes()
     content = path.read_bytes()
     assert content.count(values)
@@ -104,7 +105,7 @@ STATES: Mapping[str, Change] = {
 
 @pytest.mark.parametrize("name", STATES)
 def test_edited_checkpoints(resumed: Sweep, name: str) -> None:
-    path = resumed.place / BESIDE / CHECKPOINT
+    path = resumed.place / UNFINISHED / CHECKPOINT
     state = torch.load(path, weights_only=True)
     STATES[name](state)
     file = io.BytesIO()
@@ -123,11 +124,11 @@ PLACES: Mapping[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", PLACES)
 def test_checkpoints_that_cannot_be_read(resumed: Sweep, name: str) -> None:
-    PLACES[name](resumed.place / BESIDE / CHECKPOINT)
+    PLACES[name](resumed.place / UNFINISHED / CHECKPOINT)
     check(resumed)
 
 
-def test_a_file_in_place_of_the_folder_beside(resumed: Sweep) -> None:
-    shutil.rmtree(resumed.place / BESIDE)
-    (resumed.place / BESIDE).write_text("mine")
-    resumed(*TRAIN[:-1], names=[BESIDE])
+def test_a_file_in_place_of_the_folder(resumed: Sweep) -> None:
+    shutil.rmtree(resumed.place / UNFINISHED)
+    (resumed.place / UNFINISHED).write_text("mine")
+    resumed(*TRAIN[:-1], names=[UNFINISHED])

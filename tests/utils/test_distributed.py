@@ -1,4 +1,4 @@
-"""PaC in several processes, as one on all images."""
+"""PaC in several processes equals PaC in one process on all images."""
 
 import pytest
 import torch
@@ -12,12 +12,12 @@ Both = tuple[list[Result], Result]
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    """Of two processes, and of one."""
+    """Return the results of two processes, and of one."""
     (alone,) = together(tune, 1, tmp_path_factory.mktemp("one"))
     return together(tune, 2, tmp_path_factory.mktemp("two")), alone
 
 
-def test_alone_nothing_is_exchanged() -> None:
+def test_a_single_process_exchanges_nothing() -> None:
     values = torch.arange(3.0)
     all_reduce_mean([values])
     assert world_size() == 1
@@ -26,25 +26,25 @@ def test_alone_nothing_is_exchanged() -> None:
 
 
 def test_both_processes_end_with_the_same_bounds(both: Both) -> None:
-    (one, other), _ = both
-    assert torch.equal(one["bounds"], other["bounds"])
-    assert one["figures"]["loss_after"] == other["figures"]["loss_after"] < one["figures"]["loss_before"]
+    (first, second), _ = both
+    assert torch.equal(first["bounds"], second["bounds"])
+    assert first["figures"]["loss_after"] == second["figures"]["loss_after"] < first["figures"]["loss_before"]
 
 
-def test_which_are_those_of_one_process_with_all_images(both: Both) -> None:
-    (one, _), alone = both
-    torch.testing.assert_close(one["bounds"], alone["bounds"], rtol=1e-5, atol=1e-7)
-    assert one["figures"]["loss_before"] == pytest.approx(alone["figures"]["loss_before"], rel=1e-5)
-    assert one["figures"]["loss_after"] == pytest.approx(alone["figures"]["loss_after"], rel=1e-3)
+def test_bounds_equal_a_single_process(both: Both) -> None:
+    (first, _), alone = both
+    torch.testing.assert_close(first["bounds"], alone["bounds"], rtol=1e-5, atol=1e-7)
+    assert first["figures"]["loss_before"] == pytest.approx(alone["figures"]["loss_before"], rel=1e-5)
+    assert first["figures"]["loss_after"] == pytest.approx(alone["figures"]["loss_after"], rel=1e-3)
 
 
 def test_biases_are_corrected_by_all_images(both: Both) -> None:
-    (one, other), alone = both
-    assert torch.equal(one["biases"], other["biases"])
-    torch.testing.assert_close(one["biases"], alone["biases"], rtol=1e-4, atol=1e-5)
+    (first, second), alone = both
+    assert torch.equal(first["biases"], second["biases"])
+    torch.testing.assert_close(first["biases"], alone["biases"], rtol=1e-4, atol=1e-5)
 
 
-def test_the_shares_span_the_same_colors() -> None:
+def test_both_shares_span_the_same_colors() -> None:
     for rank in range(2):
         assert IMAGES[rank::2].aminmax() == (0, 1)
 

@@ -1,0 +1,20 @@
+"""The options of the targets' writers. They are apart because they are listed without importing onnx."""
+
+from typing import Literal
+
+from srptq_plugin.utils.field_types import Flag
+from srptq_plugin.utils.options import Options
+
+
+class SnpeExport(Options):
+    """The options of `export` for SNPE and QNN."""
+
+    encodings: Literal["1.0.0", "0.6.1", "2.0.0"] = "1.0.0"
+    """The version of the encodings file."""
+
+
+class TensorRTExport(Options):
+    """The options of `export` for TensorRT."""
+
+    calibration_cache: Flag = False
+    """`true` also writes a calibration cache."""

@@ -1,0 +1,43 @@
+"""The options of the observers. They are apart from the observers because they are listed without importing torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator
+
+from srptq_plugin.utils.field_types import Allowed, Count, Share, is_real, whole
+from srptq_plugin.utils.options import Options
+
+Percentage = Annotated[
+    float,
+    BeforeValidator(Allowed("a percentage from 0 to less than 50", lambda value: is_real(value) and value < 50)),  # noqa: PLR2004
+]
+Bins = Annotated[int, whole(2, 1_000_000)]
+
+
+class DbdcOptions(Options):
+    """The options of DBDC."""
+
+    ratio: Share | Literal["paper", "auto"] = "auto"
+    """The share of values to clip. `paper` is the paper's for 4, 6 and 8 bits, `auto` the ratio of least error."""
+    bins: Count = 2048
+    """Bins of the histogram."""
+    average: Literal["mean", "ema"] = "mean"
+    """How bounds are averaged over batches. `ema` is a moving average."""
+    momentum: Share = 0.9
+    """The factor of the moving average."""
+
+
+class PercentileOptions(Options):
+    """The options of the percentile observer."""
+
+    percentile: Percentage = 0.1
+    """The percentage of values to cut off at each end."""
+
+
+class SearchOptions(Options):
+    """The options of the observers that search for the best shrunken range."""
+
+    steps: Count = 100
+    """Factors to try, evenly spaced up to 1."""
+    bins: Bins | None = None
+    """Bins of the histogram. `null` means 4096, or 1024 for each channel."""
