@@ -1,9 +1,9 @@
-"""PSNR of a quantized network on a test set, for some recipes, in one run.
+"""PSNR of a quantized network on a test set, for several recipes, in one run.
 
     python benchmarks/accuracy.py --model imdn:imdn --weights IMDN_x4.safetensors --images BSDS399 --data Set5
     python benchmarks/accuracy.py ... --placement full tensorrt-w8a8 snpe-w8a8 onnxruntime-w8a8 openvino-w8a8
 
-Images are high-resolution photographs; 100 patches of 48 x 48 are cut from them. Prints a Markdown table.
+Images are high-resolution photographs. 100 patches of 48 x 48 are cut from them. Prints a Markdown table.
 `imdn` is in examples/: run it with PYTHONPATH=examples.
 """
 
@@ -25,7 +25,7 @@ GRIDS = {
 
 
 def main() -> None:
-    """Calibrate, reconstruct and evaluate every recipe."""
+    """Calibrate, reconstruct and evaluate every recipe, and print its row."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     print(f"{arguments.model}, {Path(arguments.data).name}, placement {arguments.placement}, seed 0\n")

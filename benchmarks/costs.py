@@ -1,8 +1,8 @@
-"""The OPs and memory columns of FQSR's Table 2, beside what this package counts; nothing is trained or measured.
+"""OPs and memory in FQSR's Table 2, compared with this package's counts. Nothing is trained or measured.
 
     python benchmarks/costs.py
 
-SRResNet is SRGAN's generator, with kernels of 9 at both ends; FQSR_Lite has 10 blocks. Prints Markdown.
+SRResNet is SRGAN's generator, with kernels of 9 at both ends. FQSR_Lite has 10 blocks. Prints Markdown.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ FLOAT = "float"
 
 @dataclass(frozen=True)
 class Row:
-    """What the paper says."""
+    """The paper's figures for a setting: OPs in G, memory in MB."""
 
     scale: int
     setting: str
@@ -31,7 +31,7 @@ class Row:
 
     @property
     def recipe(self) -> str:
-        """The recipe of a setting, as 4/4/8; the float network is that of any."""
+        """The recipe of a setting such as 4/4/8. The float network is the same for every recipe."""
         weights, features, skips = ("8", "8", "8") if self.setting == FLOAT else self.setting.split("/")
         return f"paper-w{weights}a{features}-fqsr-s{skips}"
 
@@ -54,12 +54,11 @@ ROWS = (
 )
 
 
-def ours(row: Row) -> Iterator[float]:
-    """OPs in G, memory in MB by FQSR's convention, the most memory in MB by liveness, the model in MB."""
+def count(row: Row) -> Iterator[float]:
+    """Yield OPs in G, memory in MB by FQSR's convention, peak memory in MB by liveness, and the model in MB."""
     loaded = describe("SRResNet", SRNetwork(SRGANGenerator(row.scale, 64, row.blocks)))
-    found = Estimate.of_recipe(row.recipe, loaded, Registry(), SIZES[row.scale])
-    plain = row.setting == FLOAT
-    total = found.plain if plain else found.quantized
+    estimate = Estimate.of_recipe(row.recipe, loaded, Registry(), SIZES[row.scale])
+    total = estimate.plain if row.setting == FLOAT else estimate.quantized
     yield total.fqsr_operations / 1e9
     yield (total.fqsr_memory or 0) / 1e6
     yield total.memory.bytes / 1e6
@@ -67,13 +66,13 @@ def ours(row: Row) -> Iterator[float]:
 
 
 def main() -> None:
-    """Print."""
+    """Print the table."""
     print("| scale | setting | OPs, paper | OPs | memory, paper | memory | most at once | model |")
     print("| --- |" + " --- |" * 7)
     for row in ROWS:
-        operations, memory, most, size = ours(row)
+        operations, memory, peak, size = count(row)
         name = row.setting + (" Lite" if row.blocks == LITE else "")
-        figures = f"{row.operations:.2f} | {operations:.2f} | {row.memory:.1f} | {memory:.1f} | {most:.0f} | {size:.2f}"
+        figures = f"{row.operations:.2f} | {operations:.2f} | {row.memory:.1f} | {memory:.1f} | {peak:.0f} | {size:.2f}"
         print(f"| x{row.scale} | {name} | {figures} |")
 
 

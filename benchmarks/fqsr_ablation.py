@@ -1,10 +1,10 @@
-"""FQSR's Table 5 in kind, on the small EDSR that comes with the package: learned intervals, and the calibration loss.
+"""FQSR's Table 5 on the small EDSR of the package: learned intervals, and the calibration loss.
 
     python benchmarks/fqsr_ablation.py --data DATA --images BSDS399 --rows rows.jsonl --steps 1000
 
-DATA holds Set5 and Set14; IMAGES are photographs, which are what is learned. Every row starts from the same calibrated
-run and trains for as many steps; what is kept is what validated best on photographs held out. Prints Markdown. Each
-measurement is added to the file of rows, and one that is there is not taken again: started again, it goes on.
+DATA holds Set5 and Set14. IMAGES are the photographs to train on. Every row starts from the same calibrated run and
+trains for the same number of steps. It keeps the state with the best score on held-out photographs. Prints Markdown.
+Measurements go to the file of rows, and a restarted benchmark skips the known ones.
 """
 
 import argparse
@@ -30,7 +30,7 @@ FIXED, WITHOUT_LOSS = "training.bound_rate=0", "training.calibration=0"
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the paper's table, as changes of the recipe; `None` is what training starts from."""
+    """A row of the paper's table, as changes of the recipe. `None` stands for the untrained start."""
 
     number: str
     name: str
@@ -46,7 +46,7 @@ MODELS = (
 
 
 class Bench:
-    """Calibrates once, trains each row from there, and scores it."""
+    """A calibrated run, from which each row is trained and scored."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments, self.folder = arguments, folder
@@ -62,10 +62,10 @@ class Bench:
         )
 
     def measure(self, model: Model) -> dict[str, Any]:
-        """The scores of a row on every set."""
+        """Return the scores of a row on every set."""
         run = self.start if model.overrides is None else self._trained(model)
-        network, how = run.table.simulate(run.network), (run.scale, run.input_range)
-        scores = {name: mean_scores(network, pairs, *how) for name, pairs in self.pairs.items()}
+        network = run.table.simulate(run.network)
+        scores = {name: mean_scores(network, pairs, run.scale, run.input_range) for name, pairs in self.pairs.items()}
         print(f"{model.name}: {scores}", file=sys.stderr, flush=True)
         return {"scores": scores}
 
@@ -80,30 +80,30 @@ class Bench:
         )
 
 
-def key(arguments: argparse.Namespace, model: Model) -> Key:
-    """What makes two measurements the same."""
+def make_key(arguments: argparse.Namespace, model: Model) -> Key:
+    """Return everything on which a row depends."""
     setting = (arguments.recipe, str(arguments.scale))
     return (*setting, "0") if model.overrides is None else (*setting, str(arguments.steps), *sorted(model.overrides))
 
 
 def main() -> None:
-    """Measure what is missing, then print."""
+    """Measure the missing rows, then print all."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     rows = Rows(arguments.rows)
-    missing = [model for model in MODELS if rows.of(key(arguments, model)) is None]
+    missing = [model for model in MODELS if rows.get(make_key(arguments, model)) is None]
     if missing and not arguments.no_measuring:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(arguments, Path(folder))
             for model in missing:
-                rows.add(key(arguments, model), bench.measure(model))
+                rows.add(make_key(arguments, model), bench.measure(model))
     print(f"### {arguments.recipe}, EDSR-mini x{arguments.scale}, {arguments.steps} steps\n")
     print(f"| model | | {' | '.join(SETS)} |")
     print("| --- | --- |" + " --- |" * len(SETS))
     for model in MODELS:
-        found = rows.of(key(arguments, model))
-        if found is not None:
-            cells = (f"{psnr:.2f} / {ssim:.4f}" for psnr, ssim in (found["scores"][name] for name in SETS))
+        row = rows.get(make_key(arguments, model))
+        if row is not None:
+            cells = (f"{psnr:.2f} / {ssim:.4f}" for psnr, ssim in (row["scores"][name] for name in SETS))
             print(f"| {model.number} | {model.name} | {' | '.join(cells)} |")
 
 

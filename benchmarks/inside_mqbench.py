@@ -1,13 +1,13 @@
-"""PSNR against seconds inside MQBench: its own observers and reconstructions, dbdc, and dbdc with PaC, in one run.
+"""PSNR and seconds inside MQBench: its own observers and reconstructions, dbdc, and dbdc with PaC, in one run.
 
     python benchmarks/inside_mqbench.py --model imdn:imdn --weights IMDN_x4.safetensors --images BSDS399 --data Set5 \
         --leaf imdn:ContrastAttention
 
-Academic, W4A4, weights per channel, activations asymmetric; 100 patches of 48 x 48 cut from the photographs, made
-smaller by the scale. Seconds are those of calibrating and reconstructing; what several rows calibrate alike is done
-once and counted in each. MQBench's reconstructions cannot look into IMDN's attention: a leaf, in every row, float.
-MQBench has to be importable; `imdn` is in examples/: run it with PYTHONPATH=examples. Prints a Markdown table, a row
-as it is measured, and what is on the front.
+Academic, W4A4, weights per channel, activations asymmetric. 100 patches of 48 x 48 are cut from the downscaled
+photographs. Seconds cover calibration and reconstruction. Rows with the same calibration share it, and its seconds
+count in each. MQBench's reconstructions cannot look into IMDN's attention, so the attention is a float leaf in every
+row. MQBench has to be importable. `imdn` is in examples/: run it with PYTHONPATH=examples. Prints each row of a
+Markdown table when it is measured, and finally the Pareto front.
 """
 
 import argparse
@@ -43,14 +43,14 @@ from mqbench.utils.state import enable_calibration, enable_quantization  # noqa:
 
 PLAIN = {"observer": "MinMaxObserver", "fakequantize": "FixedFakeQuantize"}
 ROUNDED = {"w_observer": "MSEObserver", "w_fakequantize": "AdaRoundFakeQuantize", "a_fakequantize": "QDropFakeQuantize"}
-PAPERS_PAC = {
+PAC_OF_PAPER = {
     "pattern": "pac",
     "schedule": "alternating",
     "output_loss": "l1",
     "region_weight": 0.0,
     "recolor": False,
 }
-THEIRS = {
+MQBENCHS_OPTIONS = {
     "pattern": "block",
     "scale_lr": 4e-5,
     "warm_up": 0.2,
@@ -66,8 +66,8 @@ SCHEMES = {
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to quantize: an observer, quantizers that learn rounding or not, and a reconstruction."""
+class Method:
+    """An observer, optionally quantizers that learn rounding, and optionally a reconstruction."""
 
     name: str
     observer: str
@@ -75,20 +75,20 @@ class Way:
     reconstruction: dict[str, Any] | None = None
 
 
-def ways() -> Iterator[Way]:
-    """Every row of the table."""
+def methods() -> Iterator[Method]:
+    """Yield the methods in the order of the table."""
     for observer in ("MinMaxObserver", "EMAMinMaxObserver", "EMAQuantileObserver", "EMAMSEObserver", "dbdc"):
-        yield Way(observer, observer)
+        yield Method(observer, observer)
     for epochs in (1, 3, 10):
-        yield Way(f"dbdc + PaC, {50 * epochs} steps", "dbdc", reconstruction={**PAPERS_PAC, "epochs": epochs})
+        yield Method(f"dbdc + PaC, {50 * epochs} steps", "dbdc", reconstruction={**PAC_OF_PAPER, "epochs": epochs})
     for steps in (500, 2000):
         for name, keep in (("BRECQ", 1.0), ("QDrop", 0.5)):
-            config = {**THEIRS, "max_count": steps, "prob": keep}
-            yield Way(f"{name}, {steps} steps a block", "EMAMSEObserver", rounded=True, reconstruction=config)
+            config = {**MQBENCHS_OPTIONS, "max_count": steps, "prob": keep}
+            yield Method(f"{name}, {steps} steps a block", "EMAMSEObserver", rounded=True, reconstruction=config)
 
 
 def main() -> None:
-    """Quantize in every way and evaluate."""
+    """Quantize by every method and evaluate."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     loaded = load_model(arguments.model, arguments.weights, {}, None)
@@ -104,14 +104,20 @@ def main() -> None:
     print("| | PSNR | seconds | of which calibration |\n| --- | --- | --- | --- |")
     rows: list[tuple[str, float, float]] = []
     leaves = [pkgutil.resolve_name(arguments.leaf)] if arguments.leaf else []
-    calibrated = functools.cache(functools.partial(_calibrated, loaded.module, patches, leaves))
-    for way in ways():
-        observed, observing = calibrated(way.observer, way.rounded)
-        model, tuning = _reconstructed(observed, way, patches)
-        rows.append((way.name, evaluate(model), observing + tuning))
-        print(f"| {way.name} | {rows[-1][1]:.2f} | {observing + tuning:.1f} | {observing:.1f} |", flush=True)
-    front = [name for name, psnr, took in rows if not any(p >= psnr and t < took for n, p, t in rows if n != name)]
-    print(f"\nOn the front, nothing being both faster and better: {'; '.join(front)}.")
+    calibrate = functools.cache(functools.partial(_calibrate, loaded.module, patches, leaves))
+    for method in methods():
+        observed, observing = calibrate(method.observer, method.rounded)
+        model, tuning = _reconstruct(observed, method, patches)
+        rows.append((method.name, evaluate(model), observing + tuning))
+        print(f"| {method.name} | {rows[-1][1]:.2f} | {observing + tuning:.1f} | {observing:.1f} |", flush=True)
+    print(f"\nPareto front of PSNR and seconds: {'; '.join(_pareto_front(rows))}.")
+
+
+def _pareto_front(rows: list[tuple[str, float, float]]) -> Iterator[str]:
+    for name, psnr, seconds in rows:
+        rivals = [row for row in rows if row[0] != name]
+        if not any(rival_psnr >= psnr and rival_seconds < seconds for _, rival_psnr, rival_seconds in rivals):
+            yield name
 
 
 def _arguments() -> argparse.Namespace:
@@ -122,11 +128,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--leaf", metavar="MODULE:CLASS", help="a layer that MQBench is not to look into")
+    parser.add_argument("--leaf", metavar="MODULE:CLASS", help="a layer that MQBench does not look into")
     return parser.parse_args()
 
 
-def _calibrated(
+def _calibrate(
     network: torch.nn.Module,
     patches: Tensor,
     leaves: list[type],
@@ -146,22 +152,22 @@ def _calibrated(
         return model, time.perf_counter() - start
 
 
-def _reconstructed(model: Any, way: Way, patches: Tensor) -> tuple[Any, float]:
+def _reconstruct(model: Any, method: Method, patches: Tensor) -> tuple[Any, float]:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - MQBench draws its batches by it
     start = time.perf_counter()
     with _silence():
         tuned = copy.deepcopy(model)
-        if way.reconstruction is not None:
-            tuned = ptq_reconstruction(tuned, list(patches.split(2)), way.reconstruction)
-        took = time.perf_counter() - start
+        if method.reconstruction is not None:
+            tuned = ptq_reconstruction(tuned, list(patches.split(2)), method.reconstruction)
+        seconds = time.perf_counter() - start
         enable_quantization(tuned)
-    return tuned.eval(), took
+    return tuned.eval(), seconds
 
 
 @contextlib.contextmanager
 def _silence() -> Generator[None]:
-    """MQBench logs every layer."""
+    """Suppress MQBench's log of every layer."""
     from mqbench.utils.logger import logger  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
 
     logger.setLevel("WARNING")

@@ -1,9 +1,9 @@
-"""Bits by tensor beside one number of bits everywhere, at the same BitOPs; by dual clipping, without tuning.
+"""Bits by tensor compared with uniform bits at the same BitOPs, with DBDC and without tuning.
 
     PYTHONPATH=examples python benchmarks/mixed.py --data DATA --images BSDS399 --weights WEIGHTS --rows rows.jsonl
 
-DATA holds Set5 and Set14, by which nothing is chosen; IMAGES are photographs to calibrate and to measure noise on, made
-smaller by the network's scale. Prints Markdown. A network that is in the file of rows is not measured again.
+DATA holds Set5 and Set14, which no choice depends on. IMAGES are photographs for calibration and for measuring noise,
+downscaled by the network's factor. Prints Markdown. Networks that are in the file of rows are not measured again.
 """
 
 import argparse
@@ -28,11 +28,12 @@ RECIPE, SETS, PATCHES = "paper-w4a4", ("Set5", "Set14"), 8
 WIDTHS, COMPARED = (3, 4, 5, 6, 7, 8), (4, 5, 6)
 SHOWN = ("EDSR-mini x4", "SRGAN x4", "IMDN x4")
 UNITS: Mapping[str, Unit] = {"by tensor": "site", "by stage": "stage"}
-ROUNDING = 1 + 1e-9
+TOLERANCE = 1 + 1e-9
+"""Factor that keeps the uniform plan itself within its budget."""
 
 
 class Bench:
-    """A network, measured once at every number of bits, and scored with any bits."""
+    """A network that is measured once at every number of bits and scored with any plan of bits."""
 
     def __init__(self, subject: Subject, arguments: argparse.Namespace) -> None:
         self.scale = subject.scale
@@ -45,28 +46,28 @@ class Bench:
         self.precisions = {name: Precision(self.uniforms, unit) for name, unit in UNITS.items()}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One number of bits everywhere, and the mixtures that cost as much."""
-        for found in self.uniforms:
-            if found.bits in COMPARED:
-                yield from self._beside(found)
+        """Yield a row for each uniform number of bits, then rows of mixed bits at the same BitOPs."""
+        for uniform in self.uniforms:
+            if uniform.bits in COMPARED:
+                yield from self._compare(uniform)
 
-    def _beside(self, found: Uniform) -> Iterator[dict[str, Any]]:
-        everywhere = dict.fromkeys(found.noise, found.bits)
+    def _compare(self, uniform: Uniform) -> Iterator[dict[str, Any]]:
+        everywhere = dict.fromkeys(uniform.noise, uniform.bits)
         problem, eight = self.precisions["by tensor"].problem, self.precisions["by tensor"].eight
         share = problem.cost("bops", everywhere) / problem.cost("bops", eight)
-        yield {"bits": found.bits, "how": "everywhere", "bops": share, "scores": self._scores(everywhere)}
+        yield {"bits": uniform.bits, "how": "everywhere", "bops": share, "scores": self._scores(everywhere)}
         for name, precision in self.precisions.items():
-            mixture = precision.within(Budget("bops", share * ROUNDING))
-            yield {"bits": found.bits, "how": name, "bops": mixture.bops, "scores": self._scores(mixture.bits)}
+            mixture = precision.within(Budget("bops", share * TOLERANCE))
+            yield {"bits": uniform.bits, "how": name, "bops": mixture.bops, "scores": self._scores(mixture.bits)}
 
     def _scores(self, bits: Mapping[str, int]) -> dict[str, float]:
         network = mixed(self.uniforms, bits).simulate(self.uniforms[0].subject.network)
-        how = self.scale, self.inputs.loaded.record.input_range
-        return {name: mean_scores(network, pairs, *how)[0] for name, pairs in self.pairs.items()}
+        input_range = self.inputs.loaded.record.input_range
+        return {name: mean_scores(network, pairs, self.scale, input_range)[0] for name, pairs in self.pairs.items()}
 
 
 def main() -> None:
-    """Measure what is missing, then print."""
+    """Measure the missing networks, then print."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     rows = Rows(arguments.rows)
@@ -74,13 +75,13 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     for subject in NETWORKS:
         if subject.label in arguments.only:
-            if rows.of(("mixed", subject.label)) is None:
+            if rows.get(("mixed", subject.label)) is None:
                 rows.add(("mixed", subject.label), {"rows": list(Bench(subject, arguments).rows())})
             _print(subject, rows)
 
 
 def _print(subject: Subject, rows: Rows) -> None:
-    for row in (rows.of(("mixed", subject.label)) or {})["rows"]:
+    for row in (rows.get(("mixed", subject.label)) or {})["rows"]:
         how = f"{row['bits']} everywhere" if row["how"] == "everywhere" else f"mixed {row['how']}"
         scores = " | ".join(f"{row['scores'][name]:.2f}" for name in SETS)
         print(f"| {subject.label} | {row['bops']:.1%} | {how} | {scores} |", flush=True)

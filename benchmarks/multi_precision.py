@@ -1,14 +1,13 @@
-"""Tables 2 and 3 of Liu et al. 2021 in kind: 8 bits everywhere, and 16 at the first and the last convolution.
+"""Tables 2 and 3 of Liu et al. 2021: 8 bits everywhere, and 16 at the first and the last convolution.
 
     python benchmarks/multi_precision.py --data DATA --images BSDS399 --weights SRGAN_netG_x4.safetensors \
         --rows rows.jsonl [--steps 1000]
 
-DATA holds Set5 and Set14; IMAGES are photographs. With `--model rrdb` and weights of ESRGAN for its columns. PSNR and
-SSIM are the simulation's, on Y. Bytes are what `srptq cost` says of the model. How many times as fast as float, ONNX
-Runtime says: medians of runs that take turns; where a target runs elsewhere nothing. `--steps` adds rows
-trained on from the calibrated ones. The paper's PI, which looks at no reference image, is not computed. Prints
-Markdown. Each measurement is added to the file of rows, and one that is there is not taken again: started again, it
-goes on.
+DATA holds Set5 and Set14. IMAGES are photographs. The ESRGAN columns need `--model rrdb` and ESRGAN's weights. PSNR and
+SSIM are the simulation's, on Y. Bytes of the model are counted as by `srptq cost`. Speed is measured in ONNX Runtime,
+as the median of interleaved runs, and is empty for other targets. `--steps` adds rows that continue by training. The
+paper's no-reference metric PI is not computed. Prints Markdown. Measurements go to the file of rows, and a restarted
+benchmark skips the known ones.
 """
 
 import argparse
@@ -47,7 +46,7 @@ RUNS = 9
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe, and how often its network is trained on; `None` is the float network."""
+    """A recipe and the steps of its training. The recipe `None` is the float network."""
 
     name: str
     bits: str
@@ -66,7 +65,7 @@ CALIBRATED = (
 
 
 def methods(steps: int) -> Iterator[Method]:
-    """The rows: float, without training, and where steps are given trained."""
+    """Yield the rows: float, calibrated, and trained ones if there are steps."""
     yield Method("float", "32")
     yield from CALIBRATED
     if steps:
@@ -75,7 +74,7 @@ def methods(steps: int) -> Iterator[Method]:
 
 
 class Bench:
-    """Measures rows of one network, whose float file and test images are made once."""
+    """One network with its test images, from which rows are measured."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments, self.folder = arguments, folder
@@ -87,7 +86,7 @@ class Bench:
         self.calibrated = cache(self._calibrated)
 
     def measure(self, method: Method) -> dict[str, Any]:
-        """Bytes, milliseconds and the scores on every set."""
+        """Return a row: bytes, milliseconds, and the scores on every set."""
         row = self._float() if method.recipe is None else self._quantized(method.recipe, method.steps)
         print(f"{method}: {row}", file=sys.stderr, flush=True)
         return row
@@ -101,13 +100,18 @@ class Bench:
 
     def _quantized(self, recipe: str, steps: int) -> dict[str, Any]:
         run = self._trained(recipe, steps) if steps else self.calibrated(recipe)
-        timed = run.recipe.target == RUNTIME
-        own, plain = self._milliseconds(run.artifacts[0], run.folder / NETWORK) if timed else (None, None)
-        scores = self._scores(run.table.simulate(run.network))
-        return {"bytes": Estimate.of_run(run).quantized.size, "ms": own, "float_ms": plain, "scores": scores}
+        milliseconds, float_milliseconds = None, None
+        if run.recipe.target == RUNTIME:
+            milliseconds, float_milliseconds = self._milliseconds(run.artifacts[0], run.folder / NETWORK)
+        return {
+            "bytes": Estimate.of_run(run).quantized.size,
+            "ms": milliseconds,
+            "float_ms": float_milliseconds,
+            "scores": self._scores(run.table.simulate(run.network)),
+        }
 
     def _calibrated(self, recipe: str) -> Run:
-        epochs = epochs_of(recipe, self.arguments)
+        epochs = override_epochs(recipe, self.arguments)
         return quantize(
             recipe,
             model=self.arguments.model,
@@ -129,21 +133,21 @@ class Bench:
         )
 
     def _scores(self, network: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, tuple[float, float]]:
-        how = self.scale, self.loaded.record.input_range
-        return {name: mean_scores(network, pairs, *how) for name, pairs in self.pairs.items()}
+        input_range = self.loaded.record.input_range
+        return {name: mean_scores(network, pairs, self.scale, input_range) for name, pairs in self.pairs.items()}
 
     def _milliseconds(self, *files: Path) -> list[float]:
-        """Medians; the files take turns, so that a drifting machine disturbs all alike."""
+        """Return each file's median. The runs interleave, so a drifting machine affects all files alike."""
         load = Registry().target(RUNTIME).load().load
         sessions = [load(file) for file in files]
         side, (low, high) = self.arguments.side, self.loaded.record.input_range
         image = np.random.default_rng(0).uniform(low, high, (1, 3, side, side)).astype(np.float32)
         seconds = [[_seconds(session, image) for session in sessions] for _ in range(RUNS + 1)]
-        return [1000 * statistics.median(each) for each in zip(*seconds[1:], strict=True)]
+        return [1000 * statistics.median(file_seconds) for file_seconds in zip(*seconds[1:], strict=True)]
 
 
-def epochs_of(recipe: str | None, arguments: argparse.Namespace) -> str:
-    """What changes the epochs of a recipe that tunes; nothing where they are its own."""
+def override_epochs(recipe: str | None, arguments: argparse.Namespace) -> str:
+    """Return the override that sets a recipe's epochs to `--epochs`, or "" if the recipe's own apply."""
     if recipe is None or arguments.epochs is None or Recipe.load(recipe).reconstruction is None:
         return ""
     return f"reconstruction.epochs={arguments.epochs}"
@@ -155,23 +159,23 @@ def _seconds(session: Callable[[Any], object], image: object) -> float:
     return time.perf_counter() - start
 
 
-def key(arguments: argparse.Namespace, method: Method) -> Key:
-    """What makes two measurements the same."""
+def make_key(arguments: argparse.Namespace, method: Method) -> Key:
+    """Return everything on which a row depends."""
     network = arguments.model, arguments.weights.name, " ".join(arguments.sets), str(arguments.side)
-    return (*network, method.recipe or "float", epochs_of(method.recipe, arguments), str(method.steps))
+    return (*network, method.recipe or "float", override_epochs(method.recipe, arguments), str(method.steps))
 
 
 def main() -> None:
-    """Measure what is missing, then print."""
+    """Measure the missing rows, then print all."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     rows = Rows(arguments.rows)
-    missing = [method for method in methods(arguments.steps) if rows.of(key(arguments, method)) is None]
+    missing = [method for method in methods(arguments.steps) if rows.get(make_key(arguments, method)) is None]
     if missing and not arguments.no_measuring:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(arguments, Path(folder))
             for method in missing:
-                rows.add(key(arguments, method), bench.measure(method))
+                rows.add(make_key(arguments, method), bench.measure(method))
     _print(arguments, rows)
 
 
@@ -180,14 +184,14 @@ def _print(arguments: argparse.Namespace, rows: Rows) -> None:
     print(f"| method | bits | bytes | times float | {' | '.join(arguments.sets)} |")
     print("| --- | --- | --- | --- |" + " --- |" * len(arguments.sets))
     for method in methods(arguments.steps):
-        row = rows.of(key(arguments, method))
+        row = rows.get(make_key(arguments, method))
         if row is not None:
             scores: Sequence[Sequence[float]] = [row["scores"][name] for name in arguments.sets]
-            cells = [f"{row['bytes']:,}", _timed(row), *(f"{psnr:.2f} / {ssim:.4f}" for psnr, ssim in scores)]
+            cells = [f"{row['bytes']:,}", _speedup(row), *(f"{psnr:.2f} / {ssim:.4f}" for psnr, ssim in scores)]
             print(f"| {method.name} | {method.bits} | {' | '.join(cells)} |")
 
 
-def _timed(row: Any) -> str:
+def _speedup(row: Any) -> str:
     return "" if row["ms"] is None else f"{row.get('float_ms', row['ms']) / row['ms']:.2f}"
 
 
@@ -198,7 +202,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="srgan", choices=("srgan", "rrdb"))
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--steps", type=int, default=0)
-    parser.add_argument("--epochs", type=int, help="of PaC, where not the recipe's")
+    parser.add_argument("--epochs", type=int, help="epochs of PaC (default: the recipe's)")
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-measuring", action="store_true")

@@ -1,4 +1,4 @@
-"""Run a file in its runtime on images, alone in a process, so that the processor can be another one.
+"""Run a file in its runtime on images, in a process of its own that can have another processor or instruction set.
 
 ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/on_processor.py openvino model_openvino.xml images.npz outputs.npz
 qemu-x86_64 -cpu Haswell python benchmarks/on_processor.py onnxruntime model_onnxruntime.onnx images.npz outputs.npz
@@ -16,7 +16,7 @@ Forward = Callable[[Any], Any]
 
 
 def main() -> None:
-    """Run every image of a file once."""
+    """Run the model once on every image and store the outputs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runtime", choices=["openvino", "onnxruntime"])
     for name in ("model", "images", "outputs"):

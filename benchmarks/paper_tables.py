@@ -1,11 +1,11 @@
-"""The paper's tables in kind, on networks that are at hand: every method, bits, test set and scale.
+"""The paper's tables on available networks: every method, number of bits, test set and scale.
 
     PYTHONPATH=examples python benchmarks/paper_tables.py --data DATA --images BSDS399 --weights WEIGHTS \
         --rows rows.jsonl
 
-DATA holds Set5, Set14 and B100; WEIGHTS the files IMDN_x4.safetensors and the like, see NETWORKS. Prints Markdown. Each
-measurement is added to the file of rows, and one that is there is not taken again: started again, it goes on. `--only`
-picks networks, so several processes can share the work; with `--no-measuring` it prints what the file has.
+DATA holds Set5, Set14 and B100. WEIGHTS holds files such as IMDN_x4.safetensors (see NETWORKS). Prints Markdown.
+Measurements go to the file of rows, and a restarted benchmark skips the known ones. `--only` selects networks, so
+several processes can share the work. `--no-measuring` prints the rows in the file.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Subject:
 
     @property
     def label(self) -> str:
-        """As the tables and `--only` call it."""
+        """The name in the tables and in `--only`."""
         return f"{self.name} x{self.scale}"
 
 
@@ -62,7 +62,7 @@ NETWORKS = (
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe, changed; `None` is the float network."""
+    """A recipe with overrides. The recipe `None` is the float network."""
 
     name: str
     bits: str
@@ -86,8 +86,8 @@ FLOAT = Method("float", "32")
 
 
 def methods(bits: int) -> Iterator[Method]:
-    """The rows of tables 3 and 4 for a number of bits."""
-    if bits == 8:  # noqa: PLR2004 - what the targets' own quantizers make
+    """Yield the rows of tables 3 and 4 for a number of bits."""
+    if bits == 8:  # noqa: PLR2004 - the only width of the targets' own quantizers
         for target in ("OpenVINO", "TensorRT", "SNPE", "ONNX Runtime"):
             yield Method(f"{target}'s own", "8", f"{target.lower().replace(' ', '')}-w8a8-stock")
     for name in ("MinMax", "Percentile", "MSE", "Entropy"):
@@ -99,8 +99,8 @@ def methods(bits: int) -> Iterator[Method]:
     yield Method("best", str(bits), f"paper-w{bits}a{bits}-best")
 
 
-def activations_hurt() -> Iterator[Method]:
-    """Table 2: min-max on weights, on activations, on both."""
+def weights_and_activations() -> Iterator[Method]:
+    """Yield the rows of Table 2: min-max on weights, on activations, on both."""
     for bits in (6, 4):
         for name, off in ((f"{bits}/32", "activations"), (f"32/{bits}", "weights"), (f"{bits}/{bits}", "")):
             base = _baseline("MinMax", bits, *([f"{off}.quantize=false"] if off else []))
@@ -108,13 +108,13 @@ def activations_hurt() -> Iterator[Method]:
 
 
 def body_only() -> Iterator[Method]:
-    """Table 5's rows of post-training quantization."""
+    """Yield Table 5's rows of post-training quantization."""
     yield _ours("body only", 4, *PAPER_RATIO, *TEN_EPOCHS, *BODY_ONLY)
     yield _ours("all layers", 4, *PAPER_RATIO, *TEN_EPOCHS)
 
 
 def ablation() -> Iterator[Method]:
-    """Table 6; the paper's row without either is Percentile's."""
+    """Yield the rows of Table 6. The paper's row without either is Percentile's."""
     yield _baseline("Percentile", 4)
     yield _ours("DBDC", 4, *PAPER_RATIO, *UNTUNED)
     yield Method("PaC (from Percentile)", "4", "paper-w4a4-percentile", (*_wide(4), *TEN_EPOCHS))
@@ -122,7 +122,7 @@ def ablation() -> Iterator[Method]:
 
 
 def options() -> Iterator[Method]:
-    """What each option does to DBDC auto + PaC of five epochs at 4 bits, one changed at a time."""
+    """Yield DBDC auto + PaC of five epochs at 4 bits, then the same with one option changed at a time."""
     start = ("reconstruction.epochs=5", "reconstruction.start=observed")
     yield _ours("DBDC auto + PaC, 5 epochs", 4, *start)
     for changed in (
@@ -139,12 +139,12 @@ def options() -> Iterator[Method]:
         ("calibration.choose=detail",),
         ("calibration.size=68", "calibration.patches=50"),
     ):
-        name = ", ".join(each.removeprefix("reconstruction.").removeprefix("calibration.") for each in changed)
+        name = ", ".join(key.removeprefix("reconstruction.").removeprefix("calibration.") for key in changed)
         yield _ours(name, 4, *start, *changed)
 
 
 def training_free() -> Iterator[Method]:
-    """DAQ's Table 2: levels of each image's own in the body, nothing tuned; and DFQ's, found on noise."""
+    """Yield DAQ's Table 2: levels computed from each image in the body, without tuning, and DFQ's, from noise."""
     for bits in (4, 2, 1):
         for name, kind in (("linear", "linear"), ("DAQ", "daq"), ("DAQ-m", "daq-m")):
             kinds = f"weights.quantizer={kind.removesuffix('-m')}", f"activations.quantizer={kind}"
@@ -154,11 +154,11 @@ def training_free() -> Iterator[Method]:
 
 @dataclass(frozen=True)
 class Table:
-    """A title, its rows, and the networks that it is made for."""
+    """A title, its rows, and a filter of networks."""
 
     title: str
     rows: Callable[[], Iterable[Method]]
-    wanted: Callable[[Subject], bool] = lambda _: True
+    includes: Callable[[Subject], bool] = lambda _: True
 
 
 def _every_width() -> Iterator[Method]:
@@ -172,7 +172,7 @@ def _x4(subject: Subject) -> bool:
 
 
 TABLES = (
-    Table("Table 2: weights only, activations only, both", lambda: (FLOAT, *activations_hurt()), _x4),
+    Table("Table 2: weights only, activations only, both", lambda: (FLOAT, *weights_and_activations()), _x4),
     Table("Tables 3 and 4: methods", _every_width),
     Table("Table 5: body only", lambda: (FLOAT, *body_only()), lambda subject: subject.name == "EDSR-mini"),
     Table("Table 6: ablation", lambda: (FLOAT, *ablation()), _x4),
@@ -182,7 +182,7 @@ TABLES = (
 
 
 class Bench:
-    """Measures a subject, whose float network and images are read once."""
+    """A subject's float network and test images, from which methods are measured."""
 
     def __init__(self, subject: Subject, data: Path, images: Path, weights: Path) -> None:
         self.subject, self.images = subject, images
@@ -192,14 +192,14 @@ class Bench:
         self.pairs = {name: load_pairs(data / name, subject.scale, strict=True).usable for name in subject.sets}
 
     def measure(self, method: Method) -> dict[str, Any]:
-        """The scores of a method on every set."""
+        """Return the scores of a method on every set."""
         network = self._network(method)
         scores = {name: self._scores(network, pairs) for name, pairs in self.pairs.items()}
         print(f"{self.subject.label} {method.name} {method.bits}: {scores}", file=sys.stderr, flush=True)
         return {"scores": scores}
 
     def _scores(self, network: Upscale, pairs: Sequence[Pair]) -> tuple[float, float] | None:
-        """None where the network overflows, as linear quantization of 2 bits makes some."""
+        """Return PSNR and SSIM, or None if the network overflows, as with linear quantization of 2 bits."""
         try:
             return mean_scores(network, pairs, self.subject.scale, self.loaded.record.input_range)
         except SrptqError as error:
@@ -222,16 +222,16 @@ class Bench:
             return run.table.simulate(run.network)
 
 
-def key(subject: Subject, method: Method) -> Key:
-    """What makes two measurements the same."""
+def make_key(subject: Subject, method: Method) -> Key:
+    """Return everything on which a row depends."""
     return (subject.label, method.recipe or "float", *sorted(method.overrides))
 
 
 def main() -> None:
-    """Measure what is missing, then print."""
+    """Measure the missing rows, then print all."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    subjects = [each for each in NETWORKS if not arguments.only or each.label in arguments.only]
+    subjects = [subject for subject in NETWORKS if not arguments.only or subject.label in arguments.only]
     rows = Rows(arguments.rows)
     if not arguments.no_measuring:
         with tempfile.TemporaryDirectory() as folder:
@@ -242,43 +242,44 @@ def main() -> None:
 
 
 def _measure(subject: Subject, rows: Rows, arguments: argparse.Namespace, folder: Path) -> None:
-    wanted = [method for table in TABLES if table.wanted(subject) for method in table.rows()]
-    missing = [method for method in wanted if rows.of(key(subject, method)) is None]
+    methods = [method for table in TABLES if table.includes(subject) for method in table.rows()]
+    missing = [method for method in methods if rows.get(make_key(subject, method)) is None]
     if not missing:
         return
-    bench = Bench(subject, arguments.data, smaller(arguments, subject, folder), arguments.weights)
+    bench = Bench(subject, arguments.data, downscale_once(arguments, subject, folder), arguments.weights)
     for method in missing:
-        if rows.of(key(subject, method)) is None:
-            rows.add(key(subject, method), bench.measure(method))
+        # Tables share methods, so a row may have been added since.
+        if rows.get(make_key(subject, method)) is None:
+            rows.add(make_key(subject, method), bench.measure(method))
 
 
-def smaller(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Path:
-    """The photographs, made smaller once."""
-    place = folder / f"x{subject.scale}"
-    if not place.is_dir():
-        place.mkdir()
+def downscale_once(arguments: argparse.Namespace, subject: Subject, folder: Path) -> Path:
+    """Write the photographs downscaled by the subject's factor, unless they are there. Return their folder."""
+    downscaled = folder / f"x{subject.scale}"
+    if not downscaled.is_dir():
+        downscaled.mkdir()
         for image in load_images(arguments.images, scale=subject.scale):
-            PIL.Image.fromarray(image.pixels).save(place / f"{Path(image.name).stem}.png")
-    return place
+            PIL.Image.fromarray(image.pixels).save(downscaled / f"{Path(image.name).stem}.png")
+    return downscaled
 
 
 def _print(table: Table, subjects: Sequence[Subject], rows: Rows) -> None:
-    wanted = list(filter(table.wanted, subjects))
-    if wanted:
+    included = list(filter(table.includes, subjects))
+    if included:
         print(f"### {table.title}\n")
-    for subject in wanted:
+    for subject in included:
         print(f"| {subject.label} | bits | {' | '.join(subject.sets)} |")
         print("| --- | --- |" + " --- |" * len(subject.sets))
-        found = [(method, row) for method in table.rows() if (row := rows.of(key(subject, method))) is not None]
-        for method, row in found:
-            rivals = [other["scores"] for each, other in found if each.bits == method.bits]
-            cells = [_cell(row["scores"][name], [rival[name] for rival in rivals]) for name in subject.sets]
+        known = [(method, row) for method in table.rows() if (row := rows.get(make_key(subject, method))) is not None]
+        for method, row in known:
+            rivals = [rival_row["scores"] for rival, rival_row in known if rival.bits == method.bits]
+            cells = [_cell(row["scores"][name], [scores[name] for scores in rivals]) for name in subject.sets]
             print(f"| {method.name} | {method.bits} | {' | '.join(cells)} |")
         print()
 
 
 def _cell(scores: Sequence[float] | None, rivals: Sequence[Sequence[float] | None]) -> str:
-    """PSNR and SSIM; the highest PSNR of several is bold."""
+    """Format PSNR and SSIM. The highest PSNR of several rows is bold."""
     if scores is None:
         return "overflows"
     text = f"{scores[0]:.2f} / {scores[1]:.4f}"
@@ -289,7 +290,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "images", "weights", "rows"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--only", action="append", default=[], choices=[each.label for each in NETWORKS])
+    parser.add_argument("--only", action="append", default=[], choices=[subject.label for subject in NETWORKS])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-measuring", action="store_true")
     return parser.parse_args()

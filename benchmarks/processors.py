@@ -1,11 +1,11 @@
-"""PSNR in the runtime with VNNI and without: our files beside NNCF's and quantize_static's of the same networks.
+"""PSNR in the runtime with VNNI and without: our files compared with NNCF's and quantize_static's.
 
     PYTHONPATH=examples python benchmarks/processors.py --data DATA --images BSDS399 --weights WEIGHTS \
         --rows benchmarks/processors.jsonl [--emulator "qemu-x86_64 -cpu Haswell"]
 
-Needs a processor with VNNI, where `ONEDNN_MAX_CPU_ISA=AVX2` makes OpenVINO do without. ONNX Runtime has no such switch:
-`--emulator` is put in front of Python to run it without VNNI, at scale 4 only, as that is slow. Prints Markdown. Each
-measurement is added to the file of rows, so the command goes on where it was stopped.
+Needs a processor with VNNI. `ONEDNN_MAX_CPU_ISA=AVX2` makes OpenVINO do without it. ONNX Runtime has no such switch.
+The command of `--emulator` runs Python for it without VNNI, at scale 4 only, because that is slow. Prints Markdown.
+Measurements go to the file of rows, and a restarted benchmark skips the known ones.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from paper_tables import NETWORKS, Bench, Subject, smaller
+from paper_tables import NETWORKS, Bench, Subject, downscale_once
 from rows import Rows
 
 from srptq_plugin import Recipe, quantize
@@ -44,7 +44,7 @@ Outputs = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Model:
-    """A file to run; ours with what the simulation gives."""
+    """A file to run. Files of this plugin have the outputs of their simulation."""
 
     name: str
     path: Path
@@ -52,12 +52,12 @@ class Model:
 
 
 class Comparison:
-    """Makes and scores every model of a network for a runtime."""
+    """All models of a network for one runtime, and their scores."""
 
     def __init__(self, subject: Subject, runtime: str, arguments: argparse.Namespace, folder: Path) -> None:
         self.subject, self.runtime, self.folder = subject, runtime, folder
         self.emulator = shlex.split(arguments.emulator or "") if subject.scale == 4 else []  # noqa: PLR2004
-        self.bench = Bench(subject, arguments.data, smaller(arguments, subject, folder), arguments.weights)
+        self.bench = Bench(subject, arguments.data, downscale_once(arguments, subject, folder), arguments.weights)
         self.range = self.bench.loaded.record.input_range
         self.pairs: Mapping[str, Pair] = {pair.low.name: pair for pair in self.bench.pairs["Set5"]}
         self.images = {name: self._input(pair) for name, pair in self.pairs.items()}
@@ -86,7 +86,7 @@ class Comparison:
             yield "without", self._run(model, self.emulator, {"PYTHONPATH": os.pathsep.join(sys.path)})
 
     def _run(self, model: Model, before: list[str], environment: Mapping[str, str]) -> Outputs:
-        files = [str(each) for each in (model.path, self.folder / "images.npz", self.folder / "outputs.npz")]
+        files = [str(path) for path in (model.path, self.folder / "images.npz", self.folder / "outputs.npz")]
         python = str(Path(sys.executable).resolve()) if before else sys.executable
         command = [*before, python, str(WORKER), self.runtime, *files]
         subprocess.run(command, env={**os.environ, **environment}, check=True, capture_output=True)  # noqa: S603
@@ -94,18 +94,18 @@ class Comparison:
 
     def _psnr(self, outputs: Outputs) -> float:
         scale = self.subject.scale
-        on_each = (scores(torch.from_numpy(outputs[n]), pair, scale, self.range) for n, pair in self.pairs.items())
-        return float(np.mean([psnr_of_image for psnr_of_image, _ssim in on_each]))
+        image_scores = (scores(torch.from_numpy(outputs[n]), pair, scale, self.range) for n, pair in self.pairs.items())
+        return float(np.mean([image_psnr for image_psnr, _ssim in image_scores]))
 
     def _distance(self, outputs: Outputs, simulated: Outputs) -> float:
-        flat = [np.concatenate([each[name].ravel() for name in self.pairs]) for each in (outputs, simulated)]
+        flat = [np.concatenate([images[name].ravel() for name in self.pairs]) for images in (outputs, simulated)]
         return float(psnr(flat[0], flat[1], self.range[1] - self.range[0]))
 
     def _models(self) -> Iterator[Model]:
         ours = self._ours("ours")
         plain = ours.path.with_name(NETWORK)
         yield Model(FLOAT, plain)
-        yield from THEIRS[self.runtime](self, plain)
+        yield from TOOLS[self.runtime](self, plain)
         yield self._ours("ours, overflow_safe: false", UNSAFE)
         yield ours
 
@@ -125,14 +125,14 @@ class Comparison:
 
     @property
     def patches(self) -> Array:
-        """The calibration patches of our recipe, for the others too."""
+        """The calibration patches of our recipe, also for the other tools."""
         recipe = Recipe.load(f"{self.runtime}-w8a8", [f"calibration.images={self.bench.images}"])
         source = Source(self.subject.model, self.bench.weights, self.bench.args)
         return Inputs.load(BoundRecipe.of(recipe, Registry()), source).patches.numpy()
 
 
 def _nncf(comparison: Comparison, plain: Path) -> Iterator[Model]:
-    """Quantize by NNCF as its guide does, and with the guard of every layer."""
+    """Quantize with NNCF as its guide does, and with its overflow guard on every layer."""
     import nncf  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     import openvino  # noqa: PLC0415
     from nncf.quantization.advanced_parameters import (  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
@@ -154,7 +154,7 @@ def _nncf(comparison: Comparison, plain: Path) -> Iterator[Model]:
 
 
 def _quantize_static(comparison: Comparison, plain: Path) -> Iterator[Model]:
-    """Quantize by ONNX Runtime's own tool, also with 7-bit weights."""
+    """Quantize with ONNX Runtime's own tool, also with 7-bit weights."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static  # noqa: PLC0415
 
     class Reader(CalibrationDataReader):
@@ -179,7 +179,7 @@ def _mean_shifts(plain: Path) -> Sequence[onnx.NodeProto]:
     return [node for node in convs if node.input[1].startswith(("sub_mean", "add_mean"))]
 
 
-THEIRS: Mapping[str, Callable[[Comparison, Path], Iterator[Model]]] = {
+TOOLS: Mapping[str, Callable[[Comparison, Path], Iterator[Model]]] = {
     "openvino": _nncf,
     "onnxruntime": _quantize_static,
 }
@@ -187,11 +187,11 @@ COLUMNS = ("simulated", "vnni", "without", "vnni dB", "without dB")
 
 
 def main() -> None:
-    """Measure what is missing, then print."""
+    """Measure the missing networks, then print all."""
     arguments = _arguments()
     rows = Rows(arguments.rows)
-    wanted = [subject for subject in NETWORKS if not arguments.only or subject.label in arguments.only]
-    for subject in wanted:
+    subjects = [subject for subject in NETWORKS if not arguments.only or subject.label in arguments.only]
+    for subject in subjects:
         for runtime in arguments.runtime or RUNTIMES:
             if not any(key[:2] == (subject.label, runtime) for key in rows.known):
                 with tempfile.TemporaryDirectory() as folder:
@@ -206,14 +206,14 @@ def _print(rows: Rows) -> None:
     print("| --- " * (3 + len(COLUMNS)) + "|")
     for key, row in rows.known.items():
         cells = (row.get(column) for column in COLUMNS)
-        print(f"| {' | '.join(key)} | {' | '.join('' if each is None else f'{each:.2f}' for each in cells)} |")
+        print(f"| {' | '.join(key)} | {' | '.join('' if value is None else f'{value:.2f}' for value in cells)} |")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("data", "images", "weights", "rows"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--only", action="append", default=[], choices=[each.label for each in NETWORKS])
+    parser.add_argument("--only", action="append", default=[], choices=[subject.label for subject in NETWORKS])
     parser.add_argument("--runtime", action="append", choices=RUNTIMES)
     parser.add_argument("--emulator")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""Our files beside NNCF's, ONNX Runtime's and torchao's own int8 models of the same network, in one run.
+"""Speed of our files compared with NNCF's and ONNX Runtime's own int8 models of the same network, in one run.
 
     python benchmarks/runtimes.py [--threads 2] [--side 128]
 
@@ -25,11 +25,11 @@ from srptq_plugin.models import EDSR
 RUNS = 9
 Forward = Callable[[Array], Any]
 Row = tuple[str, str, Forward, int | None]
-"""Runtime, model, what runs it, and how many convolutions run in integers."""
+"""Runtime, model, a function that runs it, and the number of convolutions in integers."""
 
 
 class Job(NamedTuple):
-    """What is timed, and how."""
+    """A network, its image, a folder for files, and the number of threads."""
 
     network: torch.nn.Module
     image: Array
@@ -38,7 +38,7 @@ class Job(NamedTuple):
 
 
 def main() -> None:
-    """Time every runtime that is installed."""
+    """Time every runtime and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", type=int, default=128)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _report(rows: Sequence[Row], image: Array) -> None:
-    """Interleave the runs, so that a drifting machine disturbs all rows alike."""
+    """Time all rows and print them. The runs interleave, so a drifting machine affects all rows alike."""
     seconds: list[list[float]] = [[] for _ in rows]
     for turn in range(RUNS + 2):
         for n, (_, _, forward, _) in enumerate(rows):
@@ -64,7 +64,7 @@ def _report(rows: Sequence[Row], image: Array) -> None:
             forward(image)
             if turn > 1:
                 seconds[n].append(time.perf_counter() - start)
-    medians = [statistics.median(each) for each in seconds]
+    medians = [statistics.median(row_seconds) for row_seconds in seconds]
     for (runtime, model, _, convs), median in zip(rows, medians, strict=True):
         count = "" if convs is None else convs
         print(f"| {runtime} | {model} | {1000 * median:.0f} | {medians[0] / median:.2f} | {count} |")
@@ -91,7 +91,7 @@ def _onnxruntime(job: Job) -> list[Row]:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self._batches = ({"input": each} for each in _calibration())
+            self._batches = ({"input": batch} for batch in _calibration())
 
         def get_next(self) -> Any:
             return next(self._batches, None)
@@ -110,13 +110,13 @@ def _onnxruntime(job: Job) -> list[Row]:
         return forward, sum(node.op_type == "QLinearConv" for node in nodes)
 
     ours = _ours(job.network, "onnxruntime-w8a8-fast", job.folder)
-    plain, theirs = ours.parent / "model.onnx", job.folder / "static.onnx"
+    plain, static = ours.parent / "model.onnx", job.folder / "static.onnx"
     quantize_static(
-        plain, theirs, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+        plain, static, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         nodes_to_exclude=[n.name for n in onnx.load(plain).graph.node if _is_mean_shift(n)],
     )  # fmt: skip
-    files = {"float": plain, "quantize_static, uint8": theirs, "ours, onnxruntime-w8a8": ours}
+    files = {"float": plain, "quantize_static, uint8": static, "ours, onnxruntime-w8a8": ours}
     return [(f"ONNX Runtime {onnxruntime.__version__}", name, *session(path)) for name, path in files.items()]
 
 
@@ -132,11 +132,11 @@ def _openvino(job: Job) -> list[Row]:
     core = openvino.Core()
     config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": job.threads}
 
-    def compiled(model: Any) -> tuple[Forward, int]:
+    def compile_model(model: Any) -> tuple[Forward, int]:
         loaded = core.compile_model(model, "CPU", config)
-        infos = [each.get_rt_info() for each in loaded.get_runtime_model().get_ops()]
-        convs = [i for i in infos if str(i["layerType"].value) == "Convolution"]
-        return loaded, sum(str(i["runtimePrecision"].value) in ("u8", "i8") for i in convs)
+        infos = [op.get_rt_info() for op in loaded.get_runtime_model().get_ops()]
+        convs = [info for info in infos if str(info["layerType"].value) == "Convolution"]
+        return loaded, sum(str(info["runtimePrecision"].value) in ("u8", "i8") for info in convs)
 
     ours = {
         "ours, openvino-w8a8 (mixed)": _ours(job.network, "openvino-w8a8-fast", job.folder),
@@ -146,14 +146,14 @@ def _openvino(job: Job) -> list[Row]:
     plain = next(iter(ours.values())).parent / "model.onnx"
     shifts = [node.name for node in onnx.load(plain).graph.node if _is_mean_shift(node)]
     ignored = nncf.IgnoredScope(names=shifts, validate=False)
-    rows = [("float (f32)", compiled(plain))]
+    rows = [("float (f32)", compile_model(plain))]
     for preset in ("mixed", "performance"):
         model = nncf.quantize(
             core.read_model(plain), nncf.Dataset(list(_calibration())),
             preset=nncf.QuantizationPreset(preset), ignored_scope=ignored,
         )  # fmt: skip
-        rows.append((f"NNCF {nncf.__version__}, {preset}", compiled(model)))
-    rows += [(name, compiled(path)) for name, path in ours.items()]
+        rows.append((f"NNCF {nncf.__version__}, {preset}", compile_model(model)))
+    rows += [(name, compile_model(path)) for name, path in ours.items()]
     runtime = f"OpenVINO {openvino.__version__.split('-')[0]}"
     return [(runtime, name, forward, convs) for name, (forward, convs) in rows]
 
@@ -166,7 +166,7 @@ def _torch(job: Job) -> list[Row]:
 
     config.freezing = True
     example = torch.from_numpy(job.image)
-    rows: list[Row] = [("torch", "eager float", _eager(job.network), None)]
+    rows: list[Row] = [("torch", "eager float", _without_gradients(job.network), None)]
     for recipe in ("onnxruntime-w8a8-fast", "openvino-w8a8-fast"):
         exported = torch.export.export(job.network, (example,)).module()
         prepared = prepare_pt2e(exported, SRQuantizer.from_recipe(recipe, input_range=(0.0, 255.0)))
@@ -174,11 +174,11 @@ def _torch(job: Job) -> list[Row]:
             prepared(example)
             compiled = torch.compile(convert_pt2e(prepared))
             compiled(example)
-        rows.append(("torch.compile", f"ours, {recipe}", _eager(compiled), None))
+        rows.append(("torch.compile", f"ours, {recipe}", _without_gradients(compiled), None))
     return rows
 
 
-def _eager(network: Any) -> Forward:
+def _without_gradients(network: Any) -> Forward:
     def forward(image: Array) -> Any:
         with torch.no_grad():
             return network(torch.from_numpy(image))

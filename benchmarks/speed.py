@@ -1,11 +1,11 @@
-"""What observing, tuning and importing cost beside the float network and torch, in ratios within one run.
+"""The cost of observing, tuning and importing, as ratios to the float network or torch within one run.
 
     python benchmarks/speed.py [--threads 2] [--runs 9]
 
-EDSR-baseline x4, random weights. Observing: a forward of 16 patches of 48 x 48 through one prepared graph, with each
-observer and without any. Tuning: a step of PaC on 2 patches at 4 bits, beside the float network's forward and full
-backward. Medians of interleaved runs. Memory: what tensors take at most, and what a process of its own holds at most
-beyond what it held before.
+EDSR-baseline x4, random weights. Observing is a forward pass of 16 patches of 48 x 48 through one prepared graph, with
+each observer and without any. Tuning is a step of PaC on 2 patches at 4 bits, compared with the float network's forward
+and full backward pass. Times are medians of interleaved runs. Memory is the peak of all tensors, and the peak of a
+separate process beyond its memory before the step.
 """
 
 import argparse
@@ -42,9 +42,9 @@ from srptq_plugin.reconstruction.pac import reconstruct
 LEVELS = (0.0, 255.0)
 OBSERVERS = ("dbdc", "minmax", "percentile", "mse", "entropy")
 PATCHES, EPOCH = 100, 20
-_torchs_kernel: Any = torch._fake_quantize_learnable_per_tensor_affine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+_torch_kernel: Any = torch._fake_quantize_learnable_per_tensor_affine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
 Row = tuple[str, float, float]
-"""What, how many seconds or bytes, and how many times those of the first row."""
+"""A name, an amount in seconds or MiB, and its ratio to the first row."""
 
 
 def main() -> None:
@@ -52,14 +52,14 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     if arguments.memory:
-        _hold(arguments.memory)
+        _print_peak(arguments.memory)
         return
     for title, unit, measure in (
         ("Observing, 16 patches", "s", lambda: observing(arguments.runs)),
         ("Tuning, a step of 2 patches", "s", tuning),
         ("Fake quantization and its gradient, 2 x 64 x 48 x 48", "s", lambda: rounding(arguments.runs)),
-        ("Tensors that a step holds at most", "MiB", tensors),
-        ("Memory of the process, with the answers of 100 patches kept", "MiB", lambda: memory(arguments.threads)),
+        ("Peak memory of the tensors in a step", "MiB", tensors),
+        ("Memory of the process, with the outputs of 100 patches cached", "MiB", lambda: memory(arguments.threads)),
         ("Importing", "s", lambda: importing(arguments.runs)),
         ("Analyzing every site, 8 patches", "s", analyzing),
     ):
@@ -70,13 +70,13 @@ def main() -> None:
 
 
 def images(count: int) -> Tensor:
-    """Smooth noise, in levels of 8-bit images."""
+    """Return patches of smooth noise, in levels of 8-bit images."""
     noise = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     return 255 * nn.functional.interpolate(noise, size=(48, 48), mode="bicubic").clamp(0, 1)
 
 
 def prepared(*overrides: str) -> PreparedGraph:
-    """EDSR-baseline with quantizers at its sites."""
+    """Return EDSR-baseline with quantizers at its sites."""
     torch.manual_seed(0)
     registry, recipe = Registry(), Recipe.load("paper-w4a4", overrides)
     program = export_network(EDSR(upscale=4, features=64, blocks=16).eval())
@@ -87,24 +87,24 @@ def prepared(*overrides: str) -> PreparedGraph:
     return registry.toolkit("torchao").load().realize(program, plan)
 
 
-class TorchsHistogram:
-    """Torch's own observer in the place of one of ours."""
+class TorchHistogram:
+    """Torch's own observer with the interface of ours."""
 
     def __init__(self) -> None:
         self.observer = HistogramObserver(bins=2048)
 
     def update(self, values: Tensor) -> None:
-        """Take in a tensor."""
+        """Observe a tensor."""
         self.observer(values)
 
 
 def observing(runs: int) -> list[Row]:
-    """A forward with each observer, and with none."""
+    """Time a forward pass with each observer, and with none."""
     graphs = {name: prepared(f"activations.observer={name}") for name in OBSERVERS}
-    graphs["torch's HistogramObserver"] = theirs = prepared()
-    for quantizer in theirs.of_role("activation").values():
+    graphs["torch's HistogramObserver"] = with_torch_observers = prepared()
+    for quantizer in with_torch_observers.of_role("activation").values():
         if quantizer.observer is not None:
-            quantizer.observer = TorchsHistogram()  # pyright: ignore[reportAttributeAccessIssue]
+            quantizer.observer = TorchHistogram()  # pyright: ignore[reportAttributeAccessIssue]
     ways = {"no observer": _forward(graphs["dbdc"], Mode.OFF)}
     return _interleaved(ways | {name: _forward(graph, Mode.OBSERVE) for name, graph in graphs.items()}, runs)
 
@@ -122,14 +122,14 @@ def _forward(graph: PreparedGraph, mode: Mode) -> Callable[[], object]:
 
 
 def tuning() -> list[Row]:
-    """Steps of both turns; after each the float network answers and learns once."""
+    """Time steps of both turns. After each, a forward and backward pass of the float network is timed."""
     graph, patches = prepared(), images(EPOCH)
     graph.observe([patches])
     plain = _plain_step()
     seconds: dict[str, list[float]] = defaultdict(list)
     before = time.perf_counter()
 
-    def stepped(what: str, done: int, _total: int) -> None:
+    def time_step(what: str, done: int, _total: int) -> None:
         nonlocal before
         turn = "weights' turn" if (done - 1) % EPOCH < EPOCH // 2 else "activations' turn"
         if what == "tuning" and done:
@@ -139,14 +139,13 @@ def tuning() -> list[Row]:
             seconds["float, forward and backward"].append(time.perf_counter() - start)
         before = time.perf_counter()
 
-    reconstruct(graph, patches, epochs=4, schedule="alternating", progress=stepped)
-    medians = {name: statistics.median(found[1:]) for name, found in sorted(seconds.items(), reverse=True)}
+    reconstruct(graph, patches, epochs=4, schedule="alternating", progress=time_step)
+    medians = {name: statistics.median(turn[1:]) for name, turn in sorted(seconds.items(), reverse=True)}
     base = medians["float, forward and backward"]
     turns = [amount for name, amount in medians.items() if name.startswith("PaC")]
     medians["PaC, mean of both turns"] = statistics.fmean(turns)
-    return [
-        (name, amount, amount / base) for name, amount in sorted(medians.items(), key=lambda each: each[0][0] != "f")
-    ]
+    float_first = sorted(medians.items(), key=lambda item: not item[0].startswith("float"))
+    return [(name, amount, amount / base) for name, amount in float_first]
 
 
 def _plain_step() -> Callable[[], None]:
@@ -161,7 +160,7 @@ def _plain_step() -> Callable[[], None]:
 
 
 def rounding(runs: int) -> list[Row]:
-    """Ours, torch's fused kernel, and the plain arithmetic that MQBench writes out."""
+    """Time our fake quantization, torch's fused kernel, and the plain arithmetic of MQBench."""
     values = torch.randn(2, 64, 48, 48, requires_grad=True)
     bounds = [torch.tensor(end, dtype=torch.float64, requires_grad=True) for end in (-1.0, 1.0)]
 
@@ -171,7 +170,7 @@ def rounding(runs: int) -> list[Row]:
     scale, zero_point = torch.tensor([0.125], requires_grad=True), torch.tensor([8.0], requires_grad=True)
 
     def fused() -> None:
-        _torchs_kernel(values, scale, zero_point, 0, 15, 1.0).sum().backward()
+        _torch_kernel(values, scale, zero_point, 0, 15, 1.0).sum().backward()
 
     def unfused() -> None:
         moved = values / scale + zero_point
@@ -182,70 +181,70 @@ def rounding(runs: int) -> list[Row]:
 
 
 def tensors() -> list[Row]:
-    """As torch allocates them, whatever a process makes of freed blocks."""
+    """Measure torch's allocations, which do not depend on how the process reuses freed blocks."""
     graph, patches = prepared(), images(4)
     graph.observe([patches])
     ways = {"float, forward and backward": _plain_step(), "PaC": lambda: reconstruct(graph, patches, epochs=1)}
-    held = {name: _most_held(run) for name, run in ways.items()}
-    return [(name, amount, amount / held["float, forward and backward"]) for name, amount in held.items()]
+    peaks = {name: _peak_of_tensors(run) for name, run in ways.items()}
+    return [(name, peak, peak / peaks["float, forward and backward"]) for name, peak in peaks.items()]
 
 
-def _most_held(run: Callable[[], object]) -> float:
-    """MiB, beyond what was held before."""
+def _peak_of_tensors(run: Callable[[], object]) -> float:
+    """Return the peak of allocations during a run, in MiB beyond the memory before it."""
     run()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
-    results: Any = found.profiler
-    events = (each for each in results.kineto_results.events() if each.name() == "[memory]")
-    changes = [each.nbytes() for each in sorted(events, key=lambda each: each.start_ns())]
+    results: Any = profiled.profiler
+    events = (event for event in results.kineto_results.events() if event.name() == "[memory]")
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return max(accumulate(changes)) / 2**20
 
 
 def memory(threads: int) -> Iterator[Row]:
-    """Processes of their own, as what one gave back stays with it."""
+    """Measure peaks in separate processes, because a process keeps the memory that it freed."""
     base = 0.0
     for name, what in (("float, forward and backward", "float"), ("PaC", "pac")):
         command = [sys.executable, "-W", "ignore", str(Path(__file__)), "--memory", what, "--threads", str(threads)]
-        held = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])  # noqa: S603
-        base = base or held
-        yield name, held, held / base
+        peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])  # noqa: S603
+        base = base or peak
+        yield name, peak, peak / base
 
 
-def _hold(what: str) -> None:
-    """Print the MiB that a step needs at most."""
+def _print_peak(what: str) -> None:
+    """Print the peak memory of a step in MiB."""
     if what == "float":
         run = _plain_step()
     else:
         graph, patches = prepared(), images(PATCHES)
         graph.observe(list(patches.split(2)))
         run = lambda: reconstruct(graph, patches, epochs=1)  # noqa: E731
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the most that was held so far
-    before = _held("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
+    before = _memory_of_process("VmRSS")
     run()
-    print(_held("VmHWM") - before)
+    print(_memory_of_process("VmHWM") - before)
 
 
-def _held(what: str) -> float:
-    """MiB of this process, now or at most, as Linux counts them."""
+def _memory_of_process(field: str) -> float:
+    """Return a field of Linux's process status in MiB: VmRSS for the current memory, VmHWM for the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 def importing(runs: int) -> list[Row]:
-    """A fresh interpreter each time."""
+    """Time imports, each in a fresh interpreter."""
     ways = {"torch": "import torch", "torch and srptq_plugin": "import torch, srptq_plugin"}
     return _interleaved({name: _interpreter(code) for name, code in ways.items()}, runs)
 
 
 def analyzing() -> list[Row]:
-    """Once: each site alone, and each left float."""
+    """Time one analysis of each site, alone and left float."""
     torch.manual_seed(0)
     bound = BoundRecipe.resolve("paper-w4a4", Registry(), overrides=["calibration.patches=16"])
     source = Source(EDSR(upscale=4, features=64, blocks=16).eval(), input_range=LEVELS)
     subject = Subject.of_model(Inputs.load(bound, source), 8)
     start = time.perf_counter()
-    found = analyze(subject, kinds=["site"])
-    return [(f"{len(found.parts)} sites", time.perf_counter() - start, 1.0)]
+    analysis = analyze(subject, kinds=["site"])
+    return [(f"{len(analysis.parts)} sites", time.perf_counter() - start, 1.0)]
 
 
 def _interpreter(code: str) -> Callable[[], object]:
@@ -253,7 +252,7 @@ def _interpreter(code: str) -> Callable[[], object]:
 
 
 def _interleaved(ways: dict[str, Callable[[], object]], runs: int) -> list[Row]:
-    """Medians of runs in turns, the first left out: a drifting machine disturbs all alike."""
+    """Return medians without the first run. The runs interleave, so a drifting machine affects all alike."""
     seconds: dict[str, list[float]] = defaultdict(list)
     for turn in range(runs + 1):
         for name, run in ways.items():
@@ -261,7 +260,7 @@ def _interleaved(ways: dict[str, Callable[[], object]], runs: int) -> list[Row]:
             run()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     base = next(iter(medians.values()))
     return [(name, amount, amount / base) for name, amount in medians.items()]
 

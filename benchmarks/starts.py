@@ -1,10 +1,10 @@
-"""Training from calibrated bounds beside training from others: the same quantizer, patches, steps and seed.
+"""Training from calibrated bounds and from other starts, with the same quantizer, patches, steps and seed.
 
     python benchmarks/starts.py --data DATA --images BSDS399 --rows rows.jsonl --steps 1000
 
-DATA holds Set5 and Set14; IMAGES are photographs, which are what is learned; some of them are held out, and what draws
-these best is kept. EDSR-mini x4, head and tail 8 bits. Each start is scored, trained and scored again. Prints Markdown.
-Each measurement is added to the file of rows, and one that is there is not taken again: started again, it goes on.
+DATA holds Set5 and Set14. IMAGES are the photographs to train on. Some of them are held out, and training keeps the
+state with the best score on these. EDSR-mini x4, head and tail 8 bits. Each start is scored, trained and scored again.
+Prints Markdown. Measurements go to the file of rows, and a restarted benchmark skips the known ones.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from srptq_plugin.runs.run import TRAINED, Run
 
 SETS, SCALE = ("Set5", "Set14"), 4
 SETTINGS: Mapping[str, int] = {"steps": 1000, "batch": 8, "every": 100, "seed": 0}
-"""What each training is told, and what it is told unless arguments say otherwise."""
+"""Options of every training and their defaults."""
 STARTS: Mapping[str, Sequence[str]] = {
     "min-max": ("activations.observer=minmax", "reconstruction=null"),
     "own": ("reconstruction=null",),
@@ -42,7 +42,7 @@ OWN: Mapping[str, Sequence[str]] = {
     "fqsr": ("activations.options.percentile=0", "calibration.patches=320"),
     "ddtb": ("activations.options.percentile=1",),
 }
-"""How the papers start; nobody's is that of plain bounds."""
+"""The start in each quantizer's paper, as overrides. No paper has the plain bounded quantizer."""
 
 
 @dataclass(frozen=True)
@@ -55,36 +55,36 @@ class Training:
 
     @property
     def overrides(self) -> list[str]:
-        """What makes it of the recipe `paper-w4a4`."""
+        """The overrides that turn the recipe `paper-w4a4` into this training's."""
         bits = [f"weights.bits={self.bits}", f"activations.bits={self.bits}"]
         own = ["activations.observer=percentile", *OWN[self.quantizer]] if self.start == "own" else []
         return [*bits, f"activations.quantizer={self.quantizer}", *own, *STARTS[self.start]]
 
 
 def trainings(bits: Sequence[int]) -> Iterator[Training]:
-    """All that are compared."""
+    """Yield all trainings in the table, with the numbers of bits in `bits`."""
     for width in bits:
         for quantizer in OWN:
             yield from (Training(quantizer, width, start) for start in STARTS if start != "own" or OWN[quantizer])
 
 
 class Bench:
-    """Calibrates, trains and scores."""
+    """Test images and a folder for runs, with which trainings are measured."""
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments, self.folder = arguments, folder
         self.pairs = {name: load_pairs(arguments.data / name, SCALE, strict=True).usable for name in SETS}
 
     def measure(self, training: Training) -> dict[str, Any]:
-        """Its scores before and after, and how the photographs held out were drawn on the way."""
-        place = self.folder / "-".join((training.quantizer, str(training.bits), training.start.replace(" ", "")))
+        """Calibrate and train. Return the scores before and after, and the held-out PSNR of each validation."""
+        folder = self.folder / "-".join((training.quantizer, str(training.bits), training.start.replace(" ", "")))
         photographs: Path = self.arguments.images
         start = quantize(
             "paper-w4a4",
             model="edsr-mini",
             images=photographs,
             scale=SCALE,
-            out=place / "start",
+            out=folder / "start",
             overrides=training.overrides,
         )
         settings = [f"training.{key}={getattr(self.arguments, key)}" for key in SETTINGS]
@@ -93,7 +93,7 @@ class Bench:
             start.folder,
             images=photographs,
             scale=SCALE,
-            out=place / "end",
+            out=folder / "end",
             overrides=[*training.overrides, *settings],
         )
         log = [json.loads(line) for line in (end.folder / TRAINED).read_text().splitlines()]
@@ -103,30 +103,29 @@ class Bench:
 
     def _scores(self, run: Run) -> dict[str, float]:
         network = run.table.simulate(run.network)
-        how = SCALE, run.input_range
-        return {name: mean_scores(network, pairs, *how)[0] for name, pairs in self.pairs.items()}
+        return {name: mean_scores(network, pairs, SCALE, run.input_range)[0] for name, pairs in self.pairs.items()}
 
 
 def main() -> None:
-    """Measure what is missing, then print."""
+    """Measure the missing rows, then print all."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     rows = Rows(arguments.rows)
-    chosen = arguments.quantizers, arguments.starts
-    wanted = [each for each in trainings(arguments.bits) if each.quantizer in chosen[0] and each.start in chosen[1]]
+    quantizers, starts = arguments.quantizers, arguments.starts
+    selected = [job for job in trainings(arguments.bits) if job.quantizer in quantizers and job.start in starts]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(arguments, Path(folder))
-        for training in wanted:
-            if rows.of(_key(arguments, training)) is None and not arguments.no_measuring:
+        for training in selected:
+            if rows.get(_key(arguments, training)) is None and not arguments.no_measuring:
                 rows.add(_key(arguments, training), bench.measure(training))
     print(_line(HEAD), _line("---" for _ in HEAD), sep="\n")
-    for training in wanted:
-        row = rows.of(_key(arguments, training))
+    for training in selected:
+        row = rows.get(_key(arguments, training))
         if row is not None:
             cells = [training.quantizer, str(training.bits), training.start]
             cells += [f"{row[when][name]:.2f}" for when in ("before", "after") for name in SETS]
-            ours = (rows.of(_key(arguments, replace(training, start=start))) for start in OURS)
-            cells += ["" if each is None or training.start in OURS else _as_good_after(row, each) for each in ours]
+            ours = (rows.get(_key(arguments, replace(training, start=start))) for start in OURS)
+            cells += ["" if our is None or training.start in OURS else _as_good_after(row, our) for our in ours]
             print(_line(cells))
 
 
@@ -140,7 +139,7 @@ def _key(arguments: argparse.Namespace, training: Training) -> Key:
 
 
 def _as_good_after(row: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    """The steps after which ours draws the photographs held out as well as this one does in the end."""
+    """Return the steps after which our training reaches this row's best PSNR on the held-out photographs."""
     final = max(psnr for _, psnr in row["log"])
     reached = (step for step, psnr in ours["log"] if psnr >= final)
     return str(next(reached, "never"))

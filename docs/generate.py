@@ -1,4 +1,4 @@
-"""Fills in what documents say from code: whatever stands between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""Fill in the generated parts of documents, between `<!-- generated: NAME -->` and `<!-- end -->`, from code.
 
 python docs/generate.py
 """
@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, getdoc, signature
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +28,40 @@ MARKED = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL
 GRIDS = {
     "weights": "Weights",
     "activations": "Activations",
-    "integer_bits": "Bits that are computed in integers",
+    "integer_bits": "Bits computed in integers",
     "placements": "Placements, the default first",
 }
 WISHES = {
-    "inputs": "Under `full` quantized in front of",
-    "outputs": "Under `full` quantized behind",
-    "fused": "Computed inside the operation before, so quantized behind both",
-    "fused_in_conv": "The same, where that is a convolution",
-    "shared_concat": "What a concat reads and gives shares one encoding",
-    "joins_in_conv": "A convolution adds the skip itself: its own branch of an add is not quantized",
+    "inputs": "Quantized inputs under `full`",
+    "outputs": "Quantized outputs under `full`",
+    "fused": "Fused into the operation before it, so quantized after both",
+    "fused_in_conv": "The same, if that operation is a convolution",
+    "shared_concat": "The inputs and the output of a concat share one encoding",
+    "joins_in_conv": "A convolution computes the add, so its own branch of the add is not quantized",
     "integer_bias": "Biases are 32-bit integers",
-    "one_encoding": "All who read a tensor read the same integers",
+    "one_encoding": "All readers of a tensor read the same integers",
     "per_channel": "A weight may have a scale for each channel",
-    "pair_sum_bits": "Without VNNI two products are added in integers of so many bits, which weights must not overflow",
-    "unsigned_if_nonnegative": "What is never negative is unsigned",
-    "sign_bit": "A recipe's bits are those of the magnitude; a sign has one more",
+    "pair_sum_bits": "Without VNNI two products add up in integers of this many bits, which weights must not overflow",
+    "unsigned_if_nonnegative": "Tensors that are never negative are unsigned",
+    "sign_bit": "A recipe's bits count the magnitude, and a sign has one more",
 }
-"""The words for what a target's rules say."""
+"""Row titles for the fields of a target's rules."""
 OF_THE_PIPELINE = ("grid", "tensors_per_batch")
+"""Arguments of observers that the pipeline sets. They are no options."""
 
 
 def recipes() -> str:
-    """The recipes that come with the package."""
-    found = catalog.recipes(Namespace(name=None, keys=False), quiet).data["recipes"]
+    """Return a table of the recipes in the package."""
+    entries = catalog.recipes(Namespace(name=None, keys=False), quiet).data["recipes"]
     rows = [
-        [f"`{each['name']}`", each["placement"], each["reconstruction"] or "nothing", each["comment"]] for each in found
+        [f"`{entry['name']}`", entry["placement"], entry["reconstruction"] or "nothing", entry["comment"]]
+        for entry in entries
     ]
-    return table(["recipe", "placement", "tuned by", "what it is"], rows)
+    return table(["recipe", "placement", "tuned by", "purpose"], rows)
 
 
 def keys() -> str:
-    """Every key of a recipe, a table a section."""
+    """Return every key of a recipe, with a table for each section."""
     return "\n\n".join(map(_section, sections(Registry())))
 
 
@@ -67,30 +70,30 @@ def _section(section: Section) -> str:
     title = f"### `{name}` {plugin}".rstrip() if name else "### At the top"
     about = [sentences(section.about)] if section.name else []
     rows = [[f"`{key.name}`", key.values, key.default, key.about] for key in section.keys]
-    return "\n\n".join([title, *about, table(["key", "values", "default", "what it is"], rows)])
+    return "\n\n".join([title, *about, table(["key", "values", "default", "meaning"], rows)])
 
 
 def targets() -> str:
-    """A table a target: what each preset allows, and where it wants quantizers."""
-    found = catalog.targets(Namespace(), quiet).data["targets"]
-    return "\n\n".join(_target(name, list(presets)) for name, presets in groupby(found, lambda each: each["target"]))
+    """Return a table for each target, with the grids and quantizer placement of each preset."""
+    presets = catalog.targets(Namespace(), quiet).data["targets"]
+    return "\n\n".join(_target(name, list(own)) for name, own in groupby(presets, itemgetter("target")))
 
 
 def _target(name: str, presets: Sequence[Mapping[str, Any]]) -> str:
     first = presets[0]
-    aliases = f"; also `{'`, `'.join(first['aliases'])}`" if first["aliases"] else ""
+    aliases = f" (also `{'`, `'.join(first['aliases'])}`)" if first["aliases"] else ""
     about = sentences(getdoc(type(Registry().target(name).load())) or "")
-    columns = ["preset", *(f"`{each['preset']}`" for each in presets)]
-    rows = [[words, *(_cell(each[key]) for each in presets)] for key, words in {**GRIDS, **WISHES}.items()]
+    columns = ["preset", *(f"`{preset['preset']}`" for preset in presets)]
+    rows = [[title, *(_cell(preset[key]) for preset in presets)] for key, title in {**GRIDS, **WISHES}.items()]
     exports = [f"* `export.{key}`: {_cell(values)}, the default first." for key, values in first["exports"].items()]
-    said = [row for row in rows if any(row[1:])]
-    return "\n\n".join([f"## `{name}`: {first['summary']}{aliases}", about, table(columns, said), *exports])
+    filled_rows = [row for row in rows if any(row[1:])]
+    return "\n\n".join([f"## `{name}`: {first['summary']}{aliases}", about, table(columns, filled_rows), *exports])
 
 
 def _cell(value: object) -> str:
     if isinstance(value, list):
-        found: list[object] = value
-        return ", ".join(str(each) if type(each) is int else _code(each) for each in found)
+        items: list[object] = value
+        return ", ".join(str(item) if type(item) is int else _code(item) for item in items)
     words = {True: "yes", False: "", None: ""}
     return words[value] if isinstance(value, bool | None) else str(value).removesuffix(", per channel")
 
@@ -100,22 +103,22 @@ def _code(value: object) -> str:
 
 
 def observers() -> str:
-    """A part an observer: what it does, and its options."""
+    """Return a section for each observer, with its description and its options."""
     return "\n\n".join(_observer(entry.name, entry.load()) for entry in Registry().entries("observer"))
 
 
 def _observer(name: str, kind: type[object]) -> str:
-    options = {key: each for key, each in signature(kind).parameters.items() if key not in OF_THE_PIPELINE}
-    owner = next(each for each in kind.__mro__ if "__init__" in vars(each))
+    options = {key: option for key, option in signature(kind).parameters.items() if key not in OF_THE_PIPELINE}
+    owner = next(base for base in kind.__mro__ if "__init__" in vars(base))
     docs = [sys.modules[kind.__module__].__doc__, getdoc(kind), *([getdoc(owner)] if options else [])]
-    about = [sentences(each) for each in dict.fromkeys(docs) if each]
-    rows = [[f"`{key}`", _values(each), _code(each.default)] for key, each in options.items()]
+    about = [sentences(doc) for doc in dict.fromkeys(docs) if doc]
+    rows = [[f"`{key}`", _values(option), _code(option.default)] for key, option in options.items()]
     listed = [table(["option", "values", "default"], rows)] if rows else ["It has no options."]
     return "\n\n".join([f"## `{name}`", *about, *listed])
 
 
 def commands() -> str:
-    """What `srptq` does, a row a command."""
+    """Return a table of the commands of `srptq`."""
     return table(["command", "what it does"], [[f"`srptq {command.name}`", command.summary] for command in COMMANDS])
 
 
@@ -136,12 +139,12 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 
 
 def filled(text: str) -> str:
-    """A document with its generated parts as they are now."""
-    return MARKED.sub(lambda found: f"{found[1]}\n{BLOCKS[found[2]]()}\n\n{found[3]}", text)
+    """Return a document with its generated parts up to date."""
+    return MARKED.sub(lambda part: f"{part[1]}\n{BLOCKS[part[2]]()}\n\n{part[3]}", text)
 
 
 def main() -> None:
-    """Write every document of this folder anew."""
+    """Update every document of this folder."""
     for page in sorted(FOLDER.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         page.write_text(filled(text), encoding="utf-8")

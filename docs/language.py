@@ -46,18 +46,18 @@ PHRASES = {
     r"what (?:it )?is": "a noun",
     "whoever": "callers, or users",
 }
-OPENINGS = frozenset(
-    "a all an any as both by each every how in no of one that the this those what where whether which who".split()  # noqa: SIM905 - reads as text
+OPENINGS = re.compile(
+    r"(?i)(?:a|all|an|any|as|both|by|each|every|how|in|no|of|one|that|the|this|those|what|where|whether|which|who)\b"
 )
-"""Words that no function's docstring begins with. It begins with a verb."""
+"""Openings that a function's docstring must not have. It begins with a verb."""
 BINDINGS = frozenset({"each", "found", "told"})
 """Names that say how a value was come by, not what it means."""
 LONGEST_TEST = 8
-"""Words in the name of a test."""
+"""The most words in the name of a test, after `test_`."""
 OLD_NAMES = frozenset(
     {"docs/language.py", "srptq_plugin/recipes/renamed_keys.py", "tests/recipes/test_renamed_keys.py"}
 )
-"""Files that have to name what this check refuses."""
+"""Files that must use the refused names and spellings."""
 
 _SPELLING = [(re.compile(rf"(?i)(?<![a-z]){word}(?![a-z])"), cure) for word, cure in SPELLING.items()]
 _PHRASES = [(re.compile(rf"(?i)(?<![\w-]){phrase}(?![\w-])"), cure) for phrase, cure in PHRASES.items()]
@@ -65,7 +65,7 @@ _CODE = re.compile(r"``.*?``|`[^`]*`|https?://\S+")
 
 
 def problems(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the line number and the words of each problem in a file."""
+    """Yield the line number and a description of each problem in a file."""
     text = path.read_text(encoding="utf-8")
     for number, line in enumerate(text.splitlines(), 1):
         yield from ((number, f"{match[0]!r}: {cure}") for words, cure in _SPELLING for match in words.finditer(line))
@@ -126,8 +126,8 @@ def _docstring(node: ast.AST) -> Iterator[tuple[int, str]]:
     if ";" in _CODE.sub("", prose):
         yield number, "';' in a docstring: write two sentences"
     if isinstance(node, ast.FunctionDef) and not _is_property(node):
-        first = re.match(r"\w+", docstring)
-        if first and first[0].lower() in OPENINGS:
+        first = OPENINGS.match(docstring)
+        if first:
             yield number, f"{first[0]!r} begins the docstring of {node.name}: begin with a verb"
 
 
@@ -144,7 +144,7 @@ def _is_property(node: ast.FunctionDef) -> bool:
 
 
 def tracked(paths: Sequence[str]) -> Iterator[Path]:
-    """Yield the tracked files of text that are in these folders, by default in all."""
+    """Yield the tracked text files in these files or folders, or in the whole repository."""
     listed = subprocess.run(["git", "ls-files", *paths], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603, S607
     for name in listed.stdout.splitlines():
         if name not in OLD_NAMES and Path(name).suffix in (".py", ".md", ".yaml", ".toml"):
@@ -152,7 +152,7 @@ def tracked(paths: Sequence[str]) -> Iterator[Path]:
 
 
 def main(paths: Sequence[str]) -> int:
-    """Print all problems. Return how many there are, at most 1."""
+    """Print all problems. Return 1 if there are any, else 0."""
     lines = [
         f"{path.relative_to(ROOT)}:{n}: {what}" for path in tracked(paths) for n, what in sorted(set(problems(path)))
     ]

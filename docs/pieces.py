@@ -1,4 +1,4 @@
-"""Pieces of Markdown that documents are filled with."""
+"""Markdown helpers for the generated parts of documents."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +6,7 @@ Row = Sequence[str]
 
 
 def table(columns: Row, rows: Iterable[Row]) -> str:
-    """A table.
+    """Return a Markdown table.
 
     >>> print(table(["a"], [["1"]]))
     | a |
@@ -17,7 +17,7 @@ def table(columns: Row, rows: Iterable[Row]) -> str:
 
 
 def sentences(doc: str) -> str:
-    r"""The sentences of a docstring, without its example, a paragraph a line.
+    r"""Return a docstring's text before its example, with one line for each paragraph.
 
     >>> sentences("One\nsentence.\n\n>>> 1 + 1\n2")
     'One sentence.'

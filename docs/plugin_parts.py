@@ -1,4 +1,4 @@
-"""What `docs/plugins.md` says of hooks, records and contracts, from their docstrings."""
+"""The generated parts of `docs/plugins.md`: hooks, records and contracts, from their docstrings."""
 
 import ast
 import re
@@ -39,24 +39,24 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_targets": (Target, Rules, Runtime, Kernels, Linter, Finding),
     "srptq_toolkits": (Toolkit, Host),
 }
-"""What a plugin has to keep, hook by hook, in the order in which people need them."""
+"""The contracts of each hook, in the order in which people need them."""
 FENCE = "```"
 HOOK = re.compile(r"(?P<about>.*)Example:\n(?P<code> *```python\n.*```)\n(?P<after>.*)", re.DOTALL)
-"""What the docstring of a hook has: what it is, a block, and how a recipe or command then names it."""
+"""The form of a hook's docstring: a description, an example, and its name in a recipe or command."""
 
 
 def example() -> str:
-    """The file of the example's observer."""
+    """Return the file of the example's observer as a block."""
     return f"{FENCE}python\n# {EXAMPLE.name}\n{EXAMPLE.read_text(encoding='utf-8')}{FENCE}"
 
 
 def record() -> str:
-    """The fields that every record has."""
+    """Return a table of the fields that every record has."""
     return _members(Entry)
 
 
 def hooks() -> str:
-    """A part a hook: what it hands in, an example, and the contracts."""
+    """Return a section for each hook, with its records, an example, and the contracts."""
     return "\n\n".join(_hook(name, contracts) for name, contracts in CONTRACTS.items())
 
 
@@ -66,7 +66,7 @@ def _hook(name: str, contracts: Sequence[type]) -> str:
     if doc is None:
         raise ValueError(f"{name}: its docstring has no example")
     texts = [sentences(doc["about"]), dedent(doc["code"]), sentences(doc["after"])]
-    own = [f"### `{kind.__name__}`, beyond what every record has\n\n{_members(kind)}"] if told(kind) else []
+    own = [f"### `{kind.__name__}`, beyond what every record has\n\n{_members(kind)}"] if described_fields(kind) else []
     return "\n\n".join([f"## {HOOKS[name].capitalize()}s: `{name}`", *texts, *own, *map(_contract, contracts)])
 
 
@@ -77,16 +77,16 @@ def _contract(kind: type) -> str:
 
 
 def _members(kind: type) -> str:
-    """A table; of a record's fields also what they are unless given."""
-    found, defaults = {**told(kind), **_methods(kind)}, _defaults(kind)
-    columns = ["name", "what it is", *(["default"] if defaults else [])]
-    rows = [[f"`{name}`", about, *([defaults.get(name, "")] if defaults else [])] for name, about in found.items()]
+    """Return a table of a class's fields and methods, with defaults for a record."""
+    members, defaults = {**described_fields(kind), **_methods(kind)}, _defaults(kind)
+    columns = ["name", "meaning", *(["default"] if defaults else [])]
+    rows = [[f"`{name}`", about, *([defaults.get(name, "")] if defaults else [])] for name, about in members.items()]
     return table(columns, rows) if rows else ""
 
 
 def _defaults(kind: type) -> dict[str, str]:
     known = fields(kind) if is_dataclass(kind) else ()
-    return {each.name: _words(each.default) for each in known if each.default is not MISSING}
+    return {field.name: _words(field.default) for field in known if field.default is not MISSING}
 
 
 def _words(value: object) -> str:
@@ -98,8 +98,8 @@ def _words(value: object) -> str:
     return words[value] if isinstance(value, bool | None) else f"`{value}`"
 
 
-def told(kind: type) -> dict[str, str]:
-    """The sentence under each field of a class."""
+def described_fields(kind: type) -> dict[str, str]:
+    """Return the sentences under each field of a class, by field name."""
     (node,) = ast.parse(dedent(getsource(kind))).body
     body = node.body if isinstance(node, ast.ClassDef) else []
     return {
@@ -112,14 +112,14 @@ def told(kind: type) -> dict[str, str]:
 
 
 def _methods(kind: type) -> dict[str, str]:
-    found: dict[str, Callable[..., Any]] = {name: each for name, each in vars(kind).items() if isfunction(each)}
-    own = {name: each for name, each in found.items() if name == "__call__" or not name.startswith("_")}
-    docs = {_call(name, each): cleandoc(each.__doc__) for name, each in own.items() if each.__doc__}
+    methods: dict[str, Callable[..., Any]] = {name: value for name, value in vars(kind).items() if isfunction(value)}
+    public = {name: method for name, method in methods.items() if name == "__call__" or not name.startswith("_")}
+    docs = {_call(name, method): cleandoc(method.__doc__) for name, method in public.items() if method.__doc__}
     return {call: " ".join(sentences(doc).split()) for call, doc in docs.items()}
 
 
 def _call(name: str, method: Callable[..., Any]) -> str:
-    """A method as it is called."""
+    """Return a method's call, such as `write(network, table)`, without annotations and defaults."""
     _, *parameters = signature(method).parameters.values()
-    plain = [each.replace(annotation=Signature.empty, default=Signature.empty) for each in parameters]
+    plain = [parameter.replace(annotation=Signature.empty, default=Signature.empty) for parameter in parameters]
     return f"{name}{Signature(plain)}"

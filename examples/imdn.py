@@ -1,6 +1,6 @@
-"""IMDN (Hui et al. 2019) as a network of one's own: `srptq quantize --model examples.imdn:imdn`.
+"""IMDN (Hui et al. 2019) as an example of your own network: `srptq quantize --model examples.imdn:imdn`.
 
-The keys are those of Zheng222/IMDN, whose checkpoints load with `--weights`.
+It has the keys of Zheng222/IMDN, whose checkpoints load with `--weights`.
 """
 
 import torch
@@ -31,7 +31,7 @@ class ContrastAttention(nn.Module):
 
 
 class DistillationBlock(nn.Module):
-    """Keeps 16 of 64 channels after each of three convolutions and refines the others further."""
+    """Distills 16 of 64 channels after each of three convolutions and refines the others further."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,13 +44,13 @@ class DistillationBlock(nn.Module):
         self.c5 = _conv(4 * DISTILLED, FEATURES, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept: list[Tensor] = []
+        features: list[Tensor] = []
         rest = x
         for conv in (self.c1, self.c2, self.c3):
             distilled, rest = torch.split(self.act(conv(rest)), [DISTILLED, FEATURES - DISTILLED], dim=1)
-            kept.append(distilled)
-        kept.append(self.c4(rest))
-        return x + self.c5(self.cca(torch.cat(kept, dim=1)))
+            features.append(distilled)
+        features.append(self.c4(rest))
+        return x + self.c5(self.cca(torch.cat(features, dim=1)))
 
 
 class IMDN(nn.Module):
@@ -76,5 +76,5 @@ class IMDN(nn.Module):
 
 
 def imdn(upscale: int | str = 4) -> IMDN:
-    """Build the network; `--model-args upscale=2` chooses the scale."""
+    """Build the network. `--model-args upscale=2` sets its scale."""
     return IMDN(int(upscale))

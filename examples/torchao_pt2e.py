@@ -7,11 +7,13 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from srptq_adapters.torchao import SRQuantizer, reconstruct
 from srptq_plugin import equalize, load_model, load_patches
 
-network, record = (model := load_model("edsr-mini")).module, model.record
+model = load_model("edsr-mini")
+network, record = model.module, model.record
 patches = load_patches(32, input_range=record.input_range)
 
 any_size = ({0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO},)
-scaled = equalize(network, "onnxruntime-w8a8", patches, record.input_range)  # the same, with less noise from rounding
+# Equalizing keeps the function of the network and reduces its noise from rounding.
+scaled = equalize(network, "onnxruntime-w8a8", patches, record.input_range)
 exported = torch.export.export(scaled, (patches[:2],), dynamic_shapes=any_size).module()
 prepared = prepare_pt2e(exported, SRQuantizer.from_recipe("onnxruntime-w8a8", input_range=record.input_range))
 for batch in patches.split(16):

@@ -1,15 +1,14 @@
-"""Train a reference network on high-resolution photographs, seeded and resumable.
+"""Train a reference network on high-resolution photographs, with a seed and the possibility to resume.
 
     python training/train.py edsr-mini-x4 --images BSDS399 --out training/runs
     python training/train.py edsr-mini-x2 --images BSDS399 --out training/runs --start edsr_mini_x4.safetensors
 
 Writes OUT/NAME.pt (everything that resuming needs), OUT/NAME.jsonl (a line every 250 steps) and, at the end,
-OUT/NAME.safetensors (averaged weights, fp16). InitReport again it goes on where it stopped; on the same machine, with
-the same number of threads, the weights are those of an uninterrupted run. The last photographs are not trained on,
-but validated on.
+OUT/NAME.safetensors (averaged weights, fp16). Run again, it continues where it stopped. On the same machine with the
+same number of threads, it ends with the weights of an uninterrupted run. The last photographs are for validation only.
 
-The weights in the package are of BSDS500's 399 photographs of `train` and `test` (without 302003), with
-`--threads 1 --bf16`: x4 went on from earlier ones (31.38 dB on Set5), x2 from the body of x4. Their logs are in
+The weights in the package were trained on BSDS500's 399 photographs of `train` and `test` (without 302003), with
+`--threads 1 --bf16`. x4 continued from earlier weights (31.38 dB on Set5), x2 from the body of x4. Their logs are in
 training/logs. Set5: 31.42 dB at x4, 37.47 dB at x2.
 """
 
@@ -39,12 +38,12 @@ HELD_OUT = 8
 EVERY = 250
 AVERAGED = 0.999
 WIDE = 16
-"""Convolutions with fewer channels at either end compute in float32 where --bf16 is given."""
+"""Convolutions with fewer input or output channels compute in float32, even with --bf16."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A network and how it is trained."""
+    """A network and the options of its training."""
 
     scale: int
     features: int
@@ -56,12 +55,12 @@ class Job:
     seed: int = 0
 
     def network(self) -> EDSR:
-        """An untrained network, the same for every call."""
+        """Return an untrained network, the same in every call."""
         torch.manual_seed(self.seed)
         return EDSR(self.scale, self.features, self.blocks)
 
     def rate_at(self, step: int) -> float:
-        """A short warm-up, then a cosine to nothing."""
+        """Return the learning rate of a step: a short warm-up, then a cosine to zero."""
         warm = min(1.0, (step + 1) / 100)
         return self.rate * warm * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
@@ -75,7 +74,7 @@ JOBS = {
 
 
 class Training:
-    """Weights, their running average, the optimizer and how far it is; saved and restored as one."""
+    """Weights, their running average, the optimizer and the number of steps, saved and restored together."""
 
     def __init__(self, job: Job, start: Path | None, device: str, *, bf16: bool) -> None:
         self.job, self.device = job, device
@@ -91,38 +90,41 @@ class Training:
             _wide_in_bf16(self.network, device)
 
     def step(self, batch: Batch) -> float:
-        """One step on a batch; the mean absolute difference before it."""
+        """Take a step on a batch. Return the mean absolute difference before it."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.job.rate_at(self.done)
-        low, high = (each.to(self.device, memory_format=torch.channels_last) for each in batch if each is not None)
+        low, high = (
+            images.to(self.device, memory_format=torch.channels_last) for images in batch if images is not None
+        )
         loss = (self.network(low) - high).abs().mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.done += 1
+        # A short average at first, so that the untrained weights fade.
         share = min(AVERAGED, self.done / (self.done + 10))
         for name, value in self.network.state_dict().items():
             self.average[name].lerp_(value, 1 - share)
         return float(loss.detach())
 
     def averaged(self) -> EDSR:
-        """A network with the averaged weights, as they are saved."""
+        """Return a network with the averaged weights, as they are saved."""
         network = self.job.network()
         network.load_state_dict(self.weights())
         return network.eval()
 
     def weights(self) -> dict[str, Tensor]:
-        """The averaged weights at the precision of the file."""
+        """Return the averaged weights at the precision of the file."""
         return {name: value.half().float().cpu().contiguous() for name, value in self.average.items()}
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint atomically."""
         state = {"done": self.done, "network": self.network.state_dict(), "average": self.average}
         torch.save(state | {"optimizer": self.optimizer.state_dict()}, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         state: Mapping[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -150,7 +152,7 @@ def main() -> None:
 
 
 def train(training: Training, pairs: Sequence[Pair]) -> Iterator[dict[str, float]]:
-    """Train to the end; a record every few steps."""
+    """Train to the end and yield a record every few steps."""
     losses: list[float] = []
     patches = _patches(pairs[:-HELD_OUT], training.job)
     start = time.perf_counter()
@@ -170,10 +172,10 @@ def train(training: Training, pairs: Sequence[Pair]) -> Iterator[dict[str, float
 
 
 def photographs(folder: Path, scale: int) -> Sequence[Pair]:
-    """Photographs, cropped to a multiple of the scale, and the same made smaller."""
+    """Return photographs, cropped to a multiple of the scale, with their downscaled versions."""
     pairs = load_pairs(folder, scale, strict=True).usable
     if len(pairs) <= HELD_OUT:
-        raise SrptqError(f"{folder}: {len(pairs)} photographs; {HELD_OUT} are held out, so give more")
+        raise SrptqError(f"{folder}: {len(pairs)} photographs. {HELD_OUT} are held out, so give more")
     return pairs
 
 
@@ -183,7 +185,7 @@ def _patches(pairs: Sequence[Pair], job: Job) -> Patches:
 
 
 def _start_from(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Take over what fits; a network of another scale lends its body."""
+    """Load the weights whose shapes fit. From a network of another scale, these are the body's."""
     shapes = {name: value.shape for name, value in network.state_dict().items()}
     fitting = {name: value for name, value in state.items() if shapes.get(name) == value.shape}
     network.load_state_dict(fitting, strict=False)
@@ -202,7 +204,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("job", choices=sorted(JOBS))
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="weights to start from; what fits is taken over")
+    parser.add_argument("--start", type=Path, help="weights to start from (only tensors that fit are loaded)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="wide convolutions in bfloat16: twice as fast")

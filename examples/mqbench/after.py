@@ -1,4 +1,4 @@
-"""The same MQBench script: one word is another, `dbdc`, and activating comes first."""
+"""The same MQBench script with two changes: `activate` comes first, and the observer is `dbdc`."""
 
 from copy import deepcopy
 

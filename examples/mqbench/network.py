@@ -1,4 +1,4 @@
-"""Your network and your low-resolution images; here the ones that come with the package."""
+"""The network and the low-resolution images. Replace these, which come with the package, by your own."""
 
 from srptq_plugin import load_model, load_patches
 

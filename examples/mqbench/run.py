@@ -31,10 +31,10 @@ enable_quantization(model)
 
 
 def fidelity() -> float:
-    """PSNR of the quantized network against the float one."""
+    """Return the PSNR of the quantized network against the float one."""
     low, high = LOADED.record.input_range
     with torch.no_grad():
-        outputs = [each(PATCHES[:16]).numpy() for each in (model, NETWORK)]
+        outputs = [network(PATCHES[:16]).numpy() for network in (model, NETWORK)]
     return psnr(outputs[0], outputs[1], high - low)
 
 

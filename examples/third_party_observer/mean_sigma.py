@@ -1,4 +1,4 @@
-"""An observer in one file: `k` standard deviations to either side of the mean."""
+"""A complete third-party observer in one file: `k` standard deviations on either side of the mean."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +18,7 @@ from srptq_plugin.plugin_api import (
 
 
 class MeanSigma(BatchObserver[Average]):
-    """The mean of each batch plus and minus `k` deviations, within its extremes, averaged over batches."""
+    """Mean plus and minus `k` deviations, limited to the extremes. Averaged over batches."""
 
     def __init__(self, grid: IntGrid, *, k: float = 3.0, tensors_per_batch: int = 1) -> None:
         super().__init__(grid, tensors_per_batch=tensors_per_batch)
@@ -27,15 +27,15 @@ class MeanSigma(BatchObserver[Average]):
         self.k = k
 
     def measure(self, batch: Sequence[TensorRows]) -> Average:
-        """Summarize a batch: one row per channel, or a single row."""
+        """Return the bounds of a batch: one row for each channel, or a single row."""
         low, high = extremes(batch)
         rows = torch.cat([tensor.rows for tensor in batch], 1).cpu().double()
         mean, reach = rows.mean(1), self.k * rows.std(1, correction=0)
         return Average(torch.stack([low.maximum(mean - reach), high.minimum(mean + reach)]))
 
-    def row_bounds(self, state: Average) -> Bounds:
-        """Return the bounds of each row over all batches."""
-        return Bounds(*state.value)
+    def row_bounds(self, seen: Average) -> Bounds:
+        """Return the bounds of each row from the average of all batches."""
+        return Bounds(*seen.value)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""A target of one's own, in one file: an NPU whose scales are powers of two, fed by a table of shifts."""
+"""A complete third-party target in one file: an NPU with power-of-two scales that reads a table of shifts."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ BITS = frozenset({8})
 
 
 class TinyNpu:
-    """8 bits on both sides; convolutions and adds read integers; convolutions add the skip by themselves."""
+    """A target with 8-bit weights and activations. Convolutions and adds read integers, and convolutions fuse adds."""
 
     presets: Mapping[str, Rules] = {
         "default": Rules(
@@ -31,28 +31,28 @@ class TinyNpu:
     exports: Mapping[str, Sequence[str]] = {"shifts": ("json", "none")}
 
     def require(self) -> None:
-        """Writing needs nothing that is not there."""
+        """Check for what writing needs: nothing."""
 
     def write(self, network: Path, table: QuantTable, folder: Path, *, shifts: str = "json") -> Sequence[Path]:
-        """The Q/DQ file that the NPU's compiler reads, and the shifts for its drivers."""
+        """Write the Q/DQ file for the NPU's compiler and the shifts for its driver. Return their paths."""
         onnx.save(Placer(onnx.load(network), table).place(), folder / "model_tiny_npu.onnx")
         if shifts == "none":
             return (folder / "model_tiny_npu.onnx",)
-        record = {name: np.log2(found.scale.numpy()).astype(int).tolist() for name, found in table.qparams.items()}
+        record = {name: np.log2(qparams.scale.numpy()).astype(int).tolist() for name, qparams in table.qparams.items()}
         (folder / "shifts.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return (folder / "model_tiny_npu.onnx", folder / "shifts.json")
 
     def load(self, artifact: Path) -> "Emulator":
-        """The NPU's emulator; here ONNX Runtime."""
+        """Load a written file into the NPU's emulator, here ONNX Runtime."""
         return Emulator(artifact)
 
     def command(self, artifact: Path, size: Size | None) -> str:
-        """The next command line."""
+        """Return the vendor's next command line."""
         return f"tiny-npu-compile {artifact.name}" + (f" --shape {'x'.join(map(str, size))}" if size else "")
 
 
 class Emulator:
-    """Runs a written file."""
+    """A written file, ready to run."""
 
     name = "tiny-npu emulator"
 
@@ -66,10 +66,10 @@ class Emulator:
         return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: image})[0])
 
     def integer_convs(self) -> None:
-        """The emulator cannot tell."""
+        """Return None: the emulator cannot count integer convolutions."""
 
 
 @hookimpl
 def srptq_targets() -> Iterable[TargetEntry]:
-    """What the entry point registers."""
+    """Register the target."""
     return [TargetEntry("tiny-npu", "8 bits, scales are powers of two", TinyNpu)]

@@ -79,9 +79,7 @@ class Estimate:
         cls, recipe: str | Path | Recipe, loaded: LoadedModel, registry: Registry, size: Size | None = None
     ) -> "Estimate":
         """Estimate the costs of a network before it is quantized. The plan suffices, so no image is read."""
-        chosen = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-        check_names(chosen, registry)
-        rules, record = rules_of(chosen, registry), loaded.record
+        bound, record = BoundRecipe.resolve(recipe, registry), loaded.record
         network = Network(graph_of(export_network(loaded.module, size, record.multiple)))
         plan = bound.plan(network, record.input_range)
         return cls(record, bound.recipe, Costs.of(network, size or usual_size(record), bound.rules), plan)

@@ -1,1 +1,1 @@
-"""The table of integers, and what targets write from it."""
+"""Deployment: the quant table, and the files that targets write from it."""

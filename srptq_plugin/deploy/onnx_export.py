@@ -1,4 +1,4 @@
-"""The float ONNX file, exported once, and read by the keys of the exported graph."""
+"""The float ONNX file: its export, and its nodes under the keys of the exported graph."""
 
 import json
 import logging
@@ -21,6 +21,8 @@ from srptq_plugin.planning.plan import Site
 
 OPSET = 20
 METADATA = "srptq"
+"""The key of this project's entry in a model's metadata."""
+# Metadata that torch.onnx writes for each node: Python lists as text, outermost module first, the operator last.
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 _TYPES = {
@@ -44,14 +46,16 @@ _TYPES = {
 
 
 def export_float(program: ExportedProgram, path: Path, metadata: Mapping[str, object]) -> None:
-    """Write the float network as ONNX, its metadata (input range, scale, ...) in the file."""
+    """Write the float network as ONNX, with metadata such as the input range and the scale in the file."""
     with _quiet():
         exported = torch.onnx.export(
             program, dynamo=True, external_data=False, opset_version=OPSET, verbose=False,
             input_names=["input"], output_names=["output"],
         )  # fmt: skip
     if exported is None:
-        raise SrptqError(f"{path.name}: torch.onnx.export gave no file")
+        raise SrptqError(
+            f"{path.name}: torch.onnx.export returned no model; report this with the versions of torch and onnx"
+        )
     model = exported.model_proto
     _name_dimensions(model)
     model.metadata_props.add(key=METADATA, value=json.dumps(metadata, sort_keys=True))
@@ -60,7 +64,7 @@ def export_float(program: ExportedProgram, path: Path, metadata: Mapping[str, ob
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """The exporter warns of torchvision's absence and of its own deprecations: nothing that a user can act on."""
+    """Silence the exporter's warnings, on torchvision's absence and its own deprecations. No user can act on them."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -80,17 +84,24 @@ def _name_dimensions(model: ModelProto) -> None:
     for n, dimension in enumerate(model.graph.output[0].type.tensor_type.shape.dim):
         if dimension.dim_param and n in names:
             dimension.dim_param = names[n] if n == 0 else f"output_{names[n]}"
+    # Intermediate shapes still name the old dimensions. Runtimes infer shapes themselves.
     del model.graph.value_info[:]
 
 
 def metadata_of(model: ModelProto) -> dict[str, object]:
-    """What `export_float` wrote about the network; empty for a file from elsewhere."""
+    """Return the metadata that `export_float` wrote. Empty for a file from another exporter."""
     return next((json.loads(prop.value) for prop in model.metadata_props if prop.key == METADATA), {})
 
 
 @dataclass
 class OnnxNetwork:
-    """A float ONNX file read by the same keys as the exported graph."""
+    """A float ONNX file, read by the keys of the exported graph.
+
+    Attributes:
+        model: The file.
+        nodes: The node of each operation, by its key as text.
+        readers: For each value, the nodes that read it, with the index of the input.
+    """
 
     model: ModelProto
     nodes: dict[str, NodeProto] = field(default_factory=dict[str, NodeProto])
@@ -102,13 +113,14 @@ class OnnxNetwork:
         for node in self.model.graph.node:
             for index, value in enumerate(node.input):
                 self.readers[value].append((node, index))
-            found = _path_and_op(node)
-            if found and _TYPES.get(found[1]) == node.op_type:
-                self.nodes[str(OpKey(*found, counts[found]))] = node
-                counts[found] += 1
+            origin = _path_and_op(node)
+            # An operation may become several nodes. The one of the expected type stands for it.
+            if origin and _TYPES.get(origin[1]) == node.op_type:
+                self.nodes[str(OpKey(*origin, counts[origin]))] = node
+                counts[origin] += 1
 
     def value(self, site: Site) -> str:
-        """The name of a site's tensor."""
+        """Return the name of a site's tensor."""
         for edge in site.consumers:
             if edge.consumer in self.nodes:
                 return self.nodes[edge.consumer].input[edge.input_index]
@@ -122,12 +134,15 @@ class OnnxNetwork:
 
 
 def _path_and_op(node: NodeProto) -> tuple[str, str] | None:
-    """What a node was made from; sizes are computed by Python's own functions, which are no operation."""
-    paths, kinds = (_listed(node, key) for key in (_SCOPES, _CLASSES))
+    """Return the module path and the operation that a node was exported from.
+
+    None for a node that computes sizes, which come from Python's own functions.
+    """
+    paths, kinds = _read_list(node, _SCOPES), _read_list(node, _CLASSES)
     if len(paths) < 2 or not kinds:  # noqa: PLR2004
         return None
     return paths[-2], canonical_op(kinds[-1])
 
 
-def _listed(node: NodeProto, key: str) -> list[str]:
+def _read_list(node: NodeProto, key: str) -> list[str]:
     return re.findall(r"'([^']*)'", next((prop.value for prop in node.metadata_props if prop.key == key), ""))

@@ -1,4 +1,4 @@
-"""The placing of Q/DQ in a float ONNX file, by a quant table."""
+"""Insertion of Q/DQ nodes into a float ONNX file, by a quant table."""
 
 import re
 from collections import defaultdict
@@ -18,13 +18,20 @@ from srptq_plugin.planning.plan import Site
 from srptq_plugin.quantization.grid import IntGrid, QParams
 
 _WHOLE_TYPES = (8, 16)
-_BIAS_PLACE = 2
+"""Bits at which QuantizeLinear itself saturates to the grid. Others need a Clip."""
+_BIAS_INDEX = 2
 
 
 class Placer:
-    """Puts Q/DQ at the sites of a table: integers for weights, Quantize - (Clip) - Dequantize for activations.
+    """A float ONNX file that gets Q/DQ at the sites of a table.
 
-    Behind data movement a quantizer changes nothing; a runtime that carries integers through wants none there.
+    Weights become integers behind a DequantizeLinear. Activations pass QuantizeLinear, (Clip,) DequantizeLinear.
+
+    Args:
+        model: The float network. It stays as it is.
+        table: The quant table.
+        behind_movement: Whether sites behind data movement get Q/DQ as well. They change no value there, and a
+            runtime that moves integers has no use for them.
     """
 
     def __init__(self, model: ModelProto, table: QuantTable, *, behind_movement: bool = True) -> None:
@@ -33,50 +40,51 @@ class Placer:
         self.table = table
         self.behind_movement = behind_movement
         self.network = OnnxNetwork(self.model)
-        self._constants = {each.name: each for each in self.model.graph.initializer}
+        self._constants = {constant.name: constant for constant in self.model.graph.initializer}
+        # New nodes for `_emit`: nodes that read constants only, and nodes by the value that they quantize.
         self._first: list[NodeProto] = []
         self._after: dict[str, list[NodeProto]] = defaultdict(list)
 
     def place(self) -> ModelProto:
-        """The model with Q/DQ."""
+        """Insert all nodes, check the model, and return it."""
         by_value: dict[str, list[Site]] = defaultdict(list)
         for site in self.table.plan.sites:
             if site.role == "weight":
-                self._weight(site)
+                self._place_weight(site)
             elif self.behind_movement or not self.table.plan.is_moved(site):
                 by_value[self.network.value(site)].append(site)
         for value, sites in by_value.items():
-            self._activation(value, sites)
+            self._place_activation(value, sites)
         for conv in self.table.plan.convs:
-            self._bias(conv)
+            self._place_bias(conv)
         self._emit()
         self._drop_unused()
         onnx.checker.check_model(self.model)
         return self.model
 
-    def _weight(self, site: Site) -> None:
+    def _place_weight(self, site: Site) -> None:
         readers = [self._node(edge.consumer) for edge in site.consumers]
         integers, qparams = self.table.weights[site.name], self.table.qparams[site.name]
-        output = self._stored(readers[0].input[1], integers, qparams)
+        output = self._dequantize(readers[0].input[1], integers, qparams)
         for reader in readers:
             reader.input[1] = output
 
-    def _bias(self, conv: str) -> None:
+    def _place_bias(self, conv: str) -> None:
         node = self._node(conv)
-        values = self._constants.get(node.input[_BIAS_PLACE]) if len(node.input) > _BIAS_PLACE else None
+        values = self._constants.get(node.input[_BIAS_INDEX]) if len(node.input) > _BIAS_INDEX else None
         if values is not None:
-            name = f"{_plain(conv)}_bias"
+            name = f"{_identifier(conv)}_bias"
             rounded = self.table.bias(conv, torch.from_numpy(numpy_helper.to_array(values).copy()))
             if rounded is not None:
-                node.input[_BIAS_PLACE] = self._stored(name, *rounded)
+                node.input[_BIAS_INDEX] = self._dequantize(name, *rounded)
             elif conv in self.table.biases:
-                node.input[_BIAS_PLACE] = self._constant(name, self.table.biases[conv].numpy())
+                node.input[_BIAS_INDEX] = self._constant(name, self.table.biases[conv].numpy())
 
-    def _stored(self, name: str, integers: torch.Tensor, qparams: QParams) -> str:
-        """Integers behind a DequantizeLinear."""
-        stored = self._constant(f"{name}_integers", integers.numpy().astype(_dtype(qparams.grid)))
+    def _dequantize(self, name: str, integers: torch.Tensor, qparams: QParams) -> str:
+        """Store integers with a DequantizeLinear behind them, and return the name of its output."""
+        constant = self._constant(f"{name}_integers", integers.numpy().astype(_dtype(qparams.grid)))
         axis = {"axis": qparams.grid.channel_axis} if qparams.scale.ndim else {}
-        inputs = [stored, *self._parameters(name, qparams)]
+        inputs = [constant, *self._parameters(name, qparams)]
         self._first.append(_node("DequantizeLinear", inputs, f"{name}_dequantized", **axis))
         return f"{name}_dequantized"
 
@@ -85,15 +93,17 @@ class Placer:
             raise SrptqError(f"{key}: not found in the ONNX graph; export the network again with this version")
         return self.network.nodes[key]
 
-    def _activation(self, value: str, sites: Sequence[Site]) -> None:
-        """Rewire each site's readers; those that no key names follow the site that has unnamed readers.
+    def _place_activation(self, value: str, sites: Sequence[Site]) -> None:
+        """Insert the chains of all sites on one tensor, and let the readers of each site read its chain.
 
-        A `Shape` reads behind a site too: ONNX Runtime fuses no convolution whose float output has a second reader.
+        Readers without a key, such as the parts of a decomposed operation, follow the site that has such readers.
         """
         rest = next((site for site in sites if self._has_unnamed(site)), None)
         claimed = self._claims(sites)
         outputs = {site.name: self._chain(value, site) for site in sites}
         for node, index in self.network.readers[value]:
+            # A Shape reads the quantized tensor too: ONNX Runtime fuses no convolution whose float output has a second
+            # reader.
             site = claimed.get((node.output[0], index), rest or (sites[0] if node.op_type == "Shape" else None))
             if site is not None:
                 node.input[index] = outputs[site.name]
@@ -101,7 +111,7 @@ class Placer:
             self._reroute_output(value, outputs[rest.name])
 
     def _claims(self, sites: Sequence[Site]) -> dict[tuple[str, int], Site]:
-        """Which site feeds a reader, by the reader's output and the place."""
+        """Return the site that feeds each reader, by the reader's output and the index of its input."""
         return {
             (self.network.nodes[edge.consumer].output[0], edge.input_index): site
             for site in sites
@@ -113,12 +123,13 @@ class Placer:
         return any(edge.consumer not in self.network.nodes for edge in site.consumers)
 
     def _chain(self, value: str, site: Site) -> str:
-        """Quantize, clip below the width of the type, dequantize."""
+        """Append Quantize - (Clip) - Dequantize after a value, and return the name of the last output."""
         qparams = self.table.qparams[site.name]
-        base = f"{_plain(site.name)}_{site.grid.bits}bit"
+        base = f"{_identifier(site.name)}_{site.grid.bits}bit"
         parameters = self._parameters(base, qparams)
         nodes = [_node("QuantizeLinear", [value, *parameters], f"{base}_q")]
         if qparams.grid.bits not in _WHOLE_TYPES:
+            # QuantizeLinear saturates to the 8 or 16 bits of its type, not to a narrower grid.
             nodes.append(_node("Clip", [f"{base}_q", *self._ends(base, qparams.grid)], f"{base}_clip"))
         nodes.append(_node("DequantizeLinear", [nodes[-1].output[0], *parameters], f"{base}_dq"))
         self._after[value] += nodes
@@ -129,7 +140,8 @@ class Placer:
         return [self._constant(f"{base}_{name}", np.array(end, _dtype(grid))) for name, end in ends.items()]
 
     def _parameters(self, base: str, qparams: QParams) -> tuple[str, str]:
-        """Scale and zero point; the zero point is always written, of the integers' own type."""
+        """Store the scale and the zero point, and return their names."""
+        # The zero point is always written: its type decides the type of the integers, which is uint8 without it.
         scale = self._constant(f"{base}_scale", qparams.scale.numpy().astype(np.float32))
         zero = qparams.integer_zero_point.numpy().astype(_dtype(qparams.grid))
         return scale, self._constant(f"{base}_zero_point", zero)
@@ -139,7 +151,7 @@ class Placer:
         return name
 
     def _reroute_output(self, value: str, quantized: str) -> None:
-        """The graph's output keeps its name; the tensor before it takes another."""
+        """Give the quantized tensor the name of the graph's output, and another name to the float tensor before it."""
         inner = f"{value}_float"
         nodes = [*self.model.graph.node, *self._after[value]]
         for node in nodes:
@@ -148,12 +160,13 @@ class Placer:
         self._after[inner] = self._after.pop(value)
 
     def _emit(self) -> None:
-        """Q/DQ right behind the tensors that they quantize, so that the order stays topological."""
+        """Write all nodes, with Q/DQ right behind the tensors that they quantize: the order stays topological."""
         ordered = [*self._first, *self._after.get(self.model.graph.input[0].name, [])]
         for node in self.model.graph.node:
             ordered.append(node)
             for value in node.output:
                 ordered += self._after.get(value, [])
+        # Copied first, as `ordered` refers to nodes in the field that is cleared next.
         copies = [NodeProto() for _ in ordered]
         for copy, node in zip(copies, ordered, strict=True):
             copy.CopyFrom(node)
@@ -162,9 +175,9 @@ class Placer:
 
     def _drop_unused(self) -> None:
         used = {value for node in self.model.graph.node for value in node.input}
-        kept = [each for each in self.model.graph.initializer if each.name in used]
+        constants = [constant for constant in self.model.graph.initializer if constant.name in used]
         del self.model.graph.initializer[:]
-        self.model.graph.initializer.extend(kept)
+        self.model.graph.initializer.extend(constants)
 
 
 def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
@@ -172,10 +185,10 @@ def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> N
 
 
 def _dtype(grid: IntGrid) -> np.dtype[Any]:
-    """The narrowest ONNX integers that hold a grid."""
+    """Return the narrowest type of ONNX integers that holds a grid."""
     width = next(width for width in (8, 16, 32) if grid.bits <= width)
     return np.dtype(f"{'int' if grid.signed else 'uint'}{width}")
 
 
-def _plain(key: str) -> str:
+def _identifier(key: str) -> str:
     return re.sub(r"[^\w.]+", "_", key).strip("_")

@@ -1,1 +1,1 @@
-"""Reading a network: operations, stages, exporting, what a target computes together. It knows no recipe."""
+"""Network graphs without any recipe: operations, stages, export, and the operations that a target fuses."""

@@ -1,4 +1,4 @@
-"""From a module to an exported program: batch norms and mean shifts folded, any image size unless one is asked for."""
+"""Export of a module by torch.export: batch norms and mean shifts folded, for any image size unless one is chosen."""
 
 import copy
 import re
@@ -19,6 +19,7 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.utils.elapsed import reported
 
 EXAMPLE: Size = (2, 3, 48, 64)
+"""The input to trace for any size. torch.export specializes on lengths of 0 and 1, so the batch has two images."""
 ANY = (0, 2, 3)
 """The axes that may have any length: batch, height and width."""
 CURE = (
@@ -29,37 +30,43 @@ BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 
 def export_network(module: nn.Module, size: Size | None = None, multiple: int = 1) -> ExportedProgram:
-    """Trace a network in evaluation mode; without a size, for every batch, and height and width of a multiple.
+    """Trace a network in evaluation mode, with batch norms, mean shifts and computed weights folded.
+
+    Args:
+        module: The network. It stays as it is.
+        size: The only size that the program takes. By default it takes any batch, height and width.
+        multiple: The number that heights and widths have to be multiples of.
 
     >>> program = export_network(nn.Conv2d(3, 3, 3, padding=1))
     >>> program.module()(torch.zeros(1, 3, 9, 11)).shape
     torch.Size([1, 3, 9, 11])
     """
-    return fold_computed(folded(module, size, multiple)[1])
+    return fold_computed(fold_and_trace(module, size, multiple)[1])
 
 
 def export_at_size(module: nn.Module, size: Size) -> ExportedProgram:
-    """Trace a network at one height and width, for every batch if it takes any, and for one image otherwise."""
+    """Trace a network at one height and width, for any batch if the network takes that, and for one image if not."""
     example = EXAMPLE[0], *size[1:]
     try:
-        simpler, program = _folded(module, example, (0,))
+        simpler, program = _fold_and_trace(module, example, (0,))
         _refuse_guards(simpler, program, example, 0)
         return fold_computed(program)
     except SrptqError:
         return export_network(module, size)
 
 
-def folded(module: nn.Module, size: Size | None = None, multiple: int = 1) -> tuple[nn.Module, ExportedProgram]:
-    """A copy in evaluation mode on the processor, as it is exported, and its program."""
+def fold_and_trace(module: nn.Module, size: Size | None = None, multiple: int = 1) -> tuple[nn.Module, ExportedProgram]:
+    """Return the exported module, a folded copy on the CPU in evaluation mode, and its program."""
     if size:
-        return _folded(module, size, ())
+        return _fold_and_trace(module, size, ())
     example = _example(multiple)
-    simpler, program = _folded(module, example, ANY)
+    simpler, program = _fold_and_trace(module, example, ANY)
     _refuse_guards(simpler, program, example, multiple)
     return simpler, program
 
 
-def _folded(module: nn.Module, example: Size, axes: Sequence[int]) -> tuple[nn.Module, ExportedProgram]:
+def _fold_and_trace(module: nn.Module, example: Size, axes: Sequence[int]) -> tuple[nn.Module, ExportedProgram]:
+    # Which modules follow each other is known from a trace only. Folding then changes modules, so that it traces again.
     module = plain_copy(module)
     program = _trace(module, example, axes)
     simpler = fold(module, program)
@@ -67,49 +74,51 @@ def _folded(module: nn.Module, example: Size, axes: Sequence[int]) -> tuple[nn.M
 
 
 def graph_of(program: ExportedProgram) -> fx.GraphModule:
-    """The graph to plan on: without operations that change nothing."""
+    """Return the graph to plan on, without operations that change nothing."""
     return drop_identities(program.module())
 
 
 def own_module(program: ExportedProgram) -> fx.GraphModule:
-    """The graph with parameters of its own: tuning those of `program.module()` would change the program's.
+    """Return the graph with its own copies of the parameters. `program.module()` shares its parameters instead.
 
     >>> program = export_network(nn.Conv2d(3, 3, 3))
     >>> own_module(program).weight is program.module().weight
     False
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about what it copies
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own, about the copied program
         return copy.deepcopy(program.module())
 
 
 def _trace(module: nn.Module, example: Size, axes: Sequence[int]) -> ExportedProgram:
-    """Trace at any length of some axes of the input."""
+    """Trace at any length of these axes of the input."""
     dynamic = (dict.fromkeys(axes, Dim.AUTO),) if axes else None
     try:
         with warnings.catch_warnings(), reported("tracing", CURE if axes == ANY else ""):
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (torch.zeros(example),), dynamic_shapes=dynamic)
     except Exception as error:
-        raise SrptqError(_refusal(module, example, error)) from error
+        raise SrptqError(_explain_refusal(module, example, error)) from error
     _refuse_fixed_sizes(program, example, axes)
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # it names files of this machine, and would travel with every written file
+        node.meta.pop("stack_trace", None)  # paths of this machine, which every written file would carry
     return program
 
 
 def _example(multiple: int) -> Size:
-    """Return an input to trace for any size. Sides that were equal would be taken for one."""
+    """Return an input to trace for any size. Its height and width differ, or torch would assume that they are equal."""
     batch, colors, height, width = EXAMPLE
     height = -(-height // multiple) * multiple
     return batch, colors, height, max(width, height + multiple)
 
 
-def _refusal(module: nn.Module, example: Size, error: Exception) -> str:
-    """Which line torch.export stumbled on, and what to do."""
+def _explain_refusal(module: nn.Module, example: Size, error: Exception) -> str:
+    """Return the line that torch.export refused, its reason, and the cure."""
     text = str(error)
     lines = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\s*\n\s*(\S[^\n]*)', text)
-    lines = lines or [(each.filename, each.lineno, each.name, each.line) for each in extract_tb(error.__traceback__)]
+    lines = lines or [
+        (frame.filename, frame.lineno, frame.name, frame.line) for frame in extract_tb(error.__traceback__)
+    ]
     traced = [line for line in lines if "/torch/" not in line[0] and line[0] != __file__]
     where = "; at {}, line {}, in {}: {}".format(*traced[-1]) if traced else ""
     cause = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
@@ -125,26 +134,27 @@ def _refuse_fixed_sizes(program: ExportedProgram, example: Size, axes: Sequence[
     shape = image.meta["val"].shape
     fixed = [axis for axis in axes if str(shape[axis]).isdigit()]
     if fixed:
-        what = "batch" if fixed == [0] else "image size"
+        limit = "batch" if fixed == [0] else "image size"
         traced = " x ".join(map(str, example))
-        raise SrptqError(f"the network runs at one {what} only (traced on {traced}); give `input_size`")
+        raise SrptqError(f"the network runs at one {limit} only (traced on {traced}); give `input_size`")
 
 
 def _refuse_guards(module: nn.Module, program: ExportedProgram, example: Size, step: int) -> None:
-    """Hold the program against the network where torch assumed something of the example that is not so elsewhere."""
+    """Raise if the program differs from the network at other sizes, because torch assumed something of the example."""
     batch, colors, height, width = example
+    # Height and width grow by different numbers of steps, so that no relation between them stays the example's.
     for more in (1, 2):
         size = batch + more, colors, height + more * step, width + (3 - more) * step
         fault = _fault_at(program, size)
         if fault and not _is_alike(module, program, size):
-            traced, failed = (" x ".join(map(str, each)) for each in (example, size))
+            traced, failed = (" x ".join(map(str, shape)) for shape in (example, size))
             raise SrptqError(
                 f"the network was traced on {traced} and is another on {failed} ({fault}); give `input_size`"
             )
 
 
 def _fault_at(program: ExportedProgram, size: Size) -> str:
-    """Run a program without computing; the first thing that torch assumed and that does not hold."""
+    """Run a program on fake tensors, and return the first assumption of torch that does not hold, or ""."""
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             program.module()(torch.empty(size))
@@ -154,7 +164,7 @@ def _fault_at(program: ExportedProgram, size: Size) -> str:
 
 
 def _is_alike(module: nn.Module, program: ExportedProgram, size: Size) -> bool:
-    """Tell whether a program computes what the network does, whatever torch assumed."""
+    """Tell whether a program computes the network's output when its guards are removed."""
     graph, image = graph_of(program), torch.rand(size, generator=torch.Generator().manual_seed(0))
     for node in [node for node in graph.graph.nodes if node.target == GUARDS]:
         graph.graph.erase_node(node)
@@ -167,7 +177,11 @@ def _is_alike(module: nn.Module, program: ExportedProgram, size: Size) -> bool:
 
 
 def fold(module: nn.Module, program: ExportedProgram) -> nn.Module | None:
-    """A copy with batch norms and mean shifts folded into the convolutions before them; none without any.
+    """Return a copy with batch norms and mean shifts folded into the convolutions before them, or None without any.
+
+    Args:
+        module: The network.
+        program: Its trace, from which the pairs are known.
 
     >>> network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).eval()
     >>> fold(network, torch.export.export(network, (torch.zeros(1, 3, 8, 8),)))[1]
@@ -180,16 +194,16 @@ def fold(module: nn.Module, program: ExportedProgram) -> nn.Module | None:
     for conv_path, after_path in pairs:
         conv, after = simpler.get_submodule(conv_path), simpler.get_submodule(after_path)
         if isinstance(conv, nn.Conv2d) and isinstance(after, nn.BatchNorm2d | nn.Conv2d):
-            _into(conv, *(_shift_of(after) if isinstance(after, nn.Conv2d) else _norm_of(after)))
+            _fold_into(conv, *(_diagonal(after) if isinstance(after, nn.Conv2d) else _affine(after)))
             parent, _, name = after_path.rpartition(".")
             setattr(simpler.get_submodule(parent), name, nn.Identity())
     return simpler
 
 
 def fold_mean_shifts(module: fx.GraphModule) -> fx.GraphModule:
-    """Fold mean shifts into the convolutions before them, in a traced graph that a toolkit is about to prepare.
+    """Fold mean shifts into the convolutions before them, in place, in a traced graph that a toolkit will prepare.
 
-    The graph changes in place and gets new parameters of the same names. The network it was traced from stays as it is.
+    The graph gets new parameters of the same names. The network that it was traced from stays as it is.
     """
     network = Network(module)
     readers = Counter(str(node.target) for node in module.graph.nodes if node.op == "get_attr")
@@ -204,7 +218,8 @@ def fold_mean_shifts(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _fold_node(network: Network, conv: fx.Node, shift: fx.Node) -> None:
-    weight, bias, scale, offset = (network.parameter(node, index) for node in (conv, shift) for index in (1, 2))
+    weight, bias = network.parameter(conv, 1), network.parameter(conv, 2)
+    scale, offset = network.parameter(shift, 1), network.parameter(shift, 2)
     if weight is None or scale is None:
         return
     name, values = weight
@@ -222,7 +237,10 @@ def _fold_node(network: Network, conv: fx.Node, shift: fx.Node) -> None:
 
 
 def _pairs(network: Network) -> Iterator[tuple[str, str]]:
-    """A convolution and what follows it alone, by module path; each module used once."""
+    """Yield the module paths of a convolution and of the norm or shift that alone follows it.
+
+    Modules that are called more than once are left out.
+    """
     paths = Counter(key.path for key in network.keys.values())
     for node, op in network.ops.items():
         if op in BATCH_NORMS or (op == "conv" and network.is_mean_shift(node)):
@@ -233,8 +251,8 @@ def _pairs(network: Network) -> Iterator[tuple[str, str]]:
                     yield pair
 
 
-def _norm_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift of each channel."""
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the scale and the shift of each channel: gamma / sqrt(variance + eps), and beta - mean * scale."""
     zero = torch.zeros(norm.num_features)
     mean, variance = norm.running_mean, norm.running_var
     scale = ((zero + 1 if variance is None else variance) + norm.eps).rsqrt()
@@ -242,12 +260,13 @@ def _norm_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, (norm.bias if norm.affine else zero) - (zero if mean is None else mean) * scale
 
 
-def _shift_of(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def _diagonal(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
     scale = conv.weight[..., 0, 0].diagonal()
     return scale, torch.zeros_like(scale) if conv.bias is None else conv.bias
 
 
-def _into(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
+def _fold_into(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> None:
+    # scale * (w * x + b) + shift: the scale belongs to output channels, the first axis of a weight.
     bias = torch.zeros_like(shift) if conv.bias is None else conv.bias
     learns = conv.weight.requires_grad
     conv.weight = nn.Parameter((conv.weight * scale[:, None, None, None]).detach(), requires_grad=learns)

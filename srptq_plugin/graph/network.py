@@ -1,9 +1,8 @@
-"""The network as dataflow: operations of an exported graph, by keys that every tracer records alike."""
+"""An exported graph as dataflow: operations under keys that do not depend on the tracer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import Any
 
 import torch
@@ -14,19 +13,19 @@ from srptq_plugin.graph.module_stack import path_of, root_class
 
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
 IMAGE_AXES = 4
-CORNER = 64
-"""The side of an image of one color. Every multiple that a network may need divides it."""
+"""The number of axes of a feature map: batch, channels, height and width."""
 GUARDS = "_guards_fn"
-"""The module that torch.export adds to check sizes."""
+"""The submodule in which torch.export checks input sizes."""
 MOVEMENT = frozenset(
     {"pixel_shuffle", "pixel_unshuffle", "split", "getitem", "slice", "select", "permute", "reshape"}
     | {"identity", "pad", "nearest", "max_pool"}
 )
-"""Operations that move values and change none: their input and output have one encoding."""
+"""Operations that move values without changing them. Their inputs and outputs share one encoding."""
 UPSAMPLING = frozenset({"pixel_shuffle", "nearest", "interpolate", "conv_transpose"})
 ELEMENTWISE = frozenset({"add", "sub", "mul", "div"})
 NONNEGATIVE = frozenset({"relu", "sigmoid"})
 
+# Names of ATen operators, of Tensor methods, of operators of Python and of layers (in lower case) to one word for each.
 _OPS = {
     "conv2d": "conv",
     "convolution": "conv",
@@ -74,7 +73,7 @@ _OPS = {
 
 @dataclass(frozen=True, order=True)
 class OpKey:
-    """An operation, by module path, kind and how many of the kind came before it there.
+    """The key of an operation: module path, kind, and the number of earlier operations of that kind in the module.
 
     >>> str(OpKey("body.0.conv1", "conv", 0)), str(OpKey("", "add", 1))
     ('body.0.conv1/conv', '/add.1')
@@ -89,18 +88,18 @@ class OpKey:
 
 
 def canonical_op(name: str) -> str:
-    """One word for an operation, from the name that a tracer gave it.
+    """Return the project's word for an operation, from the name that a tracer gave it.
 
     >>> canonical_op("aten.conv2d.default"), canonical_op("relu_"), canonical_op("add.Tensor")
     ('conv', 'relu', 'add')
     """
     base = name.removeprefix("aten.").split(".")[0]
-    base = base if base.startswith("_") else base.rstrip("_")
+    base = base if base.startswith("_") else base.rstrip("_")  # a trailing underscore means in place
     return _OPS.get(base, base)
 
 
 def tensor_arguments(node: fx.Node) -> list[fx.Node]:
-    """The nodes among a node's positional arguments, lists taken apart."""
+    """Return the nodes among a node's positional arguments, with lists flattened."""
     flat: list[fx.Node] = []
     for argument in node.args:
         items = argument if isinstance(argument, (list, tuple)) else [argument]
@@ -109,13 +108,20 @@ def tensor_arguments(node: fx.Node) -> list[fx.Node]:
 
 
 def is_pooled(node: fx.Node) -> bool:
-    """Whether a feature map is 1 x 1 whatever the image."""
+    """Tell whether a feature map is 1 x 1 for every image size."""
     shape = getattr(node.meta.get("val"), "shape", ())
+    # Other sides are symbolic in a graph for any size, so that a constant 1 is no coincidence.
     return len(shape) == IMAGE_AXES and all(isinstance(size, int) and size == 1 for size in shape[2:])
 
 
 class Network:
-    """An exported graph, read as operations on feature maps."""
+    """An exported graph, read as operations on feature maps.
+
+    Attributes:
+        ops: The canonical operation of each node. Constants and sizes are left out.
+        keys: The key of each of these nodes.
+        nodes: The inverse of `keys`, by the text of the key.
+    """
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
@@ -128,7 +134,7 @@ class Network:
             self._enter(node, counts)
 
     def _enter(self, node: fx.Node, counts: dict[tuple[str, str], int]) -> None:
-        op = _op_of(node, self.module)
+        op = _name_op(node, self.module)
         if not op:
             return
         path = "" if op in (INPUT, OUTPUT) else path_of(node, self._root)
@@ -139,120 +145,88 @@ class Network:
 
     @cached_property
     def input(self) -> fx.Node:
-        """The image."""
+        """The node of the image."""
         return next(node for node, op in self.ops.items() if op == INPUT)
 
     @cached_property
     def varying(self) -> frozenset[fx.Node]:
         """The nodes that depend on the image."""
-        found: set[fx.Node] = {self.input}
-        for node in self.ops:
-            if any(argument in found for argument in tensor_arguments(node)):
-                found.add(node)
-        return frozenset(found)
+        dependent: set[fx.Node] = {self.input}
+        for node in self.ops:  # in topological order, so that one pass is enough
+            if any(argument in dependent for argument in tensor_arguments(node)):
+                dependent.add(node)
+        return frozenset(dependent)
 
     @cached_property
     def convs(self) -> tuple[fx.Node, ...]:
-        """The convolutions, mean shifts left out."""
+        """The convolutions, without mean shifts."""
         return tuple(node for node, op in self.ops.items() if op == "conv" and not self.is_mean_shift(node))
 
     def name(self, node: fx.Node) -> str:
-        """The key of a node, as text."""
+        """Return the key of a node as text."""
         return str(self.keys[node])
 
     def edges_in(self, node: fx.Node) -> list[tuple[int, fx.Node]]:
-        """The feature maps that a node reads, each with its place among the tensor arguments."""
+        """Return the feature maps that a node reads, each with its index among the tensor arguments."""
         return [(n, source) for n, source in enumerate(tensor_arguments(node)) if source in self.varying]
 
     def edges_out(self, node: fx.Node) -> Iterator[tuple[fx.Node, int]]:
-        """Who reads a node's feature map, and at which place."""
+        """Yield each reader of a node's feature map, with the index of that tensor argument."""
         for user in node.users:
             if user in self.ops:
                 yield from ((user, n) for n, source in enumerate(tensor_arguments(user)) if source is node)
 
     def parameter(self, node: fx.Node, index: int) -> tuple[str, Tensor] | None:
-        """The parameter or buffer that a node reads at a place, through a quantizer if need be, with its name."""
+        """Return the name and the detached values of the parameter or buffer that a node reads.
+
+        Args:
+            node: An operation. A quantizer between it and the parameter is looked through.
+            index: The index among the tensor arguments: 1 for weights, 2 for biases.
+
+        Returns:
+            None if there is no such argument, or if it is no parameter.
+        """
         if node.op == "call_module" and self.ops[node] != QUANTIZER:
-            return self._own_parameter(str(node.target), ("input", "weight", "bias")[index])
+            return self._layer_parameter(str(node.target), ("input", "weight", "bias")[index])
         arguments = tensor_arguments(node)
-        found = arguments[index] if index < len(arguments) else node
-        found = tensor_arguments(found)[0] if found.op == "call_module" else found
-        if found.op != "get_attr":
+        source = arguments[index] if index < len(arguments) else node
+        source = tensor_arguments(source)[0] if source.op == "call_module" else source
+        if source.op != "get_attr":
             return None
-        target = str(found.target)
+        target = str(source.target)
         owner, _, leaf = target.rpartition(".")
         return target, getattr(self.module.get_submodule(owner), leaf).detach()
 
-    def _own_parameter(self, path: str, leaf: str) -> tuple[str, Tensor] | None:
-        """The same for a layer that is called as a module."""
-        found = getattr(self.module.get_submodule(path), leaf, None)
-        return (f"{path}.{leaf}", found.detach()) if isinstance(found, Tensor) else None
+    def _layer_parameter(self, path: str, leaf: str) -> tuple[str, Tensor] | None:
+        values = getattr(self.module.get_submodule(path), leaf, None)
+        return (f"{path}.{leaf}", values.detach()) if isinstance(values, Tensor) else None
 
     def is_mean_shift(self, conv: fx.Node) -> bool:
-        """Whether a convolution only scales and shifts each color of an image."""
-        found = self.parameter(conv, 1)
-        if found is None:
+        """Tell whether a convolution only scales and shifts each color of an image."""
+        parameter = self.parameter(conv, 1)
+        if parameter is None:
             return False
-        weight = found[1]
+        weight = parameter[1]
         colors = weight.shape[0]
         square = tuple(weight.shape) == (colors, colors, 1, 1) and colors <= 4  # noqa: PLR2004
         return square and torch.equal(weight[..., 0, 0], weight[..., 0, 0].diag().diag())
 
     def is_depthwise(self, conv: fx.Node) -> bool:
-        """Tell whether each input channel makes one output channel, and no two products of channels are added."""
-        found, read = self.parameter(conv, 1), tensor_arguments(conv)[0].meta.get("val")
-        return found is not None and read is not None and found[1].shape[:2] == (read.shape[1], 1)
+        """Tell whether each output channel of a convolution reads one input channel."""
+        weight, image = self.parameter(conv, 1), tensor_arguments(conv)[0].meta.get("val")
+        return weight is not None and image is not None and weight[1].shape[:2] == (image.shape[1], 1)
 
     def is_nonnegative(self, node: fx.Node) -> bool:
-        """Whether a tensor has no negative values by construction."""
+        """Tell whether a tensor has no negative values by construction."""
         while self.ops.get(node) in MOVEMENT and tensor_arguments(node):
             node = tensor_arguments(node)[0]
         return self.ops.get(node) in NONNEGATIVE
 
-    def image_bounds(self, node: fx.Node, image: tuple[float, float]) -> tuple[float, float] | None:
-        """The exact range of a tensor that is the image, moved, scaled or shifted; none for any other."""
-        if not self._is_image(node):
-            return None
-        batch, colors, *sides = self.input.meta["val"].shape
-        device = next((each.device for each in self.module.parameters()), None)
-        corners = torch.tensor(list(product(image, repeat=int(colors))), dtype=torch.float32, device=device)
-        height, width = (side if isinstance(side, int) else CORNER for side in sides)
-        corners = corners[:, :, None, None].expand(-1, -1, height, width).contiguous()
-        parts = corners.split(batch) if isinstance(batch, int) else [corners]
-        ends = [values.aminmax() for values in (self._evaluate(node, part) for part in parts)]
-        return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
-
-    def _is_image(self, node: fx.Node) -> bool:
-        if node is self.input or node not in self.varying:
-            return True
-        op = self.ops[node]
-        shift = op == "conv" and self.is_mean_shift(node)
-        allowed = shift or op in ELEMENTWISE or (op in MOVEMENT and op != "max_pool") or op == "to"
-        return allowed and all(self._is_image(source) for _, source in self.edges_in(node))
-
-    def _evaluate(self, node: fx.Node, image: Tensor) -> Any:
-        """Run the few nodes between the image and a tensor."""
-        known: dict[fx.Node, Any] = {self.input: image}
-
-        def value(of: fx.Node) -> Any:
-            if of not in known:
-                known[of] = self._run(of, value)
-            return known[of]
-
-        return value(node)
-
-    def _run(self, node: fx.Node, value: Callable[[fx.Node], Any]) -> Any:
-        if node.op == "get_attr":
-            owner, _, leaf = str(node.target).rpartition(".")
-            return getattr(self.module.get_submodule(owner), leaf).detach()
-        function: Any = node.target
-        return function(*fx.map_arg(node.args, value), **fx.map_arg(node.kwargs, value))
-
 
 def drop_identities(module: fx.GraphModule) -> fx.GraphModule:
-    """Take out, in place, what changes nothing (`x * 1.0`, clones, dropout): exporters fold it away as well."""
+    """Remove operations that change nothing (`x * 1.0`, clones, dropout) in place, as exporters do, and return it."""
     for node in list(module.graph.nodes):
-        if _op_of(node, module) == "identity" and not _is_written(node):
+        if _name_op(node, module) == "identity" and not _is_written(node):
             node.replace_all_uses_with(tensor_arguments(node)[0])
             module.graph.erase_node(node)
         elif node.target is torch.ops.aten.view.default:
@@ -262,12 +236,13 @@ def drop_identities(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _is_written(copy: fx.Node) -> bool:
-    """Tell whether an operation in place changes a copy or what it was made from, so that the two differ."""
+    """Tell whether an operation in place changes a copy or its original, so that the two differ."""
     users = {*copy.users, *tensor_arguments(copy)[0].users} - {copy}
     return any(isinstance(user.target, OpOverload) and str(user.target).split(".")[1].endswith("_") for user in users)
 
 
-def _op_of(node: fx.Node, module: fx.GraphModule) -> str:
+def _name_op(node: fx.Node, module: fx.GraphModule) -> str:
+    """Return the canonical operation of a node, or "" if it is a constant, a size or a guard."""
     if node.op == "placeholder":
         return INPUT
     if node.op == OUTPUT:
@@ -287,7 +262,7 @@ def _function_name(target: Any) -> str:
 
 
 def _layer_op(module: nn.Module) -> str:
-    """The operation of a called module: torch's own layers in any shape, quantizers, or somebody's own layer."""
+    """Name the operation of a called module: a quantizer, a layer of torch or a subclass, or any other class."""
     if hasattr(module, "calculate_qparams") or hasattr(module, "qparams"):
         return QUANTIZER
     layers = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
@@ -296,7 +271,7 @@ def _layer_op(module: nn.Module) -> str:
 
 
 def _changes_nothing(node: fx.Node) -> bool:
-    """`x * 1.0`, `x / 1.0` and a concat of one, which exporters fold away."""
+    """Tell whether a node is `x * 1.0`, `x / 1.0` or a concat of one tensor. Exporters fold all of them away."""
     if str(node.target).startswith("aten.cat"):
         return len(tensor_arguments(node)) == 1
     constant = node.args[1] if len(node.args) == 2 else None  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""Weights that are computed from other parameters: made plain, in a copy of a module or in a traced program."""
+"""Weights that are computed from other parameters, replaced by plain ones in a copied module or a traced program."""
 
 import copy
 from collections.abc import Iterable
@@ -18,19 +18,25 @@ from srptq_plugin.graph.module_stack import module_path
 from srptq_plugin.graph.network import canonical_op
 
 READERS = frozenset({"conv", "conv_transpose", "linear"})
+"""Operations whose second and third arguments are a weight and a bias."""
 
 
 def plain_copy(module: nn.Module) -> nn.Module:
-    """Copy a module to the processor, in evaluation mode, without weight norms, spectral norms and parametrizations.
+    """Return a copy on the CPU, in evaluation mode, without weight norms, spectral norms and parametrizations.
 
     >>> plain = plain_copy(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)))
     >>> [name for name, _ in plain.named_parameters()]
     ['bias', 'weight']
     """
-    computed = (each for part in module.modules() for each in vars(part).values() if isinstance(each, Tensor))
-    # deepcopy refuses what has a history, and the hooks of weight norms compute it again
-    known: dict[int, Any] = {id(each): each.detach().clone() for each in computed if each.grad_fn is not None}
-    copied = copy.deepcopy(module, known).cpu().eval()
+    attributes = (value for part in module.modules() for value in vars(part).values())
+    # deepcopy refuses tensors with a grad_fn. Its memo, keyed by id, takes detached ones instead, which the hooks of
+    # weight norms compute again.
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for value in attributes
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
+    copied = copy.deepcopy(module, memo).cpu().eval()
     for part in copied.modules():
         _remove_norms(part)
     return copied
@@ -43,7 +49,8 @@ def _remove_norms(part: nn.Module) -> None:
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(part, hook.name)
     if parametrize.is_parametrized(part):
-        shared = type(part)  # removing changes the class, which the copy shares with the original
+        # Removal changes the class in place, and deepcopy shares the class with the original.
+        shared = type(part)
         own: Any = type(shared.__name__, shared.__bases__, dict(vars(shared)))
         part.__class__ = own
         for name in list(part.parametrizations):  # pyright: ignore[reportArgumentType]
@@ -51,7 +58,7 @@ def _remove_norms(part: nn.Module) -> None:
 
 
 def fold_computed(program: ExportedProgram) -> ExportedProgram:
-    """Compute weights and biases that depend on parameters alone, and let them be parameters, in place.
+    """Replace weights and biases that depend on parameters alone by new parameters, in place, and return the program.
 
     >>> class Scaled(nn.Conv2d):
     ...     def forward(self, x):
@@ -75,7 +82,7 @@ def fold_computed(program: ExportedProgram) -> ExportedProgram:
 
 
 def _constants(program: ExportedProgram) -> dict[fx.Node, Tensor]:
-    """Compute every tensor that parameters and buffers alone decide."""
+    """Return the value of every tensor that depends on parameters and buffers alone."""
     signature = program.graph_signature
     targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     known = {node: program.state_dict[targets[node.name]] for node in _placeholders(program) if node.name in targets}
@@ -92,7 +99,7 @@ def _placeholders(program: ExportedProgram) -> list[fx.Node]:
 
 
 def _writes(nodes: Iterable[fx.Node]) -> bool:
-    """Tell whether an operation changes what it reads."""
+    """Tell whether any node is an operation that changes its arguments in place."""
     return any(isinstance(node.target, OpOverload) and _schema(node.target).is_mutable for node in nodes)
 
 
@@ -101,7 +108,7 @@ def _schema(operation: Any) -> Any:
 
 
 def _make_parameter(program: ExportedProgram, node: fx.Node, name: str, value: Tensor) -> None:
-    """Let the readers of a node read a new parameter, under the first free name."""
+    """Replace a node by a new parameter, under the first free name."""
     number = next(n for n in count() if _numbered(name, n) not in program.state_dict)
     target = _numbered(name, number)
     with program.graph.inserting_before(_placeholders(program)[0]):

@@ -179,7 +179,7 @@ def _keys(entry: Entry[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _collect(plugin: object, info: PluginInfo) -> list[Entry[Any]]:
-    """Call all hooks of a plugin and check their entries. A trial manager is used, so that a failure leaves no trace."""
+    """Call all hooks of a plugin on a trial manager, so that a failure leaves no trace. Return the checked entries."""
     trial = _manager()
     try:
         trial.register(plugin)

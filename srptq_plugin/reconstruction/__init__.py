@@ -1,1 +1,1 @@
-"""Tuning a prepared graph against its float self: PaC, and what it stands on."""
+"""Reconstruction: tuning of a prepared graph against its float network. PaC, and the methods that it is built from."""

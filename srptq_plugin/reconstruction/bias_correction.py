@@ -1,4 +1,4 @@
-"""Bias correction (Nagel et al. 2019): each convolution's mean, by channel, as the float network has it."""
+"""Bias correction (Nagel et al. 2019): biases that give each output channel the mean of the float network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,9 @@ from srptq_plugin.utils.distributed import all_reduce_mean
 from srptq_plugin.utils.progress import Progress, quiet
 
 CORRECTED_ON = 32
-"""Images that the means are taken over."""
+"""The number of images over which means are taken."""
 Means = dict[str, Tensor]
+"""The mean of each output channel, by the key of the convolution."""
 
 
 def reconstruct(
@@ -24,7 +25,10 @@ def reconstruct(
     progress: Progress = quiet,
     seed: int = 0,  # noqa: ARG001 - draws nothing
 ) -> Mapping[str, float]:
-    """The reconstruction `bias-correction`: nothing but this, whether or not the image comes closer."""
+    """Correct biases and nothing else: the reconstruction `bias-correction`.
+
+    The corrected biases stay, whether or not the output image comes closer to the float network's.
+    """
     progress("correcting biases", 0, 0)
     prepared.set_mode(Mode.QUANTIZE)
     correct_biases(prepared, images[:CORRECTED_ON])
@@ -32,18 +36,18 @@ def reconstruct(
 
 
 def correct_biases(prepared: PreparedGraph, images: Tensor) -> None:
-    """Correct every convolution in turn, each on what reaches it with those before it corrected.
+    """Correct the bias of every convolution, in order. Each one reads maps that are corrected already.
 
-    A convolution without a bias keeps what it has.
+    Convolutions without a bias are left as they are.
     """
     with torch.no_grad():
         with prepared.mode(Mode.OFF):
-            wanted = _Means(prepared).of(images)
-        _Correction(prepared, wanted).run(images)
+            target = _ChannelMeans(prepared).measure(images)
+        _Correction(prepared, target).measure(images)
 
 
-class _Means(fx.Interpreter):
-    """Runs a network and takes the mean of each channel behind its convolutions."""
+class _ChannelMeans(fx.Interpreter):
+    """An interpreter that takes the mean of each output channel of the convolutions."""
 
     def __init__(self, prepared: PreparedGraph) -> None:
         network = Network(prepared.capture)
@@ -51,28 +55,31 @@ class _Means(fx.Interpreter):
         self.convs = {network.nodes[conv]: conv for conv in prepared.biases}
         self.means: Means = {}
 
-    def of(self, images: Tensor) -> Means:
+    def measure(self, images: Tensor) -> Means:
         self.run(images)
         return self.means
 
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)
-        return self.behind(self.convs[n], output) if n in self.convs else output
+        return self.on_output(self.convs[n], output) if n in self.convs else output
 
-    def behind(self, conv: str, output: Tensor) -> Tensor:
+    def on_output(self, conv: str, output: Tensor) -> Tensor:
+        """Return the feature map with which the network goes on."""
         self.means[conv] = output.mean((0, 2, 3))
         return output
 
 
-class _Correction(_Means):
-    """Moves each bias by what the mean is off, and goes on with the corrected map."""
+class _Correction(_ChannelMeans):
+    """An interpreter that moves each bias by the difference of the means, and goes on with the corrected map."""
 
-    def __init__(self, prepared: PreparedGraph, wanted: Means) -> None:
+    def __init__(self, prepared: PreparedGraph, target: Means) -> None:
         super().__init__(prepared)
-        self.prepared, self.wanted = prepared, wanted
+        self.prepared, self.target = prepared, target
 
-    def behind(self, conv: str, output: Tensor) -> Tensor:
-        off = self.wanted[conv] - output.mean((0, 2, 3))
-        all_reduce_mean([off])
-        self.prepared.biases[conv].data += off
-        return output + off[:, None, None]
+    def on_output(self, conv: str, output: Tensor) -> Tensor:
+        difference = self.target[conv] - output.mean((0, 2, 3))
+        # Averaged before it is used, so that every process has the same biases and runs on with the same network.
+        all_reduce_mean([difference])
+        self.prepared.biases[conv].data += difference
+        # A bias adds to its output. Adding the difference here saves a second convolution.
+        return output + difference[:, None, None]

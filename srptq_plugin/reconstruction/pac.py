@@ -1,7 +1,7 @@
-"""PaC, pixel-aware calibration: tune the bounds until the quantized network draws what the float one draws.
+"""PaC, pixel-aware calibration: tunes bounds so that the quantized network's images match the float network's.
 
-Paper: Tu et al., CVPR 2023, section 3.3. Loss (eq. 9): how far the outputs are off, in 8-bit image levels whatever
-the network's range, + 5 x the pixel transfer loss of the block outputs. Only bounds learn unless asked otherwise.
+Paper: Tu et al., CVPR 2023, section 3.3. The loss (eq. 9) is the error of the outputs, in 8-bit image levels for any
+input range, plus 5 times the pixel transfer loss of the block outputs. By default only bounds learn.
 """
 
 import math
@@ -16,9 +16,9 @@ from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.bias_correction import CORRECTED_ON, correct_biases
 from srptq_plugin.reconstruction.bounds_selection import choose_bounds
-from srptq_plugin.reconstruction.color_augmentation import recolored
+from srptq_plugin.reconstruction.color_augmentation import recolor
 from srptq_plugin.reconstruction.cosine import cosines
-from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, learned_by
+from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, learned_bounds
 from srptq_plugin.reconstruction.pac_options import PacOptions
 from srptq_plugin.reconstruction.recompute import RecomputeActivations
 from srptq_plugin.reconstruction.sensitivity import block_shares
@@ -27,18 +27,33 @@ from srptq_plugin.utils.distributed import all_gather, all_reduce_mean
 from srptq_plugin.utils.progress import Progress, quiet
 
 CHOSEN_ON = 16
+"""The number of images on which bounds are chosen and blocks are weighed."""
 TINY = 1e-20
+"""Added under a square root, whose derivative at 0 is infinite."""
 REGION = 16
+"""The side of a region in pixels."""
 LEVELS = 255
-"""Steps of an 8-bit image: the paper's networks, and so its weights of the losses, are in these."""
+"""Steps of an 8-bit image. The paper's networks have this range, and its weights of the losses hold for it."""
 
 
 def reconstruct(
     prepared: PreparedGraph, images: Tensor, *, progress: Progress = quiet, seed: int = 0, **options: object
 ) -> Mapping[str, float]:
-    """Tune the bounds of an observed graph in place; unlabeled images [N, 3, H, W] are all it takes."""
+    """Tune the bounds of an observed graph in place.
+
+    Args:
+        prepared: An observed graph.
+        images: Unlabeled calibration images, [N, 3, H, W].
+        progress: Called before each step.
+        seed: The seed of the order of images and of their colors.
+        options: The fields of `PacOptions`.
+
+    Returns:
+        The loss before and after, the number of steps, and the gradient norm of the weighted feature loss relative to
+        the output loss.
+    """
     chosen = PacOptions.parse(options, "reconstruction")
-    if all(each.fixed for each in prepared.quantizers.values()):
+    if all(quantizer.fixed for quantizer in prepared.quantizers.values()):
         raise SrptqError("reconstruction pac: no quantizer here has bounds to tune; set reconstruction to null")
     counts = all_gather(len(images))
     if len(set(counts)) > 1:
@@ -48,36 +63,38 @@ def reconstruct(
 
 
 class _Tuning:
+    """One run of PaC on one graph."""
+
     def __init__(
         self, prepared: PreparedGraph, images: Tensor, options: PacOptions, seed: int, progress: Progress
     ) -> None:
         self.prepared, self.options, self.seed, self.progress = prepared, options, seed, progress
         ends = all_gather((float(images.min()), float(images.max())))
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        self.images = recolored(images, low, high, seed) if options.recolor else images
+        self.images = recolor(images, low, high, seed) if options.recolor else images
         self.levels = LEVELS / max(high - low, 1e-30)
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)
 
     def run(self) -> dict[str, float]:
         with Teacher(self.prepared, self.images, self.options.batch) as self.teacher:
-            self.shares = self._shares()
+            self.shares = self._block_shares()
             observed = self._mean_loss()
-            after, ratio = self._tuned(self._started(observed))
+            after, ratio = self._tune_from(self._improve_start(observed))
         return {"loss_before": observed, "loss_after": after, "steps": self.steps, "gradient_ratio": ratio}
 
-    def _started(self, before: float) -> float:
-        """Improve the start by the means that need no gradient descent; the loss there."""
+    def _improve_start(self, before: float) -> float:
+        """Improve the start by the methods that need no gradient descent. Return the loss there."""
         if self.options.start == "image":
             self.progress("choosing bounds", 0, 0)
-            before = self._or_back(before, learned_by(self.prepared), self._choose)
+            before = self._try(before, learned_bounds(self.prepared), self._choose)
         if self.options.bias_correction:
             self.progress("correcting biases", 0, 0)
-            before = self._or_back(before, list(self.prepared.biases.values()), self._correct)
+            before = self._try(before, list(self.prepared.biases.values()), self._correct)
         return before
 
-    def _shares(self) -> Tensor:
-        """How much each block counts in the feature loss."""
+    def _block_shares(self) -> Tensor:
+        """Return the weight of each block in the feature loss."""
         if self.options.blocks == "equal":
             return torch.ones((), device=self.images.device)
         shares = block_shares(self.prepared, self.images[:CHOSEN_ON], seed=self.seed)
@@ -90,25 +107,25 @@ class _Tuning:
     def _correct(self) -> None:
         correct_biases(self.prepared, self.images[:CORRECTED_ON])
 
-    def _tuned(self, before: float) -> tuple[float, float]:
-        """Tune; the loss afterwards, and how strongly the feature loss pulled beside the output loss at the start."""
+    def _tune_from(self, before: float) -> tuple[float, float]:
+        """Tune from a start of this loss. Return the loss afterwards, and the ratio of the gradients at the start."""
         options = self.options
         rates = Rates(options.weight_rate, options.activation_rate, options.rates, options.value_rate)
         with Learning(self.prepared, rates, options.weights) as self.learning:
             for quantizer in self.prepared.quantizers.values():
                 quantizer.gradient = options.gradient
             ratio = self._gradient_ratio()
-            return self._or_back(before, self.learning.learned, self._tune), ratio
+            return self._try(before, self.learning.learned, self._tune), ratio
 
-    def _or_back(self, before: float, changed: Sequence[nn.Parameter], change: Callable[[], None]) -> float:
-        """The loss after a change, or before it where the calibration images say that it was better."""
-        start = [each.detach().clone() for each in changed]
+    def _try(self, before: float, changed: Sequence[nn.Parameter], change: Callable[[], None]) -> float:
+        """Change some parameters, and restore them unless the mean loss falls. Return the loss that remains."""
+        start = [parameter.detach().clone() for parameter in changed]
         change()
         after = self._mean_loss()
-        if after < before:
+        if after < before:  # false for NaN as well, so that a run that diverged is undone
             return after
-        for each, value in zip(changed, start, strict=True):
-            each.data.copy_(value)
+        for parameter, value in zip(changed, start, strict=True):
+            parameter.data.copy_(value)
         return before
 
     def _tune(self) -> None:
@@ -118,36 +135,38 @@ class _Tuning:
         for epoch in range(self.options.epochs):
             turn = self.options.turn(epoch, roles)
             self.learning.take_turns(turn)
-            for chosen in torch.randperm(len(self.images), generator=generator).split(self.options.batch):
+            for samples in torch.randperm(len(self.images), generator=generator).split(self.options.batch):
                 self.progress("tuning", step, self.steps)
-                self.learning.step(self._loss(chosen), turn, 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+                # Half a cosine, from the whole rate to 0.
+                self.learning.step(self._loss(samples), turn, 0.5 * (1 + math.cos(math.pi * step / self.steps)))
                 step += 1
         self.progress("tuning", step, self.steps)
 
-    def _loss(self, chosen: Tensor) -> Tensor:
-        """Equation 9 on some samples."""
-        output, features = self._losses(chosen)
+    def _loss(self, samples: Tensor) -> Tensor:
+        """Return equation 9 on some samples."""
+        output, features = self._losses(samples)
         return self.options.output_weight * output + self.options.feature_weight * features
 
-    def _losses(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Equations 6 and 8 on some samples."""
+    def _losses(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Return equations 6 and 8 on some samples."""
         with RecomputeActivations(self.prepared):
-            output, maps = self.prepared.features(self.images[chosen])
-        wanted, targets = self.teacher(chosen)
-        distances = [self._distance(each, target) for each, target in zip(maps, targets, strict=True)]
-        return self._off(output - wanted), (self.shares * torch.stack(distances)).mean()
+            output, maps = self.prepared.features(self.images[samples])
+        target, target_maps = self.teacher(samples)
+        distances = [self._distance(features, target) for features, target in zip(maps, target_maps, strict=True)]
+        return self._output_error(output - target), (self.shares * torch.stack(distances)).mean()
 
-    def _off(self, error: Tensor) -> Tensor:
-        """How far the image is off in levels: on average, or in the root mean square of a sample, which PSNR sees.
+    def _output_error(self, error: Tensor) -> Tensor:
+        """Return the error of the image in levels: its mean magnitude, or each sample's root mean square as in PSNR.
 
-        Regions count on top: what a few of them are off by hardly shows in the mean, but is seen in every even area.
+        Regions count on top. A constant error of a few levels hardly shows in the mean, but it shows in even areas.
         """
         regions = avg_pool2d(error, min(REGION, *error.shape[2:]))
-        off = error.abs().mean() if self.options.output_loss == "l1" else _root_mean_square(error)
-        return self.levels * (off + self.options.region_weight * _root_mean_square(regions))
+        whole = error.abs().mean() if self.options.output_loss == "l1" else _root_mean_square(error)
+        return self.levels * (whole + self.options.region_weight * _root_mean_square(regions))
 
     def _distance(self, features: Tensor, target: Tensor) -> Tensor:
-        """Return how far two maps are apart on the unit sphere: squared, 2 - 2 cos, or as equation (8) is printed."""
+        """Return the distance of two maps on the unit sphere (eq. 8): squared, or as the equation is printed."""
+        # For unit vectors |a - b|^2 = 2 - 2 cos. Rounding may make it slightly negative, which a root cannot take.
         squared = 2 - 2 * cosines(features, target)
         if self.options.feature_loss == "sum":
             return squared.mean()
@@ -156,20 +175,22 @@ class _Tuning:
     def _mean_loss(self) -> float:
         total = torch.zeros((), dtype=torch.float64, device=self.images.device)
         with torch.no_grad():
-            for chosen in torch.arange(len(self.images)).split(self.options.batch):
-                total += self._loss(chosen) * len(chosen)
+            for samples in torch.arange(len(self.images)).split(self.options.batch):
+                total += self._loss(samples) * len(samples)  # the last batch may be smaller
         all_reduce_mean([total])
         return float(total) / len(self.images)
 
     def _gradient_ratio(self) -> float:
+        """Return the gradient norm of the weighted feature loss relative to the output loss, on the first batch."""
         self.learning.take_turns(BOTH)
-        parameters, some = learned_by(self.prepared), torch.arange(min(self.options.batch, len(self.images)))
-        norms = [_norm(torch.autograd.grad(self._losses(some)[n], parameters, allow_unused=True)) for n in range(2)]
+        parameters = learned_bounds(self.prepared)
+        samples = torch.arange(min(self.options.batch, len(self.images)))
+        norms = [_norm(torch.autograd.grad(self._losses(samples)[n], parameters, allow_unused=True)) for n in range(2)]
         return self.options.feature_weight * norms[1] / max(norms[0], 1e-30)
 
 
 def _root_mean_square(error: Tensor) -> Tensor:
-    """Of each sample, on average."""
+    """Return each sample's root mean square, averaged over samples."""
     return error.square().flatten(1).mean(1).add(TINY).sqrt().mean()
 
 

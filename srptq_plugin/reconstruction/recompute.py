@@ -1,4 +1,4 @@
-"""What convolutions read is rounded again in the backward pass, rather than kept: that halves what a step keeps."""
+"""Recomputation of fake-quantized convolution inputs in the backward pass, which halves the memory of a step."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,34 +15,39 @@ Recompute = Callable[[], Tensor]
 
 
 class RecomputeActivations(ExitStack):
-    """A forward within it keeps how to round a tensor again; from there a backward pass gets the same bits.
+    """A context in which autograd saves a function for each fake-quantized convolution input, instead of the tensor.
 
-    Only what goes to convolutions alone, as they neither change it nor look at a part of it.
+    The backward pass calls it and gets the same bits. Only tensors that convolutions alone read are recomputed:
+    convolutions save their input whole and unchanged.
     """
 
     def __init__(self, prepared: PreparedGraph) -> None:
         super().__init__()
-        self._rounded: dict[StorageWeakRef, Recompute] = {}
-        self.callback(self._rounded.clear)  # what a graph keeps has this object: none would be freed
-        for quantizer in _read_by_convolutions(prepared):
+        # Recognized by storage, not by object: autograd hands its hooks a new tensor on the same storage. The
+        # reference is weak, so that the tensor is freed after the forward.
+        self._recompute: dict[StorageWeakRef, Recompute] = {}
+        # The autograd graph holds this object through its hooks. Clear the cache on exit, or the tensors leak.
+        self.callback(self._recompute.clear)
+        for quantizer in _quantizers_before_convs(prepared):
             self.enter_context(quantizer.register_forward_hook(self._note))
         self.enter_context(saved_tensors_hooks(self._pack, _unpack))
 
-    def _note(self, _quantizer: nn.Module, _read: object, given: Tensor) -> None:
-        recompute = recompute_fn(given)
+    def _note(self, _quantizer: nn.Module, _inputs: object, output: Tensor) -> None:
+        recompute = recompute_fn(output)
         if recompute is not None:
-            self._rounded[StorageWeakRef(given.untyped_storage())] = recompute
+            self._recompute[StorageWeakRef(output.untyped_storage())] = recompute
 
     def _pack(self, tensor: Tensor) -> Tensor | Recompute:
-        kept = self._rounded.get(StorageWeakRef(tensor.untyped_storage()))
-        return tensor.detach() if kept is None else kept  # with its history, what a node gives would keep the node
+        recompute = self._recompute.get(StorageWeakRef(tensor.untyped_storage()))
+        # Detach: a node's saved output with a grad_fn would keep the node itself alive.
+        return tensor.detach() if recompute is None else recompute
 
 
-def _unpack(kept: Tensor | Recompute) -> Tensor:
-    return kept if isinstance(kept, Tensor) else kept()
+def _unpack(saved: Tensor | Recompute) -> Tensor:
+    return saved if isinstance(saved, Tensor) else saved()
 
 
-def _read_by_convolutions(prepared: PreparedGraph) -> list[BoundedFakeQuantize]:
+def _quantizers_before_convs(prepared: PreparedGraph) -> list[BoundedFakeQuantize]:
     convs = set(prepared.plan.convs)
     return [
         quantizer

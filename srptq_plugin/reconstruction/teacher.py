@@ -1,4 +1,4 @@
-"""What the float network answers, computed once a sample: samples repeat at every epoch."""
+"""A cache of the float network's outputs: each sample is computed once, though epochs repeat it."""
 
 import math
 from tempfile import SpooledTemporaryFile
@@ -12,12 +12,15 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 
 IN_MEMORY = 16 * 2**20
-"""Bytes of answers above which they live in a temporary file."""
+"""Bytes above which the outputs go to a temporary file."""
 TensorSpec = tuple[torch.Size, torch.dtype]
+"""Shape and type of one sample."""
 
 
 def normalized(features: Tensor) -> Tensor:
-    """Each sample's map, flat, of root mean square 1: its direction (eq. 7), in numbers that float16 holds well.
+    """Return each sample's map, flat and of root mean square 1: its direction (eq. 7).
+
+    A map of norm 1 would have values that float16 rounds coarsely. These are about 1. A map of zeros stays zero.
 
     >>> normalized(torch.full((1, 1, 2, 2), 3.0))
     tensor([[1., 1., 1., 1.]])
@@ -27,49 +30,57 @@ def normalized(features: Tensor) -> Tensor:
 
 
 class Teacher:
-    """Outputs in float32 and normalized block maps in float16, by sample number."""
+    """The float network's outputs in float32 and its normalized block maps in float16, by sample number.
+
+    Within `with` they are in memory or in a temporary file.
+    """
 
     def __init__(self, prepared: PreparedGraph, images: Tensor, batch: int) -> None:
         self._prepared, self._images, self._batch = prepared, images, batch
-        self._answers = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed at exit
+        self._file = SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed at exit
         self._parts: list[TensorSpec] = []
 
     def __enter__(self) -> Self:
         try:
             self._write()
         except OSError as error:
-            self._answers.close()
+            self._file.close()
             raise SrptqError(
-                f"no room for what the float network answers, {len(self._images) * self._size / 2**20:.0f} MiB in the "
+                f"no room for the float network's outputs, {len(self._images) * self._size / 2**20:.0f} MiB in the "
                 f"folder of temporary files ({error}); set TMPDIR to one that has it, or give fewer patches"
             ) from error
         return self
 
-    def _write(self) -> None:
-        for images in self._images.split(self._batch):
-            output, maps = self._prepared.float_forward(images)
-            batch = [output.float(), *(normalized(each).half() for each in maps)]
-            self._parts = [(each.shape[1:], each.dtype) for each in batch]
-            for sample in zip(*(each.cpu() for each in batch), strict=True):
-                for each in sample:
-                    self._answers.write(each.contiguous().numpy().data)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __call__(self, samples: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the float output and the normalized block maps of some samples.
+
+        Args:
+            samples: The numbers of the samples.
+        """
+        batch = [torch.empty((len(samples), *shape), dtype=dtype) for shape, dtype in self._parts]
+        for index, number in enumerate(samples.tolist()):
+            self._file.seek(number * self._size)
+            for part in batch:
+                self._file.readinto(part[index].numpy().data)
+        output, *maps = (part.to(self._images.device) for part in batch)
+        return output, maps
 
     @property
     def _size(self) -> int:
         """Bytes of a sample."""
         return sum(shape.numel() * dtype.itemsize for shape, dtype in self._parts)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._answers.close()
-
-    def __call__(self, chosen: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The float output and normalized block maps of some samples."""
-        batch = [torch.empty((len(chosen), *shape), dtype=dtype) for shape, dtype in self._parts]
-        for place, number in enumerate(chosen.tolist()):
-            self._answers.seek(number * self._size)
-            for each in batch:
-                self._answers.readinto(each[place].numpy().data)
-        output, *maps = (each.to(self._images.device) for each in batch)
-        return output, maps
+    def _write(self) -> None:
+        # Samples lie one behind another, each with its output and then its maps: a sample is one seek away.
+        for images in self._images.split(self._batch):
+            output, maps = self._prepared.float_forward(images)
+            batch = [output.float(), *(normalized(features).half() for features in maps)]
+            self._parts = [(part.shape[1:], part.dtype) for part in batch]
+            for sample in zip(*(part.cpu() for part in batch), strict=True):
+                for values in sample:
+                    self._file.write(values.contiguous().numpy().data)

@@ -1,4 +1,4 @@
-"""Which channels can only be scaled together."""
+"""Classes of channels that can only be scaled together."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ class Between(nn.Module):
 
 
 def classes(body: Body, outputs: int = 4) -> tuple[Ids, Ids]:
-    """Of what the first convolution makes and of what the last one reads."""
+    """Return the classes that the first convolution writes and that the last one reads."""
     module = Between(body, outputs).eval()
     network = Network(graph_of(export_network(module)))
     channels = Channels(network)
@@ -64,46 +64,46 @@ STOPS: dict[str, Body] = {
 
 
 @pytest.mark.parametrize("name", PASSES)
-def test_a_factor_passes_what_is_homogeneous(name: str) -> None:
-    made, read = classes(PASSES[name])
-    assert made.tolist() == read.tolist()
-    assert len(set(made)) == 4
-    assert FIXED not in made
+def test_factors_pass_homogeneous_operations(name: str) -> None:
+    written, read = classes(PASSES[name])
+    assert written.tolist() == read.tolist()
+    assert len(set(written)) == 4
+    assert FIXED not in written
 
 
 @pytest.mark.parametrize("name", STOPS)
-def test_whatever_else_reads_a_map_fixes_it(name: str) -> None:
-    made, _ = classes(STOPS[name])
-    assert set(made) == {FIXED}
+def test_other_readers_fix_a_map(name: str) -> None:
+    written, _ = classes(STOPS[name])
+    assert set(written) == {FIXED}
 
 
 def test_a_sum_binds_both_sides_channel_by_channel() -> None:
     module = Between(lambda net, x: x + net.other(net.x)).eval()
     network = Network(graph_of(export_network(module)))
     channels = Channels(network)
-    one, other = (channels.of(network.nodes[f"{name}/conv"]) for name in ("first", "other"))
-    assert one.tolist() == other.tolist()
-    assert len(set(one)) == 4
+    left, right = (channels.of(network.nodes[f"{name}/conv"]) for name in ("first", "other"))
+    assert left.tolist() == right.tolist()
+    assert len(set(left)) == 4
 
 
 def test_split_and_concat_move_classes() -> None:
-    made, read = classes(lambda _, x: torch.cat([*torch.split(x, [1, 3], dim=1)][::-1], 1))
-    assert read.tolist() == [*made[1:], made[0]]
+    written, read = classes(lambda _, x: torch.cat([*torch.split(x, [1, 3], dim=1)][::-1], 1))
+    assert read.tolist() == [*written[1:], written[0]]
 
 
-def test_a_pixel_shuffle_binds_what_it_makes_one_channel_of() -> None:
-    made, read = classes(lambda _, x: functional.pixel_shuffle(x, 2), outputs=1)
-    assert len(set(made)) == 1
-    assert set(read) == set(made)
-    assert FIXED not in made
+def test_a_pixel_shuffle_binds_joined_channels() -> None:
+    written, read = classes(lambda _, x: functional.pixel_shuffle(x, 2), outputs=1)
+    assert len(set(written)) == 1
+    assert set(read) == set(written)
+    assert FIXED not in written
 
 
-def test_a_gate_is_fixed_and_what_it_gates_is_not() -> None:
+def test_gates_are_fixed_and_gated_maps_are_not() -> None:
     network = Network(graph_of(export_network(Between(gated).eval())))
     channels = Channels(network)
-    made, gate, product = (channels.of(network.nodes[key]) for key in ("first/conv", "gate/conv", "/mul"))
-    assert made.tolist() == product.tolist()
-    assert FIXED not in made
+    written, gate, product = (channels.of(network.nodes[key]) for key in ("first/conv", "gate/conv", "/mul"))
+    assert written.tolist() == product.tolist()
+    assert FIXED not in written
     assert set(gate) == {FIXED}
 
 
@@ -116,7 +116,7 @@ def test_the_image_at_both_ends_is_fixed(kind: str) -> None:
         assert set(channels.of(node)) == {FIXED}
 
 
-def test_convolutions_of_one_weight_are_bound() -> None:
+def test_convolutions_with_a_shared_weight_are_bound() -> None:
     network = Network(networks.graph("shared"))
     channels = Channels(network)
     once, again = (channels.of(network.nodes[f"block.first/conv{n}"]) for n in ("", ".1"))

@@ -1,4 +1,4 @@
-"""Channels scaled against the noise of rounding: the same network, less noise."""
+"""Channel equalization: the same float network, and less noise by rounding."""
 
 import copy
 import json
@@ -32,16 +32,16 @@ IMAGES = networks.images(8, 24, 26, seed=3)
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what is so wherever the search for the best scales ends."""
+    """Shorten the search for the best scales, for tests that hold wherever it ends."""
     monkeypatch.setattr(noise, "STEPS", 100)
 
 
 def exported(kind: str) -> ExportedProgram:
-    """A program of its own."""
+    """Return a program with its own parameters."""
     return networks.own(networks.exported(kind))
 
 
-def plan_of(program: ExportedProgram, recipe: Recipe) -> Plan:
+def build_plan(program: ExportedProgram, recipe: Recipe) -> Plan:
     registry = Registry()
     qconfigs = BoundRecipe.of(recipe, registry).qconfigs
     return make_plan(Network(graph_of(program)), BoundRecipe.of(recipe, registry).rules, recipe, (0.0, 1.0), qconfigs)
@@ -51,15 +51,15 @@ def plan(kind: str, bits: int, target: str = "onnxruntime") -> Plan:
     return networks.plan(kind, networks.recipe(bits, target))
 
 
-def prepared_of(program: ExportedProgram, made: Plan) -> PreparedGraph:
-    prepared = PreparedGraph.from_plan(drop_identities(own_module(program)), made)
+def prepare(program: ExportedProgram, planned: Plan) -> PreparedGraph:
+    prepared = PreparedGraph.from_plan(drop_identities(own_module(program)), planned)
     prepared.observe([IMAGES])
     return prepared
 
 
-def error(program: ExportedProgram, made: Plan) -> float:
-    """What quantization does to the image."""
-    prepared = prepared_of(program, made)
+def error(program: ExportedProgram, planned: Plan) -> float:
+    """Measure the squared error of the image by quantization."""
+    prepared = prepare(program, planned)
     with torch.no_grad():
         quantized = prepared(IMAGES)
         with prepared.mode(Mode.OFF):
@@ -69,12 +69,12 @@ def error(program: ExportedProgram, made: Plan) -> float:
 @pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("kind", [*networks.NETWORKS, "normed"])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_the_float_network_stays_what_it_was(kind: str, bits: int) -> None:
+def test_the_float_network_stays_the_same(kind: str, bits: int) -> None:
     program = exported(kind)
     before = {name: value.clone() for name, value in program.state_dict.items()}
     exact = program.module()(IMAGES)
-    made = plan_of(program, networks.recipe(bits, "onnxruntime"))
-    assert equalize_network(Network(graph_of(program)), made, IMAGES) > 0.1
+    planned = build_plan(program, networks.recipe(bits, "onnxruntime"))
+    assert equalize_network(Network(graph_of(program)), planned, IMAGES) > 0.1
     assert torch.allclose(program.module()(IMAGES), exact, atol=1e-5)
     assert any(not torch.equal(value, before[name]) for name, value in program.state_dict.items())
 
@@ -84,40 +84,40 @@ def test_the_float_network_stays_what_it_was(kind: str, bits: int) -> None:
     ("esrgan", 6, "openvino"), ("bicubic", 8, "onnxruntime"), ("mixed", 6, "openvino"),
     ("rdn", 8, "tensorrt"),
 ])  # fmt: skip
-def test_quantization_hurts_less(kind: str, bits: int, target: str) -> None:
-    made = plan(kind, bits, target)
+def test_equalization_lowers_the_quantization_error(kind: str, bits: int, target: str) -> None:
+    planned = plan(kind, bits, target)
     program = exported(kind)
-    before = error(program, made)
-    equalize_network(Network(graph_of(program)), made, IMAGES)
-    assert error(program, made) < 0.9 * before
+    before = error(program, planned)
+    equalize_network(Network(graph_of(program)), planned, IMAGES)
+    assert error(program, planned) < 0.9 * before
 
 
-def test_the_noise_is_what_the_model_of_it_says() -> None:
-    """In a linear network, where the first order is all there is, and without the scales that overflow raises."""
+def test_measured_noise_matches_its_model() -> None:
+    # A linear network, of which the first order is exact, without scales that are raised against overflow.
     torch.manual_seed(3)
     layers = [networks.conv(3, 6), networks.conv(6, 6), networks.conv(6, 6), networks.conv(6, 12), nn.PixelShuffle(2)]
     program = export_network(nn.Sequential(*layers).eval())
-    made = plan_of(program, networks.recipe(8, "onnxruntime", weights={"bits": 8, "overflow_safe": False}))
-    prepared, network = prepared_of(program, made), Network(graph_of(program))
+    planned = build_plan(program, networks.recipe(8, "onnxruntime", weights={"bits": 8, "overflow_safe": False}))
+    prepared, network = prepare(program, planned), Network(graph_of(program))
     channels = Channels(network)
     parts = measured_parts(prepared, network, channels, IMAGES, seed=0)
     logs = torch.zeros(channels.count, dtype=torch.float64)
     expected = sum(float(part.noise(logs)) for part in parts) / 4
-    assert error(program, made) == pytest.approx(expected, rel=0.35)
+    assert error(program, planned) == pytest.approx(expected, rel=0.35)
 
 
 @pytest.mark.parametrize("kind", ["normed", "imdn"])
-def test_a_network_is_equalized_for_whatever_prepares_it(kind: str) -> None:
+def test_equalized_copies_quantize_better(kind: str) -> None:
     network = networks.network(kind)
     recipe = networks.recipe(4, "onnxruntime")
-    found = srptq_plugin.equalize(network, recipe, IMAGES)
-    assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
-    errors = [error(program, plan_of(program, recipe)) for program in map(export_network, (network, found))]
+    equalized = srptq_plugin.equalize(network, recipe, IMAGES)
+    assert torch.allclose(equalized(IMAGES), network(IMAGES), atol=1e-5)
+    errors = [error(program, build_plan(program, recipe)) for program in map(export_network, (network, equalized))]
     assert errors[1] < 0.9 * errors[0]
 
 
 class Tokens(nn.Module):
-    """A sum of what are no feature maps, as transformers have it."""
+    """A sum of tensors that are not feature maps, as in transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,11 +131,11 @@ class Tokens(nn.Module):
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_what_is_no_feature_map_is_left_as_it_is() -> None:
+def test_tensors_without_channels_stay_unscaled() -> None:
     torch.manual_seed(0)
     network = Tokens().eval()
-    found = srptq_plugin.equalize(network, networks.recipe(4, "onnxruntime"), IMAGES)
-    assert torch.allclose(found(IMAGES), network(IMAGES), atol=1e-5)
+    equalized = srptq_plugin.equalize(network, networks.recipe(4, "onnxruntime"), IMAGES)
+    assert torch.allclose(equalized(IMAGES), network(IMAGES), atol=1e-5)
 
 
 @pytest.mark.usefixtures("few_steps")
@@ -149,11 +149,11 @@ def test_frozen_weights_are_equalized_like_any() -> None:
 
 
 @pytest.mark.usefixtures("few_steps")
-def test_the_same_seed_gives_the_same_bits() -> None:
-    made, states = plan("imdn", 4), list[dict[str, Tensor]]()
+def test_the_same_seed_gives_the_same_factors() -> None:
+    planned, states = plan("imdn", 4), list[dict[str, Tensor]]()
     for _ in range(2):
         program = exported("imdn")
-        equalize_network(Network(graph_of(program)), made, IMAGES, seed=2)
+        equalize_network(Network(graph_of(program)), planned, IMAGES, seed=2)
         states.append(dict(program.state_dict))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 @pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
 @pytest.mark.parametrize("size", [None, (1, 3, 16, 20)])
-def test_a_recipe_asks_for_it(toolkit: str, size: tuple[int, int, int, int] | None, tmp_path: Path) -> None:
+def test_recipes_switch_equalization_on(toolkit: str, size: tuple[int, int, int, int] | None, tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     settings = {"calibration": {"patches": 4, "size": 16, "batch": 2}, "equalize": True}
     network = networks.network("edsr")

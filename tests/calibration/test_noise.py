@@ -1,4 +1,4 @@
-"""The noise of rounding by how channels are scaled: as its formula has it, encodings together as one by one."""
+"""The noise of rounding as a function of channel scales: compared with its formula, and minimized."""
 
 import math
 from collections.abc import Sequence
@@ -67,14 +67,14 @@ def plain_weight(part: WeightNoise, scales: Tensor) -> float:
 
 
 @given(seed=st.integers(0, 10**6), bits=st.integers(2, 8), symmetric=st.booleans())
-def test_an_activation_s_noise_is_the_formula_s(seed: int, bits: int, symmetric: bool) -> None:  # noqa: FBT001
+def test_activation_noise_matches_the_formula(seed: int, bits: int, symmetric: bool) -> None:  # noqa: FBT001
     part = activation(seed, IntGrid(bits, signed=symmetric, symmetric=symmetric))
     scales = drawn(seed, CLASSES)
     assert float(part.noise(scales.log())) == pytest.approx(plain_activation(part, scales), rel=1e-9)
 
 
 @given(seed=st.integers(0, 10**6), bits=st.integers(2, 8), axis=st.sampled_from([None, 0]), groups=st.integers(1, 3))
-def test_a_weight_s_noise_is_the_formula_s(seed: int, bits: int, axis: int | None, groups: int) -> None:
+def test_weight_noise_matches_the_formula(seed: int, bits: int, axis: int | None, groups: int) -> None:
     part = weight(seed, IntGrid(bits, signed=True, symmetric=True, channel_axis=axis), groups)
     scales = drawn(seed, CLASSES)
     assert float(part.noise(scales.log())) == pytest.approx(plain_weight(part, scales), rel=1e-9)
@@ -82,23 +82,24 @@ def test_a_weight_s_noise_is_the_formula_s(seed: int, bits: int, axis: int | Non
 
 @pytest.fixture
 def parts() -> list[NoiseTerm]:
-    """Of both kinds; some alike, some with another grid or shape."""
+    """Return parts of both kinds. Some have the same grid and shape."""
     fine, coarse = (IntGrid(bits, signed=True, symmetric=True) for bits in (8, 4))
     activations = [activation(seed, grid) for seed, grid in enumerate((fine, coarse, fine, IntGrid(8)))]
     axis = IntGrid(8, signed=True, symmetric=True, channel_axis=0)
-    return [*activations, *(weight(5, each) for each in (fine, axis)), weight(6, axis), weight(7, axis, 1)]
+    return [*activations, *(weight(5, grid) for grid in (fine, axis)), weight(6, axis), weight(7, axis, 1)]
 
 
-def test_encodings_together_are_as_noisy_as_one_by_one(parts: list[NoiseTerm]) -> None:
+def test_stacked_encodings_have_the_same_noise(parts: list[NoiseTerm]) -> None:
     logs, falls = least_noise(parts, CLASSES)
-    before, after = (sum(float(part.noise(each)) for part in parts) for each in (torch.zeros_like(logs), logs))
+    before = sum(float(part.noise(torch.zeros_like(logs))) for part in parts)
+    after = sum(float(part.noise(logs)) for part in parts)
     assert falls == pytest.approx(before / after, rel=1e-9)
     assert falls > 1
     assert logs[FIXED] == 0
     assert logs.abs().max() <= LARGEST
 
 
-def test_no_other_scales_near_have_less_noise(parts: list[NoiseTerm]) -> None:
+def test_neighboring_scales_have_more_noise(parts: list[NoiseTerm]) -> None:
     logs, _ = least_noise(parts, CLASSES)
     least = float(noise(parts, logs))
     for seed in range(20):
@@ -107,7 +108,7 @@ def test_no_other_scales_near_have_less_noise(parts: list[NoiseTerm]) -> None:
         assert float(noise(parts, moved)) > least
 
 
-def test_a_channel_without_any_values_is_no_trouble() -> None:
+def test_dead_channels_give_finite_scales() -> None:
     part = ActivationNoise(IntGrid(8), torch.full((3,), 1e-30).log(), drawn(1, 3).log(), torch.zeros(3), classes(1, 3))
     dead = weight(1, IntGrid(8, signed=True, symmetric=True, channel_axis=0))
     dead.size[0, 1] = math.log(1e-30)

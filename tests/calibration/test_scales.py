@@ -11,8 +11,8 @@ from srptq_plugin.graph.network import Network
 
 
 def weights(network: Network) -> dict[str, torch.Tensor]:
-    found = (network.parameter(conv, 1) for conv in network.convs)
-    return {name: value.clone() for name, value in filter(None, found)}
+    parameters = (network.parameter(conv, 1) for conv in network.convs)
+    return {name: value.clone() for name, value in filter(None, parameters)}
 
 
 @pytest.mark.parametrize("kind", ["edsr", "mixed", "imdn", "esrgan", "shared", "bicubic", "rdn"])
@@ -21,14 +21,14 @@ def test_factors_explain_every_scaled_weight(kind: str) -> None:
     before = weights(network)
     biases = {conv: network.parameter(conv, 2)[1].clone() for conv in network.convs}  # pyright: ignore[reportOptionalSubscript]
     equalize_network(network, networks.plan(kind, networks.recipe()), networks.images())
-    found, after = output_scales(network, before), weights(network)
-    assert any((factor != 1).any() for _, factor in found.values())
-    for name, (multiplied, _) in found.items():
+    scales, after = output_scales(network, before), weights(network)
+    assert any((factor != 1).any() for _, factor in scales.values())
+    for name, (multiplied, _) in scales.items():
         torch.testing.assert_close(before[name] * multiplied, after[name], rtol=1e-4, atol=1e-7)
     for conv, bias in biases.items():
         name = network.parameter(conv, 1)[0]  # pyright: ignore[reportOptionalSubscript]
         scaled = network.parameter(conv, 2)[1]  # pyright: ignore[reportOptionalSubscript]
-        torch.testing.assert_close(bias / found[name][1], scaled, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(bias / scales[name][1], scaled, rtol=1e-4, atol=1e-7)
 
 
 def test_another_weight_is_not_explained() -> None:

@@ -227,7 +227,7 @@ def fqsr(scale: int, recipe: str, blocks: int = 16) -> tuple[float, float]:
     """Return the OPs in G and the memory in MB of SRResNet."""
     network = srresnet(scale, blocks)
     loaded = Recipe.load("paper-w8a8-fqsr-s8" if recipe == "float" else recipe)
-    rules = rules_of(loaded, Registry())
+    rules = BoundRecipe.of(loaded, Registry()).rules
     bits = None if recipe == "float" else make_plan(network, rules, loaded, (0.0, 1.0))
     network_costs = Costs.of(network, SIZES[scale], rules)
     memory = fqsr_memory(network_costs, bits)
@@ -271,7 +271,7 @@ def test_fqsr_operations_use_the_wider_factor() -> None:
 def test_fqsr_memory_uses_the_widest_skip(kind: str, target: str, keys: Mapping[str, Any], bits: int) -> None:
     others = {key: value for key, value in keys.items() if key != "bits"}
     recipe = networks.recipe(keys.get("bits", 8), target, **others)
-    network = Costs.of(Network(networks.graph(kind)), SIZE, rules_of(recipe, Registry()))
+    network = Costs.of(Network(networks.graph(kind)), SIZE, BoundRecipe.of(recipe, Registry()).rules)
     maps = 3 * networks.FEATURES * SIZE[2] * SIZE[3]
     assert fqsr_memory(network, networks.plan(kind, recipe)) == maps * bits // 8
     assert fqsr_memory(network) == maps * 4

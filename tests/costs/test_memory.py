@@ -204,7 +204,7 @@ def test_more_bits_never_take_less_memory(case: tuple[Network, Plan], number: in
 def timelines(kind: str, target: str) -> tuple[dict[str, int], dict[str, int]]:
     """Return timelines at 8 bits and in float, in channels of maps as large as the image."""
     recipe = networks.recipe(8, target)
-    maps = memory(Network(networks.graph(kind)), rules_of(recipe, Registry()))
+    maps = memory(Network(networks.graph(kind)), BoundRecipe.of(recipe, Registry()).rules)
     pixels = SIZE[2] * SIZE[3]
     eight, plain = maps.timeline(networks.plan(kind, recipe)), maps.timeline()
     return _by_name(eight, pixels), _by_name(plain, 4 * pixels)

@@ -1,4 +1,4 @@
-"""What was decided, in one file: the same bits back."""
+"""The quant table: its simulation, its file, and the same bits after reading it."""
 
 import json
 from dataclasses import replace
@@ -32,13 +32,13 @@ CASES = [
 
 
 def table_of(prepared: PreparedGraph, *, integer_bias: bool = False) -> QuantTable:
-    """Without the rounding of biases, which no forward before the export has."""
+    """Return a table without integer biases, which no forward before the export has either."""
     table = QuantTable.of(prepared)
     return replace(table, plan=replace(table.plan, integer_bias=integer_bias))
 
 
 def tuned(kind: str, bits: int, target: str) -> PreparedGraph:
-    """Bounds as some optimizer may have left them: nowhere near a projected place."""
+    """Calibrate, and move the bounds off their grid as an optimizer does."""
     prepared = networks.calibrated(kind, bits, target)
     generator = torch.Generator().manual_seed(bits)
     for quantizer in prepared.quantizers.values():
@@ -54,7 +54,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, PreparedGraph]:
     return kind, tuned(kind, bits, target)
 
 
-def test_a_table_simulates_the_prepared_graph_bit_for_bit(case: tuple[str, PreparedGraph]) -> None:
+def test_tables_simulate_prepared_graphs_bit_for_bit(case: tuple[str, PreparedGraph]) -> None:
     kind, prepared = case
     simulated = table_of(prepared).simulate(networks.graph(kind))
     for size in ((2, 12, 14), (1, 21, 9)):
@@ -73,10 +73,10 @@ def test_a_saved_table_has_the_same_bits(case: tuple[str, PreparedGraph], tmp_pa
     assert loaded.plan.floats == table.plan.floats
     assert loaded.plan.integer_bias == table.plan.integer_bias
     assert set(loaded.qparams) == set(table.qparams)
-    for name, found in table.qparams.items():
-        assert torch.equal(loaded.qparams[name].scale, found.scale)
-        assert torch.equal(loaded.qparams[name].zero_point, found.zero_point)
-        assert loaded.qparams[name].grid == found.grid
+    for name, qparams in table.qparams.items():
+        assert torch.equal(loaded.qparams[name].scale, qparams.scale)
+        assert torch.equal(loaded.qparams[name].zero_point, qparams.zero_point)
+        assert loaded.qparams[name].grid == qparams.grid
     assert set(loaded.weights) == set(table.weights)
     for name, integers in table.weights.items():
         assert torch.equal(loaded.weights[name], integers)
@@ -84,49 +84,48 @@ def test_a_saved_table_has_the_same_bits(case: tuple[str, PreparedGraph], tmp_pa
     assert torch.equal(loaded.simulate(networks.graph(kind))(image), prepared(image))
 
 
-def test_integers_stand_for_the_weights_of_the_forward(case: tuple[str, PreparedGraph]) -> None:
+def test_integers_dequantize_to_the_forward_weights(case: tuple[str, PreparedGraph]) -> None:
     _, prepared = case
     table = QuantTable.of(prepared)
     weights = [site for site in prepared.plan.sites if site.role == "weight"]
     assert {site.name for site in weights} == set(table.weights)
     for site in weights:
-        found = table.qparams[site.name]
+        qparams = table.qparams[site.name]
         integers = table.weights[site.name]
-        assert integers.min() >= found.grid.qmin
-        assert integers.max() <= found.grid.qmax
-        assert torch.equal(dequantize(integers, found), fake_quantize(prepared.parameter(site).detach(), found))
+        assert integers.min() >= qparams.grid.qmin
+        assert integers.max() <= qparams.grid.qmax
+        assert torch.equal(dequantize(integers, qparams), fake_quantize(prepared.parameter(site).detach(), qparams))
 
 
 @pytest.mark.parametrize(("kind", "target"), [("edsr", "openvino"), ("shared", "onnxruntime")])
-def test_integer_biases_are_multiples_of_the_scale_of_the_products(kind: str, target: str) -> None:
+def test_integer_biases_are_multiples_of_scales(kind: str, target: str) -> None:
     prepared = networks.calibrated(kind, 8, target)
     table = table_of(prepared, integer_bias=True)
     simulated = table.simulate(networks.graph(kind))
     before, after = Network(networks.graph(kind)), Network(simulated.module)
-    scales = {edge: found.scale for site in prepared.plan.sites for edge in site.consumers
-              for found in [table.qparams[site.name]]}  # fmt: skip
+    scales = {edge: table.qparams[site.name].scale for site in prepared.plan.sites for edge in site.consumers}
     for conv in prepared.plan.convs:
-        bias, rounded = (each.parameter(each.nodes[conv], 2) for each in (before, after))
+        bias = before.parameter(before.nodes[conv], 2)
+        rounded = after.parameter(after.nodes[conv], 2)
         assert bias is not None
         assert rounded is not None
         step = scales[Edge(conv, 0)].double() * scales[Edge(conv, 1)].double()
-        wanted = (bias[1] / step).round() * step
-        torch.testing.assert_close(rounded[1].double(), wanted, rtol=1e-6, atol=1e-12)
+        expected = (bias[1] / step).round() * step
+        torch.testing.assert_close(rounded[1].double(), expected, rtol=1e-6, atol=1e-12)
     image = networks.images()
     torch.testing.assert_close(simulated(image), prepared(image), rtol=0, atol=0.05)
 
 
-def test_a_simulation_keeps_its_parameters() -> None:
-    """Nothing of it learns, or is observed again."""
+def test_a_simulation_neither_learns_nor_observes() -> None:
     simulated = QuantTable.of(networks.calibrated("edsr", 4)).simulate(networks.graph("edsr"))
     image = networks.images()
     before = simulated(image)
     simulated.quantizers["head/conv"].upper.data *= 2
     assert torch.equal(simulated(image), before)
-    assert not any(each.lower.requires_grad for each in simulated.quantizers.values())
+    assert not any(quantizer.lower.requires_grad for quantizer in simulated.quantizers.values())
 
 
-def test_the_file_is_small_and_holds_integers_of_8_bits(tmp_path: Path) -> None:
+def test_files_hold_8_bit_integers(tmp_path: Path) -> None:
     path = tmp_path / "table.safetensors"
     table = QuantTable.of(networks.calibrated("edsr"))
     table.save(path)

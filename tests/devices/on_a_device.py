@@ -58,7 +58,7 @@ def recipe(target: str = "onnxruntime", bits: int = 4, **keys: Any) -> Recipe:
 
 
 def calibrated(settings: Recipe, device: str, network: str = "edsr") -> tuple[ExportedProgram, QuantTable]:
-    inputs = Inputs.load(settings, Registry(), Source(networks.network(network)), device)
+    inputs = Inputs.load(BoundRecipe.of(settings, Registry()), Source(networks.network(network)), device)
     return Calibrator(inputs).run()
 
 
@@ -180,7 +180,7 @@ def _train(graph: fx.GraphModule, run: Run, patches: Tensor) -> None:
 
 def test_analysis_and_distribution(device: str, run: Run) -> None:
     def noises(name: str) -> list[float]:
-        inputs = Inputs.load(recipe(), Registry(), Source(networks.network("edsr")), name)
+        inputs = Inputs.load(BoundRecipe.of(recipe(), Registry()), Source(networks.network("edsr")), name)
         return [part.alone.noise for part in analyze(Subject.of_model(inputs, 2)).parts]
 
     assert noises(device) == pytest.approx(noises("cpu"), rel=1e-2)

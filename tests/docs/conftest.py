@@ -1,4 +1,4 @@
-"""A folder with what documents take for granted: a small network, its weights, images, and a run."""
+"""A folder with the files that documents assume: a small network, its weights, images, and a run."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -29,20 +29,20 @@ Read = Callable[[Sequence[RecipeLayer]], Recipe]
 
 @pytest.fixture(scope="session")
 def small_network() -> edsr.EDSR:
-    """An EDSR for x4 that runs at once."""
+    """Return an EDSR for x4 that runs in no time."""
     torch.manual_seed(0)
     return edsr.EDSR(upscale=4, features=8, blocks=2).eval()
 
 
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plugins that documents show are installed."""
+    """Install the plugins that documents show."""
     install(monkeypatch)
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
-    """Recipes ask for few patches and steps, and the bundled network is the small one."""
+    """Give every recipe few patches and steps, and replace the bundled network by the small one."""
     _make_small(monkeypatch, weights)
 
 
@@ -59,7 +59,7 @@ def _make_small(monkeypatch: pytest.MonkeyPatch, weights: Path) -> None:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory, small_network: edsr.EDSR) -> Path:
-    """The small network's file."""
+    """Write the small network's weights and return their path."""
     path = tmp_path_factory.mktemp("weights") / WEIGHTS
     torch.save(small_network.state_dict(), path)
     return path
@@ -67,7 +67,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory, small_network: edsr.EDSR) 
 
 @pytest.fixture(scope="session")
 def furnished(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
-    """What is copied for each block."""
+    """Return a folder with weights, images, recipes and a run, to be copied for each block."""
     folder = tmp_path_factory.mktemp("documents")
     shutil.copy(weights, folder)
     photograph = Image.fromarray(skimage.data.astronaut()[:112, :128])
@@ -88,7 +88,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
 
 @pytest.fixture
 def workplace(furnished: Path, tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: ARG001
-    """A copy of it, as the working directory."""
+    """Copy the furnished folder, make the copy the working directory, and return it."""
     folder = Path(shutil.copytree(furnished, tmp_path / "work"))
     monkeypatch.chdir(folder)
     return folder

@@ -1,4 +1,4 @@
-"""What documents tell to type: programs, options, recipes, targets, extras and files are there."""
+"""The commands in documents: their programs, options, recipes, targets, extras and files exist."""
 
 import ast
 import runpy
@@ -28,21 +28,22 @@ WRITTEN_THERE = ("mine.yaml", "mixed.yaml", "sigma.yaml")
 """Recipes that a document shows or makes, and then uses."""
 
 
-class Read(BaseException):
-    """A script has read its arguments."""
+class ArgumentsParsed(BaseException):
+    """Stops a script after it has parsed its arguments."""
 
 
 def inline(*starts: str) -> list[Command]:
-    """The commands in prose that start so."""
-    found = [(page, span) for page in PAGES for span in spans(page) if span.startswith(starts)]
-    return [command for page, span in found for command in commands_of(Block(page, 0, "sh", span))]
+    """Return the commands in inline code that start with one of these strings."""
+    matches = [(page, span) for page in PAGES for span in spans(page) if span.startswith(starts)]
+    return [command for page, span in matches for command in commands_of(Block(page, 0, "sh", span))]
 
 
-def told(program: str) -> Iterable[Command]:
+def documented(program: str) -> Iterable[Command]:
+    """Return a program's commands in blocks and in inline code, each once."""
     return dict.fromkeys([*commands(program), *inline(f"{program} ")])
 
 
-def test_every_block_says_its_language() -> None:
+def test_every_block_has_a_known_language() -> None:
     assert {block.language for block in blocks()} <= {"sh", "python", "yaml", "toml", "text"}
 
 
@@ -51,57 +52,60 @@ def test_only_known_programs_are_called() -> None:
 
 
 @pytest.mark.usefixtures("plugins")
-@pytest.mark.parametrize("command", told("srptq"), ids=str)
+@pytest.mark.parametrize("command", documented("srptq"), ids=str)
 def test_srptq_takes_these_arguments(command: Command) -> None:
     if len(command.arguments) == 1:
         assert command.arguments[0] in NAMES
         return
-    asked = parse(command.arguments)
-    recipe = asked.recipe or DEFAULT_RECIPE if "recipe" in asked else None
+    options = parse(command.arguments)
+    recipe = options.recipe or DEFAULT_RECIPE if "recipe" in options else None
     if recipe and recipe not in WRITTEN_THERE:
-        BoundRecipe.of(Recipe.load(recipe, asked.set), Registry())
-    names_are_known(asked)
+        check_recipe(Recipe.load(recipe, options.set), Registry())
+    look_up_names(options)
 
 
-def names_are_known(asked: Namespace) -> None:
+def look_up_names(options: Namespace) -> None:
+    """Look up every name among the options. An unknown one raises."""
     registry = Registry()
-    if getattr(asked, "target", None):
-        registry.target(asked.target)
-    if getattr(asked, "toolkit", None):
-        registry.toolkit(asked.toolkit)
-    if getattr(asked, "model", None) and ":" not in asked.model:
-        registry.model(asked.model)
-    if asked.command == "recipes" and asked.name:
-        Recipe.load(asked.name)
+    if getattr(options, "target", None):
+        registry.target(options.target)
+    if getattr(options, "toolkit", None):
+        registry.toolkit(options.toolkit)
+    if getattr(options, "model", None) and ":" not in options.model:
+        registry.model(options.model)
+    if options.command == "recipes" and options.name:
+        Recipe.load(options.name)
 
 
 @pytest.mark.usefixtures("plugins")
 @pytest.mark.parametrize("command", inline("--"), ids=str)
-def test_an_option_in_prose_is_one_of_srptqs(command: Command) -> None:
+def test_an_option_in_prose_exists(command: Command) -> None:
     words = [command.program, *command.arguments]
-    options = {option for name in NAMES for option in options_of(name)}
+    options = {option for name in NAMES for option in list_options(name)}
     assert {word for word in words if word.startswith("--")} <= options
     if "--set" in words and words != ["--set"]:
-        changed = [word for word in words if word != "--set"]
-        assert any(loads(base, changed) for base in ("openvino-w8a8", "paper-w8a8-fqsr-s8"))
+        overrides = [word for word in words if word != "--set"]
+        assert any(loads(base, overrides) for base in ("openvino-w8a8", "paper-w8a8-fqsr-s8"))
 
 
-def options_of(name: str) -> set[str]:
+def list_options(name: str) -> set[str]:
+    """Return the options of a command."""
     parser = ArgumentParser()
     BY_NAME[name].add_options(parser)
     return {"--json", *parser._option_string_actions}
 
 
-def loads(base: str, changed: list[str]) -> bool:
+def loads(base: str, overrides: list[str]) -> bool:
+    """Return whether a recipe is valid with these overrides."""
     try:
-        BoundRecipe.of(Recipe.load(base, changed), Registry())
+        check_recipe(Recipe.load(base, overrides), Registry())
     except srptq_plugin.SrptqError:
         return False
     return True
 
 
-@pytest.mark.parametrize("command", [each for each in commands("pip") if "-e" in each.arguments], ids=str)
-def test_pip_installs_extras_that_there_are(command: Command) -> None:
+@pytest.mark.parametrize("command", [pip for pip in commands("pip") if "-e" in pip.arguments], ids=str)
+def test_pip_installs_existing_extras(command: Command) -> None:
     *others, last = command.arguments
     assert others == ["install", "-c", "constraints.txt", "-e"]
     assert (ROOT / "constraints.txt").is_file()
@@ -111,32 +115,32 @@ def test_pip_installs_extras_that_there_are(command: Command) -> None:
     assert set(last.removeprefix(".[").removesuffix("]").split(",")) <= EXTRAS.keys()
 
 
-def test_everybody_names_the_same_commit_of_mqbench() -> None:
-    wanted = import_module("srptq_adapters.plugin").MQBENCH
-    assert [each.arguments[-1] for each in commands("pip") if "-e" not in each.arguments] == [wanted]
-    assert wanted in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    short = wanted.rpartition("@")[2]
+def test_documents_name_the_same_commit_of_mqbench() -> None:
+    requirement = import_module("srptq_adapters.plugin").MQBENCH
+    assert [pip.arguments[-1] for pip in commands("pip") if "-e" not in pip.arguments] == [requirement]
+    assert requirement in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    commit = requirement.rpartition("@")[2]
     assert all(
-        short in page.read_text(encoding="utf-8") for page in PAGES if page.name in ("README.md", "benchmarks.md")
+        commit in page.read_text(encoding="utf-8") for page in PAGES if page.name in ("README.md", "benchmarks.md")
     )
 
 
-@pytest.mark.parametrize("command", told("make"), ids=str)
-def test_make_has_such_a_target(command: Command) -> None:
+@pytest.mark.parametrize("command", documented("make"), ids=str)
+def test_make_has_this_target(command: Command) -> None:
     lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
     assert all(any(line.startswith(f"{target}:") for line in lines) for target in command.arguments)
 
 
-@pytest.mark.parametrize("command", told("python"), ids=str)
+@pytest.mark.parametrize("command", documented("python"), ids=str)
 def test_a_script_takes_these_arguments(command: Command, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script, *arguments = command.arguments
     if not imports(root / script, "argparse"):
         assert not arguments
         return
-    asked = arguments_of(root / script, arguments, monkeypatch)
-    for name in getattr(asked, "recipes", []):
+    options = parse_by_script(root / script, arguments, monkeypatch)
+    for name in getattr(options, "recipes", []):
         Recipe.load(name)
-    for factory in (getattr(asked, "model", None), getattr(asked, "leaf", None)):
+    for factory in (getattr(options, "model", None), getattr(options, "leaf", None)):
         if factory and ":" in factory:
             module, _, name = factory.partition(":")
             assert command.variables == ("PYTHONPATH=examples",)
@@ -145,33 +149,34 @@ def test_a_script_takes_these_arguments(command: Command, root: Path, monkeypatc
 
 
 def imports(script: Path, module: str) -> bool:
+    """Return whether a script has `import module`."""
     nodes = ast.walk(ast.parse(script.read_text(encoding="utf-8")))
     return any(isinstance(node, ast.Import) and module in [alias.name for alias in node.names] for node in nodes)
 
 
-def arguments_of(script: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Namespace:
-    """What a script makes of its arguments; it runs until it has read them."""
-    found: list[Namespace] = []
-    read = ArgumentParser.parse_args
+def parse_by_script(script: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Namespace:
+    """Run a script until it has parsed these arguments, and return the result."""
+    namespaces: list[Namespace] = []
+    original = ArgumentParser.parse_args
 
     def parse_args(parser: ArgumentParser) -> None:
-        found.append(read(parser))
-        raise Read
+        namespaces.append(original(parser))
+        raise ArgumentsParsed
 
     monkeypatch.setattr(ArgumentParser, "parse_args", parse_args)
     monkeypatch.setattr(sys, "argv", [str(script), *arguments])
     monkeypatch.syspath_prepend(str(script.parent))
     try:
-        with pytest.raises(Read):
+        with pytest.raises(ArgumentsParsed):
             runpy.run_path(str(script), run_name="__main__")
     finally:
         srptq_plugin.deactivate("mqbench")
-    return found[0]
+    return namespaces[0]
 
 
 @pytest.mark.parametrize("path", ["benchmarks", "training", "docs"])
-def test_a_script_says_how_it_is_called(path: str) -> None:
+def test_a_script_shows_its_own_call(path: str) -> None:
     for script in (ROOT / path).glob("*.py"):
-        told_of = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").splitlines()
-        calls = [shlex.split(line) for line in told_of if line.startswith("    ") and "python " in line]
+        lines = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").splitlines()
+        calls = [shlex.split(line) for line in lines if line.startswith("    ") and "python " in line]
         assert all(f"{path}/{script.name}" in call for call in calls), script

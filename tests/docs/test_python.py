@@ -1,4 +1,4 @@
-"""The Python of documents: each block runs as pasted, in a process of its own, with smaller numbers."""
+"""The Python blocks of documents: each runs as pasted, in its own process, with smaller numbers."""
 
 import ast
 import importlib.util
@@ -23,23 +23,24 @@ SMALLER = {
     "[1, 3, 48, 48]": "[1, 3, 24, 24]",
 }
 FILE = "# "
-"""What a block begins with that is a file of that name."""
+"""A block that begins so with a file name is that file."""
 
 
 def imports(block: Block) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield the imports of a block."""
     yield from (node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 def missing(block: Block) -> list[str]:
-    """The packages that it imports and that are not installed here. A stand-in is none."""
+    """Return the packages that a block imports and that are not installed. The tests' stand-ins do not count."""
     modules = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports(block)]
     packages = {module.partition(".")[0] for module in modules} & {"mqbench", "executorch"}
     return sorted(name for name in packages if not _is_installed(name))
 
 
 def _is_installed(name: str) -> bool:
-    found = importlib.util.find_spec(name)
-    return found is not None and "standins" not in str(found.origin)
+    spec = importlib.util.find_spec(name)
+    return spec is not None and "standins" not in str(spec.origin)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
@@ -60,5 +61,5 @@ def test_a_block_runs_as_pasted(block: Block, weights: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", SMALLER)
-def test_what_is_made_smaller_stands_in_a_document(name: str) -> None:
+def test_every_replaced_text_is_in_a_document(name: str) -> None:
     assert any(name in block.text for block in BLOCKS)

@@ -1,4 +1,4 @@
-"""The blocks of documents, run as they stand: with a small network, few patches and few steps."""
+"""The command blocks of documents, run unchanged with a small network, few patches and few steps."""
 
 import json
 import logging
@@ -15,12 +15,12 @@ from srptq_plugin.cli.reports import run_report
 from srptq_plugin.runs.run import SUMMARY
 
 LABEL = re.compile(r"^(\w[\w ]*?)(?:  |$)", re.MULTILINE)
-RUN = [block for block in blocks("sh") if {each.program for each in commands_of(block)} & {"srptq"}]
+RUN = [block for block in blocks("sh") if any(command.program == "srptq" for command in commands_of(block))]
 
 
 @pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """What the command line does to the root logger is undone."""
+def restored_root_logger() -> Iterator[None]:
+    """Undo the command line's changes of the root logger."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -37,8 +37,9 @@ def test_a_block_of_commands_runs(block: Block, capsys: pytest.CaptureFixture[st
             assert code == 0, capsys.readouterr().err
 
 
-def test_the_screen_in_the_readme_has_the_parts_that_the_program_shows(furnished: Path) -> None:
+def test_the_readmes_screen_has_the_programs_labels(furnished: Path) -> None:
     screen = next(block.text for block in blocks("text") if block.text.startswith("network "))
     report = plain(run_report(json.loads((furnished / "run" / SUMMARY).read_text(encoding="utf-8")), furnished / "run"))
     shown = LABEL.findall(report.partition("\nnext")[0].replace(": ", "  "))
-    assert LABEL.findall(screen) == [label for label in shown if label != "note"]  # which a slow small network has
+    # Only the small network has a note: its integers are slower than float.
+    assert LABEL.findall(screen) == [label for label in shown if label != "note"]

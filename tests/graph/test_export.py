@@ -1,4 +1,4 @@
-"""From a module to an exported program: folding, sizes, and what torch.export refuses."""
+"""Export of a module: folding, image sizes, and refusals of torch.export."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ class Normed(nn.Module):
 
 
 class Branching(nn.Module):
-    """Takes a branch on a value, which torch.export refuses."""
+    """A network with a branch on a value, which torch.export refuses."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.mean() > 0.5:
@@ -36,7 +36,7 @@ class Branching(nn.Module):
 
 
 class OneSize(nn.Module):
-    """Adds a map of one size."""
+    """A network that adds a map of one size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def normed() -> Normed:
 
 
 def shift(by: float) -> nn.Conv2d:
-    """A frozen 1 x 1 convolution that shifts each color."""
+    """Return a frozen 1 x 1 convolution that shifts each color."""
     conv = nn.Conv2d(3, 3, 1).requires_grad_(requires_grad=False)
     conv.weight.copy_(torch.eye(3)[..., None, None])
     conv.bias.copy_(torch.tensor([by, 0.9 * by, 0.8 * by]))  # pyright: ignore[reportOptionalMemberAccess]
@@ -74,7 +74,7 @@ def test_batch_norms_behind_convolutions_are_folded() -> None:
     torch.testing.assert_close(graph(image), network(image), rtol=1e-5, atol=1e-5)
 
 
-def test_the_network_itself_stays_as_it_was() -> None:
+def test_exporting_leaves_the_network_unchanged() -> None:
     network = normed()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     export_network(network)
@@ -82,7 +82,7 @@ def test_the_network_itself_stays_as_it_was() -> None:
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_a_mean_shift_behind_the_last_convolution_is_folded_and_the_first_is_not() -> None:
+def test_only_mean_shifts_behind_a_convolution_are_folded() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(shift(-0.4), nn.Conv2d(3, 3, 3, padding=1), shift(0.4)).eval()
     graph, image = graph_of(export_network(network)), torch.rand(1, 3, 8, 8)
@@ -90,7 +90,7 @@ def test_a_mean_shift_behind_the_last_convolution_is_folded_and_the_first_is_not
     torch.testing.assert_close(graph(image), network(image), rtol=1e-5, atol=1e-6)
 
 
-def test_a_convolution_that_two_readers_share_is_not_folded_into() -> None:
+def test_no_norm_folds_into_a_shared_convolution() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -104,7 +104,7 @@ def test_a_convolution_that_two_readers_share_is_not_folded_into() -> None:
     assert fold(network, torch.export.export(network, (torch.zeros(2, 3, 8, 8),))) is None
 
 
-def test_any_size_unless_one_is_asked_for() -> None:
+def test_exports_take_any_size_unless_it_is_fixed() -> None:
     network = nn.Conv2d(3, 3, 3, padding=1)
     assert graph_of(export_network(network))(torch.zeros(5, 3, 7, 31)).shape == (5, 3, 7, 31)
     fixed = export_network(network, (1, 3, 8, 10)).module()
@@ -112,7 +112,7 @@ def test_any_size_unless_one_is_asked_for() -> None:
         fixed(torch.zeros(1, 3, 8, 12))
 
 
-def test_a_refusal_names_the_line_and_what_to_do() -> None:
+def test_a_refusal_names_the_line_and_cure() -> None:
     with pytest.raises(
         SrptqError, match=r"Branching.*test_export\.py, line \d+, in forward: if x\.mean\(\) > 0\.5.*where"
     ):
@@ -120,7 +120,7 @@ def test_a_refusal_names_the_line_and_what_to_do() -> None:
 
 
 class OneImage(nn.Module):
-    """Takes one image at a time, as its author wanted no other."""
+    """A network that takes one image at a time."""
 
     def forward(self, x: Tensor) -> Tensor:
         count, channels, height, width = x.shape
@@ -129,37 +129,37 @@ class OneImage(nn.Module):
 
 
 class Padded(nn.Module):
-    """Pads to a multiple, and crops, only `where needed` or always."""
+    """A network that pads to a multiple and crops. With `branches`, only if that is needed."""
 
-    def __init__(self, *, asks: bool) -> None:
+    def __init__(self, *, branches: bool) -> None:
         super().__init__()
-        self.asks, self.conv = asks, nn.Conv2d(3, 3, 3, padding=1)
+        self.branches, self.conv = branches, nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         height, more = x.shape[2], -x.shape[2] % 16
-        padded = x if self.asks and more == 0 else functional.pad(x, (0, 0, 0, more), mode="reflect")
+        padded = x if self.branches and more == 0 else functional.pad(x, (0, 0, 0, more), mode="reflect")
         return self.conv(padded)[:, :, :height]
 
 
-def test_a_network_of_one_image_at_a_time_names_the_line_and_the_batch() -> None:
+def test_a_refusal_names_the_batch_and_image_size() -> None:
     with pytest.raises(SrptqError, match=r"on a batch of 2 of 48 x 64; at .*test_export\.py.*: assert count == 1: "):
         export_network(OneImage())
 
 
 @pytest.mark.parametrize(("module", "batch"), [(OneSize(), 3), (OneImage(), 1)])
-def test_one_size_is_traced_for_every_batch_that_the_network_takes(module: nn.Module, batch: int) -> None:
+def test_a_fixed_size_still_takes_any_batch(module: nn.Module, batch: int) -> None:
     graph, image = graph_of(export_at_size(module, (1, 3, 48, 64))), torch.rand(batch, 3, 48, 64)
     assert torch.equal(graph(image), module(image))
     assert takes_one_image(graph) == (batch == 1)
 
 
-def test_what_torch_assumed_of_the_size_that_was_traced_is_refused_where_it_matters() -> None:
+def test_wrong_assumptions_about_sizes_are_refused() -> None:
     with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give `input_size`"):
-        export_network(Padded(asks=True))
-    graph, image = graph_of(export_network(Padded(asks=False))), torch.rand(1, 3, 33, 21)
+        export_network(Padded(branches=True))
+    graph, image = graph_of(export_network(Padded(branches=False))), torch.rand(1, 3, 33, 21)
     assert PreparedGraph.float_only(graph)(image).shape == image.shape
 
 
-def test_a_network_of_one_size_says_so() -> None:
-    with pytest.raises(SrptqError, match="give `input_size`"):
+def test_a_network_of_one_size_is_refused() -> None:
+    with pytest.raises(SrptqError, match=r"runs at one image size only .* give `input_size`"):
         export_network(OneSize())

@@ -1,4 +1,4 @@
-"""Weights that other parameters decide are quantized like any, and the network itself stays as it was."""
+"""Weights that are computed from other parameters become plain ones, and the network itself stays unchanged."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ NORMS: Mapping[str, Callable[[nn.Module], nn.Module]] = {
 
 
 class Reparameterized(nn.Module):
-    """Adds a small kernel to a scaled large one in every forward."""
+    """A layer that adds a small kernel to a scaled large one in every forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Reparameterized(nn.Module):
 
 @pytest.fixture(params=[*NORMS, "computed in forward"])
 def network(request: pytest.FixtureRequest) -> nn.Module:
-    """A network whose convolutions, each run twice, have no weight of their own."""
+    """Build a network whose convolutions, each run twice, compute their weights."""
     torch.manual_seed(0)
     norm = NORMS.get(request.param)
     with warnings.catch_warnings():
@@ -52,7 +52,7 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
     return module
 
 
-def test_a_computed_weight_is_a_parameter_of_the_exported_network(network: nn.Module) -> None:
+def test_computed_weights_become_parameters_of_the_export(network: nn.Module) -> None:
     expected = network(IMAGE)
     graph = Graph(graph_of(export_network(describe("toy", SRNetwork(network)).module)))
     assert len(graph.convs) == 4
@@ -68,7 +68,7 @@ def test_a_program_with_computed_weights_can_be_saved() -> None:
     assert torch.equal(torch.export.load(file).module()(IMAGE), program.module()(IMAGE))
 
 
-def test_a_weight_that_the_image_decides_stays_computed() -> None:
+def test_weights_computed_from_the_image_stay_computed() -> None:
     class Attended(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,7 +1,6 @@
-import re
-
 """A recipe held against its target, before anything is read or run."""
 
+import re
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast

@@ -208,7 +208,7 @@ def test_a_saved_table_simulates_the_prepared_graph(kind: str, network: str, bit
     assert torch.equal(table.simulate(networks.graph(network))(image), prepared(image))
     assert loaded.states.keys() == table.states.keys()
     damaged = replace(table, states={group: {"lower": state["lower"]} for group, state in table.states.items()})
-    with pytest.raises(SrptqError, match="its state is not that of a"):
+    with pytest.raises(SrptqError, match="its state does not fit a"):
         damaged.simulate(networks.graph(network))
 
 

@@ -1,4 +1,4 @@
-"""Bias correction: means as the float network has them."""
+"""Bias correction: the float network's mean in every output channel."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ IMAGES = networks.images(8, seed=3)
 
 
 def means(prepared: PreparedGraph, mode: Mode) -> dict[str, Tensor]:
-    """By hand: the output of each convolution's layer, averaged."""
-    network, found = Network(prepared.capture), dict[str, Tensor]()
+    """Average the output of each convolution, with every node run by hand."""
+    network, averages = Network(prepared.capture), dict[str, Tensor]()
     with prepared.mode(mode), torch.no_grad():
         known: dict[torch.fx.Node, Any] = {}
         for node in prepared.capture.graph.nodes:
@@ -36,57 +36,59 @@ def means(prepared: PreparedGraph, mode: Mode) -> dict[str, Tensor]:
             elif node.op == "call_function":
                 known[node] = node.target(*arguments, **node.kwargs)
             if node in network.keys and network.name(node) in prepared.biases:
-                found[network.name(node)] = known[node].mean((0, 2, 3))
-    return found
+                averages[network.name(node)] = known[node].mean((0, 2, 3))
+    return averages
 
 
 @pytest.mark.parametrize("kind", ["edsr", "imdn", "mixed"])
-def test_the_mean_of_every_channel_is_the_float_networks(kind: str) -> None:
+def test_channel_means_become_the_float_networks(kind: str) -> None:
     prepared = networks.calibrated(kind, 3, "onnxruntime")
-    wanted, before = means(prepared, Mode.OFF), means(prepared, Mode.QUANTIZE)
+    expected, before = means(prepared, Mode.OFF), means(prepared, Mode.QUANTIZE)
     correct_biases(prepared, IMAGES)
     after = means(prepared, Mode.QUANTIZE)
-    assert set(wanted) == set(prepared.plan.convs)
-    assert max(float((before[conv] - wanted[conv]).abs().max()) for conv in wanted) > 1e-2
-    for conv in wanted:
-        assert torch.allclose(after[conv], wanted[conv], atol=1e-4)
+    assert set(expected) == set(prepared.plan.convs)
+    assert max(float((before[conv] - expected[conv]).abs().max()) for conv in expected) > 1e-2
+    for conv in expected:
+        assert torch.allclose(after[conv], expected[conv], atol=1e-4)
 
 
-def test_it_is_a_reconstruction_of_its_own() -> None:
-    one, other = (networks.calibrated("edsr", 3, "onnxruntime") for _ in range(2))
-    correct_biases(one, IMAGES)
+def test_bias_correction_is_a_reconstruction_itself() -> None:
+    corrected, tuned = (networks.calibrated("edsr", 3, "onnxruntime") for _ in range(2))
+    correct_biases(corrected, IMAGES)
     tune = Registry().reconstruction("bias-correction").load()
-    assert tune(other, IMAGES, seed=1) == {"corrected": len(one.biases)}
-    assert all(torch.equal(one.biases[conv], bias) for conv, bias in other.biases.items())
+    assert tune(tuned, IMAGES, seed=1) == {"corrected": len(corrected.biases)}
+    assert all(torch.equal(corrected.biases[conv], bias) for conv, bias in tuned.biases.items())
     with pytest.raises(SrptqError, match=r"reconstruction\.epochs: unknown key; there are none here"):
         BoundRecipe.of(networks.recipe(reconstruction={"name": "bias-correction", "epochs": 1}), Registry())
 
 
-def test_what_one_module_does_twice_is_corrected_as_one() -> None:
+def test_calls_of_one_module_are_corrected_together() -> None:
     prepared = networks.calibrated("shared", 3, "onnxruntime")
+    teacher = prepared.float_forward(IMAGES)[0]
+    before = prepared.noise(IMAGES, teacher)
     correct_biases(prepared, IMAGES)
     assert set(prepared.tuned_biases()) == set(prepared.plan.convs)
-    assert prepared(IMAGES).isfinite().all()
+    assert prepared.noise(IMAGES, teacher) < 0.9 * before
 
 
-def test_pac_corrects_before_it_tunes_and_tells() -> None:
-    said: list[str] = []
+def test_pac_corrects_biases_and_reports_it() -> None:
+    stages: list[str] = []
     still: dict[str, Any] = {"epochs": 1, "activation_rate": 0.0, "weight_rate": 0.0}
-    found = [
+    losses = [
         reconstruct(
             networks.calibrated("edsr", 3, "onnxruntime"),
             IMAGES,
-            progress=lambda what, _done, _total: said.append(what),
+            progress=lambda stage, _done, _total: stages.append(stage),
             bias_correction=corrected,
             **still,
-        )
+        )["loss_after"]
         for corrected in (False, True)
     ]
-    assert found[1]["loss_after"] < 0.99 * found[0]["loss_after"]
-    assert "correcting biases" in said
+    assert losses[1] < 0.99 * losses[0]
+    assert "correcting biases" in stages
 
 
-def test_a_correction_that_does_not_help_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_correction_without_gain_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(prepared: PreparedGraph, _images: Tensor) -> None:
         for bias in prepared.biases.values():
             bias.data += 1.0

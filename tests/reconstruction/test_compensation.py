@@ -1,4 +1,4 @@
-"""Error-compensated rounding: levels of the grid, nearer in what a convolution gives, and never a worse image."""
+"""Error-compensated rounding: levels of the grid, a smaller output error, and never a worse image."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize,
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.quantization.saturation import safe
 from srptq_plugin.reconstruction import compensation
-from srptq_plugin.reconstruction.compensation import InputPart, compensate, rounded
+from srptq_plugin.reconstruction.compensation import InputPart, compensate, round_weight
 
 SYMMETRIC = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
 GRIDS = [
@@ -33,7 +33,7 @@ GRIDS = [
 ]
 
 
-def weight_of(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+def draw_weight(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -43,53 +43,52 @@ def by_extremes(weight: Tensor, grid: IntGrid) -> QParams:
 
 
 def alike(count: int, correlation: float) -> Tensor:
-    """Second moments of values that all resemble one another."""
+    """Return the second moments of values with equal correlations."""
     return (1 - correlation) * torch.eye(count) + correlation * torch.ones(count, count)
 
 
 def error(weight: Tensor, levels: Tensor, moments: Tensor) -> float:
-    """The mean squared error of the outputs."""
+    """Return the squared error of the outputs."""
     off = (weight - levels).double().flatten(1)
     return float((off @ moments.double() * off).sum())
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 @given(seed=st.integers(0, 10**6))
-def test_unlike_inputs_leave_nearest_levels(grid: IntGrid, seed: int) -> None:
-    """Half way between two levels either is nearest."""
-    weight = weight_of((3, 4, 3, 3), seed)
+def test_uncorrelated_inputs_give_nearest_levels(grid: IntGrid, seed: int) -> None:
+    weight = draw_weight((3, 4, 3, 3), seed)
     qparams = by_extremes(weight, grid)
-    levels = rounded(weight, qparams, [InputPart(0, slice(0, 4), torch.eye(36))])
+    levels = round_weight(weight, qparams, [InputPart(0, slice(0, 4), torch.eye(36))])
     nearest = dequantize(quantize(weight, qparams), qparams)
-    off, least = (levels - weight).abs(), (nearest - weight).abs()
+    off, least = (levels - weight).abs(), (nearest - weight).abs()  # half way between two levels either is nearest
     assert bool((off - least <= 1e-5 * qparams.scale.max()).all())
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 @given(seed=st.integers(0, 10**6))
-def test_inputs_alike_halve_the_output_error(grid: IntGrid, seed: int) -> None:
-    weight, moments = weight_of((64, 4, 3, 3), seed), alike(36, 0.95)
+def test_correlated_inputs_halve_the_output_error(grid: IntGrid, seed: int) -> None:
+    weight, moments = draw_weight((64, 4, 3, 3), seed), alike(36, 0.95)
     qparams = by_extremes(weight, grid)
-    levels = rounded(weight, qparams, [InputPart(0, slice(0, 4), moments)])
+    levels = round_weight(weight, qparams, [InputPart(0, slice(0, 4), moments)])
     integers = quantize(levels, qparams)
     assert bool((integers >= grid.qmin).all() & (integers <= grid.qmax).all())
-    nearest = compensation.rounded(weight, qparams, [InputPart(0, slice(0, 4), torch.eye(36))])
+    nearest = round_weight(weight, qparams, [InputPart(0, slice(0, 4), torch.eye(36))])
     assert error(weight, levels, moments) < 0.5 * error(weight, nearest, moments)
 
 
 @given(seed=st.integers(0, 10**6), inputs=st.integers(1, 6), correlation=st.floats(0, 0.99))
 def test_compensated_weights_never_overflow(seed: int, inputs: int, correlation: float) -> None:
-    weight = weight_of((3, inputs, 3, 3), seed).abs()
+    weight = draw_weight((3, inputs, 3, 3), seed).abs()
     grid = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0, pair_limit=128)
     qparams = safe(weight, by_extremes(weight, grid))
     part = InputPart(0, slice(0, inputs), alike(9 * inputs, correlation))
-    levels = rounded(weight, qparams, [part])
+    levels = round_weight(weight, qparams, [part])
     assert not saturating.overflows(quantize(levels, qparams).numpy())
     assert torch.equal(safe(levels, qparams).scale, qparams.scale)
 
 
 class Single(nn.Module):
-    """One convolution of some geometry, and an image from it."""
+    """One convolution of some geometry between others."""
 
     def __init__(self, **geometry: Any) -> None:
         super().__init__()
@@ -101,7 +100,7 @@ class Single(nn.Module):
         return functional.pixel_shuffle(self.tail(self.conv(self.grow(x))), 2)
 
 
-def prepared_of(module: nn.Module) -> PreparedGraph:
+def prepare(module: nn.Module) -> PreparedGraph:
     torch.manual_seed(1)
     program, recipe, registry = export_network(module.eval()), networks.recipe(4), Registry()
     network = Network(drop_identities(own_module(program)))
@@ -127,8 +126,8 @@ def prepared_of(module: nn.Module) -> PreparedGraph:
         {"kernel_size": 3, "padding": "same"},
     ],
 )
-def test_moments_are_those_of_what_the_weights_read(geometry: dict[str, Any]) -> None:
-    prepared = prepared_of(Single(**geometry))
+def test_moments_match_the_values_that_weights_read(geometry: dict[str, Any]) -> None:
+    prepared = prepare(Single(**geometry))
     read: list[Tensor] = []
     site = next(site for site in prepared.plan.sites if site.source == "grow/conv")
 
@@ -139,7 +138,7 @@ def test_moments_are_those_of_what_the_weights_read(geometry: dict[str, Any]) ->
     image = networks.images(1)
     weight = next(site for site in prepared.plan.weights if site.name.startswith("conv"))
     with torch.no_grad():
-        parts = compensation.InputReader(prepared).moments(image)[weight]
+        parts = compensation.InputReader(prepared).measure(image)[weight]
     conv = nn.Conv2d(12, 12, **geometry)
     (height, width), groups = conv.kernel_size, conv.groups
     padding = tuple(d * (k - 1) // 2 for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
@@ -162,17 +161,17 @@ def test_the_image_never_gets_worse(kind: str, bits: int) -> None:
     assert float(10 * torch.log10(before / after)) == pytest.approx(gain, abs=0.01)
     assert torch.equal(prepared.float_forward(images)[0], teacher)
     table = QuantTable.of(prepared)
-    assert not any(saturating.overflows(each.numpy()) for each in table.weights.values() if bits == 8)
+    assert not any(saturating.overflows(integers.numpy()) for integers in table.weights.values() if bits == 8)
 
 
-def nothing(weight: Tensor, *_: Any) -> Tensor:
+def zeros_like(weight: Tensor, *_: Any) -> Tensor:
     return torch.zeros_like(weight)
 
 
-def test_weights_stay_where_compensating_does_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_without_gain_stay_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared, images = networks.calibrated("edsr"), networks.images(6, seed=1)
     before = QuantTable.of(prepared)
-    monkeypatch.setattr(compensation, "rounded", nothing)
+    monkeypatch.setattr(compensation, "round_weight", zeros_like)
     assert compensate(prepared, images) == 0
     after = QuantTable.of(prepared)
     assert all(torch.equal(before.weights[name], after.weights[name]) for name in before.weights)
@@ -182,8 +181,8 @@ def test_wide_layers_are_cut_between_channels(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(compensation, "MOST", 40)
     prepared = networks.calibrated("edsr")
     with torch.no_grad(), prepared.mode(Mode.QUANTIZE):
-        parts = compensation.InputReader(prepared).moments(networks.images(2))
-    cut = {site.name: [part.channels for part in each] for site, each in parts.items()}
+        parts = compensation.InputReader(prepared).measure(networks.images(2))
+    cut = {site.name: [part.channels for part in site_parts] for site, site_parts in parts.items()}
     assert cut["head.weight"] == [slice(0, 4)]
     assert cut["tail.weight"] == [slice(0, 4), slice(4, 8)]
     assert compensate(prepared, networks.images(6, seed=1)) >= 0

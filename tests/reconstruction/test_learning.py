@@ -1,4 +1,4 @@
-"""Weights and biases that learn with the bounds: what changes, what does not, and what ships."""
+"""Weights and biases that learn with the bounds: the parameters that change, and the files that hold them."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.qat.training import train
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
-from srptq_plugin.reconstruction.learning import Weights
+from srptq_plugin.reconstruction.learning import Learning, Rates, Weights
 from srptq_plugin.reconstruction.pac import reconstruct
 
 IMAGES = networks.images(6, seed=3)
@@ -32,7 +32,7 @@ def values(prepared: PreparedGraph) -> dict[str, Tensor]:
     return {site.name: prepared.parameter(site).detach().clone() for site in sites}
 
 
-def test_free_weights_and_biases_learn_and_nothing_else_of_the_network() -> None:
+def test_only_free_weights_and_biases_learn() -> None:
     prepared = tuned()
     before = networks.network("edsr").state_dict()
     after = {name: p for name, p in prepared.module.named_parameters() if "srptq_site" not in name}
@@ -41,7 +41,7 @@ def test_free_weights_and_biases_learn_and_nothing_else_of_the_network() -> None
     assert changed == {f"{path}.{leaf}" for path in planned for leaf in ("weight", "bias")}
 
 
-def test_the_float_network_that_it_learns_from_stays() -> None:
+def test_the_teacher_of_free_weights_stays_unchanged() -> None:
     prepared = networks.calibrated("edsr", 4, "onnxruntime")
     float_before, program = prepared.float_forward(IMAGES)[0], networks.exported("edsr").module()(IMAGES)
     reconstruct(prepared, IMAGES, weights="free", schedule="joint", epochs=2)
@@ -50,7 +50,7 @@ def test_the_float_network_that_it_learns_from_stays() -> None:
 
 
 @pytest.mark.parametrize("changed", [{}, {"region_weight": 0.0, "recolor": False}])
-def test_it_lowers_the_loss_further_than_bounds_alone(changed: dict[str, Any]) -> None:
+def test_learned_weights_lower_the_loss_further(changed: dict[str, Any]) -> None:
     losses: dict[str, float] = {}
     for weights in ("fixed", "rounding", "free"):
         prepared = networks.calibrated("edsr", 3, "onnxruntime")
@@ -60,7 +60,7 @@ def test_it_lowers_the_loss_further_than_bounds_alone(changed: dict[str, Any]) -
     assert losses["free"] < losses["rounding"] or not changed
 
 
-def test_rounding_takes_one_of_the_two_levels_around_each_weight() -> None:
+def test_rounding_takes_a_neighboring_level() -> None:
     start = networks.calibrated("edsr", 3, "onnxruntime")
     before, grids = values(start), start.qparams()
     prepared = tuned(bits=3, weights="rounding", epochs=20, value_rate=0.2, weight_rate=0.0)
@@ -76,7 +76,7 @@ def test_rounding_takes_one_of_the_two_levels_around_each_weight() -> None:
 
 
 @pytest.mark.parametrize("kind", ["edsr", "imdn", "shared"])
-def test_a_table_of_tuned_weights_simulates_the_tuned_graph(kind: str, tmp_path: Path) -> None:
+def test_a_table_simulates_tuned_weights(kind: str, tmp_path: Path) -> None:
     prepared = networks.calibrated(kind, 4, "openvino")
     reconstruct(prepared, IMAGES, weights="free", schedule="joint", epochs=2)
     table = QuantTable.of(prepared)
@@ -90,23 +90,23 @@ def test_a_table_of_tuned_weights_simulates_the_tuned_graph(kind: str, tmp_path:
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
-    one, other = (values(tuned(epochs=2)) for _ in range(2))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    first, second = (values(tuned(epochs=2)) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_start_that_was_better_is_gone_back_to_weights_included() -> None:
+def test_a_better_start_is_restored_with_weights() -> None:
     before = values(networks.calibrated("edsr", 4, "onnxruntime"))
     prepared = tuned(value_rate=50.0, epochs=1)
     assert all(torch.equal(weight, before[name]) for name, weight in values(prepared).items())
     assert not prepared.tuned_biases()
 
 
-def test_alternating_lets_weights_learn_in_their_turn_only() -> None:
+def test_weights_learn_in_their_turn_only() -> None:
     seen: list[dict[str, Tensor]] = []
     prepared = networks.calibrated("edsr", 4, "onnxruntime")
 
-    def look(what: str, done: int, _total: int) -> None:
-        if what == "tuning" and done % 3 == 0:
+    def look(stage: str, done: int, _total: int) -> None:
+        if stage == "tuning" and done % 3 == 0:
             seen.append(values(prepared))
 
     reconstruct(prepared, IMAGES, progress=look, weights="free", epochs=2, schedule="alternating")
@@ -115,8 +115,20 @@ def test_alternating_lets_weights_learn_in_their_turn_only() -> None:
     assert all(torch.equal(second[name], third[name]) for name in second)
 
 
+def test_weights_out_of_turn_are_quantized_once() -> None:
+    prepared = networks.calibrated("edsr", 4, "onnxruntime")
+    site = next(site for site in prepared.plan.weights if not prepared.quantizers[site.group].fixed)
+    weight, quantizer = prepared.parameter(site), prepared.quantizers[site.group]
+    with Learning(prepared, Rates(1e-3, 1e-3, "relative", 0.02)) as learning:
+        learning.take_turns(("activation",))
+        assert quantizer(weight) is quantizer(weight)
+        learning.take_turns(("weight",))
+        assert quantizer(weight) is not quantizer(weight)
+    assert quantizer(weight) is not quantizer(weight)
+
+
 def relus(prepared: PreparedGraph) -> list[BoundedFakeQuantize]:
-    """The quantizers of tensors that are never negative."""
+    """Return the quantizers of tensors that are never negative."""
     network, groups = Network(prepared.module), prepared.plan.groups
     sources = {group: groups[group][0].source for group in prepared.of_role("activation")}
     return [prepared.quantizers[group] for group, key in sources.items() if network.is_nonnegative(network.nodes[key])]
@@ -141,7 +153,7 @@ def assert_zero_kept(prepared: PreparedGraph) -> None:
         assert quantizer.qparams().zero_point == quantizer.grid.qmin
 
 
-def test_a_real_offset_learns_under_nonnegative_tensors() -> None:
+def test_float_zero_points_learn_under_nonnegative_tensors() -> None:
     prepared = networks.calibrated("edsr", 4, "paper")
     reconstruct(prepared, IMAGES, activation_rate=0.02, epochs=1)
     assert all(float(quantizer.lower.detach()) != 0 for quantizer in relus(prepared))

@@ -1,4 +1,4 @@
-"""What is rounded again in the backward pass is what was rounded in the forward, and is not kept meanwhile."""
+"""Recomputed convolution inputs: the gradients have the same bits, and the tensors are freed after the forward."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,11 +18,11 @@ IMAGES = networks.images(2, seed=3)
 
 
 def gradients(prepared: PreparedGraph, within: AbstractContextManager[Any]) -> list[Tensor]:
-    """Of all bounds and weights."""
-    learns = [each for each in prepared.module.parameters() if each.requires_grad]
+    """Return the gradients of all bounds and weights."""
+    learns = [parameter for parameter in prepared.module.parameters() if parameter.requires_grad]
     with within:
         output, maps = prepared.features(IMAGES)
-    loss = sum((each.square().mean() for each in maps), output.abs().mean())
+    loss = sum((features.square().mean() for features in maps), output.abs().mean())
     return list(torch.autograd.grad(loss, learns))
 
 
@@ -35,45 +35,46 @@ def test_gradients_have_the_same_bits(name: str, target: str, gradient: Gradient
         quantizer.gradient = gradient
     with Learning(prepared, Rates(1e-3, 1e-3, "relative", 0.02), "free") as learning:
         learning.take_turns(BOTH)
-        kept, recomputed = (gradients(prepared, each) for each in (nullcontext(), RecomputeActivations(prepared)))
-    assert len(kept) > len(prepared.plan.convs)
-    assert all(map(torch.equal, kept, recomputed))
+        saved = gradients(prepared, nullcontext())
+        recomputed = gradients(prepared, RecomputeActivations(prepared))
+    assert len(saved) > len(prepared.plan.convs)
+    assert all(map(torch.equal, saved, recomputed))
 
 
-def test_what_convolutions_read_is_not_kept() -> None:
+def test_convolution_inputs_are_freed_after_the_forward() -> None:
     prepared = networks.calibrated("edsr", 4, "paper")
     prepared.set_mode(Mode.QUANTIZE)
-    given: list[StorageWeakRef] = []
+    outputs: list[StorageWeakRef] = []
 
-    def watch(_quantizer: nn.Module, _read: object, output: Tensor) -> None:
-        given.append(StorageWeakRef(output.untyped_storage()))
+    def watch(_quantizer: nn.Module, _inputs: object, output: Tensor) -> None:
+        outputs.append(StorageWeakRef(output.untyped_storage()))
 
-    learning = [each for each in prepared.of_role("activation").values() if not each.fixed]
+    learning = [quantizer for quantizer in prepared.of_role("activation").values() if not quantizer.fixed]
     for quantizer in learning:
         quantizer.register_forward_hook(watch)
     with RecomputeActivations(prepared):
         features = prepared.features(IMAGES)
-    assert len(given) == len(learning) > 2
-    assert all(each.expired() for each in given)
-    given.clear()
+    assert len(outputs) == len(learning) > 2
+    assert all(output.expired() for output in outputs)
+    outputs.clear()
     features = prepared.features(IMAGES)
-    assert not any(each.expired() for each in given)
+    assert not any(output.expired() for output in outputs)
     assert features[0].requires_grad
 
 
-def test_a_forward_without_its_backward_leaves_nothing() -> None:
+def test_forwards_without_a_backward_leave_nothing() -> None:
     prepared = networks.calibrated("edsr", 4, "paper")
     prepared.set_mode(Mode.QUANTIZE)
-    kept: list[StorageWeakRef] = []
+    inputs: list[StorageWeakRef] = []
 
     def watch(_quantizer: nn.Module, read: tuple[Tensor], _output: Tensor) -> None:
-        kept.append(StorageWeakRef(read[0].untyped_storage()))
+        inputs.append(StorageWeakRef(read[0].untyped_storage()))
 
     for quantizer in prepared.of_role("activation").values():
         if not quantizer.fixed:
             quantizer.register_forward_hook(watch)
     with RecomputeActivations(prepared):
         features = prepared.features(IMAGES)
-    assert not any(each.expired() for each in kept)
+    assert not any(tensor.expired() for tensor in inputs)
     del features
-    assert all(each.expired() for each in kept)
+    assert all(tensor.expired() for tensor in inputs)

@@ -1,1 +1,1 @@
-"""Channels scaled where they are made and back where they are read, so that rounding moves the image least."""
+"""Channel equalization: factors between layers that keep the float network and lower the noise of rounding."""

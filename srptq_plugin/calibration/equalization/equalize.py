@@ -1,7 +1,8 @@
-"""Equalize channels: scale each so that rounding, of weights and activations together, moves the image least.
+"""Channel equalization: factors with which rounding of weights and activations together moves the image least.
 
-What makes a channel is divided by a factor and what reads it multiplied, which leaves the float network as it is. One
-scale a tensor then fits its channels better. The factors minimize, to first order, the noise in the image.
+The weights that write a channel are divided by its factor, and the weights that read it are multiplied. This leaves
+the float network as it is, and one scale for a tensor fits its channels better. The factors minimize the noise in the
+image, to first order.
 """
 
 import math
@@ -14,25 +15,27 @@ from torch import Tensor, fx, nn
 
 from srptq_plugin.calibration.equalization.channels import Channels
 from srptq_plugin.calibration.equalization.noise import ActivationNoise, NoiseTerm, WeightNoise, least_noise
-from srptq_plugin.graph.export import folded, graph_of
+from srptq_plugin.graph.export import fold_and_trace, graph_of
 from srptq_plugin.graph.network import IMAGE_AXES, Network, tensor_arguments
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.reconstruction.sensitivity import pulls
+from srptq_plugin.reconstruction.sensitivity import iter_pulls
 
 DRAWS = 4
+"""The number of random sign images for each batch."""
 BEYOND = 5e-4
-"""The share of values that the ends of a channel leave out."""
+"""The share of values beyond either end of a channel's range."""
 TINY = 1e-30
+"""The smallest magnitude, so that its logarithm is finite."""
 
 
 def equalize_network(network: Network, plan: Plan, images: Tensor, seed: int = 0) -> float:
-    """Scale the parameters of a network in place; by how much its rounding noise is expected to fall, in dB.
+    """Scale the parameters of a network in place, and return by how many dB its rounding noise is expected to fall.
 
-    The network computes what it did before, to float32's rounding.
+    The output of the float network stays the same, up to float32 rounding.
     """
     channels = Channels(network)
     parts = measured_parts(PreparedGraph.from_plan(network.module, plan), network, channels, images, seed)
@@ -48,9 +51,16 @@ def equalize(
     input_range: tuple[float, float] = (0.0, 1.0),
     registry: Registry | None = None,
 ) -> nn.Module:
-    """A copy to prepare in any toolkit: the same network, its channels scaled for a recipe's grids and placement.
+    """Return a copy to prepare in any toolkit, with channels scaled for a recipe's grids and placement.
 
-    Batch norms and mean shifts are folded into the convolutions before them. `images` are unlabeled, [N, 3, H, W].
+    Batch norms and mean shifts are folded into the convolutions before them.
+
+    Args:
+        module: The float network. It stays as it is.
+        recipe: A recipe, or the name or file of one.
+        images: Unlabeled images, [N, 3, H, W].
+        input_range: The smallest and the largest value of an image.
+        registry: The plugins. By default all installed ones.
 
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.PixelShuffle(2)).eval()
     >>> images = torch.rand(4, 3, 16, 16)
@@ -58,7 +68,7 @@ def equalize(
     True
     """
     bound = BoundRecipe.resolve(recipe, registry or Registry())
-    copied, program = folded(module)
+    copied, program = fold_and_trace(module)
     network = Network(graph_of(program))
     equalize_network(network, bound.plan(network, input_range), images.cpu(), bound.recipe.calibration.seed)
     copied.load_state_dict(program.state_dict, strict=False)
@@ -68,7 +78,7 @@ def equalize(
 def measured_parts(
     prepared: PreparedGraph, network: Network, channels: Channels, images: Tensor, seed: int
 ) -> list[NoiseTerm]:
-    """Every encoding's part of the noise; the gradients are summed over `DRAWS` draws."""
+    """Measure and return the noise of every encoding. Squared gradients are summed over `DRAWS` draws."""
     measured = _measure(prepared, images, seed)
     order = {node: number for number, node in enumerate(network.ops)}
     parts: list[NoiseTerm] = []
@@ -80,9 +90,13 @@ def measured_parts(
             shape = (*outputs.shape, inputs.shape[1])
             parts.append(WeightNoise(grid, _logs(maps[0].high).view(shape), maps[0].gain.view(shape), outputs, inputs))
         else:
+            # The sites of a group share one quantizer, which is called in the order of the graph. The sources are put
+            # in that order too, so that their classes belong to the channels of `maps`.
             sources = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
             classes = torch.from_numpy(np.concatenate([channels.of(source) for source in sources]))
-            low, high, gain = (torch.cat([getattr(each, name) for each in maps]) for name in ("low", "high", "gain"))
+            low = torch.cat([values.low for values in maps])
+            high = torch.cat([values.high for values in maps])
+            gain = torch.cat([values.gain for values in maps])
             parts.append(ActivationNoise(grid, _logs(low), _logs(high), gain, classes))
     return parts
 
@@ -91,9 +105,15 @@ def _logs(magnitudes: Tensor) -> Tensor:
     return magnitudes.clamp(min=TINY).log()
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Measured:
-    """At one place, by channel (of a weight, by output and input): how far values go down and up, and the gradients."""
+    """One tensor's measurements: by channel for a feature map, by output and input channel for a weight.
+
+    Attributes:
+        low: How far values go below zero.
+        high: How far values go above zero.
+        gain: The squared gradients of the image, summed over values, samples and draws.
+    """
 
     low: Tensor
     high: Tensor
@@ -101,59 +121,68 @@ class _Measured:
 
 
 def _measure(prepared: PreparedGraph, images: Tensor, seed: int) -> dict[str, list[_Measured]]:
-    constant = prepared.of_role("weight")
-    found: dict[str, list[_Measured]] = {}
-    for maps, drawn in pulls(prepared, prepared.plan.groups, images, DRAWS, seed):
+    weights = prepared.of_role("weight")
+    measured: dict[str, list[_Measured]] = {}
+    for maps, pulls_by_draw in iter_pulls(prepared, prepared.plan.groups, images, DRAWS, seed):
         for group, tensors in maps.items():
-            pulled = ([pull[group][n] for pull in drawn] for n in range(len(tensors)))
-            look = _of_weight if group in constant else _of_map
-            each = [look(tensor.detach(), gradients) for tensor, gradients in zip(tensors, pulled, strict=True)]
-            found[group] = [_join(*pair) for pair in zip(found[group], each, strict=True)] if group in found else each
-    return found
+            measure = _measure_weight if group in weights else _measure_map
+            batch = [
+                measure(values.detach(), [by_group[group][n] for by_group in pulls_by_draw])
+                for n, values in enumerate(tensors)
+            ]
+            before = measured.get(group)
+            measured[group] = batch if before is None else list(map(_join, before, batch))
+    return measured
 
 
-def _of_map(values: Tensor, gradients: Sequence[Tensor]) -> _Measured:
+def _measure_map(values: Tensor, gradients: Sequence[Tensor]) -> _Measured:
+    # The range without outliers: a share of BEYOND lies outside at either end, and at least the extreme itself.
+    # It is counted from zero, so that a channel of one sign has an end of 0.
     rows = _rows(values)
     beyond = max(1, round(rows.shape[1] * BEYOND))
     low, high = (-rows).topk(beyond).values[:, -1], rows.topk(beyond).values[:, -1]
-    gain = sum((_rows(each).square().sum(1) for each in gradients), torch.zeros(()))
+    gain = sum((_rows(gradient).square().sum(1) for gradient in gradients), torch.zeros(()))
     return _Measured(low.clamp(min=0), high.clamp(min=0), gain)
 
 
 def _rows(values: Tensor) -> Tensor:
-    """A row for each channel; one for what is no feature map."""
+    """Return a row of values for each channel of a feature map, or one row for any other tensor."""
     rows = values.transpose(0, 1).flatten(1) if values.ndim == IMAGE_AXES else values.reshape(1, -1)
     return rows.double()
 
 
-def _of_weight(values: Tensor, gradients: Sequence[Tensor]) -> _Measured:
+def _measure_weight(values: Tensor, gradients: Sequence[Tensor]) -> _Measured:
     size = values.abs().flatten(2).amax(2).double()
-    gain = sum((each.double().square().flatten(2).sum(2) for each in gradients), torch.zeros(()))
+    gain = sum((gradient.double().square().flatten(2).sum(2) for gradient in gradients), torch.zeros(()))
     return _Measured(size, size, gain)
 
 
-def _join(one: _Measured, other: _Measured) -> _Measured:
-    low, high = torch.maximum(one.low, other.low), torch.maximum(one.high, other.high)
-    return _Measured(low, high, one.gain + other.gain)
+def _join(first: _Measured, second: _Measured) -> _Measured:
+    """Join the measurements of two batches."""
+    low, high = torch.maximum(first.low, second.low), torch.maximum(first.high, second.high)
+    return _Measured(low, high, first.gain + second.gain)
 
 
 def weight_classes(network: Network, channels: Channels, conv: fx.Node) -> tuple[Tensor, Tensor]:
-    """The classes of the outputs and of the inputs of a convolution, a row for each of its groups."""
-    made, read = (torch.from_numpy(channels.of(node)) for node in (conv, tensor_arguments(conv)[0]))
-    found = network.parameter(conv, 1)
-    inputs = found[1].shape[1] if found else len(read)
+    """Return the classes of a convolution's output and input channels, as [groups, outputs] and [groups, inputs]."""
+    written, read = (torch.from_numpy(channels.of(node)) for node in (conv, tensor_arguments(conv)[0]))
+    weight = network.parameter(conv, 1)
+    inputs = weight[1].shape[1] if weight else len(read)
     read = read.view(-1, inputs)
-    return made.view(len(read), -1), read
+    return written.view(len(read), -1), read
 
 
 def _scale(network: Network, channels: Channels, factors: Tensor) -> None:
-    """Divide what makes a channel by its factor, and multiply what reads it."""
+    """Multiply weights by the factors of their inputs, and divide weights and biases by the factors of their outputs.
+
+    In place, and once for a weight that several convolutions share.
+    """
     done: set[str] = set()
     for conv in network.convs:
         weight, bias = network.parameter(conv, 1), network.parameter(conv, 2)
         if weight is not None and weight[0] not in done:
             outputs, inputs = weight_classes(network, channels, conv)
-            factor = factors[inputs][:, None] / factors[outputs][..., None]
+            factor = factors[inputs][:, None] / factors[outputs][..., None]  # [groups, outputs, inputs]
             weight[1].mul_(factor.flatten(0, 1)[..., None, None])
             if bias is not None:
                 bias[1].div_(factors[outputs].flatten())

@@ -1,11 +1,14 @@
-"""The noise that rounding puts into the image, as a function of how channels are scaled, and the scales of the least.
+"""The noise that rounding puts into the image, as a function of channel scales, and the scales that minimize it.
 
     sum over activations  step^2 / 12 x sum over channels  s_c^2 G_c      step from the widest  range_c / s_c
     sum over weights      step^2 / 12 x sum over inputs    H_c / s_c^2    step from the largest |w_c| s_c
 
-G and H being the squared gradients of the image's pixels, as `sensitivity.py` measures them. Scales that are raised
-against overflow are not modeled: that changed the noise by 0.03 dB. Magnitudes and scales
-are logarithms here. Encodings of one shape are computed together: many small tensors take long.
+step^2 / 12 is the variance of a uniform rounding error. G and H are the squared gradients of the image's pixels that
+`sensitivity.py` measures: an error in a channel divided by s_c is multiplied by s_c where the channel is read.
+Scales that are raised against overflow are not modeled, which changed the noise by 0.03 dB.
+
+Magnitudes and scales are logarithms here, so that factors stay positive and products are sums. Encodings of one shape
+are computed together, as many small tensors take long.
 """
 
 from collections import defaultdict
@@ -19,14 +22,25 @@ from torch import Tensor
 from srptq_plugin.calibration.equalization.channels import FIXED
 from srptq_plugin.quantization.grid import IntGrid
 
-STEPS, RATE, SHARPNESS = 400, 0.02, 24
+STEPS, RATE = 400, 0.02
+"""Adam's steps, and its rate at first."""
+SHARPNESS = 24
+"""The order of the norm that stands for a maximum."""
 LARGEST = 3.0
-"""Of the logarithm of a factor."""
+"""The largest magnitude of the logarithm of a factor."""
 
 
 @dataclass(frozen=True)
 class ActivationNoise:
-    """One encoding, or several alike: how far all channels that it is for go, their gradients and their classes."""
+    """The noise of one activation encoding, or of several stacked ones.
+
+    Attributes:
+        grid: The grid of the encoding.
+        low: The logarithm of how far each channel goes below zero, [..., channels].
+        high: The logarithm of how far it goes above zero.
+        gain: The squared gradients of the image.
+        classes: The class of each channel.
+    """
 
     grid: IntGrid
     low: Tensor
@@ -35,8 +49,9 @@ class ActivationNoise:
     classes: Tensor
 
     def noise(self, logs: Tensor) -> Tensor:
-        """What its rounding does to the image, the channels being scaled by exp(logs)."""
+        """Return the squared error of the image. Each channel is divided by exp(logs) of its class."""
         factor = logs[self.classes]
+        # One scale holds all channels, so that its step follows from the widest.
         high, low = _largest(self.high - factor).exp(), _largest(self.low - factor).exp()
         width = 2 * torch.maximum(high, low) if self.grid.symmetric else high + low
         return ((width / self.grid.steps) ** 2 / 12 * (self.gain * (2 * factor).exp()).sum(-1)).sum()
@@ -44,7 +59,15 @@ class ActivationNoise:
 
 @dataclass(frozen=True)
 class WeightNoise:
-    """A weight, or several alike: magnitudes and gradients by group, output and input channel, and the classes."""
+    """The noise of one weight, or of several stacked ones.
+
+    Attributes:
+        grid: The grid of the weight.
+        size: The logarithm of the largest magnitude, [..., groups, outputs, inputs].
+        gain: The squared gradients of the image, likewise.
+        outputs: The class of each output channel, [..., groups, outputs].
+        inputs: The class of each input channel, [..., groups, inputs].
+    """
 
     grid: IntGrid
     size: Tensor
@@ -53,8 +76,9 @@ class WeightNoise:
     inputs: Tensor
 
     def noise(self, logs: Tensor) -> Tensor:
-        """What its rounding does to the image."""
+        """Return the squared error of the image. Inputs are multiplied by their factors and outputs divided."""
         factor = logs[self.inputs][..., None, :] - logs[self.outputs][..., None]
+        # [..., groups, outputs]: a scale for each output channel, or one for the whole weight.
         largest = _largest(self.size + factor)
         if self.grid.channel_axis is None:
             largest = _largest(largest.flatten(-2))[..., None, None]
@@ -65,8 +89,11 @@ NoiseTerm = ActivationNoise | WeightNoise
 
 
 def least_noise(parts: Sequence[NoiseTerm], count: int) -> tuple[Tensor, float]:
-    """The logarithms of the factors with the least noise, and by how much it falls; that of class FIXED stays 0."""
-    together = list(_stacked(parts))
+    """Return the logarithms of the factors with the least noise, and the ratio by which it falls.
+
+    The logarithm of class `FIXED` stays 0.
+    """
+    together = list(_stack(parts))
     logs = torch.zeros(count, dtype=torch.float64, requires_grad=True)
     free = torch.ones(count, dtype=torch.float64)
     free[FIXED] = 0
@@ -74,28 +101,32 @@ def least_noise(parts: Sequence[NoiseTerm], count: int) -> tuple[Tensor, float]:
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
         optimizer.zero_grad()
+        # The logarithm makes the gradient, and so the steps, independent of the noise's magnitude.
         noise(together, logs * free).log().backward()
         optimizer.step()
-    found = (logs.detach() * free).clamp(-LARGEST, LARGEST)
-    return found, float(noise(together, torch.zeros_like(found)) / noise(together, found))
+    best = (logs.detach() * free).clamp(-LARGEST, LARGEST)
+    return best, float(noise(together, torch.zeros_like(best)) / noise(together, best))
 
 
 def noise(parts: Sequence[NoiseTerm], logs: Tensor) -> Tensor:
-    """What the rounding of all of them does to the image."""
+    """Return the squared error of the image by the rounding of all parts."""
     return torch.stack([part.noise(logs) for part in parts]).sum()
 
 
-def _stacked(parts: Sequence[NoiseTerm]) -> Iterator[NoiseTerm]:
-    """Parts of one kind, grid and shape as one."""
+def _stack(parts: Sequence[NoiseTerm]) -> Iterator[NoiseTerm]:
+    """Yield one part for all parts of one kind, grid and shape."""
     alike: dict[Hashable, list[NoiseTerm]] = defaultdict(list)
     for part in parts:
         alike[type(part), part.grid, part.gain.shape].append(part)
-    for found in alike.values():
-        names = [each.name for each in fields(found[0]) if each.name != "grid"]
-        joined: dict[str, Any] = {name: torch.stack([getattr(part, name) for part in found]) for name in names}
-        yield replace(found[0], **joined)
+    for members in alike.values():
+        names = [field.name for field in fields(members[0]) if field.name != "grid"]
+        stacked: dict[str, Any] = {name: torch.stack([getattr(part, name) for part in members]) for name in names}
+        yield replace(members[0], **stacked)
 
 
 def _largest(logs: Tensor) -> Tensor:
-    """A smooth maximum of the last axis: the norm of a high order."""
+    """Return a smooth maximum of the last axis: the norm of order `SHARPNESS`, in logarithms.
+
+    A hard maximum would give a gradient to the largest channel alone, and the largest would alternate.
+    """
     return (SHARPNESS * logs).logsumexp(-1) / SHARPNESS
