@@ -60,7 +60,7 @@ def test_srptq_takes_these_arguments(command: Command) -> None:
     options = parse(command.arguments)
     recipe = options.recipe or DEFAULT_RECIPE if "recipe" in options else None
     if recipe and recipe not in WRITTEN_THERE:
-        check_recipe(Recipe.load(recipe, options.set), Registry())
+        BoundRecipe.of(Recipe.load(recipe, options.set), Registry())
     look_up_names(options)
 
 
@@ -98,7 +98,7 @@ def list_options(name: str) -> set[str]:
 def loads(base: str, overrides: list[str]) -> bool:
     """Return whether a recipe is valid with these overrides."""
     try:
-        check_recipe(Recipe.load(base, overrides), Registry())
+        BoundRecipe.of(Recipe.load(base, overrides), Registry())
     except srptq_plugin.SrptqError:
         return False
     return True
