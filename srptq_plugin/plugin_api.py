@@ -39,7 +39,7 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize, round_through
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
-from srptq_plugin.utils.options import Options
+from srptq_plugin.quantization.trainable import TrainableQuantizer
 from srptq_plugin.utils.progress import Progress, quiet
 
 __all__ = [
@@ -88,6 +88,7 @@ __all__ = [
     "TensorRows",
     "Toolkit",
     "ToolkitEntry",
+    "TrainableQuantizer",
     "UnknownNameError",
     "dequantize",
     "extremes",

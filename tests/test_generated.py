@@ -38,8 +38,8 @@ def test_every_rule_of_a_target_has_words() -> None:
 
 @pytest.mark.parametrize("kind", [Rules, Entry, ToolkitEntry])
 def test_every_field_of_a_record_has_a_sentence(kind: type) -> None:
-    told = {name for each in kind.__mro__ if each is not object for name in plugin_parts.told(each)}
-    assert {field.name for field in fields(kind)} <= told
+    described = {name for each in kind.__mro__ if each is not object for name in plugin_parts.described_fields(each)}
+    assert {field.name for field in fields(kind)} <= described
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)

@@ -33,9 +33,9 @@ class MeanSigma(BatchObserver[Average]):
         mean, reach = rows.mean(1), self.k * rows.std(1, correction=0)
         return Average(torch.stack([low.maximum(mean - reach), high.minimum(mean + reach)]))
 
-    def row_bounds(self, seen: Average) -> Bounds:
+    def row_bounds(self, state: Average) -> Bounds:
         """Return the bounds of each row from the average of all batches."""
-        return Bounds(*seen.value)
+        return Bounds(*state.value)
 
 
 @hookimpl

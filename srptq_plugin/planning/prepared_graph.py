@@ -141,6 +141,8 @@ class PreparedGraph:
         """What each site would export now."""
         for site in self.plan.weights:
             self.quantizers[site.group].refresh(self.parameter(site))
+        for quantizer in self.quantizers.values():
+            quantizer.finish_observing()
         by_group = {name: quantizer.qparams().detach() for name, quantizer in self.quantizers.items()}
         return {site.name: by_group[site.group] for site in self.plan.sites}
 

@@ -1,4 +1,4 @@
-"""The patches of each training step: they depend on its number and the seed alone, so that training can resume."""
+"""The patches of a training step: a function of its number and the seed, so that training can resume."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from srptq_plugin.data.resize import Pixels
 from srptq_plugin.errors import SrptqError
 
 Batch = tuple[Tensor, Tensor | None]
+"""Low-resolution patches, and the high-resolution ones if there are labels."""
 
 
 def held_out(count: int) -> int:
-    """How many of the images are validated on, not trained on, where no others are given for it: one of twenty.
+    """Return how many of the images to validate on and not to train on: one of twenty, at least one.
 
     >>> held_out(4), held_out(399)
     (1, 19)
@@ -24,7 +25,7 @@ def held_out(count: int) -> int:
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches of low-resolution images, turned and mirrored, and of what these were made from where that is known.
+    """Random patches of low-resolution images, turned and mirrored, with the same patches of the originals if known.
 
     >>> flat = Image("flat", np.zeros((20, 24, 3), np.uint8))
     >>> low, high = Patches([flat], None, scale=4, patch=16, batch=2, input_range=(0.0, 1.0))(step=0)
@@ -50,28 +51,30 @@ class Patches:
                 )
 
     def __call__(self, step: int) -> Batch:
-        """The low-resolution patches of a step, and the high-resolution ones."""
+        """Return the low-resolution patches of a step, and the high-resolution ones or None."""
         rng = np.random.default_rng([self.seed, step])
-        places = [self._place(rng) for _ in range(self.batch)]
-        low = [place.of(self.lows[place.image].pixels, 1) for place in places]
+        crops = [self._draw(rng) for _ in range(self.batch)]
+        low = [crop.cut(self.lows[crop.image].pixels, 1) for crop in crops]
         if self.highs is None:
-            return self._stacked(low), None
-        return self._stacked(low), self._stacked(
-            [place.of(self.highs[place.image].pixels, self.scale) for place in places]
-        )
+            return self._stack(low), None
+        high = [crop.cut(self.highs[crop.image].pixels, self.scale) for crop in crops]
+        return self._stack(low), self._stack(high)
 
-    def _place(self, rng: np.random.Generator) -> "_Place":
+    def _draw(self, rng: np.random.Generator) -> "_Crop":
+        # The order of these draws is part of the format of a checkpoint: a resumed training must see the same patches.
         image = int(rng.integers(len(self.lows)))
-        top, left = (int(rng.integers(side - self.patch + 1)) for side in self.lows[image].pixels.shape[:2])
-        return _Place(image, top, left, self.patch, int(rng.integers(4)), bool(rng.integers(2)))
+        height, width = self.lows[image].pixels.shape[:2]
+        top = int(rng.integers(height - self.patch + 1))
+        left = int(rng.integers(width - self.patch + 1))
+        return _Crop(image, top, left, self.patch, int(rng.integers(4)), bool(rng.integers(2)))
 
-    def _stacked(self, patches: Sequence[Pixels]) -> Tensor:
+    def _stack(self, patches: Sequence[Pixels]) -> Tensor:
         return to_tensor(np.stack(patches), self.input_range)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a patch is cut from which image, in low-resolution pixels, and how it is turned."""
+class _Crop:
+    """The image, the position in low-resolution pixels and the orientation of a patch."""
 
     image: int
     top: int
@@ -80,7 +83,8 @@ class _Place:
     turns: int
     mirrored: bool
 
-    def of(self, pixels: Pixels, factor: int) -> Pixels:
-        top, left, size = (factor * each for each in (self.top, self.left, self.size))
+    def cut(self, pixels: Pixels, factor: int) -> Pixels:
+        """Cut the patch from an image that is `factor` times as large as the low-resolution one."""
+        top, left, size = factor * self.top, factor * self.left, factor * self.size
         turned = np.rot90(pixels[top : top + size, left : left + size], self.turns)
         return turned[:, ::-1] if self.mirrored else turned

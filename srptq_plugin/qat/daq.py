@@ -1,6 +1,6 @@
 """DAQ, distribution-aware quantization (Hong et al., WACV 2022): each channel of each image by its mean and deviation.
 
-`daq-m` gives channels that deviate most a bit more, and those that deviate least a bit less.
+`daq-m` is mixed precision: channels with the largest deviations get one more bit, and with the smallest one bit less.
 """
 
 import math
@@ -13,25 +13,33 @@ from srptq_plugin.qat.dynamic import DynamicFakeQuantize, channel_axes, straight
 from srptq_plugin.quantization.grid import Bounds
 
 MIXED = 0.1
-"""The share p of channels with other than the usual bits."""
+"""The share p of channels with one bit more or less, for deviations that are log-normal."""
 
 
 @cache
 def gaussian_step(bits: int) -> float:
-    """The step s(n) with the least squared error on a standard Gaussian, for 2^n levels about zero (table 1).
+    """Return the step s(n) with the least squared error on a standard Gaussian, for 2^n levels around zero (table 1).
 
     >>> [round(gaussian_step(bits), 3) for bits in (1, 2, 3, 4)]
     [1.596, 0.996, 0.586, 0.335]
     """
+    # Ternary search: the error has one minimum over the clip range +-r, and each round drops a third of the interval.
     low, high = 1.0, 10.0
-    while high - low > 1e-9:  # noqa: PLR2004 - as far as float64 tells the errors apart
-        one, other = low + (high - low) / 3, high - (high - low) / 3
-        low, high = (low, other) if _error(one, bits) < _error(other, bits) else (one, high)
+    while high - low > 1e-9:  # noqa: PLR2004 - closer, rounding errors decide
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        if _error(left, bits) < _error(right, bits):
+            high = right
+        else:
+            low = left
     return low / 2 ** (bits - 1)
 
 
 def _error(reach: float, bits: int) -> float:
-    """The squared error but for a constant, the last levels being half a step within +-reach."""
+    """Return the expected squared error, up to a constant, of levels at the middles of the steps within +-reach.
+
+    E(x - Q(x))^2 = 1 - 2 E(x Q(x)) + E(Q(x)^2). Sums by parts over the inner step edges t turn both expectations into
+    sums of the density and of the tail probability at t.
+    """
     step = reach / 2 ** (bits - 1)
     inner = torch.arange(1, 2 ** (bits - 1), dtype=torch.float64)
     density = (-0.5 * (inner * step).square()).exp().sum() / math.sqrt(2 * math.pi)
@@ -40,7 +48,7 @@ def _error(reach: float, bits: int) -> float:
 
 
 def discretize(standard: Tensor, steps: Tensor, levels: Tensor, shift: Tensor | float = 0.0) -> Tensor:
-    """Equation 4: standardized values, clipped to +-alpha + beta, at the middles of steps.
+    """Quantize standardized values by equation 4: clip to [beta - alpha, beta + alpha], round to middles of steps.
 
     >>> discretize(torch.tensor([-9.0, 0.2, 9.0]), torch.tensor(1.0), torch.tensor(4.0))
     tensor([-1.5000,  0.5000,  1.5000])
@@ -51,7 +59,7 @@ def discretize(standard: Tensor, steps: Tensor, levels: Tensor, shift: Tensor | 
 
 
 def reach(steps: Tensor, levels: Tensor) -> Tensor:
-    """Alpha of equation 5.
+    """Return alpha of equation 5: the outermost level.
 
     >>> reach(torch.tensor(0.5), torch.tensor(16.0)).item()
     3.75
@@ -60,59 +68,63 @@ def reach(steps: Tensor, levels: Tensor) -> Tensor:
 
 
 class DaqFakeQuantize(DynamicFakeQuantize):
-    """Quantizes each channel of each image by its mean and deviation; a weight by its deviation.
+    """Quantizes each channel of each image by its mean and deviation, and a weight by its deviation.
 
-    What is never negative, by the bounds, is taken to come after a ReLU.
+    Tensors with a lower bound of 0 or more are treated as in the paper after a ReLU.
 
     >>> from srptq_plugin.quantization.grid import IntGrid
     >>> quantizer = DaqFakeQuantize("input", IntGrid(1, float_zero_point=True), bounds=Bounds.of(-1.0, 1.0))
-    >>> quantizer.of_images(torch.tensor([[[[-1.0, 0.0, 0.0, 1.0]]]]))
+    >>> quantizer.quantize_images(torch.tensor([[[[-1.0, 0.0, 0.0, 1.0]]]]))
     tensor([[[[-0.5642, -0.5642, -0.5642,  0.5642]]]])
     """
 
-    def of_weight(self, weight: Tensor) -> Bounds:
-        """Equations 7 and 8: the outermost levels, the mean being taken for 0."""
+    def compute_weight_bounds(self, weight: Tensor) -> Bounds:
+        """Return the outermost levels by equations 7 and 8, for a mean of 0."""
         axes, bits = channel_axes(weight, self.grid.channel_axis), self.grid.bits
         deviation = weight.double().std(axes, correction=0)
         outermost = (2 ** (bits - 1) - 0.5) * gaussian_step(bits) * deviation
         return Bounds.of(-outermost, outermost)
 
-    def of_images(self, values: Tensor) -> Tensor:
-        """Equations 2 to 6, and 13 for the gradient."""
-        return straight_through(values, self._rounded(values.detach()))
+    def quantize_images(self, values: Tensor) -> Tensor:
+        """Quantize a feature map by equations 2 to 6, with the gradient of equation 13."""
+        return straight_through(values, self._round(values.detach()))
 
-    def _rounded(self, values: Tensor) -> Tensor:
-        """A channel that does not deviate is its mean."""
+    def _round(self, values: Tensor) -> Tensor:
         axes = list(range(2, values.ndim))
         mean = values.mean(axes, keepdim=True)
         deviation = values.std(axes, correction=0, keepdim=True)
+        # A constant channel becomes its mean: any unit will do, since the result is multiplied by a deviation of 0.
         unit = torch.where(deviation > 0, deviation, 1.0)
-        steps, levels = self._steps(self.bits_of(deviation))
+        steps, levels = self._steps(self.choose_bits(deviation))
+        # After a ReLU no value is below 0, here -mean / unit: beta shifts the clip range up, to begin there.
         shift = torch.where(self.bounds.lower >= 0, (reach(steps, levels) - mean / unit).clamp(min=0), 0.0)
         return discretize((values - mean) / unit, steps, levels, shift) * deviation + mean
 
-    def bits_of(self, deviation: Tensor) -> Tensor:
-        """The bits of channels, by their deviation [N, C, 1, 1]: the same for all."""
+    def choose_bits(self, deviation: Tensor) -> Tensor:
+        """Return the bits of each channel, by its deviation [N, C, 1, 1]. Here all are the same."""
         return torch.full_like(deviation, self.grid.bits)
 
     def _steps(self, bits: Tensor) -> tuple[Tensor, Tensor]:
-        """Step size and number of levels of each channel."""
+        """Return the step size and the number of levels of each channel."""
         usual = self.grid.bits
-        known = bits.new_tensor([gaussian_step(max(1, each)) for each in (usual - 1, usual, usual + 1)])
-        return known[(bits - usual + 1).long()], bits.exp2()
+        table = bits.new_tensor([gaussian_step(max(1, n)) for n in (usual - 1, usual, usual + 1)])
+        return table[(bits - usual + 1).long()], bits.exp2()
 
 
 class MixedDaqFakeQuantize(DaqFakeQuantize):
-    """The same with a bit more or less for channels at the ends of a log-normal fit to their deviations.
+    """DAQ with one bit more or less for channels at the ends of a log-normal fit to their deviations.
 
     >>> from srptq_plugin.quantization.grid import IntGrid
     >>> deviation = torch.tensor([0.01, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 100.0]).reshape(1, 10, 1, 1)
-    >>> MixedDaqFakeQuantize("input", IntGrid(4)).bits_of(deviation).flatten().tolist()
+    >>> MixedDaqFakeQuantize("input", IntGrid(4)).choose_bits(deviation).flatten().tolist()
     [3.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 3.0, 5.0]
     """
 
-    def bits_of(self, deviation: Tensor) -> Tensor:
-        """Equations 11 and 12, image by image; no channel has less than one bit, or counts if it does not deviate."""
+    def choose_bits(self, deviation: Tensor) -> Tensor:
+        """Return the bits of each channel by equations 11 and 12, image by image, at least 1.
+
+        A constant channel has no logarithm. It does not count in the fit, and gets one bit less.
+        """
         counts = deviation > 0
         logs = torch.where(counts, deviation, 1.0).log()
         number = counts.sum(1, keepdim=True).clamp(min=1)

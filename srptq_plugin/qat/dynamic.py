@@ -1,4 +1,4 @@
-"""Quantizers that find their range from the tensor at hand: of each image anew, of a weight as it is by now."""
+"""Quantizers that compute their range from the current tensor: from each image, or from the current weight."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,11 +11,11 @@ from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quanti
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Gives what was rounded; the gradient is that of what was not."""
+    """Returns its second argument, and passes the gradient to the first."""
 
     @staticmethod
     def forward(_ctx: Any, _values: Tensor, rounded: Tensor) -> Tensor:
-        return rounded.clone()
+        return rounded.clone()  # returning the input itself has a special meaning to autograd
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
@@ -23,7 +23,9 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(values: Tensor, rounded: Tensor) -> Tensor:
-    """The rounded values, bit for bit, with the gradient of an identity: clipped or not.
+    """Return the rounded values, bit for bit, with the gradient of the identity, also for clipped values.
+
+    The usual `values + (rounded - values).detach()` would round once more.
 
     >>> values = torch.tensor([0.4, 7.0], requires_grad=True)
     >>> straight_through(values, torch.tensor([0.0, 1.0])).sum().backward()
@@ -34,69 +36,71 @@ def straight_through(values: Tensor, rounded: Tensor) -> Tensor:
 
 
 def by_extremes(values: Tensor, grid: IntGrid) -> Tensor:
-    """Each image rounded within its own extremes, straight through.
+    """Quantize each image between its own extremes, straight through.
 
     >>> by_extremes(torch.tensor([[0.0, 0.4, 1.0], [0.0, 4.4, 10.0]]), IntGrid(1, float_zero_point=True)).tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 10.0]]
     """
     rows = values.detach().flatten(1)
+    # One range for each image: the batch axis takes the place of a channel axis.
     qparams = project(Bounds.of(rows.amin(1), rows.amax(1)), replace(grid, channel_axis=0))
     return straight_through(values, fake_quantize(values.detach(), qparams))
 
 
 class DynamicFakeQuantize(BoundedFakeQuantize):
-    """One whose bounds do not learn: a subclass computes them from the tensor.
+    """A quantizer whose bounds do not learn: a subclass computes them from the tensor.
 
-    Those of a weight are kept, so that a table holds them; those of an image are not.
+    The bounds of a weight are stored, so that a table holds them. The bounds of an image are not.
     """
 
     dynamic = True
     learns = False
 
-    def of_weight(self, weight: Tensor) -> Bounds:
-        """The bounds of a weight."""
+    def compute_weight_bounds(self, weight: Tensor) -> Bounds:
+        """Return the bounds of a weight."""
         raise NotImplementedError
 
-    def of_images(self, values: Tensor) -> Tensor:
-        """A feature map, quantized image by image."""
+    def quantize_images(self, values: Tensor) -> Tensor:
+        """Fake-quantize a feature map, each image by itself."""
         raise NotImplementedError
 
     def refresh(self, weight: Tensor) -> None:
-        """Take the bounds of a weight as it is now."""
-        self.set_bounds(self.of_weight(weight.detach()))
+        """Set the bounds by the current weight."""
+        self.set_bounds(self.compute_weight_bounds(weight.detach()))
 
     def freeze(self) -> None:
-        """Nothing to keep: the weight may learn, and images differ."""
+        """Do nothing. Parameters cannot be cached: the weight may learn, and images differ."""
 
     def quantize_tensor(self, values: Tensor) -> Tensor:
+        """Fake-quantize a feature map image by image, or a weight between its current bounds."""
         if not self.constant:
-            return self.of_images(values)
+            return self.quantize_images(values)
         self.refresh(values)
         return straight_through(values, fake_quantize(values.detach(), self.qparams()))
 
 
 def channel_axes(values: Tensor, axis: int | None) -> list[int]:
-    """The axes of a weight over which one bound reaches.
+    """Return the axes of a weight that share one bound: all but the channel axis.
 
     >>> channel_axes(torch.zeros(8, 3, 3, 3), 0), channel_axes(torch.zeros(8, 3), None)
     ([1, 2, 3], [0, 1])
     """
-    return [each for each in range(values.ndim) if each != axis]
+    return [n for n in range(values.ndim) if n != axis]
 
 
 class LinearFakeQuantize(DynamicFakeQuantize):
-    """Between the extremes of each image, and of each weight: what the DAQ paper compares with, as LinQ.
+    """Quantizes between the extremes of each image and of each weight: LinQ, the baseline of the DAQ paper.
 
     >>> quantizer = LinearFakeQuantize("input", IntGrid(1, float_zero_point=True))
-    >>> quantizer.of_images(torch.tensor([[0.0, 0.4, 1.0], [0.0, 4.4, 10.0]])).tolist()
+    >>> quantizer.quantize_images(torch.tensor([[0.0, 0.4, 1.0], [0.0, 4.4, 10.0]])).tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 10.0]]
     """
 
-    def of_weight(self, weight: Tensor) -> Bounds:
-        """Its extremes."""
+    def compute_weight_bounds(self, weight: Tensor) -> Bounds:
+        """Return the extremes of a weight."""
         axes = channel_axes(weight, self.grid.channel_axis)
         return Bounds.of(weight.amin(axes), weight.amax(axes))
 
-    def of_images(self, values: Tensor) -> Tensor:
-        """Each within its extremes."""
+    def quantize_images(self, values: Tensor) -> Tensor:
+        """Fake-quantize each image between its extremes."""
         return by_extremes(values, self.grid)

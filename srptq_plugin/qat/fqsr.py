@@ -1,4 +1,4 @@
-"""FQSR, fully quantized super-resolution (Wang et al. 2020): one learnable interval a quantizer."""
+"""FQSR, fully quantized super-resolution (Wang et al. 2020): one learnable interval for each quantizer."""
 
 from torch import Tensor
 
@@ -6,12 +6,14 @@ from srptq_plugin.qat.symmetric import MirroredFakeQuantize
 
 
 class FqsrFakeQuantize(MirroredFakeQuantize):
-    """Clips to [-I, I] or, what is never negative, to [0, I]; I is `upper`, starts from max(|l|, |u|), learns from all.
+    """Clips to [-I, I], or to [0, I] if no value is negative. I is `upper`, and starts from max(|l|, |u|).
 
     Equation (3): Q(v) = round(clip(v / I) * n) * I / n, n = 2^M - 1. Rounding is straight through and all else is
-    differentiated, so a value within has the derivative (round(v n / I) - v n / I) / n in I, a clipped one 1 or -1. The
-    preset `fqsr` of the target `paper` has these 2^(M + 1) - 1 signed or 2^M unsigned levels; on any other grid the
-    interval has the levels of that grid, as what is trained is what is exported.
+    differentiated. So I learns from all values: the derivative is (round(v n / I) - v n / I) / n for a value within,
+    and 1 or -1 for a clipped one.
+
+    The preset `fqsr` of the target `paper` has these 2^(M + 1) - 1 signed or 2^M unsigned levels. On another target the
+    interval has the levels of its grid, since the trained quantizer is the exported one.
 
     >>> from srptq_plugin.quantization.grid import Bounds, IntGrid
     >>> quantizer = FqsrFakeQuantize("input", IntGrid(5, signed=True, symmetric=True, narrow_range=True))
@@ -24,6 +26,6 @@ class FqsrFakeQuantize(MirroredFakeQuantize):
     Bounds(0, 2)
     """
 
-    def mirrors(self, lower: Tensor) -> Tensor:
-        """Where something is negative, or the grid is as wide on either side anyway."""
+    def is_mirrored(self, lower: Tensor) -> Tensor:
+        """Return True if a value is negative, or if the grid is as wide on either side anyway."""
         return (lower < 0) | (self.grid.symmetric and self.grid.signed)

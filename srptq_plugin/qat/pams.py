@@ -1,4 +1,4 @@
-"""PAMS, parameterized max scale (Li et al., ECCV 2020): one learnable maximum a layer, clipping on both sides alike."""
+"""PAMS, parameterized max scale (Li et al., ECCV 2020): one learnable maximum for each layer, on both sides."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,11 @@ from torch import Tensor
 from srptq_plugin.qat.symmetric import MirroredFakeQuantize
 
 TINY = 1e-14
+"""Added to a squared distance of energies."""
 
 
 class PamsFakeQuantize(MirroredFakeQuantize):
-    """Clips to [-alpha, alpha]; alpha is `upper`, learns from clipped values, and starts from max(|l|, |u|).
+    """Clips to [-alpha, alpha]. Alpha is `upper`, learns from clipped values, and starts from max(|l|, |u|).
 
     >>> from srptq_plugin.quantization.grid import Bounds, IntGrid
     >>> quantizer = PamsFakeQuantize("input", IntGrid(8, signed=True, symmetric=True, narrow_range=True))
@@ -22,15 +23,16 @@ class PamsFakeQuantize(MirroredFakeQuantize):
 
 
 def transfer_loss(features: Tensor, target: Tensor) -> Tensor:
-    """Structured knowledge transfer: the distance of two maps' energies over space, each divided by its norm.
+    """Return the loss of structured knowledge transfer: the distance of two maps' spatial energies of unit norm.
 
     >>> transfer_loss(torch.ones(1, 2, 2, 2), 3 * torch.ones(1, 2, 2, 2)).item()
     0.0
     """
-    one, other = (_energy(each) for each in (features, target))
-    return (one - other).square().sum(1).add(TINY).sqrt().mean() - TINY**0.5
+    # The gradient of a square root is infinite at 0, where a training may start: TINY keeps it finite.
+    squared = (_energy(features) - _energy(target)).square().sum(1)
+    return squared.add(TINY).sqrt().mean() - TINY**0.5
 
 
 def _energy(features: Tensor) -> Tensor:
-    """The sum of squares over channels, flat, of unit norm."""
+    """Return the sum of squares over channels as [N, pixels], of unit norm for each image."""
     return torch.nn.functional.normalize(features.square().sum(1).flatten(1), dim=1, eps=1e-30)

@@ -1,4 +1,4 @@
-"""What a training began with, as digests: a checkpoint goes on from the same alone."""
+"""Digests of the inputs of a training. A checkpoint is resumed with the same inputs only."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,7 +10,7 @@ from srptq_plugin.runs.run import NETWORK, TABLE, Run
 
 
 def origins_of(recipe: Recipe, run: Run, images: Iterable[Image]) -> dict[str, str]:
-    """By what a message calls them."""
+    """Return a digest of each input, by the name that a message gives it."""
     return {
         "recipe": _digest([recipe.to_yaml().encode()]),
         "run": _digest((run.folder / name).read_bytes() for name in (TABLE, NETWORK)),
@@ -18,23 +18,23 @@ def origins_of(recipe: Recipe, run: Run, images: Iterable[Image]) -> dict[str, s
     }
 
 
-def check_origins(begun: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Refuse to go on with something else.
+def check_origins(begun: Mapping[str, str], current: Mapping[str, str]) -> None:
+    """Raise an error if the current inputs differ from those at the beginning of the training.
 
     >>> check_origins({"recipe": "1", "run": "2"}, {"recipe": "1", "run": "3"})
     Traceback (most recent call last):
-    srptq_plugin.errors.SrptqError: begun with another run; resume with what it was begun with, or start anew
+    srptq_plugin.errors.SrptqError: begun with another run; resume with what it was begun with, or start again
     """
-    other = [name for name, digest in found.items() if begun[name] != digest]
-    if other:
-        named = " and another ".join(other)
-        raise SrptqError(f"begun with another {named}; resume with what it was begun with, or start anew")
+    different = [name for name, digest in current.items() if begun[name] != digest]
+    if different:
+        named = " and another ".join(different)
+        raise SrptqError(f"begun with another {named}; resume with what it was begun with, or start again")
 
 
 def _parts(images: Iterable[Image]) -> Iterator[bytes]:
-    for each in images:
-        yield f"{each.name} {each.pixels.shape}".encode()
-        yield each.pixels.tobytes()
+    for image in images:
+        yield f"{image.name} {image.pixels.shape}".encode()
+        yield image.pixels.tobytes()
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -1,4 +1,4 @@
-"""FQSR's self-supervised calibration: how far quantizers move what they round, as a loss of training."""
+"""FQSR's self-supervised calibration: the distance by which quantizers move values, as a loss."""
 
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def moved(quantizers: Iterable[nn.Module]) -> Generator[list[Tensor]]:
-    """Within `with`, a term for each forward of each quantizer: |Q(v) - v|, the mean over the tensor, equation (8).
+def collect_distances(quantizers: Iterable[nn.Module]) -> Generator[list[Tensor]]:
+    """Collect a term for each forward pass of each quantizer: the mean of |Q(v) - v| over the tensor, equation (8).
 
     >>> import torch
     >>> rounding = nn.Hardtanh()
-    >>> with moved([rounding]) as terms:
+    >>> with collect_distances([rounding]) as terms:
     ...     _ = rounding(torch.tensor([0.5, 3.0]))
     >>> terms
     [tensor(1.)]

@@ -1,4 +1,4 @@
-"""train(): what a toolkit prepared with our quantizers, trained in place; its own ending comes after."""
+"""train(): train in place a model that a toolkit prepared with our quantizers. The toolkit converts it afterwards."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,7 +22,9 @@ from srptq_plugin.recipes.recipe_files import RecipeLayer
 from srptq_plugin.utils.progress import Progress, quiet
 
 OBSERVED = 16
+"""Patches that quantizers without bounds observe."""
 Draw = Callable[[int, int], Tensor]
+"""From the number of a step and of the patches to the indices of a batch."""
 
 
 def train(
@@ -42,48 +44,54 @@ def train(
     Args:
         low: patches [N, 3, H, W].
         high: the high-resolution patches of `low`. Without them the float network is the teacher.
-        options: those of `TrainingOptions`, named as in a recipe's `training`.
+        batch: patches in a batch.
+        seed: decides the patches of each step.
+        progress: called before each step.
+        options: options of `TrainingOptions`, named as in a recipe's `training`.
+
+    Returns:
+        The validations, the start first.
     """
     if len(low) < 2 or (high is not None and len(high) != len(low)):  # noqa: PLR2004 - one is held out
-        found = f"{len(low)} low and {'no' if high is None else len(high)} high ones"
-        raise SrptqError(f"train: {found}; give two patches or more, and as many high ones, or none")
+        counts = f"{len(low)} low and {'no' if high is None else len(high)} high ones"
+        raise SrptqError(f"train: {counts}; give two patches or more, and as many high ones, or none")
     for name, patches in (("low", low), ("high", high)):
         _check(name, patches)
     chosen = _settings({"batch": batch, "seed": seed, **options})
     with ExitStack() as stack:
         for host in _hosts(prepared):
             with torch.no_grad():
-                prepared(low[:OBSERVED])  # for those of its quantizers that observe
+                prepared(low[:OBSERVED])  # some of its quantizers may still observe
             stack.enter_context(host.bounded(prepared))
-        return _trained(prepared, (low, high), chosen, _drawn(batch, seed), progress)
+        return _train(prepared, (low, high), chosen, _seeded_draw(batch, seed), progress)
 
 
 def _check(name: str, patches: Tensor | None) -> None:
     if patches is None:
         return
     if not patches.is_floating_point() or patches.ndim != 4:  # noqa: PLR2004 - a batch of images
-        found = f"{patches.dtype} of shape {tuple(patches.shape)}"
-        raise SrptqError(f"train: {name}: {found}; give floats [N, C, H, W] in the network's own range")
+        actual = f"{patches.dtype} of shape {tuple(patches.shape)}"
+        raise SrptqError(f"train: {name}: {actual}; give floats [N, C, H, W] in the network's own range")
     broken = (~patches.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if broken:
         raise SrptqError(f"train: {name}: NaN or infinite values in patch {broken[0]}; leave it out")
 
 
 def _settings(options: dict[str, Any]) -> TrainingOptions:
-    """The keys of a recipe's `training`, validated as a recipe's are."""
+    """Validate the options like a recipe's `training`."""
     if "patch" in options:
-        raise SrptqError("train: patch: the patches are given; cut these to the size that is wanted")
+        raise SrptqError("train: patch: the patches are given; cut them to the size that you want")
     layer = RecipeLayer("train()", {"target": "paper", "training": options})
     return TrainingOptions(**Recipe.from_layers([layer]).training.options())
 
 
 def _hosts(prepared: fx.GraphModule) -> Iterator[Host]:
-    """The toolkit whose own quantizers a model has."""
+    """Yield the toolkits that may own the quantizers of a model, unless they are ours."""
     if not plan_from_graph(prepared).sites:
         yield from (host for _, host in installed_hosts(Registry()))
 
 
-def _trained(
+def _train(
     prepared: fx.GraphModule, patches: Batch, options: TrainingOptions, draw: Draw, progress: Progress
 ) -> list[Validation]:
     low, high = patches
@@ -93,45 +101,46 @@ def _trained(
     out = held_out(len(low))
     peak = float(low.max() - low.min()) or 1.0
     graph = PreparedGraph.wrap(prepared, plan)
-    drawn = tuple(graph.float_forward(low[:1])[0].shape[1:])
-    if high is not None and high.shape[1:] != drawn:
-        raise SrptqError(f"train: high: patches {tuple(high.shape[1:])}; from these low ones the network draws {drawn}")
+    size = tuple(graph.float_forward(low[:1])[0].shape[1:])
+    if high is not None and high.shape[1:] != size:
+        raise SrptqError(f"train: high: patches {tuple(high.shape[1:])}; from these low ones the network draws {size}")
     _observe_the_rest(graph, low[:OBSERVED])
     graph.on_train_begin(low[:OBSERVED])
     training = Training(graph, options, peak)
-    judge = _closeness(low[-out:], None if high is None else high[-out:], peak)
+    validate = _psnr(low[-out:], None if high is None else high[-out:], peak)
 
     def batches(step: int) -> Batch:
         chosen = draw(step, len(low) - out)
         return low[chosen], None if high is None else high[chosen]
 
-    return list(run_to_the_end(training, batches, judge, progress))
+    return list(run_to_the_end(training, batches, validate, progress))
 
 
 def _observe_the_rest(graph: PreparedGraph, low: Tensor) -> None:
-    rest = [each for each in graph.quantizers.values() if not each.has_bounds]
-    for each in rest:
-        each.set_mode(Mode.OBSERVE)
+    quantizers = list(graph.quantizers.values())
+    rest = [quantizer for quantizer in quantizers if not (quantizer.has_bounds or quantizer.has_pending)]
+    for quantizer in rest:
+        quantizer.set_mode(Mode.OBSERVE)
     if rest:
         with torch.no_grad():
             graph(low)
+    for quantizer in quantizers:
+        quantizer.finish_observing()
 
 
-def _drawn(batch: int, seed: int) -> Draw:
-    """The patches of a step, by its number."""
-
+def _seeded_draw(batch: int, seed: int) -> Draw:
     def draw(step: int, count: int) -> Tensor:
         return torch.randint(count, (batch,), generator=torch.Generator().manual_seed(1_000_003 * seed + step))
 
     return draw
 
 
-def _closeness(low: Tensor, high: Tensor | None, peak: float) -> Callable[[PreparedGraph], float]:
-    """PSNR in dB."""
+def _psnr(low: Tensor, high: Tensor | None, peak: float) -> Callable[[PreparedGraph], float]:
+    """Return a function that measures the PSNR of a graph in dB, to the labels or to the float network."""
 
-    def judge(graph: PreparedGraph) -> float:
-        wanted = graph.float_forward(low)[0] if high is None else high
-        error = (graph(low) - wanted).square().mean()
+    def measure(graph: PreparedGraph) -> float:
+        target = graph.float_forward(low)[0] if high is None else high
+        error = (graph(low) - target).square().mean()
         return float(10 * torch.log10(peak**2 / error.clamp_min(1e-30)))
 
-    return judge
+    return measure

@@ -1,7 +1,7 @@
 """Training a prepared graph: weights, biases and bounds learn together, from where calibration left them.
 
-Without labels the float network is the teacher. What is kept is that running average of all that learns which
-validated best, the start among them.
+Without labels the float network is the teacher. The result is the best running average of all parameters that learn, by
+validation. The start is a candidate too, so training never ends below it.
 """
 
 import math
@@ -17,23 +17,31 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.planning.prepared_graph import Features, PreparedGraph
 from srptq_plugin.qat.batches import Batch
 from srptq_plugin.qat.pams import transfer_loss
-from srptq_plugin.qat.rounding_distance import moved
+from srptq_plugin.qat.rounding_distance import collect_distances
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates
 from srptq_plugin.utils.distributed import all_reduce_mean
 from srptq_plugin.utils.progress import Progress, quiet
 
 LEVELS = 255
+"""Losses are in levels of 8-bit pixels, whatever the range of the network."""
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train. Rates are shares: of a site's range for bounds, of a weight's step for weights.
+    """The options of a training, named as in a recipe.
 
-    `transfer`: the weight of PAMS's structured knowledge transfer, on the output of the last block. `calibration`: the
-    weight of FQSR's calibration loss, summed over quantizers, in the network's own units (the paper has 0.3). `clip`:
-    gradients longer than so many times their running mean are shortened to that. `every`: steps between two
-    validations, each of which writes a checkpoint.
+    Attributes:
+        steps: steps of Adam.
+        bound_rate: the rate of bounds, as a share of a site's range.
+        value_rate: the rate of weights, as a share of a weight's step. Biases have a share of their mean magnitude.
+        loss: the distance from the teacher or the labels.
+        transfer: the weight of PAMS's structured knowledge transfer, on the output of the last block.
+        calibration: the weight of FQSR's calibration loss, summed over quantizers, in the network's own units. The
+            paper has 0.3.
+        average: the decay of the running averages.
+        clip: the longest gradient, as a multiple of the running mean of its norm.
+        every: steps between two validations. Each validation writes a checkpoint.
     """
 
     steps: int = 1000
@@ -47,14 +55,14 @@ class TrainingOptions:
     every: int = 100
 
     def share(self, step: int) -> float:
-        """A short warm-up, then a cosine to nothing."""
+        """Return the share of each rate at a step: a short warm-up times a cosine that ends at 0."""
         warm = min(1.0, (step + 1) / (1 + self.steps // 50))
         return warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 @dataclass(frozen=True)
 class Validation:
-    """How good the running averages are after a step, and the mean loss of the steps before it."""
+    """The score of the running averages after a step, and the mean loss since the validation before."""
 
     step: int
     psnr: float
@@ -62,7 +70,7 @@ class Validation:
 
 
 def validation_of(record: Mapping[str, Any]) -> Validation:
-    """One of those that a checkpoint keeps.
+    """Read a validation from the log in a checkpoint.
 
     >>> validation_of({"step": 100, "psnr": 31.5, "loss": None})
     Validation(step=100, psnr=31.5, loss=None)
@@ -72,7 +80,17 @@ def validation_of(record: Mapping[str, Any]) -> Validation:
 
 
 class Training:
-    """All that changes while a graph is trained; saved and restored as one."""
+    """The state of a training: parameters, averages and optimizers, saved and restored together.
+
+    Attributes:
+        learned: the parameters that learn.
+        counted: the buffers of quantizers, which change on the way but do not learn.
+        average: the running averages of `learned`.
+        best: the best `average` so far, followed by `counted` at that step.
+        score: the validation score of `best`.
+        done: the steps that are done.
+        usual: the running mean of the gradient's norm.
+    """
 
     def __init__(self, prepared: PreparedGraph, options: TrainingOptions, peak: float) -> None:
         self.prepared, self.options, self.levels = prepared, options, LEVELS / peak
@@ -80,13 +98,14 @@ class Training:
         prepared.set_mode(Mode.QUANTIZE)
         self.learning = Learning(prepared, rates, "free")
         self.learned: list[nn.Parameter] = self.learning.learned
-        self.average = [each.detach().clone() for each in self.learned]
-        self.counted = [each for q in prepared.quantizers.values() for each in q.buffers()]
-        self.best, self.score = [each.clone() for each in (*self.average, *self.counted)], -math.inf
+        self.average = [parameter.detach().clone() for parameter in self.learned]
+        self.counted = [buffer for q in prepared.quantizers.values() for buffer in q.buffers()]
+        # Any score beats this one, so the validation before the first step makes the start a candidate.
+        self.best, self.score = self._copy_average(), -math.inf
         self.done, self.usual = 0, 0.0
 
     def step(self, batch: Batch) -> float:
-        """One step; how far the image was off before it, in levels."""
+        """Take one step. Return its loss, in levels."""
         for quantizer in self.prepared.quantizers.values():
             quantizer.train()
             quantizer.on_progress(self.done / self.options.steps)
@@ -97,89 +116,100 @@ class Training:
                 f"training: the loss of step {self.done + 1} is {float(loss.detach())}; lower value_rate or bound_rate"
             )
         self.learning.step(loss, BOTH, self.options.share(self.done), self._shorten)
-        all_reduce_mean(each for each in self.counted if each.is_floating_point())
+        # Gradients are averaged in `Learning.step`. Statistics, as in batch norms, differ by process until now.
+        all_reduce_mean(buffer for buffer in self.counted if buffer.is_floating_point())
         self.done += 1
-        kept = min(self.options.average, self.done / (self.done + 10))
-        for mean, each in zip(self.average, self.learned, strict=True):
-            mean.lerp_(each.detach(), 1 - kept)
+        # A shorter memory in the first steps, or the averages would stay close to the start for too long.
+        decay = min(self.options.average, self.done / (self.done + 10))
+        for mean, parameter in zip(self.average, self.learned, strict=True):
+            mean.lerp_(parameter.detach(), 1 - decay)
         return float(loss.detach())
 
     def _loss(self, batch: Batch) -> Tensor:
         low, high = batch
         output, maps, moves = self._forward(low)
-        taught: Features = self.prepared.float_forward(low) if high is None or self.options.transfer else (output, maps)
-        error = self.levels * (output - (taught[0] if high is None else high))
+        needs_teacher = high is None or self.options.transfer
+        teacher: Features = self.prepared.float_forward(low) if needs_teacher else (output, maps)
+        error = self.levels * (output - (teacher[0] if high is None else high))
         loss = error.abs().mean() if self.options.loss == "l1" else error.square().mean().sqrt()
         loss = loss + self.options.calibration * self.levels * moves
-        loss = sum(
-            (pull for each in self.prepared.quantizers.values() if (pull := each.auxiliary_loss()) is not None), loss
-        )
+        for quantizer in self.prepared.quantizers.values():
+            auxiliary = quantizer.auxiliary_loss()
+            if auxiliary is not None:
+                loss = loss + auxiliary
         if self.options.transfer:
-            loss = loss + self.options.transfer * transfer_loss(maps[-1], taught[1][-1])
+            loss = loss + self.options.transfer * transfer_loss(maps[-1], teacher[1][-1])
         return loss
 
     def _forward(self, low: Tensor) -> tuple[*Features, Tensor | float]:
-        """The output, the blocks' outputs and, where it is asked for, how far quantizers move what they round."""
+        """Return the output, the blocks' outputs and, for FQSR's loss, how far quantizers move values in sum."""
         if not self.options.calibration:
             return *self.prepared.features(low), 0.0
-        with moved(self.prepared.quantizers.values()) as terms:
-            found = self.prepared.features(low)
-        return *found, torch.stack(terms).sum()
+        with collect_distances(self.prepared.quantizers.values()) as terms:
+            features = self.prepared.features(low)
+        return *features, torch.stack(terms).sum()
 
     def _shorten(self, learned: list[Tensor]) -> None:
-        """Shorten gradients that are unusually long."""
+        """Shorten a gradient that is unusually long."""
         longest = self.options.clip * self.usual if self.done else math.inf
         norm = float(nn.utils.clip_grad_norm_(learned, longest))
+        # A mean over the first 50 steps, then exponential. Outliers count with their shortened length.
         seen = min(self.done, 50)
         self.usual = (seen * self.usual + min(norm, longest)) / (seen + 1)
 
     @contextmanager
     def averaged(self) -> Generator[None]:
-        """The graph with the running averages in place, for a while."""
-        now = [each.detach().clone() for each in self.learned]
+        """Put the running averages in place, and quantizers in eval mode. On exit the parameters return."""
+        current = [parameter.detach().clone() for parameter in self.learned]
         for quantizer in self.prepared.quantizers.values():
             quantizer.eval()
         self._put(self.average)
         try:
             yield
         finally:
-            self._put(now)
+            self._put(current)
 
-    def validated(self, score: float) -> None:
-        """Remember the running averages if they are the best so far."""
+    def keep_best(self, score: float) -> None:
+        """Keep a copy of the running averages if their score is the best so far."""
         if score > self.score:
-            self.best, self.score = [each.clone() for each in (*self.average, *self.counted)], score
+            self.best, self.score = self._copy_average(), score
+
+    def _copy_average(self) -> list[Tensor]:
+        return [tensor.clone() for tensor in (*self.average, *self.counted)]
 
     def finish(self) -> None:
-        """Leave the best of the running averages in place."""
+        """Put the best running averages in place."""
         self._put(self.best)
 
     def _put(self, values: Sequence[Tensor]) -> None:
-        """Set what learns and, where their values are given as well, what is counted on the way."""
-        for each, value in zip((*self.learned, *self.counted), values, strict=False):
-            each.data.copy_(value)
+        """Set the parameters and, if there are values for them as well, the buffers."""
+        # `average` has values for parameters only, and the zip ends there. Setting `.data` leaves optimizers in place.
+        for tensor, value in zip((*self.learned, *self.counted), values, strict=False):
+            tensor.data.copy_(value)
 
     def state(self) -> dict[str, Any]:
-        """Everything that resuming needs."""
-        learned = [each.detach().clone() for each in self.learned]
+        """Return all that `resume` needs: tensors, numbers and plain containers."""
+        learned = [parameter.detach().clone() for parameter in self.learned]
         state = {"learned": [*learned, *self.counted], "average": self.average, "best": self.best}
         numbers = {"done": self.done, "usual": self.usual, "score": self.score, "options": vars(self.options)}
         return {**state, **numbers, "optimizers": self.learning.state()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` returned.
+
+        Raises:
+            SrptqError: the state is from a training with other options or another network. Nothing has changed then.
+        """
         both = [*self.learned, *self.counted]
-        alike = (
-            _alike(state["learned"], both) and _alike(state["best"], both) and _alike(state["average"], self.learned)
-        )
+        fits = _fit(state["learned"], both) and _fit(state["best"], both) and _fit(state["average"], self.learned)
         done = int(state["done"])
-        if state["options"] != vars(self.options) or not alike or not 0 <= done <= self.options.steps:
+        if state["options"] != vars(self.options) or not fits or not 0 <= done <= self.options.steps:
             raise SrptqError(
-                "the checkpoint is of another training; resume with the same recipe and run, or start anew"
+                "the checkpoint is of another training; resume with the same recipe and run, or start again"
             )
         self.usual, self.score = float(state["usual"]), float(state["score"])
         self._put(state["learned"])
-        self.average, self.best = (_moved(state[key], both) for key in ("average", "best"))
+        self.average, self.best = _copy_to_devices(state["average"], both), _copy_to_devices(state["best"], both)
         self.learning.restore(state["optimizers"])
         self.done = done
 
@@ -190,7 +220,15 @@ def train(
     validate: Callable[[PreparedGraph], float],
     progress: Progress = quiet,
 ) -> Iterator[Validation]:
-    """Train to the end; a record of each validation, after which the caller may save `training.state()`."""
+    """Train to the end, from the beginning or from a resumed state.
+
+    Yields each validation. After each the caller may save `training.state()`.
+
+    Args:
+        batches: gives the batch of a step.
+        validate: returns the score of a graph, greater being better.
+        progress: called before each step.
+    """
     losses: list[float] = []
     total = training.options.steps
     with training.learning:
@@ -211,19 +249,20 @@ def _validated(training: Training, validate: Callable[[PreparedGraph], float], l
     with training.averaged(), torch.no_grad():
         score = torch.tensor(validate(training.prepared), dtype=torch.float64)
     all_reduce_mean([score])
-    training.validated(float(score))
+    training.keep_best(float(score))
     loss = sum(losses) / len(losses) if losses else None
     losses.clear()
     return Validation(training.done, float(score), loss)
 
 
-def _moved(values: Sequence[Tensor], to: Sequence[Tensor]) -> list[Tensor]:
-    """Copies, each on the device of another tensor."""
-    return [value.to(each.device, copy=True) for value, each in zip(values, to, strict=False)]
+def _copy_to_devices(values: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+    """Copy each tensor to the device of its counterpart. There may be more counterparts."""
+    return [value.to(other.device, copy=True) for value, other in zip(values, like, strict=False)]
 
 
-def _alike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
-    """Whether tensors have the shapes and types of others, and hold numbers."""
-    pairs = list(zip(found, wanted, strict=False))
-    same = all(one.shape == other.shape and one.dtype == other.dtype for one, other in pairs)
-    return len(found) == len(wanted) and same and all(bool(torch.isfinite(each).all()) for each in found)
+def _fit(saved: Sequence[Tensor], current: Sequence[Tensor]) -> bool:
+    """Compare numbers of tensors, shapes and types. False also for NaN or infinity."""
+    if len(saved) != len(current):
+        return False
+    same = all(old.shape == new.shape and old.dtype == new.dtype for old, new in zip(saved, current, strict=True))
+    return same and all(bool(torch.isfinite(tensor).all()) for tensor in saved)

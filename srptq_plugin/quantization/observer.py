@@ -1,4 +1,4 @@
-"""What a quantizer needs of an observer."""
+"""The part of an observer that a quantizer calls."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,16 +9,24 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """Batches of one tensor become bounds; it pickles, as processes that calibrate together exchange it."""
+    """Turns batches of one tensor into bounds. It pickles, since processes that calibrate together exchange it."""
 
     def update(self, values: "Tensor") -> None:
-        """Take in a batch; a NaN or an infinity raises `SrptqError`. Keep a copy: a network may work in place."""
+        """Take in a batch. Copy what has to last: the network may change the tensor in place.
+
+        Raises:
+            SrptqError: there is a NaN or an infinity.
+        """
         ...
 
     def merge(self, other: "Observer") -> None:
-        """Take in what another observer of the same kind has seen, on another process say."""
+        """Take in all batches of another observer of the same kind, for example from another process."""
         ...
 
     def bounds(self) -> Bounds:
-        """The bounds by all batches so far, one pair or one for each channel; none seen raises `SrptqError`."""
+        """Return the bounds by all batches so far: one pair, or one pair for each channel.
+
+        Raises:
+            SrptqError: there was no batch.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Pair sums in 16 bits: which weights a kernel adds in pairs, and the scales at which no pair can overflow.
+"""Pair sums in 16 bits: the weights that a kernel adds in pairs, and the scales at which no pair can overflow.
 
 x86 processors without VNNI multiply uint8 activations by int8 weights with `vpmaddubsw`. It adds two neighboring
 products in a signed 16-bit integer that saturates: 255 * (w1 + w2) overflows once w1 + w2 > 128.
@@ -16,18 +16,21 @@ from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project, qu
 MARGIN = 1e-6
 """Relative headroom of a raised scale.
 
-Two weights both round up only if their fractions are 1/2 or more, so a real sum below the limit rounds to the limit
-at most. The headroom keeps that true in float32, whose relative error is 1e-7.
+Two weights both round up only if their fractions are 1/2 or more. So a real sum below the limit rounds to the limit at
+most. The headroom keeps that true in float32, where the relative error is 1e-7.
 """
 
 NEAR = 1e-3
-"""Relative distance to the least safe scale within which a scale has no gradient."""
+"""Relative distance from the least safe scale, within which a scale has no gradient."""
 
 
 def pair_limit(bits: int | None, weights: IntGrid, activations: IntGrid) -> int | None:
-    """Return the largest sum of two weights of one sign that signed integers of `bits` hold, times any activations.
+    """Return the largest safe sum of two weights of one sign, or None if there is nothing to limit.
 
-    None if the grid of the weights cannot exceed it, or if `bits` is None.
+    Args:
+        bits: the bits of the integers that hold a sum of two products. None: they hold any.
+        weights: the grid of the weights. If it cannot exceed the limit, the result is None.
+        activations: the grid of the activations, taken as unsigned.
 
     >>> weight = IntGrid(8, signed=True, symmetric=True, narrow_range=True)
     >>> pair_limit(16, weight, IntGrid(8)), pair_limit(16, weight, IntGrid(7))
@@ -41,38 +44,46 @@ def pair_limit(bits: int | None, weights: IntGrid, activations: IntGrid) -> int 
 
 @cache
 def pairings(inputs: int, kernel: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Return the ways in which kernels pair the weights of an output channel, each as [pairs, 2] places among them.
+    """Return the ways in which kernels pair the weights of an output channel, each as flat indices [pairs, 2].
 
-    All of them order weights by tap, then by input channel, and pair them from the first on. With an odd number of
-    input channels MLAS and oneDNN's GEMM pair across taps, while oneDNN's convolutions pad each tap. With a single
-    one oneDNN on AVX-512 goes down the columns of the kernel, or pads its rows. The place behind the last is padding.
+    All order weights by tap, then by input channel, and pair them from the first on. With an odd number of input
+    channels MLAS and oneDNN's GEMM pair across taps, and oneDNN's convolutions pad each tap. With a single input
+    channel oneDNN on AVX-512 goes down the columns of the kernel, or pads its rows. The index past the end is padding.
 
-    >>> [places.tolist() for places in pairings(3, (1, 2))]
+    Args:
+        inputs: the input channels.
+        kernel: the size of the kernel.
+
+    >>> [pairs.tolist() for pairs in pairings(3, (1, 2))]
     [[[0, 2], [4, 1], [3, 5]], [[0, 2], [4, 6], [1, 3], [5, 6]]]
     """
-    places = torch.arange(inputs * prod(kernel)).view(inputs, *kernel)
-    orders = [by_tap := places.reshape(inputs, -1).T]
+    indices = torch.arange(inputs * prod(kernel)).view(inputs, *kernel)
+    padding = indices.numel()
+    by_tap = indices.reshape(inputs, -1).T
+    orders = [by_tap]
     if inputs % 2:
-        orders.append(_even(by_tap, places.numel()))
+        orders.append(_pad_to_even(by_tap, padding))
     if inputs == 1 and len(kernel) == 2:  # noqa: PLR2004 - rows and columns
-        orders += [places[0].T, _even(places[0], places.numel())]
-    return tuple(_even(order.flatten(), places.numel()).view(-1, 2) for order in orders)
+        orders += [indices[0].T, _pad_to_even(indices[0], padding)]
+    return tuple(_pad_to_even(order.flatten(), padding).view(-1, 2) for order in orders)
 
 
-def _even(places: Tensor, padding: int) -> Tensor:
-    """Append padding along the last axis if its length is odd."""
-    return pad(places, (0, places.shape[-1] % 2), value=padding)
+def _pad_to_even(indices: Tensor, padding: int) -> Tensor:
+    return pad(indices, (0, indices.shape[-1] % 2), value=padding)
 
 
 def _by_channel(weight: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the weights as [output channels, weights and a zero for padding], and how kernels pair them."""
     flat = pad(weight.flatten(1), (0, 1))
     ways = pairings(weight.shape[1], tuple(weight.shape[2:]))
-    return flat, tuple(places.to(weight.device) for places in ways)
+    return flat, tuple(indices.to(weight.device) for indices in ways)
 
 
-def _sums(pairs: Tensor) -> Tensor:
-    """Return the larger magnitude of what is positive and what is negative in each pair."""
+def _pair_magnitudes(pairs: Tensor) -> Tensor:
+    """Return the magnitude of the positive sum or of the negative sum of each pair, the larger one.
+
+    Activations are unsigned and may be 0. So weights of opposite signs do not help each other.
+    """
     return torch.maximum(pairs.clamp(min=0).sum(-1), -pairs.clamp(max=0).sum(-1))
 
 
@@ -83,29 +94,26 @@ def pair_sums(weight: Tensor) -> Tensor:
     [100]
     """
     flat, ways = _by_channel(weight)
-    return torch.cat([_sums(flat[:, places]) for places in ways], dim=1).amax(1)
+    return torch.cat([_pair_magnitudes(flat[:, indices]) for indices in ways], dim=1).amax(1)
 
 
 def fit_(weight: Tensor, qparams: QParams) -> None:
-    """Shrink the pairs of a learned weight that its scale cannot hold, in place, so that the scale need not rise.
-
-    Shrinking one pair never makes another larger, so a second way of pairing keeps what the first achieved.
-    """
+    """Shrink the pairs of a learned weight that its scale cannot hold, in place, so that the scale need not rise."""
     if qparams.grid.pair_limit is None:
         return
     flat, ways = _by_channel(weight)
-    reach = (qparams.scale * qparams.grid.pair_limit / (1 + MARGIN)).reshape(-1, 1)
-    for places in ways:
-        pairs = flat[:, places]
-        flat[:, places] = pairs * (reach / _sums(pairs)).clamp(max=1)[..., None]
+    largest = (qparams.scale * qparams.grid.pair_limit / (1 + MARGIN)).reshape(-1, 1)
+    # Factors are at most 1, so shrinking a pair makes no other larger: a later way keeps the pairs of an earlier safe.
+    for indices in ways:
+        pairs = flat[:, indices]
+        flat[:, indices] = pairs * (largest / _pair_magnitudes(pairs)).clamp(max=1)[..., None]
     weight.copy_(flat[:, :-1].view_as(weight))
 
 
 def safe(weight: Tensor, qparams: QParams) -> QParams:
     """Raise the scale of each output channel in which a pair could overflow, by no more than it takes.
 
-    Channels whose integers are safe keep their scale, so calling this twice changes nothing. A scale near its least
-    value has no gradient: noisy steps could only raise it.
+    Channels with safe integers keep their scale, so calling this twice changes nothing.
 
     >>> grid = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0, pair_limit=128)
     >>> weight = torch.tensor([[1.0, 0.5], [1.0, -1.0]])
@@ -120,8 +128,10 @@ def safe(weight: Tensor, qparams: QParams) -> QParams:
     sums, unsafe = pair_sums(weight.double()), pair_sums(quantize(weight, qparams)) > limit
     if qparams.scale.ndim == 0:
         sums, unsafe = sums.max(), unsafe.any()
+    # Project the least safe scale, so that it is one that the grid offers: a power of two, for example.
     reach = sums / limit * (1 + MARGIN) * qparams.grid.qmax
     least, scale = project(Bounds(-reach, reach), qparams.grid).scale, qparams.scale.detach()
+    # A scale at or near its least safe value gets no gradient. Noisy steps could move it in one direction only: up.
     held = unsafe | (least >= scale * (1 - NEAR))
     scale = torch.where(held, torch.where(unsafe, least, scale), qparams.scale)
     return QParams(scale, qparams.zero_point, qparams.grid)

@@ -124,7 +124,7 @@ def _is_valid(key: str, value: str) -> bool:
 def _accepts(target: str, overrides: Sequence[str]) -> bool:
     base = RecipeLayer("", {"target": target, "reconstruction": {"name": "pac"}})
     try:
-        check_recipe(Recipe.from_layers([base, *map(parse_set, overrides)]), Registry())
+        BoundRecipe.of(Recipe.from_layers([base, *map(parse_set, overrides)]), Registry())
     except SrptqError:
         return False
     return True

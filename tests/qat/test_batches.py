@@ -21,7 +21,7 @@ def patches(seed: int = 0, highs: list[Image] | None = HIGHS) -> Patches:
 
 
 @given(st.integers(0, 10_000), st.integers(0, 2**32 - 1))
-def test_both_sides_show_the_same_place_turned_alike(step: int, seed: int) -> None:
+def test_low_and_high_show_the_same_crop(step: int, seed: int) -> None:
     low, high = patches(seed)(step)
     assert high is not None
     assert (low.shape, high.shape) == ((4, 3, 12, 12), (4, 3, 24, 24))
@@ -30,14 +30,14 @@ def test_both_sides_show_the_same_place_turned_alike(step: int, seed: int) -> No
             assert torch.equal(high[..., row::2, column::2], low)
 
 
-def test_a_step_is_always_cut_alike_and_steps_differ() -> None:
+def test_patches_depend_on_step_and_seed_only() -> None:
     first, again, other, seeded = patches()(3)[0], patches()(3)[0], patches()(4)[0], patches(seed=1)(3)[0]
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first, seeded)
 
 
-def test_every_image_is_drawn_and_turned_every_way() -> None:
+def test_all_images_and_orientations_are_drawn() -> None:
     flat = [Image(str(n), np.full((12, 12, 3), 40 * n, np.uint8)) for n in range(3)]
     marked = np.zeros((12, 12, 3), np.uint8)
     marked[0, 1] = 255

@@ -36,21 +36,21 @@ FLOAT_ENDS = {stage: {"quantize": False} for stage in ("head", "upsample", "tail
 KINDS = ["daq", "daq-m", "linear"]
 
 
-def made(kind: type[DaqFakeQuantize | LinearFakeQuantize], bits: int, lower: float = -1.0) -> Any:
+def make(kind: type[DaqFakeQuantize | LinearFakeQuantize], bits: int, lower: float = -1.0) -> Any:
     quantizer = kind("x", IntGrid(bits, float_zero_point=True), bounds=Bounds.of(lower, 1.0))
     quantizer.set_mode(Mode.QUANTIZE)
     return quantizer
 
 
 def maps(seed: int, channels: int = 5) -> Tensor:
-    """Channels of deviations that differ a lot."""
+    """Draw feature maps whose channels have very different deviations."""
     generator = torch.Generator().manual_seed(seed)
     spread = torch.exp(torch.randn(2, channels, 1, 1, generator=generator))
     return spread * (torch.randn(2, channels, 6, 7, generator=generator) + torch.randn(channels, 1, 1))
 
 
 def transcribed(channel: list[float], bits: int, *, after_relu: bool) -> Iterator[float | None]:
-    """Equations 2 to 6 value by value; none where rounding is near a tie, which float32 may take the other way."""
+    """Yield equations 2 to 6 value by value, or None near a tie, which float32 may round the other way."""
     mean = math.fsum(channel) / len(channel)
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in channel) / len(channel))
     step = gaussian_step(bits)
@@ -62,24 +62,24 @@ def transcribed(channel: list[float], bits: int, *, after_relu: bool) -> Iterato
         yield None if tie else deviation * (math.floor(place + 0.5) - 0.5) * step + mean
 
 
-def agree(found: Tensor, values: Tensor, bits: Any, *, after_relu: bool) -> None:
+def agree(output: Tensor, values: Tensor, bits: Any, *, after_relu: bool) -> None:
     for n, image in enumerate(values.double().tolist()):
         for c, rows in enumerate(image):
             channel = [x for row in rows for x in row]
-            wanted = transcribed(channel, bits[n][c], after_relu=after_relu)
+            expected = transcribed(channel, bits[n][c], after_relu=after_relu)
             size = max(map(abs, channel))
-            for x, y in zip(found[n, c].flatten().tolist(), wanted, strict=True):
+            for x, y in zip(output[n, c].flatten().tolist(), expected, strict=True):
                 assert y is None or x == pytest.approx(y, rel=1e-4, abs=1e-5 * size)
 
 
 @pytest.mark.parametrize(("bits", "step"), STEPS.items())
-def test_the_steps_are_those_of_the_paper(bits: int, step: float) -> None:
+def test_steps_match_the_paper(bits: int, step: float) -> None:
     assert gaussian_step(bits) == pytest.approx(step, abs=5e-4)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 7])
-def test_no_other_step_has_less_error_on_a_gaussian(bits: int) -> None:
-    """By a plain sum over the density."""
+def test_gaussian_steps_have_the_least_error(bits: int) -> None:
+    """Compare with neighboring steps, by a plain sum over the density."""
     x = torch.arange(-8, 8, 1e-3, dtype=torch.float64)
     density = (-0.5 * x**2).exp()
 
@@ -93,9 +93,9 @@ def test_no_other_step_has_less_error_on_a_gaussian(bits: int) -> None:
 
 @settings(max_examples=40)
 @given(st.integers(1, 6), st.integers(0, 1000), st.booleans())
-def test_feature_maps_round_as_the_paper_says(bits: int, seed: int, after_relu: bool) -> None:  # noqa: FBT001
+def test_feature_maps_match_the_paper(bits: int, seed: int, after_relu: bool) -> None:  # noqa: FBT001
     values = maps(seed).relu() + 0.01 * maps(seed + 1).abs() if after_relu else maps(seed)
-    quantizer = made(DaqFakeQuantize, bits, lower=0.0 if after_relu else -1.0)
+    quantizer = make(DaqFakeQuantize, bits, lower=0.0 if after_relu else -1.0)
     agree(quantizer(values), values, [[bits] * 5] * 2, after_relu=after_relu)
 
 
@@ -106,33 +106,33 @@ def test_mixed_precision_goes_by_the_log_normal_fit(bits: int, seed: int) -> Non
     logs = values.double().std((2, 3), correction=0).log()
     beyond = NormalDist().inv_cdf(1 - 0.05)
     low, high = (logs.mean(1) + sign * beyond * logs.std(1, correction=0) for sign in (-1, 1))
-    wanted = [[bits + (x > float(high[n])) - (x < float(low[n])) for x in row] for n, row in enumerate(logs.tolist())]
-    agree(made(MixedDaqFakeQuantize, bits)(values), values, wanted, after_relu=False)
+    expected = [[bits + (x > float(high[n])) - (x < float(low[n])) for x in row] for n, row in enumerate(logs.tolist())]
+    agree(make(MixedDaqFakeQuantize, bits)(values), values, expected, after_relu=False)
 
 
 @pytest.mark.parametrize("kind", [DaqFakeQuantize, MixedDaqFakeQuantize, LinearFakeQuantize])
 @pytest.mark.parametrize("bits", [1, 4])
 def test_constant_channels_stay_and_nothing_is_nan(kind: Any, bits: int) -> None:
     values = torch.full((2, 4, 3, 3), 0.7)
-    assert torch.allclose(made(kind, bits)(values), values)
+    assert torch.allclose(make(kind, bits)(values), values)
     values[1, 2] = torch.linspace(-1, 1, 9).reshape(3, 3)
-    found = made(kind, bits)(values)
-    assert found.isfinite().all()
-    assert torch.allclose(found[0], values[0])
-    assert made(kind, bits)(torch.zeros(1, 4, 3, 3)).abs().max() == 0
+    output = make(kind, bits)(values)
+    assert output.isfinite().all()
+    assert torch.allclose(output[0], values[0])
+    assert make(kind, bits)(torch.zeros(1, 4, 3, 3)).abs().max() == 0
 
 
-def test_a_channel_of_an_image_does_not_see_the_others() -> None:
+def test_channels_are_independent() -> None:
     values = maps(3)
-    quantizer = made(DaqFakeQuantize, 3)
+    quantizer = make(DaqFakeQuantize, 3)
     assert torch.equal(quantizer(values)[1:, 2:], quantizer(values[1:, 2:]))
 
 
 @pytest.mark.parametrize("kind", [DaqFakeQuantize, MixedDaqFakeQuantize, LinearFakeQuantize])
-def test_the_gradient_is_that_of_an_identity(kind: Any) -> None:
+def test_gradient_is_the_identity(kind: Any) -> None:
     values = maps(4).requires_grad_()
     pulls = torch.randn(values.shape)
-    quantizer = made(kind, 2)
+    quantizer = make(kind, 2)
     quantizer(values).backward(pulls)
     assert values.grad is not None
     assert torch.equal(values.grad, pulls)
@@ -142,25 +142,25 @@ def test_the_gradient_is_that_of_an_identity(kind: Any) -> None:
 
 @pytest.mark.parametrize("axis", [None, 0])
 @pytest.mark.parametrize("bits", [1, 3])
-def test_weights_have_levels_at_half_steps_of_their_deviation(bits: int, axis: int | None) -> None:
+def test_weights_have_levels_at_half_steps(bits: int, axis: int | None) -> None:
     weight = 0.3 * torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(bits)).requires_grad_()
     quantizer = DaqFakeQuantize("w", IntGrid(bits, channel_axis=axis, float_zero_point=True), constant=True)
     quantizer.set_bounds(Bounds.of(-1.0, 1.0))
     quantizer.set_mode(Mode.QUANTIZE)
-    found = quantizer(weight)
+    output = quantizer(weight)
     deviation = weight.detach().double().std(None if axis is None else [1, 2, 3], correction=0, keepdim=True)
     step = gaussian_step(bits) * deviation
     reach = (2 ** (bits - 1) - 0.5) * step
     place = weight.detach().double().clamp(-reach, reach) / step + 0.5
     clear = (place - place.floor() - 0.5).abs() > 1e-4
-    wanted = (place.round() - 0.5) * step
-    assert torch.allclose(found.detach().double()[clear], wanted[clear], rtol=1e-5)
-    found.backward(torch.ones_like(found))
+    expected = (place.round() - 0.5) * step
+    assert torch.allclose(output.detach().double()[clear], expected[clear], rtol=1e-5)
+    output.backward(torch.ones_like(output))
     again = dequantize(grid.quantize(weight.detach(), quantizer.qparams()), quantizer.qparams())
-    assert torch.equal(again.float(), found.detach())
+    assert torch.equal(again.float(), output.detach())
 
 
-def test_the_levels_of_weights_follow_them() -> None:
+def test_weight_levels_follow_the_weight() -> None:
     quantizer = DaqFakeQuantize("w", IntGrid(2, float_zero_point=True), constant=True)
     quantizer.refresh(torch.tensor([1.0, -1.0]))
     before = quantizer.qparams().scale
@@ -169,15 +169,15 @@ def test_the_levels_of_weights_follow_them() -> None:
 
 
 @given(st.integers(1, 8), st.integers(0, 100))
-def test_the_linear_one_takes_the_extremes_of_each_image(bits: int, seed: int) -> None:
+def test_linear_uses_the_extremes_of_each_image(bits: int, seed: int) -> None:
     values = maps(seed)
-    found = made(LinearFakeQuantize, bits)(values)
-    for image, rounded in zip(values.double(), found.double(), strict=True):
+    output = make(LinearFakeQuantize, bits)(values)
+    for image, rounded in zip(values.double(), output.double(), strict=True):
         low, high = image.min(), image.max()
         place = (image - low) / (high - low) * (2**bits - 1)
         clear = (place - place.floor() - 0.5).abs() > 1e-3
-        wanted = low + place.round() * (high - low) / (2**bits - 1)
-        assert torch.allclose(rounded[clear], wanted[clear], rtol=1e-4, atol=float(1e-5 * (high - low)))
+        expected = low + place.round() * (high - low) / (2**bits - 1)
+        assert torch.allclose(rounded[clear], expected[clear], rtol=1e-4, atol=float(1e-5 * (high - low)))
 
 
 def recipe(bits: int = 4, kind: str = "daq", **keys: Any) -> Recipe:
@@ -208,13 +208,13 @@ def test_a_saved_table_simulates_the_prepared_graph(kind: str, network: str, bit
     assert torch.equal(table.simulate(networks.graph(network))(image), prepared(image))
     assert loaded.states.keys() == table.states.keys()
     damaged = replace(table, states={group: {"lower": state["lower"]} for group, state in table.states.items()})
-    with pytest.raises(SrptqError, match="its state does not fit a"):
+    with pytest.raises(SrptqError, match=r"site .*: its state"):
         damaged.simulate(networks.graph(network))
 
 
 @pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_recipe_names_it_and_it_trains(toolkit: str, kind: str) -> None:
+def test_recipe_names_it_and_it_trains(toolkit: str, kind: str) -> None:
     pytest.importorskip(toolkit)
     everywhere = recipe(2, kind, stages={})
     prepared = prepared_by(toolkit, "edsr", everywhere)
@@ -222,12 +222,12 @@ def test_a_recipe_names_it_and_it_trains(toolkit: str, kind: str) -> None:
     plain.observe([IMAGES])
     assert torch.equal(prepared(IMAGES), plain(IMAGES))
     log = srptq_plugin.train(prepared.module, IMAGES, steps=30, every=10, average=0.9, value_rate=0.05)
-    assert max(each.psnr for each in log) > log[0].psnr
+    assert max(record.psnr for record in log) > log[0].psnr
     table = QuantTable.of(prepared)
     assert torch.equal(table.simulate(networks.graph("edsr"))(IMAGES), prepared(IMAGES))
 
 
-def test_there_is_nothing_for_pac_to_tune() -> None:
+def test_pac_has_nothing_to_tune() -> None:
     with pytest.raises(SrptqError, match="reconstruction pac: no quantizer here has bounds to tune"):
         Registry().reconstruction("pac").load()(prepared_by("torchao", "edsr", recipe()), IMAGES)
 
@@ -237,33 +237,31 @@ def test_there_is_nothing_for_pac_to_tune() -> None:
     [*((target, None) for target in ("openvino", "onnxruntime", "tensorrt", "snpe")), ("paper", "fqsr")],
 )
 @pytest.mark.parametrize("role", ["weights", "activations"])
-def test_integer_grids_refuse_it_before_anything_is_read(
-    target: str, preset: str | None, role: str, tmp_path: Path
-) -> None:
+def test_integer_grids_refuse_it(target: str, preset: str | None, role: str, tmp_path: Path) -> None:
     chosen = Recipe.model_validate({"target": target, "preset": preset, role: {"quantizer": "daq"}})
     message = rf"{role}\.quantizer: daq computes its levels .* which {target} does not run; set it to bounded"
     with pytest.raises(SrptqError, match=message):
         quantize(chosen, images=tmp_path / "nowhere", out=tmp_path / "run")
 
 
-def test_one_bit_is_for_the_simulation_alone() -> None:
+def test_one_bit_is_for_simulation_only() -> None:
     assert networks.plan("edsr", recipe(1)).sites
     with pytest.raises(SrptqError, match=r"weights\.bits: openvino has no 1 bits here"):
         networks.plan("edsr", networks.recipe(1, "openvino"))
 
 
-def test_endings_of_toolkits_refuse_it() -> None:
+def test_convert_pt2e_refuses_it() -> None:
     pytest.importorskip("torchao")
     prepared = prepared_by("torchao", "edsr", recipe())
     with pytest.raises(SrptqError, match=r"convert_pt2e: site body.* its levels are computed from each image"):
         prepared.quantizers["body.0/relu"].calculate_qparams()  # pyright: ignore[reportCallIssue]
 
 
-def test_mqbench_deploys_none_and_has_it_for_activations_only() -> None:
+def test_mqbench_does_not_deploy_it() -> None:
     pytest.importorskip("mqbench")
     prepared = prepared_by("mqbench", "edsr", recipe())
-    shells = [each for each in prepared.module.modules() if hasattr(each, "core")]
-    (shell,) = (each for each in shells if each.core is prepared.quantizers["body.0/relu"])
+    shells = [module for module in prepared.module.modules() if hasattr(module, "core")]
+    (shell,) = (module for module in shells if module.core is prepared.quantizers["body.0/relu"])
     with pytest.raises(SrptqError, match=r"site body\.0/relu: its levels are computed from each image"):
         shell.calculate_qparams()  # pyright: ignore[reportCallIssue]
     shell(IMAGES)
@@ -291,6 +289,6 @@ def test_a_run_is_simulated_and_trained(run: Run, tmp_path: Path) -> None:
     assert dynamic["body.0/relu"]
     assert not dynamic["body.0.first.weight"]
     chosen = recipe(3, calibration=CALIBRATION, training=TRAINING)
-    found = train_run(chosen, run.folder, images=tmp_path / "low", out=tmp_path / "trained")
-    assert found.summary["training"]["psnr"] >= found.summary["training"]["psnr_before"]
-    assert found.simulation()(IMAGES.numpy()).shape == (8, 3, 24, 28)
+    trained = train_run(chosen, run.folder, images=tmp_path / "low", out=tmp_path / "trained")
+    assert trained.summary["training"]["psnr"] >= trained.summary["training"]["psnr_before"]
+    assert trained.simulation()(IMAGES.numpy()).shape == (8, 3, 24, 28)

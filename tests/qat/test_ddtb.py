@@ -1,4 +1,4 @@
-"""DDTB: where its gates go and when they act, what is resumed and simulated, and by name in both toolkits."""
+"""DDTB: the places of its gates, when they act, resuming, simulation, and by name in both toolkits."""
 
 import re
 from functools import partial
@@ -54,33 +54,35 @@ def begun(network: str = "edsr", **options: Any) -> Training:
 
 
 def gates(prepared: PreparedGraph) -> dict[str, Gate]:
-    found: dict[str, Any] = prepared.quantizers
-    return {name: each.gate for name, each in found.items() if getattr(each, "gate", None) is not None}
+    quantizers: dict[str, Any] = prepared.quantizers
+    return {
+        name: quantizer.gate for name, quantizer in quantizers.items() if getattr(quantizer, "gate", None) is not None
+    }
 
 
-def test_gates_go_to_where_extremes_vary_most() -> None:
+def test_gates_go_where_extremes_vary_most() -> None:
     prepared = prepared_by("torchao")
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, _module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         kept[name] = inputs[0].clone()
 
-    members = [name for name, each in prepared.quantizers.items() if isinstance(each, DdtbFakeQuantize)]
+    members = [name for name, quantizer in prepared.quantizers.items() if isinstance(quantizer, DdtbFakeQuantize)]
     for name in members:
         prepared.quantizers[name].register_forward_pre_hook(partial(keep, name))
     prepared.on_train_begin(IMAGES)
     ends = {name: (values.flatten(1).amin(1), values.flatten(1).amax(1)) for name, values in kept.items()}
     spread = {name: float(low.var(correction=0) + high.var(correction=0)) for name, (low, high) in ends.items()}
-    wanted = sorted(spread, key=spread.__getitem__)[-round(0.3 * len(members)) :]
-    found = gates(prepared)
-    assert set(found) == set(wanted)
-    assert {name: gate.narrow.shape[1] for name, gate in found.items()} == {n: kept[n].shape[1] for n in wanted}
+    expected = sorted(spread, key=spread.__getitem__)[-round(0.3 * len(members)) :]
+    chosen = gates(prepared)
+    assert set(chosen) == set(expected)
+    assert {name: gate.narrow.shape[1] for name, gate in chosen.items()} == {n: kept[n].shape[1] for n in expected}
     prepared.on_train_begin(networks.images(8, seed=9))
-    assert gates(prepared) == found
+    assert gates(prepared) == chosen
 
 
 def test_tensors_of_several_widths_have_no_gate() -> None:
-    """Data movement may join them in one encoding."""
+    """Use a network in which data movement joins tensors of several widths in one encoding."""
     prepared = networks.realize("imdn", networks.plan("imdn", recipe(placement="full")))
     prepared.observe([IMAGES])
     prepared.on_train_begin(IMAGES)
@@ -88,15 +90,15 @@ def test_tensors_of_several_widths_have_no_gate() -> None:
     assert prepared(IMAGES).isfinite().all()
 
 
-def test_gates_act_after_the_first_part_of_a_training() -> None:
+def test_gates_act_after_a_share_of_the_training() -> None:
     training = begun(steps=20)
-    found = gates(training.prepared)
+    trained_gates = gates(training.prepared)
     seen: list[bool] = []
     with training.learning:
         training.learning.take_turns(("weight", "activation"))
         for step in range(4):
             training.step(BATCHES(step))
-            seen.append(all(bool(gate.acts) for gate in found.values()))
+            seen.append(all(bool(gate.acts) for gate in trained_gates.values()))
     assert seen == [False, False, True, True]
 
 
@@ -107,7 +109,7 @@ def closeness(prepared: PreparedGraph) -> float:
 
 @pytest.mark.parametrize("parts", [1, 3])
 def test_an_interrupted_training_ends_with_the_same_bits(parts: int, tmp_path: Path) -> None:
-    """Its batch norms, and whether gates act, among them."""
+    """Compare all tensors, also the batch norms of gates and whether gates act."""
     whole = begun()
     list(train(whole, BATCHES, closeness))
     first = begun()
@@ -121,7 +123,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(parts: int, tmp_path: P
     assert whole.score == second.score
 
 
-def test_training_moves_gates_and_keeps_what_validated_best() -> None:
+def test_training_moves_gates_and_keeps_the_best() -> None:
     training = begun(steps=40, every=10, average=0.9)
     before = {name: gate.widen.detach().clone() for name, gate in gates(training.prepared).items()}
     records = list(train(training, BATCHES, closeness))
@@ -138,37 +140,37 @@ def test_a_saved_table_simulates_the_prepared_graph(network: str, tmp_path: Path
         gate.acts.fill_(value=True)
     for step in range(2):
         training.step(BATCHES(step))
-    for each in training.prepared.quantizers.values():
-        each.eval()
+    for quantizer in training.prepared.quantizers.values():
+        quantizer.eval()
     table = QuantTable.of(training.prepared)
     table.save(tmp_path / "table.safetensors")
     simulated = table.simulate(networks.graph(network))
-    assert not any(each.requires_grad for q in simulated.quantizers.values() for each in q.parameters())
+    assert not any(parameter.requires_grad for q in simulated.quantizers.values() for parameter in q.parameters())
     image = networks.images(3, 11, 17)
     assert torch.equal(simulated(image), training.prepared(image))
     loaded = QuantTable.load(tmp_path / "table.safetensors")
     for group, state in table.states.items():
-        assert all(torch.equal(loaded.states[group][key], each) for key, each in state.items())
+        assert all(torch.equal(loaded.states[group][key], tensor) for key, tensor in state.items())
 
 
 @pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
-def test_a_recipe_names_it_and_it_trains(toolkit: str) -> None:
+def test_recipe_names_it_and_it_trains(toolkit: str) -> None:
     pytest.importorskip(toolkit)
     prepared = prepared_by(toolkit)
     assert isinstance(prepared.quantizers["body.0/relu"], DdtbFakeQuantize)
     assert not isinstance(prepared.quantizers["sub_mean/conv"], DdtbFakeQuantize)
     log = srptq_plugin.train(prepared.module, IMAGES, steps=30, every=10, average=0.9, value_rate=0.05, bound_rate=3e-3)
-    assert max(each.psnr for each in log) > log[0].psnr
+    assert max(record.psnr for record in log) > log[0].psnr
     assert gates(prepared)
     assert torch.equal(QuantTable.of(prepared).simulate(networks.graph("edsr"))(IMAGES), prepared(IMAGES))
 
 
-def test_before_a_training_it_is_a_bounded_one() -> None:
-    """So PaC tunes it."""
+def test_pac_tunes_it_like_bounded() -> None:
+    """Tune both by PaC, with the same result."""
     prepared, plain = (prepared_by("torchao", chosen=recipe(activations={"quantizer": kind, "observer": "dbdc"}))
                        for kind in ("ddtb", "bounded"))  # fmt: skip
-    for each in (prepared, plain):
-        Registry().reconstruction("pac").load()(each, IMAGES, epochs=2)
+    for graph in (prepared, plain):
+        Registry().reconstruction("pac").load()(graph, IMAGES, epochs=2)
     assert torch.equal(prepared(IMAGES), plain(IMAGES))
     assert isinstance(plain.quantizers["body.0/relu"], BoundedFakeQuantize)
 
@@ -179,17 +181,17 @@ def optioned(options: dict[str, Any]) -> Recipe:
 
 @pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
 @pytest.mark.parametrize("gated", [0, 0.1, 0.5, 1.0])
-def test_a_recipe_says_how_many_have_gates(gated: float, toolkit: str) -> None:
+def test_gated_is_the_share_with_gates(gated: float, toolkit: str) -> None:
     pytest.importorskip(toolkit)
     prepared = prepared_by(toolkit, chosen=optioned({"gated": gated}))
-    members = [each for each in prepared.quantizers.values() if isinstance(each, DdtbFakeQuantize)]
+    members = [member for member in prepared.quantizers.values() if isinstance(member, DdtbFakeQuantize)]
     prepared.on_train_begin(IMAGES)
     assert len(gates(prepared)) == (max(1, round(gated * len(members))) if gated else 0)
-    assert {each.options["bypassed"] for each in members} == {0.1}
+    assert {member.options["bypassed"] for member in members} == {0.1}
 
 
 @pytest.mark.parametrize(("bypassed", "steps"), [(0.0, 0), (0.5, 10), (0.85, 17)])
-def test_and_from_when_on_they_act(bypassed: float, steps: int) -> None:
+def test_bypassed_is_the_share_without_acting(bypassed: float, steps: int) -> None:
     prepared = prepared_by("torchao", chosen=optioned({"bypassed": bypassed}))
     prepared.on_train_begin(IMAGES)
     (gate, *_) = gates(prepared).values()
@@ -211,9 +213,7 @@ def test_and_from_when_on_they_act(bypassed: float, steps: int) -> None:
         ({"bypassed": "all"}, "bypassed: 'all' is no share; give a number from 0 to 1"),
     ],
 )
-def test_wrong_options_are_refused_before_anything_is_read(
-    options: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+def test_wrong_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(SrptqError, match=re.escape(f"activations.quantizer_options: ddtb: {message}")):
         quantize(optioned(options), images=tmp_path / "nowhere", out=tmp_path / "run")
 
@@ -225,7 +225,7 @@ def test_quantizers_without_options_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt", "snpe"])
-def test_integer_targets_refuse_it_before_anything_is_read(target: str, tmp_path: Path) -> None:
+def test_integer_targets_refuse_it(target: str, tmp_path: Path) -> None:
     chosen = Recipe.model_validate({"target": target, "activations": {"quantizer": "ddtb"}})
     with pytest.raises(SrptqError, match=r"activations\.quantizer: ddtb computes its levels .*; set it to bounded"):
         quantize(chosen, images=tmp_path / "nowhere", out=tmp_path / "run")
@@ -253,13 +253,13 @@ def low(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Of the bounded quantizer, its bounds tuned."""
+    """Make a run with bounded quantizers, their bounds tuned."""
     pytest.importorskip("torchao")
     chosen = recipe(activations={"observer": "dbdc"}, reconstruction={"name": "pac", "epochs": 1}, **SHORT)
     return quantize(chosen, model=networks.network("edsr"), out=tmp_path_factory.mktemp("ddtb") / "run")
 
 
-def test_it_starts_from_a_bounded_run_and_goes_on_from_its_own(run: Run, low: Path, tmp_path: Path) -> None:
+def test_starts_from_a_bounded_or_gated_run(run: Run, low: Path, tmp_path: Path) -> None:
     one = train_run(recipe(**SHORT), run.folder, images=low, out=tmp_path / "one")
     assert one.summary["training"]["psnr"] >= one.summary["training"]["psnr_before"]
     assert set(one.table.states) == {site["group"] for site in one.summary["sites"] if site["dynamic"]}
@@ -272,36 +272,38 @@ def test_it_starts_from_a_bounded_run_and_goes_on_from_its_own(run: Run, low: Pa
 
 @pytest.fixture
 def gated(run: Run, low: Path, tmp_path: Path) -> Run:
-    """Trained, its weights as they were: bounds and gates say all."""
+    """Train bounds and gates only, so that they are the whole difference between the runs."""
     chosen = recipe(calibration=CALIBRATION, training={**TRAINING, "value_rate": 0.0})
     return train_run(chosen, run.folder, images=low, out=tmp_path / "gated")
 
 
 def prepared_model(chosen: Recipe) -> torch.fx.GraphModule:
-    """As a script of torchao's does."""
+    """Prepare as a script for torchao does."""
     quantizer = pytest.importorskip("srptq_adapters.torchao").SRQuantizer.from_recipe(chosen)
     flow = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
     return flow.prepare_pt2e(torch.export.export(networks.folded("edsr"), (IMAGES,)).module(), quantizer)
 
 
-def test_a_prepared_model_starts_from_a_run_with_its_gates(gated: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_initialize_takes_over_gates(gated: Run, caplog: pytest.LogCaptureFixture) -> None:
     model = prepared_model(recipe())
     assert not srptq_plugin.initialize(model, gated.folder).left
     assert "gates" not in caplog.text
-    found = {each.name: each.gate for each in model.modules() if isinstance(each, DdtbFakeQuantize) and each.gate}
-    assert set(found) == {group for group, state in gated.table.states.items() if "gate.narrow" in state}
+    restored = {
+        module.name: module.gate for module in model.modules() if isinstance(module, DdtbFakeQuantize) and module.gate
+    }
+    assert set(restored) == {group for group, state in gated.table.states.items() if "gate.narrow" in state}
     assert model(IMAGES).detach().numpy() == pytest.approx(gated.simulation()(IMAGES.numpy()), abs=1e-6)
 
 
-def test_a_restored_gate_judges_each_image_alone_and_learns_nothing_of_it() -> None:
+def test_restored_gates_judge_each_image_alone() -> None:
     one, other = (
         DdtbFakeQuantize("x", IntGrid(2, float_zero_point=True), bounds=Bounds.of(-1.0, 1.5)) for _ in range(2)
     )
     one.give_gate(Gate(3))
-    for each in (one, other):
-        each.restore(one.state())
-        each.set_mode(Mode.QUANTIZE)
-        each.on_progress(1.0)
+    for quantizer in (one, other):
+        quantizer.restore(one.state())
+        quantizer.set_mode(Mode.QUANTIZE)
+        quantizer.on_progress(1.0)
     with torch.no_grad():
         whole = other(IMAGES)
         assert torch.equal(other(IMAGES[:1]), whole[:1])
@@ -309,15 +311,15 @@ def test_a_restored_gate_judges_each_image_alone_and_learns_nothing_of_it() -> N
     assert all(map(torch.equal, one.state().values(), other.state().values()))
 
 
-def test_what_others_run_pulls_nothing() -> None:
+def test_no_auxiliary_loss_outside_of_training_steps() -> None:
     training = begun()
-    (gated, *_) = (each for each in training.prepared.quantizers.values() if getattr(each, "gate", None))
+    (gated, *_) = (quantizer for quantizer in training.prepared.quantizers.values() if getattr(quantizer, "gate", None))
     gated.train()
     training.prepared(IMAGES)
     assert gated.auxiliary_loss() is None
 
 
-def test_one_that_has_no_gates_says_for_what_it_lacks_them(gated: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_initialize_names_gates_without_a_place(gated: Run, caplog: pytest.LogCaptureFixture) -> None:
     srptq_plugin.initialize(prepared_model(recipe(activations={"observer": "dbdc"})), gated.folder)
     (group, *_) = (group for group, state in gated.table.states.items() if "gate.narrow" in state)
     assert re.search(rf"has gates for .*{re.escape(group)}.*, which these have not; prepare with its rec", caplog.text)

@@ -1,4 +1,4 @@
-"""FQSR against a plain transcription of its equations, on its levels, and by name in both toolkits."""
+"""FQSR against a plain transcription of its equations, its levels, and by name in both toolkits."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +38,7 @@ def of_kinds(kinds: Mapping[str, Mapping[str, Any]]) -> Recipe:
 
 
 def quantizer(interval: float, bits: int = 4, *, signed: bool = True) -> FqsrFakeQuantize:
-    """On the levels that a plan gives so many bits."""
+    """Make a quantizer with the levels that a plan gives so many bits."""
     grid = IntGrid(bits + signed, signed=signed, symmetric=True, narrow_range=signed)
     made = FqsrFakeQuantize("x", grid)
     made.fixed = False
@@ -48,14 +48,14 @@ def quantizer(interval: float, bits: int = 4, *, signed: bool = True) -> FqsrFak
 
 
 def transcribed(values: Tensor, interval: Tensor, bits: int, *, signed: bool) -> Tensor:
-    """Equation (3), rounding straight through."""
+    """Compute equation (3), with rounding straight through."""
     steps = 2**bits - 1
     scaled = (values / interval).clamp(-1.0 if signed else 0.0, 1.0) * steps
     return (scaled + (scaled.round() - scaled).detach()) * (interval / steps)
 
 
 def drawn(interval: float, bits: int, seed: int) -> Tensor:
-    """Values on both sides of the ends, none near a tie, nor within the half step that torch counts as not clipped."""
+    """Draw values within and beyond, none near a tie or within half a step beyond, which torch does not clip."""
     exact = 2 * torch.randn(256, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     steps = exact * (2**bits - 1)
     clear = (steps - steps.floor() - 0.5).abs() > 1e-2
@@ -64,24 +64,24 @@ def drawn(interval: float, bits: int, seed: int) -> Tensor:
 
 
 @given(interval=st.floats(0.1, 50.0), bits=st.integers(2, 8), signed=st.booleans(), seed=st.integers(0, 100))
-def test_it_rounds_and_learns_as_equation_3_says(interval: float, bits: int, *, signed: bool, seed: int) -> None:
+def test_values_and_gradients_match_equation_3(interval: float, bits: int, *, signed: bool, seed: int) -> None:
     made, values = quantizer(interval, bits, signed=signed), drawn(interval, bits, seed)
     values = values if signed else values[(values > 0) | (values * (2**bits - 1) < -0.51 * interval)]
     pulls = torch.randn(len(values), generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
     plain = values.clone().requires_grad_(), torch.tensor(interval, dtype=torch.float64, requires_grad=True)
-    wanted = transcribed(*plain, bits, signed=signed)
-    (wanted * pulls).sum().backward()
+    expected = transcribed(*plain, bits, signed=signed)
+    (expected * pulls).sum().backward()
     own = values.float().requires_grad_()
-    found = made(own)
-    (found * pulls.float()).sum().backward()
-    assert torch.allclose(found.double(), wanted, rtol=1e-4, atol=1e-5 * interval)
+    output = made(own)
+    (output * pulls.float()).sum().backward()
+    assert torch.allclose(output.double(), expected, rtol=1e-4, atol=1e-5 * interval)
     assert torch.allclose(own.grad.double(), plain[0].grad, rtol=1e-4)  # pyright: ignore[reportOptionalMemberAccess, reportArgumentType]
     assert made.lower.grad is None
     assert made.upper.grad is not None
     assert made.upper.grad.item() == pytest.approx(plain[1].grad.item(), rel=1e-3, abs=1e-3)  # pyright: ignore[reportOptionalMemberAccess]
 
 
-def test_values_that_are_not_clipped_move_the_interval_too() -> None:
+def test_unclipped_values_move_the_interval() -> None:
     made = quantizer(1.0, bits=2)
     made(torch.tensor([0.4, -0.4, 0.2])).sum().backward()
     assert made.upper.grad is not None
@@ -92,17 +92,17 @@ def test_values_that_are_not_clipped_move_the_interval_too() -> None:
     "grid", [IntGrid(4), IntGrid(4, float_zero_point=True), IntGrid(4, signed=True, symmetric=True)]
 )
 @given(st.floats(-2, 0.5), st.floats(1.0, 3.0))
-def test_on_any_grid_it_reaches_equally_far_or_starts_at_zero(grid: IntGrid, lower: float, upper: float) -> None:
+def test_bounds_are_mirrored_or_start_at_zero(grid: IntGrid, lower: float, upper: float) -> None:
     made = FqsrFakeQuantize("x", grid)
     made.set_bounds(Bounds.of(lower, upper))
-    far, found = max(-lower, upper), made.bounds
-    assert found.upper.item() == pytest.approx(far, rel=1e-6)
-    assert found.lower.item() == (-found.upper.item() if lower < 0 or grid.signed else 0)
+    far, bounds = max(-lower, upper), made.bounds
+    assert bounds.upper.item() == pytest.approx(far, rel=1e-6)
+    assert bounds.lower.item() == (-bounds.upper.item() if lower < 0 or grid.signed else 0)
 
 
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("grid", [IntGrid(4), IntGrid(4, float_zero_point=True)])
-def test_the_state_is_the_interval_and_whether_it_has_a_sign(grid: IntGrid, *, signed: bool) -> None:
+def test_state_is_the_interval_and_its_sign(grid: IntGrid, *, signed: bool) -> None:
     one, other = FqsrFakeQuantize("x", grid), FqsrFakeQuantize("x", grid)
     one.set_bounds(Bounds.of(-1.0 if signed else 0.0, 1.0))
     other.set_bounds(Bounds.of(0.0 if signed else -3.0, 3.0))
@@ -112,7 +112,7 @@ def test_the_state_is_the_interval_and_whether_it_has_a_sign(grid: IntGrid, *, s
     assert torch.equal(one.qparams().zero_point, other.qparams().zero_point)
 
 
-def test_a_plan_has_a_sign_beside_the_bits_of_the_magnitude_and_none_after_a_relu() -> None:
+def test_plan_adds_a_sign_bit_except_after_relu() -> None:
     plan = networks.plan("edsr", recipe(4))
     grids = {site.name: site.grid for site in plan.sites}
     assert grids["body.0/relu"] == IntGrid(4, symmetric=True)
@@ -123,25 +123,25 @@ def test_a_plan_has_a_sign_beside_the_bits_of_the_magnitude_and_none_after_a_rel
 
 
 @pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
-def test_a_recipe_names_it_and_it_trains(toolkit: str) -> None:
+def test_recipe_names_it_and_it_trains(toolkit: str) -> None:
     pytest.importorskip(toolkit)
     plan = networks.plan("edsr", recipe(3))
     prepared = Registry().toolkit(toolkit).load().realize(networks.exported("edsr"), plan)
     prepared.observe([IMAGES])
-    assert all(isinstance(each, FqsrFakeQuantize) for each in prepared.of_role("weight").values())
+    assert all(isinstance(quantizer, FqsrFakeQuantize) for quantizer in prepared.of_role("weight").values())
     relu = prepared.quantizers["body.0/relu"]
     start = relu.upper.item()
     log = srptq_plugin.train(
         prepared.module, IMAGES, steps=30, every=15, average=0.9, value_rate=0.05, bound_rate=3e-3, calibration=0.01
     )
-    assert max(each.psnr for each in log) > log[0].psnr
+    assert max(record.psnr for record in log) > log[0].psnr
     assert relu.upper.item() != start
     assert (relu.bounds.lower.item(), relu.qparams().grid.qmin) == (0, 0)
     added = prepared.quantizers["body.0/add"].bounds
     assert torch.equal(added.lower, -added.upper)
 
 
-def test_a_class_of_that_name_is_among_mqbenchs() -> None:
+def test_mqbench_config_names_it() -> None:
     settings = recipe(4).mqbench()
     config = settings.prepare_custom_config_dict["extra_qconfig_dict"]
     assert (config["w_fakequantize"], config["a_fakequantize"]) == ("srptq.fqsr", "srptq.fqsr")
@@ -149,32 +149,34 @@ def test_a_class_of_that_name_is_among_mqbenchs() -> None:
 
 
 @pytest.mark.parametrize("target", ["paper", "onnxruntime", "openvino"])
-def test_what_is_trained_is_what_the_table_simulates(target: str, tmp_path: Path) -> None:
+def test_table_simulates_the_trained_network(target: str, tmp_path: Path) -> None:
     prepared = networks.realize("edsr", networks.plan("edsr", recipe(4, target)))
     prepared.observe([IMAGES])
     QuantTable.of(prepared).save(tmp_path / "table")
     loaded = QuantTable.load(tmp_path / "table")
-    assert all(torch.equal(each.scale, loaded.qparams[name].scale) for name, each in prepared.qparams().items())
+    assert all(torch.equal(qparams.scale, loaded.qparams[name].scale) for name, qparams in prepared.qparams().items())
     if target == "paper":
         with torch.no_grad():
             assert torch.equal(loaded.simulate(networks.graph("edsr"))(IMAGES), prepared(IMAGES))
 
 
 @pytest.mark.parametrize("observer", ["dbdc", "percentile", "mse"])
-def test_any_observer_may_start_it(observer: str) -> None:
-    started = {kind: {**each, "observer": observer} for kind, each in KINDS.items()}
+def test_any_observer_can_start_it(observer: str) -> None:
+    started = {kind: {**options, "observer": observer} for kind, options in KINDS.items()}
     plain: dict[str, dict[str, Any]] = {kind: {"observer": observer} for kind in KINDS}
-    ours, theirs = (networks.realize("edsr", networks.plan("edsr", of_kinds(each))) for each in (started, plain))
+    ours, theirs = (networks.realize("edsr", networks.plan("edsr", of_kinds(kinds))) for kinds in (started, plain))
     for prepared in (ours, theirs):
         prepared.observe([IMAGES])
-    for name, each in ours.quantizers.items():
-        found = theirs.quantizers[name].observed
-        if found is not None:
-            assert torch.allclose(each.upper, torch.maximum(-found.lower, found.upper).clamp(min=1e-12), rtol=1e-5)
+    for name, quantizer in ours.quantizers.items():
+        observed = theirs.quantizers[name].observed
+        if observed is not None:
+            assert torch.allclose(
+                quantizer.upper, torch.maximum(-observed.lower, observed.upper).clamp(min=1e-12), rtol=1e-5
+            )
 
 
-def test_the_papers_start_is_the_mean_of_the_batches_maxima() -> None:
-    """Equation (4), by a percentile that leaves nothing out."""
+def test_start_is_the_mean_maximum_of_batches() -> None:
+    """Compare with equation (4): the shipped recipe has a percentile that leaves nothing out."""
     paper = Recipe.load("paper-w8a8-fqsr-s8")
     prepared = networks.realize("edsr", networks.plan("edsr", paper))
     batches = IMAGES.split(3)
@@ -187,17 +189,17 @@ def test_the_papers_start_is_the_mean_of_the_batches_maxima() -> None:
 
 
 @pytest.mark.parametrize("name", ["paper-w4a4-fqsr-s8", "paper-w4a4-fqsr-s32"])
-def test_a_shipped_recipe_calibrates_and_trains(name: str, tmp_path: Path) -> None:
+def test_shipped_recipes_calibrate_and_train(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     for n in range(3):
         save(pixels(24, 30, seed=n), tmp_path / "low" / f"{n}.png")
     calibration = ["calibration.patches=4", "calibration.batch=2", "calibration.size=16"]
     chosen = Recipe.load(name, [*calibration, "training.steps=2", "training.batch=2", "training.patch=16"])
     start = quantize(chosen, model=networks.network("edsr"), images=tmp_path / "low", out=tmp_path / "run")
-    found = train_run(chosen, start.folder, images=tmp_path / "low", out=tmp_path / "trained")
-    told = found.summary["training"]
-    assert (told["steps"], told["psnr"] >= told["psnr_before"]) == (2, True)
-    assert found.table.plan.sites == start.table.plan.sites
+    trained = train_run(chosen, start.folder, images=tmp_path / "low", out=tmp_path / "trained")
+    training = trained.summary["training"]
+    assert (training["steps"], training["psnr"] >= training["psnr_before"]) == (2, True)
+    assert trained.table.plan.sites == start.table.plan.sites
 
 
 def started() -> Training:

@@ -1,4 +1,4 @@
-"""A gate of DDTB's against a plain transcription, its gradients, and what it does to bounds."""
+"""DDTB's gates: against a plain transcription, their gradients, and their effect on bounds."""
 
 import math
 from typing import Any
@@ -27,14 +27,14 @@ def quantizer(bits: int = 2, bounds: tuple[float, float] = (-1.0, 1.5), *, gate:
 
 
 def rounded(numbers: list[float]) -> list[float]:
-    """On the four levels between the extremes."""
+    """Round to the four levels between the extremes."""
     low, high = min(numbers), max(numbers)
     step = (high - low) / 3 or 1.0
     return [low + round((x - low) / step) * step for x in numbers]
 
 
 def transcribed(gate: Gate, image: Tensor) -> list[float]:
-    """One image through an evaluated gate, in plain float64."""
+    """Compute a gate's logits for one image, in eval mode and plain float64."""
 
     def kernel(weight: Tensor) -> list[list[float]]:
         width, flat = weight.shape[1], rounded(weight.double().flatten().tolist())
@@ -44,7 +44,7 @@ def transcribed(gate: Gate, image: Tensor) -> list[float]:
         return [math.fsum(w * x for w, x in zip(row, rounded(inputs), strict=True)) for row in kernel(weight)]
 
     means = [math.fsum(channel.double().flatten().tolist()) / channel[0].numel() / len(channel) for channel in image]
-    norm = [each.detach().double().tolist() for each in (gate.mean, gate.variance, gate.gain, gate.shift)]
+    norm = [tensor.detach().double().tolist() for tensor in (gate.mean, gate.variance, gate.gain, gate.shift)]
     hidden = [
         max(0.0, (x - mean) / math.sqrt(variance + 1e-5) * gain + shift)
         for x, mean, variance, gain, shift in zip(applied(gate.narrow, means), *norm, strict=True)
@@ -54,32 +54,32 @@ def transcribed(gate: Gate, image: Tensor) -> list[float]:
 
 @settings(max_examples=25)
 @given(st.integers(0, 1000))
-def test_a_gate_is_what_the_paper_draws(seed: int) -> None:
+def test_gates_match_a_transcription(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     gate = Gate(4, seed).eval()
     gate.mean.copy_(0.1 * torch.randn(32, generator=generator))
     gate.variance.copy_(0.5 + torch.rand(32, generator=generator))
     values = images(seed=seed)
-    for image, found in zip(values, gate(values), strict=True):
-        assert found.tolist() == pytest.approx(transcribed(gate, image), abs=1e-4)
+    for image, logits in zip(values, gate(values), strict=True):
+        assert logits.tolist() == pytest.approx(transcribed(gate, image), abs=1e-4)
 
 
 @settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(1, 4))
-def test_each_image_has_bounds_of_its_own(seed: int, bits: int) -> None:
+def test_each_image_has_its_own_bounds(seed: int, bits: int) -> None:
     gate = Gate(4, seed).eval()
     gate.acts.fill_(value=True)
     values = images(seed=seed)
-    found = quantizer(bits, gate=gate)(values).double()
+    output = quantizer(bits, gate=gate)(values).double()
     factors = 2 * gate(values).double().sigmoid()
-    for image, out, (lower, upper) in zip(values.double(), found, factors.tolist(), strict=True):
+    for image, out, (lower, upper) in zip(values.double(), output, factors.tolist(), strict=True):
         low, step = -lower, (1.5 * upper + lower) / (2**bits - 1)
         place = ((image - low) / step).clamp(0, 2**bits - 1)
         clear = (place - place.floor() - 0.5).abs() > 1e-4
         assert torch.allclose(out[clear], (low + place.round() * step)[clear], atol=1e-5)
 
 
-def test_a_gate_of_zeros_leaves_the_bounds() -> None:
+def test_zero_logits_leave_the_bounds() -> None:
     gate = Gate(4)
     gate.widen.data.zero_()
     gate.acts.fill_(value=True)
@@ -88,26 +88,28 @@ def test_a_gate_of_zeros_leaves_the_bounds() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_without_rounding_a_gate_has_exact_gradients(training: bool) -> None:  # noqa: FBT001
+def test_gradients_without_rounding_are_exact(training: bool) -> None:  # noqa: FBT001
     gate = Gate(4).double().train(training)
     gate.rounded = torch.nn.Identity()
     values = images().double()
     names = ["narrow", "widen", "gain", "shift"]
 
-    def answer(*parameters: Tensor) -> Tensor:
-        state = dict(zip(names, parameters, strict=True)) | {name: each.clone() for name, each in gate.named_buffers()}
+    def output(*parameters: Tensor) -> Tensor:
+        state = dict(zip(names, parameters, strict=True)) | {
+            name: buffer.clone() for name, buffer in gate.named_buffers()
+        }
         return torch.func.functional_call(gate, state, (values,))
 
     parameters = [getattr(gate, name).detach().clone().requires_grad_() for name in names]
-    assert torch.autograd.gradcheck(answer, parameters)
+    assert torch.autograd.gradcheck(output, parameters)
 
 
-def test_rounding_inside_a_gate_is_passed_straight_through() -> None:
+def test_rounding_inside_a_gate_is_straight_through() -> None:
     gate, plain = Gate(4).eval(), Gate(4).eval()
     plain.rounded = lambda values: values + (gate.rounded(values) - values).detach()
     values, pulls = images(), torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.0]])
-    for each in (gate, plain):
-        each(values).backward(pulls)
+    for module in (gate, plain):
+        module(values).backward(pulls)
     for one, other in zip(gate.parameters(), plain.parameters(), strict=True):
         assert one.grad is not None
         assert other.grad is not None
@@ -128,14 +130,14 @@ def test_gradients_reach_both_bounds_and_the_gate() -> None:
     inside = rows.numel() - int(above.sum()) - int(below.sum())
     assert abs(made.upper.grad - (upper * above).sum()) < inside
     assert abs(made.lower.grad - (lower * below).sum()) < inside
-    assert all(each.grad is not None for each in (gate.narrow, gate.widen, gate.gain, gate.shift))
+    assert all(parameter.grad is not None for parameter in (gate.narrow, gate.widen, gate.gain, gate.shift))
 
 
-def test_the_bypassed_gate_is_pulled_to_one() -> None:
+def test_bypassed_gates_are_pulled_to_one() -> None:
     gate = Gate(4).train()
     gate.widen.data.div_(SMALL)
     made = quantizer(gate=gate).train()
-    sizes = bypassed(made, 150, torch.optim.Adam(gate.parameters(), lr=3e-3))
+    sizes = train_bypassed(made, 150, torch.optim.Adam(gate.parameters(), lr=3e-3))
     assert sizes[-1] < 0.05 * sizes[0]
     assert made.auxiliary_loss() is None
     made.on_progress(made.options["bypassed"])
@@ -144,16 +146,16 @@ def test_the_bypassed_gate_is_pulled_to_one() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_short_training_has_pulled_a_new_gate_before_it_acts(seed: int) -> None:
+def test_short_trainings_pull_new_gates_to_one(seed: int) -> None:
     made = quantizer(gate=Gate(32, seed)).train()
-    rates = [{"params": [each], "lr": rate} for each, rate in made.extra_parameters()]
-    bypassed(made, 40, torch.optim.Adam(rates), channels=32)
+    rates = [{"params": [parameter], "lr": rate} for parameter, rate in made.extra_parameters()]
+    train_bypassed(made, 40, torch.optim.Adam(rates), channels=32)
     factors = 2 * made.gate(images(16, 32)).sigmoid()
     assert factors.tolist() == [pytest.approx([1.0, 1.0], abs=0.03)] * 16
 
 
-def bypassed(made: Any, steps: int, optimizer: torch.optim.Optimizer, channels: int = 4) -> list[float]:
-    """Pull for so many steps; how strong the pull was at each."""
+def train_bypassed(made: Any, steps: int, optimizer: torch.optim.Optimizer, channels: int = 4) -> list[float]:
+    """Train a bypassed gate. Return the auxiliary loss of each step."""
     values, sizes = images(16, channels), list[float]()
     for _ in range(steps):
         made.on_progress(0.0)
@@ -167,13 +169,13 @@ def bypassed(made: Any, steps: int, optimizer: torch.optim.Optimizer, channels: 
     return sizes
 
 
-def test_one_image_is_batch_enough() -> None:
+def test_a_batch_of_one_image() -> None:
     gate = Gate(4).train()
     assert gate(images(1)).isfinite().all()
     assert gate.mean.abs().max() == 0
 
 
-def test_the_state_is_that_of_bounds_and_gate() -> None:
+def test_state_holds_bounds_and_gate() -> None:
     one, other = quantizer(gate=Gate(4, seed=3)), quantizer(bounds=(-2.0, 2.0))
     one.gate.acts.fill_(value=True)
     one.upper.data.mul_(1.7)

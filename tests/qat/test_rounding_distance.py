@@ -1,4 +1,4 @@
-"""FQSR's calibration loss: what it adds, for which quantizer, in which units."""
+"""FQSR's calibration loss: its value, its units, and learning by it."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.qat.rounding_distance import moved
+from srptq_plugin.qat.rounding_distance import collect_distances
 from srptq_plugin.qat.training import Training, TrainingOptions
 from srptq_plugin.quantization.grid import dequantize, quantize
 from srptq_plugin.recipes.recipe import Recipe
@@ -17,7 +17,7 @@ NAMES = ["bounded", "pams", "fqsr"]
 
 
 def recipe(name: str) -> Recipe:
-    """From bounds that clip: PAMS learns from what is clipped alone."""
+    """Make a recipe whose bounds clip: PAMS learns from clipped values only."""
     observed = {"observer": "percentile", "options": {"percentile": 5}}
     kinds = {kind: {"bits": 3, "quantizer": name, **observed} for kind in ("weights", "activations")}
     return Recipe.model_validate({"target": "paper", "preset": "fqsr", **kinds})
@@ -32,20 +32,20 @@ def calibrated(name: str, toolkit: str | None = None) -> PreparedGraph:
 
 
 def distances(prepared: PreparedGraph) -> float:
-    """The sum of the mean distances, from what each quantizer reads."""
-    found: list[float] = []
+    """Return the sum of the mean distances, computed from each quantizer's input."""
+    means: list[float] = []
 
     def listen(quantizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         qparams = quantizer.qparams().detach()  # pyright: ignore[reportCallIssue]
-        found.append(float((dequantize(quantize(inputs[0], qparams), qparams) - inputs[0]).double().abs().mean()))
+        means.append(float((dequantize(quantize(inputs[0], qparams), qparams) - inputs[0]).double().abs().mean()))
 
-    handles = [each.register_forward_pre_hook(listen) for each in prepared.quantizers.values()]
+    handles = [quantizer.register_forward_pre_hook(listen) for quantizer in prepared.quantizers.values()]
     with torch.no_grad():
         prepared(IMAGES)
     for handle in handles:
         handle.remove()
-    assert len(found) == len(prepared.plan.sites)
-    return sum(found)
+    assert len(means) == len(prepared.plan.sites)
+    return sum(means)
 
 
 def loss(prepared: PreparedGraph, calibration: float, peak: float = 1.0) -> Tensor:
@@ -56,7 +56,7 @@ def loss(prepared: PreparedGraph, calibration: float, peak: float = 1.0) -> Tens
 @pytest.mark.parametrize("toolkit", [None, "torchao", "mqbench"])
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
-def test_it_sums_over_every_tensor_that_is_quantized(name: str, toolkit: str | None) -> None:
+def test_loss_sums_over_all_quantized_tensors(name: str, toolkit: str | None) -> None:
     if toolkit:
         pytest.importorskip(toolkit)
     prepared = calibrated(name, toolkit)
@@ -65,9 +65,9 @@ def test_it_sums_over_every_tensor_that_is_quantized(name: str, toolkit: str | N
 
 
 @torch.no_grad()
-def test_its_share_of_the_loss_is_that_in_the_networks_own_units() -> None:
+def test_loss_is_in_the_networks_units() -> None:
     prepared = calibrated("fqsr")
-    plain, whole = ([float(loss(prepared, each, peak)) for peak in (1.0, 255.0)] for each in (0.0, 0.3))
+    plain, whole = ([float(loss(prepared, weight, peak)) for peak in (1.0, 255.0)] for weight in (0.0, 0.3))
     assert whole[0] / plain[0] == pytest.approx(whole[1] / plain[1], rel=1e-5)
     assert whole[1] - plain[1] == pytest.approx(0.3 * distances(prepared), rel=1e-4)
 
@@ -86,9 +86,9 @@ def test_intervals_and_weights_learn_by_it(name: str) -> None:
     assert distances(prepared) < 0.97 * before
 
 
-def test_the_teacher_adds_nothing_and_nothing_is_left_behind() -> None:
+def test_teacher_adds_nothing_and_hooks_are_removed() -> None:
     prepared = calibrated("fqsr")
-    with moved(prepared.quantizers.values()) as terms:
+    with collect_distances(prepared.quantizers.values()) as terms:
         prepared.float_forward(IMAGES)
     assert not any(map(float, terms))
-    assert not any(each._forward_hooks for each in prepared.quantizers.values())  # pyright: ignore[reportPrivateUsage]
+    assert not any(quantizer._forward_hooks for quantizer in prepared.quantizers.values())  # pyright: ignore[reportPrivateUsage]

@@ -1,4 +1,4 @@
-"""PAMS and FQSR start where their own bounds are, on every grid that a target has."""
+"""The bounds from which PAMS and FQSR start, on all grids that targets have."""
 
 from collections.abc import Callable
 from itertools import product
@@ -26,39 +26,39 @@ GRIDS = (
 
 
 def on_every_grid(test: Callable[..., None]) -> Any:
-    """For both kinds, from any bounds."""
+    """Run a test for both kinds, on all grids, from any bounds."""
     drawn = given(st.floats(-3, 0.1), st.floats(0.2, 3.0))(test)
     return pytest.mark.parametrize("kind", KINDS)(pytest.mark.parametrize("grid", GRIDS, ids=str)(drawn))
 
 
 @on_every_grid
-def test_from_its_own_bounds_it_starts_where_it_was(
+def test_own_bounds_restore_the_scale(
     kind: type[MirroredFakeQuantize], grid: IntGrid, lower: float, upper: float
 ) -> None:
     one, other = kind("x", grid), kind("x", grid)
     one.set_bounds(Bounds.of(lower, upper))
-    found = one.qparams()
-    for bounds in (found.bounds, one.bounds):
+    first = one.qparams()
+    for bounds in (first.bounds, one.bounds):
         other.set_bounds(bounds)
         again = other.qparams()
-        assert (again.scale.item(), again.zero_point.item()) == (found.scale.item(), found.zero_point.item())
+        assert (again.scale.item(), again.zero_point.item()) == (first.scale.item(), first.zero_point.item())
 
 
 @on_every_grid
-def test_from_any_other_bounds_it_reaches_as_far_as_they_do(
+def test_other_bounds_set_the_reach(
     kind: type[MirroredFakeQuantize], grid: IntGrid, lower: float, upper: float
 ) -> None:
     made = kind("x", grid)
     made.set_bounds(Bounds.of(lower, upper))
-    found, far = made.qparams().bounds, max(-lower, upper)
-    assume((found.lower.item(), found.upper.item()) != (lower, upper))
+    exported, far = made.qparams().bounds, max(-lower, upper)
+    assume((exported.lower.item(), exported.upper.item()) != (lower, upper))
     mirrored = lower < 0 or kind is PamsFakeQuantize
     finest = far / grid.qmax if grid.symmetric else (2 if mirrored else 1) * far / grid.steps
     widest = 2 if grid.power_of_two else 1
     assert finest * (1 - 1e-6) <= made.qparams().scale.item() <= finest * widest * (1 + 1e-6)
 
 
-def test_each_channel_starts_by_itself() -> None:
+def test_channels_start_independently() -> None:
     grid = IntGrid(4, channel_axis=0)
     made = FqsrFakeQuantize("weight", grid)
     first = Bounds.of(torch.tensor([-1.0, 0.0, -8.0]), torch.tensor([3.0, 2.0, 7.0]))

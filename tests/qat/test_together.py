@@ -1,4 +1,4 @@
-"""Training in several processes: gates, with the statistics in them, and what is kept are the same in all."""
+"""Training in several processes: the same gates, statistics and result in all of them."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ Both = tuple[list[Result], Result]
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    """Of two processes, and of one."""
+    """Train in two processes, and in one."""
     (alone,) = together(train_gates, 1, tmp_path_factory.mktemp("one"))
     return together(train_gates, 2, tmp_path_factory.mktemp("two")), alone
 
@@ -19,11 +19,11 @@ def test_all_processes_end_with_the_same_network(both: Both) -> None:
     (one, other), _ = both
     assert one["scores"] == other["scores"]
     assert any("gate" in name for name in one["state"])
-    for name, each in one["state"].items():
-        assert torch.equal(each, other["state"][name]), name
+    for name, tensor in one["state"].items():
+        assert torch.equal(tensor, other["state"][name]), name
 
 
-def test_the_means_in_gates_are_those_of_one_process_with_all_images(both: Both) -> None:
+def test_gate_means_match_a_single_process(both: Both) -> None:
     (one, _), alone = both
     means = [name for name in alone["known"] if name.endswith("gate.mean")]
     assert means

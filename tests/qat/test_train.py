@@ -58,15 +58,15 @@ def high() -> Tensor:
 
 @pytest.mark.parametrize("toolkit", TOOLKITS)
 @pytest.mark.parametrize("labeled", [False, True])
-def test_it_comes_closer_to_the_float_network_or_to_the_labels(toolkit: str, *, labeled: bool) -> None:
+def test_psnr_to_teacher_or_labels_rises(toolkit: str, *, labeled: bool) -> None:
     log = srptq_plugin.train(
         calibrated(toolkit), LOW, high() if labeled else None, steps=40, every=20, average=0.9, **STRONG
     )
-    assert [each.step for each in log] == [0, 20, 40]
-    assert max(each.psnr for each in log) > log[0].psnr + 0.5
+    assert [record.step for record in log] == [0, 20, 40]
+    assert max(record.psnr for record in log) > log[0].psnr + 0.5
 
 
-def test_torchao_converts_what_was_trained() -> None:
+def test_torchao_converts_the_trained_model() -> None:
     module = torch.export.export(networks.folded("edsr"), (LOW[:2],)).module()
     prepared = prepare_pt2e(module, SRQuantizer.from_recipe(networks.recipe(4, "onnxruntime")))
     prepared(LOW[:2])
@@ -77,19 +77,19 @@ def test_torchao_converts_what_was_trained() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bounded", "pams", "fqsr"])
-def test_torchaos_own_training_flow_learns_and_converts(kind: str) -> None:
+def test_torchaos_training_flow_learns_and_converts(kind: str) -> None:
     module = torch.export.export(networks.folded("edsr"), (LOW[:2],)).module()
     recipe = networks.recipe(4, "onnxruntime", activations={"quantizer": kind})
     prepared = prepare_qat_pt2e(module, SRQuantizer.from_recipe(recipe))
     with torch.no_grad():
-        wanted = prepared(LOW[:2])
+        target = prepared(LOW[:2])
     prepared.apply(disable_observer)
     prepared.apply(enable_fake_quant)
-    optimizer = torch.optim.Adam([each for each in prepared.parameters() if each.requires_grad], 1e-3)
+    optimizer = torch.optim.Adam([parameter for parameter in prepared.parameters() if parameter.requires_grad], 1e-3)
     losses: list[float] = []
     for _ in range(6):
         optimizer.zero_grad()
-        loss = (prepared(LOW[:2]) - wanted).abs().mean()
+        loss = (prepared(LOW[:2]) - target).abs().mean()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
@@ -104,10 +104,10 @@ def test_sites_without_bounds_observe_first() -> None:
     prepared = Registry().toolkit("torchao").load().realize(networks.exported("edsr"), networks.plan("edsr", recipe))
     log = srptq_plugin.train(prepared.module, LOW, steps=2, every=2)
     assert log[0].psnr > 25
-    assert all(each.has_bounds for each in prepared.quantizers.values())
+    assert all(quantizer.has_bounds for quantizer in prepared.quantizers.values())
 
 
-def test_the_same_seed_gives_the_same_bits() -> None:
+def test_same_seed_gives_the_same_bits() -> None:
     one, other = calibrated(), calibrated()
     for module in (one, other):
         srptq_plugin.train(module, LOW, steps=4, every=4, seed=3)
@@ -115,32 +115,32 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert all(torch.equal(first, second) for first, second in pairs)
 
 
-def test_mistakes_are_told() -> None:
+def test_mistakes_are_named() -> None:
     with pytest.raises(SrptqError, match="no fake-quantizer in the graph"):
         srptq_plugin.train(networks.graph("edsr"), LOW)
     with pytest.raises(SrptqError, match=r"20 low and 3 high ones; give"):
         srptq_plugin.train(calibrated(), LOW, high()[:3])
-    for options, told in MISTAKES:
-        with pytest.raises(SrptqError, match=told):
+    for options, message in MISTAKES:
+        with pytest.raises(SrptqError, match=message):
             srptq_plugin.train(calibrated(), LOW, **options)
-    for patches, told in PATCHES:
-        with pytest.raises(SrptqError, match=told):
+    for patches, message in PATCHES:
+        with pytest.raises(SrptqError, match=message):
             srptq_plugin.train(calibrated(), *patches, steps=1)
 
 
 @pytest.mark.parametrize("toolkit", TOOLKITS)
-def test_the_teacher_stays_the_float_network(toolkit: str) -> None:
+def test_teacher_stays_the_float_network(toolkit: str) -> None:
     module = calibrated(toolkit)
     strong: dict[str, Any] = {"steps": 10, "every": 10, "average": 0.9, "value_rate": 0.2}
     srptq_plugin.train(module, LOW, **strong)
     with torch.no_grad():
-        wanted, found = networks.network("edsr")(LOW[-1:]), module(LOW[-1:])
-    error = ((found[0] if isinstance(found, tuple) else found) - wanted).square().mean()
+        target, output = networks.network("edsr")(LOW[-1:]), module(LOW[-1:])
+    error = ((output[0] if isinstance(output, tuple) else output) - target).square().mean()
     psnr = float(10 * torch.log10((LOW.max() - LOW.min()) ** 2 / error))
     assert srptq_plugin.train(module, LOW, **strong)[0].psnr == pytest.approx(psnr, abs=1e-3)
 
 
-def test_a_training_that_bursts_leaves_its_best_state() -> None:
+def test_diverged_trainings_leave_the_best_state() -> None:
     module = calibrated()
     with torch.no_grad():
         before = module(LOW)

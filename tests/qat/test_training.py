@@ -1,4 +1,4 @@
-"""Training a prepared graph: what it moves, what it keeps, and that it resumes to the bit."""
+"""Training a prepared graph: the parameters that move, the state that stays, and resuming to the bit."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def started(**options: Any) -> Training:
 
 
 def closeness(prepared: PreparedGraph) -> float:
-    """PSNR against the float network."""
+    """Compute the PSNR to the float network."""
     error = prepared(IMAGES) - prepared.float_forward(IMAGES)[0]
     return -10 * float(error.square().mean().log10())
 
@@ -38,10 +38,10 @@ def run(training: Training) -> list[Validation]:
 
 
 def learned(training: Training) -> list[Tensor]:
-    return [each.detach().clone() for each in training.learned]
+    return [parameter.detach().clone() for parameter in training.learned]
 
 
-def test_without_labels_it_comes_closer_to_the_float_network() -> None:
+def test_psnr_to_the_float_network_rises() -> None:
     training = started(steps=60, every=20, average=0.9, loss="rms", **STRONG)
     records = run(training)
     assert [record.step for record in records] == [0, 20, 40, 60]
@@ -52,13 +52,13 @@ def test_without_labels_it_comes_closer_to_the_float_network() -> None:
         assert closeness(training.prepared) == pytest.approx(max(scores), abs=1e-6)
 
 
-def test_labels_are_learned_where_there_are_some() -> None:
+def test_labels_take_the_teachers_place() -> None:
     training = started()
     low, _ = BATCHES(0)
-    wanted = training.prepared.float_forward(low)[0] + 0.1
+    labels = training.prepared.float_forward(low)[0] + 0.1
     with training.learning:
         training.learning.take_turns(("weight", "activation"))
-        assert training.step((low, wanted)) > 255 * 0.08
+        assert training.step((low, labels)) > 255 * 0.08
 
 
 def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_an_interrupted_training_ends_with_the_same_bits(tmp_path: Path) -> None
     assert whole.score == second.score
 
 
-def test_it_never_ends_below_its_start_where_it_is_validated() -> None:
+def test_training_never_ends_below_its_start() -> None:
     training = started(value_rate=5.0, bound_rate=0.5)
     before = learned(training)
     records = run(training)
@@ -92,19 +92,21 @@ def test_long_gradients_are_shortened() -> None:
             training.step((low, None))
         usual = training.usual
         training.step((low, training.prepared.float_forward(low)[0] + 1e4))
-        norms = torch.stack([each.grad.norm().float() for each in training.learned if each.grad is not None])
+        norms = torch.stack(
+            [parameter.grad.norm().float() for parameter in training.learned if parameter.grad is not None]
+        )
         assert float(norms.norm()) <= 2.02 * usual
 
 
-def test_only_what_is_quantized_learns_and_all_of_it() -> None:
+def test_only_quantized_layers_learn() -> None:
     training = started(**STRONG)
     names = dict(training.prepared.module.named_parameters())
-    before = {name: each.detach().clone() for name, each in names.items()}
+    before = {name: parameter.detach().clone() for name, parameter in names.items()}
     with training.learning:
         training.learning.take_turns(("weight", "activation"))
         for step in range(3):
             training.step(BATCHES(step))
-    moved = {name for name, each in names.items() if not torch.equal(before[name], each)}
+    moved = {name for name, parameter in names.items() if not torch.equal(before[name], parameter)}
     assert {"head.weight", "head.bias", "tail.weight", "body.0.first.weight"} <= moved
     assert not {"sub_mean.weight", "add_mean.bias"} & moved
     fixed = training.prepared.quantizers["sub_mean/conv"]
@@ -112,14 +114,14 @@ def test_only_what_is_quantized_learns_and_all_of_it() -> None:
     assert len(moved) > len(training.prepared.quantizers)
 
 
-def test_a_checkpoint_of_another_training_is_refused() -> None:
+def test_checkpoints_of_other_trainings_are_refused() -> None:
     state = started().state()
     with pytest.raises(SrptqError, match="of another training"):
         started(steps=8).resume(state)
 
 
 def test_weights_never_overflow_while_they_learn() -> None:
-    """Eight bits of both and weights that learn fast: every step's integers are safe without VNNI."""
+    """Train with eight bits and a high rate. The integers of each step must be safe without VNNI."""
     prepared = networks.calibrated("edsr", 8, "onnxruntime")
     training = Training(prepared, TrainingOptions(steps=6, every=2, value_rate=2.0), peak=1.0)
     before, changed = QuantTable.of(prepared).weights, list[bool]()
@@ -127,7 +129,7 @@ def test_weights_never_overflow_while_they_learn() -> None:
     def checked(step: int) -> Batch:
         weights = QuantTable.of(prepared).weights
         changed.append(any(not torch.equal(weights[name], before[name]) for name in weights))
-        assert not any(saturating.overflows(each.numpy()) for each in weights.values())
+        assert not any(saturating.overflows(weight.numpy()) for weight in weights.values())
         return BATCHES(step)
 
     list(train(training, checked, closeness))

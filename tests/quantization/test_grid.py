@@ -1,4 +1,4 @@
-"""The arithmetic that everything else rests on."""
+"""Grids, bounds and their projection: properties, and formulas in float64."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ ENDS = st.sampled_from(["lower", "upper"])
 
 @st.composite
 def bounds_for(draw: st.DrawFn, grid: IntGrid) -> Bounds:
-    """Any two ends, the greater one on top; one pair, or one for each channel."""
+    """Draw one pair of ends, or one for each channel."""
     scale = draw(st.sampled_from([1e-9, 1e-3, 1.0, 1e3]))
     size = 1 if grid.channel_axis is None else CHANNELS
     ends = draw(st.lists(st.lists(REAL, min_size=2, max_size=2).map(sorted), min_size=size, max_size=size))
@@ -65,12 +65,12 @@ def same(one: QParams, other: QParams) -> bool:
 
 
 def reference(ratio: np.ndarray, zero_point: float, grid: IntGrid) -> np.ndarray:
-    """The integers in float64."""
+    """Compute the integers in float64."""
     return np.clip(np.rint(ratio) + zero_point, grid.qmin, grid.qmax)
 
 
 @given(grids_and_bounds())
-def test_projecting_what_was_projected_changes_no_bit(case: tuple[IntGrid, Bounds]) -> None:
+def test_projection_is_idempotent(case: tuple[IntGrid, Bounds]) -> None:
     grid, bounds = case
     once = project(bounds, grid)
     again = project(once.bounds, grid)
@@ -82,7 +82,7 @@ def test_projecting_what_was_projected_changes_no_bit(case: tuple[IntGrid, Bound
 @pytest.mark.parametrize(
     "grid", [IntGrid(8), IntGrid(8, signed=True, symmetric=True), IntGrid(4, float_zero_point=True)]
 )
-def test_projecting_again_changes_no_bit_near_the_smallest_range(grid: IntGrid) -> None:
+def test_projection_is_idempotent_near_the_smallest_range(grid: IntGrid) -> None:
     near = SMALLEST_RANGE * (1 + torch.linspace(-1e-7, 1e-7, 201, dtype=torch.float64))
     for upper in near:
         once = project(Bounds.of(0.0, upper), grid)
@@ -90,8 +90,8 @@ def test_projecting_again_changes_no_bit_near_the_smallest_range(grid: IntGrid) 
 
 
 @pytest.mark.parametrize("bits", [2, 8, 16])
-def test_every_power_of_two_is_its_own_projection(bits: int) -> None:
-    """In one tensor, where a vectorized logarithm runs, and one by one, where it does not."""
+def test_powers_of_two_are_their_own_projection(bits: int) -> None:
+    """Project many at once, with a vectorized logarithm, and one by one, with a scalar one."""
     grid = IntGrid(bits, signed=True, symmetric=True, channel_axis=0, power_of_two=True)
     powers = torch.exp2(torch.arange(-20, 20, dtype=torch.float64))
     many = project(Bounds.of(grid.qmin * powers, grid.qmax * powers), grid)
@@ -106,30 +106,30 @@ def test_zero_is_exact_and_within_the_bounds(case: tuple[IntGrid, Bounds]) -> No
     grid, bounds = case
     if grid.float_zero_point:
         return
-    found = project(bounds, grid)
-    assert (found.bounds.lower <= 0).all()
-    assert (found.bounds.upper >= 0).all()
-    assert torch.equal(found.zero_point, found.zero_point.round())
-    assert ((found.zero_point >= grid.qmin) & (found.zero_point <= grid.qmax)).all()
+    qparams = project(bounds, grid)
+    assert (qparams.bounds.lower <= 0).all()
+    assert (qparams.bounds.upper >= 0).all()
+    assert torch.equal(qparams.zero_point, qparams.zero_point.round())
+    assert ((qparams.zero_point >= grid.qmin) & (qparams.zero_point <= grid.qmax)).all()
     zeros = torch.zeros(CHANNELS, 2)
-    assert torch.equal(dequantize(quantize(zeros, found), found), zeros)
+    assert torch.equal(dequantize(quantize(zeros, qparams), qparams), zeros)
 
 
 @given(grids_and_bounds())
-def test_projected_bounds_are_near_what_was_asked(case: tuple[IntGrid, Bounds]) -> None:
+def test_projected_bounds_are_near_the_original_bounds(case: tuple[IntGrid, Bounds]) -> None:
     grid, bounds = case
-    found = project(bounds, grid)
-    lower, upper = wanted_ends(grid, bounds)
+    qparams = project(bounds, grid)
+    lower, upper = narrowest_range(grid, bounds)
     span = upper - lower
-    slack = (0.0 if grid.symmetric else 0.51) * found.scale + 1e-5 * torch.maximum(span, upper.abs())
-    widest = (2 if grid.power_of_two else 1) * (span + found.scale) + 2 * slack
-    real = found.bounds
+    slack = (0.0 if grid.symmetric else 0.51) * qparams.scale + 1e-5 * torch.maximum(span, upper.abs())
+    widest = (2 if grid.power_of_two else 1) * (span + qparams.scale) + 2 * slack
+    real = qparams.bounds
     fits = (real.lower <= lower + slack) & (real.upper >= upper - slack) & (real.upper - real.lower <= widest)
     assert (fits | (span <= 2 * SMALLEST_RANGE)).all()
 
 
-def wanted_ends(grid: IntGrid, bounds: Bounds) -> tuple[Tensor, Tensor]:
-    """The narrowest range of the grid's kind around the bounds."""
+def narrowest_range(grid: IntGrid, bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """Return the narrowest range of the grid's kind around the bounds."""
     if grid.float_zero_point:
         return bounds.lower, bounds.upper
     lower, upper = bounds.lower.clamp(max=0), bounds.upper.clamp(min=0)
@@ -142,13 +142,13 @@ def wanted_ends(grid: IntGrid, bounds: Bounds) -> tuple[Tensor, Tensor]:
 
 
 @given(grids_and_bounds())
-def test_powers_of_two_and_symmetry_are_kept(case: tuple[IntGrid, Bounds]) -> None:
+def test_projection_respects_powers_of_two_and_symmetry(case: tuple[IntGrid, Bounds]) -> None:
     grid, bounds = case
-    found = project(bounds, grid)
+    qparams = project(bounds, grid)
     if grid.power_of_two:
-        assert torch.equal(found.scale.log2().round().exp2(), found.scale)
+        assert torch.equal(qparams.scale.log2().round().exp2(), qparams.scale)
     if grid.symmetric:
-        assert not found.zero_point.any()
+        assert not qparams.zero_point.any()
 
 
 def test_the_exact_step_of_each_kind() -> None:
@@ -169,23 +169,23 @@ def test_the_exact_step_of_each_kind() -> None:
 @given(GRIDS, st.sampled_from([0.0, 1e-30, -1e-30, 1e-13, 0.25, -3.0]))
 def test_a_constant_tensor_gets_a_valid_grid(grid: IntGrid, constant: float) -> None:
     ends = torch.full((CHANNELS,) if grid.channel_axis == 0 else (), constant, dtype=torch.float64)
-    found = project(Bounds.of(ends, ends), grid)
-    assert found.scale.isfinite().all()
-    assert (found.scale > 0).all()
-    assert found.zero_point.isfinite().all()
+    qparams = project(Bounds.of(ends, ends), grid)
+    assert qparams.scale.isfinite().all()
+    assert (qparams.scale > 0).all()
+    assert qparams.zero_point.isfinite().all()
     values = torch.full((CHANNELS, 2), constant)
-    restored = dequantize(quantize(values, found), found)
+    restored = dequantize(quantize(values, qparams), qparams)
     assert restored.isfinite().all()
     if not (grid.symmetric and not grid.signed and constant < 0):
         torch.testing.assert_close(restored, values, rtol=1e-6 if grid.float_zero_point else 0.51, atol=1e-12)
 
 
 @given(grids_and_bounds(), VALUES)
-def test_integers_are_in_range_and_rise_with_the_values(case: tuple[IntGrid, Bounds], values: Tensor) -> None:
+def test_integers_are_in_range_and_monotonic(case: tuple[IntGrid, Bounds], values: Tensor) -> None:
     grid, bounds = case
-    found = project(bounds, grid)
+    qparams = project(bounds, grid)
     rows = values.sort().values.expand(CHANNELS, -1)
-    integers = quantize(rows, found)
+    integers = quantize(rows, qparams)
     assert integers.dtype == torch.int32
     assert integers.min() >= grid.qmin
     assert integers.max() <= grid.qmax
@@ -197,21 +197,21 @@ def test_every_level_survives_a_round_trip(case: tuple[IntGrid, Bounds]) -> None
     grid, bounds = case
     if grid.float_zero_point:
         return
-    found = project(bounds, grid)
+    qparams = project(bounds, grid)
     levels = torch.arange(grid.qmin, grid.qmax + 1, dtype=torch.int32).expand(CHANNELS, -1)
-    assert torch.equal(quantize(dequantize(levels, found), found), levels)
+    assert torch.equal(quantize(dequantize(levels, qparams), qparams), levels)
 
 
 @given(grids_and_bounds(), VALUES)
-def test_quantizing_is_what_float64_says(case: tuple[IntGrid, Bounds], values: Tensor) -> None:
+def test_integers_match_float64(case: tuple[IntGrid, Bounds], values: Tensor) -> None:
     grid, bounds = case
     if grid.float_zero_point:
         return
-    found = project(bounds, grid)
-    integers = quantize(values.expand(CHANNELS, -1), found)
-    real = dequantize(integers, found)
+    qparams = project(bounds, grid)
+    integers = quantize(values.expand(CHANNELS, -1), qparams)
+    real = dequantize(integers, qparams)
     for channel in range(CHANNELS):
-        scale, zero_point = (float(p.expand(CHANNELS)[channel]) for p in (found.scale, found.zero_point))
+        scale, zero_point = (float(p.expand(CHANNELS)[channel]) for p in (qparams.scale, qparams.zero_point))
         ratio = values.double().numpy() / scale
         from_tie = np.abs(ratio - np.floor(ratio) - 0.5)
         sure = from_tie > 1e-6 * (1 + np.abs(ratio))
@@ -225,8 +225,8 @@ def test_each_channel_has_its_own_parameters(axis: int) -> None:
     grid = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=axis)
     values = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
     rows = values.movedim(axis, 0).flatten(1)
-    found = project(Bounds.of(rows.amin(1), rows.amax(1)), grid)
-    together = dequantize(quantize(values, found), found).movedim(axis, 0)
+    qparams = project(Bounds.of(rows.amin(1), rows.amax(1)), grid)
+    together = dequantize(quantize(values, qparams), qparams).movedim(axis, 0)
     for channel in range(len(rows)):
         ends = Bounds.of(rows[channel].min(), rows[channel].max())
         alone = project(ends, replace(grid, channel_axis=None))
@@ -235,11 +235,12 @@ def test_each_channel_has_its_own_parameters(axis: int) -> None:
 
 
 def derivative(grid: IntGrid, ends: tuple[float, float], end: str, of: str) -> float:
-    """By torch."""
-    lower, upper = (torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in ends)
-    found = getattr(project(Bounds(lower, upper), grid), of)
+    """Differentiate the scale or the zero point by one of the bounds, with autograd."""
+    lower = torch.tensor(ends[0], dtype=torch.float64, requires_grad=True)
+    upper = torch.tensor(ends[1], dtype=torch.float64, requires_grad=True)
+    output = getattr(project(Bounds(lower, upper), grid), of)
     by = lower if end == "lower" else upper
-    return float(torch.autograd.grad(found, by, allow_unused=True, materialize_grads=True)[0])
+    return float(torch.autograd.grad(output, by, allow_unused=True, materialize_grads=True)[0])
 
 
 def shifted(ends: tuple[float, float], end: str, step: float) -> tuple[float, float]:
@@ -258,7 +259,7 @@ SLOPED = [
 
 
 @given(SMOOTH, ENDS, st.sampled_from(SLOPED))
-def test_the_gradient_of_the_scale_is_its_slope(ends: tuple[float, float], end: str, grid: IntGrid) -> None:
+def test_gradient_of_the_scale(ends: tuple[float, float], end: str, grid: IntGrid) -> None:
     step = 1e-2 * min(-ends[0], ends[1])
     signed = grid.symmetric and grid.signed
     assume(not signed or abs(ends[0] / grid.qmin - ends[1] / grid.qmax) * grid.qmax > 2 * step)
@@ -268,7 +269,7 @@ def test_the_gradient_of_the_scale_is_its_slope(ends: tuple[float, float], end: 
 
 
 @given(SMOOTH, ENDS, st.sampled_from([IntGrid(8), IntGrid(4, signed=True)]))
-def test_the_gradient_of_the_zero_point_passes_its_rounding(ends: tuple[float, float], end: str, grid: IntGrid) -> None:
+def test_gradient_of_the_zero_point_ignores_rounding(ends: tuple[float, float], end: str, grid: IntGrid) -> None:
     def unrounded(step: float) -> float:
         low, high = shifted(ends, end, step)
         return grid.qmin - low * grid.steps / (high - low)
@@ -278,7 +279,7 @@ def test_the_gradient_of_the_zero_point_passes_its_rounding(ends: tuple[float, f
 
 
 @pytest.mark.parametrize("end", ["lower", "upper"])
-def test_a_power_of_two_hands_on_the_gradient_of_the_scale_it_replaces(end: str) -> None:
+def test_gradient_of_a_power_of_two_scale(end: str) -> None:
     plain = IntGrid(8)
     stretched = replace(plain, power_of_two=True)
     ratio = float(project(Bounds.of(-1.0, 2.0), stretched).scale) / (3 / 255)
@@ -294,7 +295,7 @@ def test_a_degenerate_range_has_no_gradient() -> None:
     assert derivative(IntGrid(8), (0.0, 0.0), "upper", "scale") == 0
 
 
-def test_rounding_is_half_to_even_with_a_gradient_of_one() -> None:
+def test_round_through_rounds_half_to_even() -> None:
     values = torch.tensor([-1.5, -0.5, 0.5, 1.5, 2.5, 0.3], requires_grad=True)
     rounded = round_through(values)
     assert rounded.tolist() == [-2.0, 0.0, 0.0, 2.0, 2.0, 0.0]
@@ -303,7 +304,7 @@ def test_rounding_is_half_to_even_with_a_gradient_of_one() -> None:
     assert values.grad.tolist() == [1.0] * 6
 
 
-def test_bounds_leave_the_graph_in_float64() -> None:
-    found = Bounds.of(torch.tensor(1.0, requires_grad=True), 2.0)
-    assert found.lower.dtype == torch.float64
-    assert not found.lower.requires_grad
+def test_bounds_are_detached_float64() -> None:
+    bounds = Bounds.of(torch.tensor(1.0, requires_grad=True), 2.0)
+    assert bounds.lower.dtype == torch.float64
+    assert not bounds.lower.requires_grad

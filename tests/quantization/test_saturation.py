@@ -1,4 +1,4 @@
-"""Weights that pairs of products cannot overflow, whatever the activations: held against an emulated kernel."""
+"""Weights whose pairs of products cannot overflow, whatever the activations, against an emulated kernel."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ SHAPES = array_shapes(min_dims=4, max_dims=4, max_side=5)
 
 
 def drawn(shape: tuple[int, ...], seed: int, tail: float) -> Tensor:
-    """Weights of some shape, from even ones to a few large among many small."""
+    """Draw weights: all alike for a small `tail`, a few large among many small for a large one."""
     values = np.random.default_rng(seed).standard_normal(shape)
     return torch.from_numpy(np.sign(values) * np.abs(values) ** tail).float()
 
@@ -45,7 +45,7 @@ def test_no_activations_overflow_safe_weights(
 
 
 @given(SHAPES, st.integers(0, 10**6), st.floats(0.1, 5))
-def test_scales_rise_only_where_and_as_far_as_needed(shape: tuple[int, ...], seed: int, tail: float) -> None:
+def test_scales_rise_only_as_far_as_needed(shape: tuple[int, ...], seed: int, tail: float) -> None:
     weight = drawn(shape, seed, tail)
     before = by_extremes(weight, GRID)
     after = safe(weight, before)

@@ -313,7 +313,7 @@ class OnePlace(nn.Module):
 def test_a_network_of_one_size_is_calibrated_and_compared_at_it(*, one_image: bool, tmp_path: Path) -> None:
     keys = {"calibration": {"patches": 3, "size": 12}, "equalize": True, "reconstruction": {"name": "pac", "epochs": 1}}
     recipe, network = networks.recipe(8, "onnxruntime", **keys), OnePlace(one_image=one_image).eval()
-    with pytest.raises(SrptqError, match="input.size"):
+    with pytest.raises(SrptqError, match=r"input.size"):
         quantize(recipe, model=network, out=tmp_path / "run")
     run = quantize(recipe, model=network, out=tmp_path / "run", input_size=(1, 3, 20, 26))
     assert run.summary["verify"]["passed"]

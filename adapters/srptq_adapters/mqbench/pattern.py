@@ -157,6 +157,7 @@ def bounded(model: fx.GraphModule) -> Generator[list[BoundedFakeQuantize]]:
     finally:
         _put(model, originals)
         for path, quantizer in originals.items():
+            cores[path].finish_observing()
             adopt(quantizer, cores[path].bounds)
 
 

@@ -70,6 +70,7 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
 
     def sync(self) -> None:
         """Bring `scale` and `zero_point` up to the bounds."""
+        self.core.finish_observing()
         if self.core.has_bounds:
             found = self.core.qparams().detach()
             self._synced = self._versions()

@@ -34,6 +34,7 @@ class TorchaoFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ig
             raise SrptqError(f"convert_pt2e: site {self.name}: its levels are computed from each image; use bounded")
         if self.grid.float_zero_point:
             raise SrptqError("convert_pt2e: the paper's real offset is no integer grid; use a recipe of a real target")
+        self.finish_observing()  # `convert_pt2e` may come without a switch to quantizing
         found = self.qparams().detach()
         return found.scale, found.integer_zero_point
 
