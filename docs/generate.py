@@ -18,7 +18,7 @@ import plugin_parts
 from pieces import sentences, table
 
 from srptq_plugin.cli import catalog
-from srptq_plugin.cli.parser import COMMANDS
+from srptq_plugin.cli.command import COMMANDS
 from srptq_plugin.plugins.recipe_keys import Section, sections, words_of
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.utils.progress import quiet
@@ -119,7 +119,7 @@ def _observer(name: str, kind: type[object]) -> str:
 
 def commands() -> str:
     """Return a table of the commands of `srptq`."""
-    return table(["command", "what it does"], [[f"`srptq {name}`", text] for name, text, _ in COMMANDS])
+    return table(["command", "what it does"], [[f"`srptq {command.name}`", command.summary] for command in COMMANDS])
 
 
 def _values(option: Parameter) -> str:

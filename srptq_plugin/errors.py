@@ -1,28 +1,52 @@
-"""The one error family: a message says what was wrong, where, and what would be right."""
+"""The errors that users meet, and helpers to word them.
+
+A message names the problem, the place and the cure.
+"""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 MANY = 40
+"""Up to so many choices are all listed."""
 FEW = 8
-"""How many choices are listed where there are many."""
+"""How many choices are listed of more than `MANY`."""
 MOST_LINES = 10
-"""Mistakes that are told at once."""
+"""How many mistakes one message lists."""
 LONGEST, LONGEST_VALUE = 300, 60
-"""Letters of a message that others wrote, and of a value in one of ours."""
+"""Characters shown of another program's message, and of a value in one of our messages."""
 
 
 class SrptqError(Exception):
-    """The user's input is at fault; the command line prints the message and exits with 2.
+    """An error in the user's input. The command line prints the message and exits with 2.
 
-    >>> raise SrptqError("images: no folder 'lr'; give a folder of PNG or JPEG files")
+    >>> raise SrptqError("a.png: not a readable image; give a PNG or JPEG file")
     Traceback (most recent call last):
-    srptq_plugin.errors.SrptqError: images: no folder 'lr'; give a folder of PNG or JPEG files
+    srptq_plugin.errors.SrptqError: a.png: not a readable image; give a PNG or JPEG file
     """
 
 
+class ArgumentError(SrptqError):
+    """An error in an argument of a Python function. The command line names its option in place of the argument.
+
+    Other arguments go in backticks, so that the command line translates them as well.
+
+    Args:
+        argument: The argument's name.
+        message: The problem and its cure.
+        value: The refused value, where the message does not show it.
+
+    >>> str(ArgumentError("overlap", "images run whole; give `tile` as well", 8))
+    'overlap 8: images run whole; give `tile` as well'
+    """
+
+    def __init__(self, argument: str, message: str, value: object = None) -> None:
+        self.argument = argument
+        self.message = f": {message}" if value is None else f" {value}: {message}"
+        super().__init__(f"{argument}{self.message}")
+
+
 class UnknownNameError(SrptqError):
-    """A name that nothing answers to; lists the choices, of many those that are most alike.
+    """A name that is not registered. The message lists the choices, or the most similar of many.
 
     >>> str(UnknownNameError("target", "openvno", ["openvino", "onnxruntime"]))
     "unknown target 'openvno'; did you mean 'openvino'? choices: onnxruntime, openvino"
@@ -35,23 +59,12 @@ class UnknownNameError(SrptqError):
         super().__init__(f"unknown {kind} {short(repr(name))}; {hint}choices: {_listed(name, known)}")
 
 
-def _listed(name: str, known: Sequence[str]) -> str:
-    """All, or of many those that are most alike.
-
-    >>> _listed("12", [f"{number:02}" for number in range(50)])
-    '12, 42, 41, 32, 31, 29, 28, 27 and 42 more'
-    """
-    if len(known) <= MANY:
-        return ", ".join(known) or "none"
-    return f"{', '.join(get_close_matches(name, known, FEW, cutoff=0))} and {len(known) - FEW} more"
-
-
 class NotInstalledError(SrptqError):
-    """A package that would be needed."""
+    """A required package that is not installed."""
 
 
 class MissingExtraError(NotInstalledError):
-    """A package that is not installed; an extra of this one brings it.
+    """A missing package that an extra of this one installs.
 
     >>> str(MissingExtraError("matplotlib", "plot"))
     "matplotlib is not installed; pip install 'srptq-plugin[plot]'"
@@ -62,7 +75,7 @@ class MissingExtraError(NotInstalledError):
 
 
 class MissingRuntimeError(NotInstalledError):
-    """A runtime that is not installed, and the command that installs it.
+    """A missing runtime, with the command that installs it.
 
     >>> str(MissingRuntimeError("npu-runtime", "pip install npu-runtime"))
     'npu-runtime is not installed; pip install npu-runtime'
@@ -73,7 +86,7 @@ class MissingRuntimeError(NotInstalledError):
 
 
 def first_line(error: BaseException) -> str:
-    r"""What an error of others says, in one line of a bearable length; its kind where it says nothing.
+    r"""Return the first line of another library's error, shortened. Return the error's type if it has no message.
 
     >>> first_line(ValueError("no number\nat line 3")), first_line(KeyError("scale")), first_line(AssertionError())
     ('no number', "KeyError: 'scale'", 'AssertionError')
@@ -81,11 +94,13 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    return f"{f'{type(error).__name__}: ' if isinstance(error, LookupError) else ''}{lines[0][:LONGEST]}"
+    # str(KeyError("scale")) is only the repr of the key, which says nothing without the type
+    kind = f"{type(error).__name__}: " if isinstance(error, LookupError) else ""
+    return f"{kind}{lines[0][:LONGEST]}"
 
 
 def short(text: str, longest: int = LONGEST_VALUE) -> str:
-    """The beginning of what is too long for a message.
+    """Shorten text that is too long for a message.
 
     >>> short("x" * 100, 10)
     'xxxxxxx...'
@@ -94,7 +109,7 @@ def short(text: str, longest: int = LONGEST_VALUE) -> str:
 
 
 def at_once(problems: Iterable[str]) -> str:
-    """Several mistakes, a line each, of many the first.
+    """Join several problems into one message of one line each. Leave out duplicates, and all but the first lines.
 
     >>> at_once(f"key{number}: unknown" for number in range(12)).splitlines()[-2:]
     ['key9: unknown', 'and 2 more']
@@ -105,18 +120,18 @@ def at_once(problems: Iterable[str]) -> str:
 
 
 def printable(message: str) -> str:
-    r"""A message that leaves a terminal as it is, whatever a file is called.
+    r"""Escape characters that would control a terminal. File names may hold any.
 
     >>> printable("\x1b[2J.png: not a readable image\nfür heute")
     '\\x1b[2J.png: not a readable image\nfür heute'
     """
-    return "".join(each if each.isprintable() or each == "\n" else _escaped(each) for each in message)
+    return "".join(letter if letter.isprintable() or letter == "\n" else _escaped(letter) for letter in message)
 
 
-def told(message: str) -> str:
-    r"""A message as the screen shows it, its further lines under the first.
+def indent_lines(message: str) -> str:
+    r"""Make a message printable, and indent every line after the first.
 
-    >>> print(told("two mistakes\nhere and there"))
+    >>> print(indent_lines("two mistakes\nhere and there"))
     two mistakes
         here and there
     """
@@ -125,3 +140,14 @@ def told(message: str) -> str:
 
 def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _listed(name: str, known: Sequence[str]) -> str:
+    """List all choices, or of many those that are most like the name.
+
+    >>> _listed("12", [f"{number:02}" for number in range(50)])
+    '12, 42, 41, 32, 31, 29, 28, 27 and 42 more'
+    """
+    if len(known) <= MANY:
+        return ", ".join(known) or "none"
+    return f"{', '.join(get_close_matches(name, known, FEW, cutoff=0))} and {len(known) - FEW} more"

@@ -20,6 +20,7 @@ from srptq_plugin.models.model_record import check_range
 from srptq_plugin.models.plausible import warn_of_range
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes import DEFAULT_RECIPE
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import NETWORK, PROGRAM, Run
@@ -27,8 +28,6 @@ from srptq_plugin.runs.summary import of_group
 from srptq_plugin.runs.writing import RunWriter
 from srptq_plugin.utils.progress import Progress, quiet
 from srptq_plugin.utils.timing import Clock
-
-DEFAULT_RECIPE = "openvino-w8a8"
 
 
 def quantize(

@@ -453,7 +453,7 @@ def test_a_recipe_by_path_with_keys_changed(photographs: Path, tmp_path: Path) -
     [
         ({"model": "edsr-mni"}, "unknown model 'edsr-mni'"),
         ({"images": Path("nowhere")}, "nowhere does not exist"),
-        ({"device": "tpu9"}, "device: tpu9 is not available"),
+        ({"device": "tpu9"}, "device tpu9: not available"),
         ({"toolkit": "mqbnch"}, "unknown toolkit 'mqbnch'"),
         ({"recipe": "openvino-w9a9"}, "unknown recipe 'openvino-w9a9'; did you mean"),
     ],

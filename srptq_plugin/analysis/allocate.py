@@ -1,7 +1,12 @@
-"""Bits for every choice under a budget: an integer programme, solved to the optimum.
+"""The choice of bits under a budget, as an integer linear program that is solved to optimality.
 
-Noise of rounding adds up, choice by choice; so do bytes, weight by weight. BitOPs are products of two
-choices, a weight's bits and an activation's: each pair is a variable of its own, tied to the two.
+The variables are all 0 or 1:
+
+* One *option* for each choice and each number of bits that it may have. It is 1 if the choice gets these bits.
+* One *pair* for each product of a weight and an activation and for the bits of both. It is 1 if both have these bits.
+
+Rounding noise is a sum over options, as is the size in bits. BitOPs are the MACs times the bits of both factors, which
+is a product of two choices. The pairs make it linear: BitOPs are a sum over pairs.
 """
 
 import math
@@ -20,11 +25,13 @@ from srptq_plugin.costs.memory import FLOAT
 
 Measure = Literal["size", "bops"]
 Reals = NDArray[np.float64]
+Entry = tuple[int, int, float]
+"""Row, column and value of a sparse matrix."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Something that gets a number of bits: the noise at each, and how many stored numbers have it."""
+    """Something that gets a number of bits: the noise at each, and how many stored numbers have these bits."""
 
     name: str
     noise: Mapping[int, float]
@@ -33,7 +40,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Product:
-    """The multiplications of a layer, and the choices that its two factors are; none is float."""
+    """The multiplications of a layer, and the names of the choices for its two factors. None is a float factor."""
 
     macs: int
     weight: str | None
@@ -42,7 +49,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be chosen, and what it costs.
+    """The choices to make, and the products whose cost depends on them.
 
     >>> two = [Choice("a", {4: 9.0, 8: 1.0}, 100), Choice("b", {4: 2.0, 8: 1.0}, 100)]
     >>> Problem(two, []).least_noise("size", 12 * 100)
@@ -53,106 +60,127 @@ class Problem:
     products: Sequence[Product]
 
     def cost(self, measure: Measure, bits: Mapping[str, int]) -> int:
-        """What a choice of bits costs: bits stored, or operations on bits."""
+        """Return the cost of bits by choice: bits stored, or operations on bits."""
         if measure == "size":
-            return sum(each.elements * bits[each.name] for each in self.choices)
-        return sum(each.macs * _of(bits, each.weight) * _of(bits, each.activation) for each in self.products)
+            return sum(choice.elements * bits[choice.name] for choice in self.choices)
+        return sum(
+            layer.macs * _factor_bits(bits, layer.weight) * _factor_bits(bits, layer.activation)
+            for layer in self.products
+        )
 
     def noise(self, bits: Mapping[str, int]) -> float:
-        """The noise that a choice of bits makes, if noises add up."""
-        return sum(each.noise[bits[each.name]] for each in self.choices)
+        """Return the noise of bits by choice, if the noises of all choices add up."""
+        return sum(choice.noise[bits[choice.name]] for choice in self.choices)
 
     def least(self) -> dict[str, int]:
-        """The fewest bits everywhere."""
-        return {each.name: min(each.noise) for each in self.choices}
+        """Return the fewest bits of every choice."""
+        return {choice.name: min(choice.noise) for choice in self.choices}
 
     def most(self) -> dict[str, int]:
-        """The most bits everywhere."""
-        return {each.name: max(each.noise) for each in self.choices}
+        """Return the most bits of every choice."""
+        return {choice.name: max(choice.noise) for choice in self.choices}
 
     def least_noise(self, measure: Measure, limit: float) -> dict[str, int] | None:
-        """The bits of least noise whose cost is within a limit; none where nothing is."""
-        return self._solved(self._noises, self._costs(measure), math.floor(limit))
+        """Return the bits of least noise whose cost is at most a limit, or None if all cost more."""
+        return self._solve(self._noises, self._costs(measure), math.floor(limit))
 
     def least_cost(self, measure: Measure, limit: float) -> dict[str, int] | None:
-        """The bits of least cost whose noise is within a limit; none where nothing is."""
-        return self._solved(self._costs(measure), self._noises, limit)
+        """Return the bits of least cost whose noise is at most a limit, or None if all make more."""
+        return self._solve(self._costs(measure), self._noises, limit)
 
     @cached_property
     def _options(self) -> list[tuple[int, int]]:
-        """A variable for each choice and number of bits."""
+        """Choice and bits of the first columns."""
         return [(n, bits) for n, choice in enumerate(self.choices) for bits in sorted(choice.noise)]
 
     @cached_property
     def _pairs(self) -> list[tuple[int, int, int]]:
-        """A variable for each layer and the bits of both its factors; bits that are float are no choice."""
-        found: list[tuple[int, int, int]] = []
-        for n, layer in enumerate(self.products):
-            found += [(n, *both) for both in product(self._bits(layer.weight), self._bits(layer.activation))]
-        return found
+        """Layer, weight bits and activation bits of the other columns."""
+        return [
+            (n, *both)
+            for n, layer in enumerate(self.products)
+            for both in product(self._allowed_bits(layer.weight), self._allowed_bits(layer.activation))
+        ]
 
-    def _bits(self, name: str | None) -> list[int]:
-        return [FLOAT] if name is None else sorted(self.choices[self._places[name]].noise)
+    def _allowed_bits(self, name: str | None) -> list[int]:
+        return [FLOAT] if name is None else sorted(self.choices[self._numbers[name]].noise)
 
     @cached_property
-    def _places(self) -> dict[str, int]:
+    def _numbers(self) -> dict[str, int]:
+        """The number of each choice by name."""
         return {choice.name: n for n, choice in enumerate(self.choices)}
 
     @cached_property
     def _noises(self) -> Reals:
+        """The noise of each column. Pairs make none."""
         return np.array([*(self.choices[n].noise[bits] for n, bits in self._options), *np.zeros(len(self._pairs))])
 
     def _costs(self, measure: Measure) -> Reals:
+        """Return the cost of each column. Only options have a size, and only pairs have BitOPs."""
         size = [self.choices[n].elements * bits for n, bits in self._options]
         bops = [self.products[n].macs * weight * activation for n, weight, activation in self._pairs]
         stored = measure == "size"
         return np.array([*np.multiply(size, stored), *np.multiply(bops, not stored)], dtype=np.float64)
 
-    def _solved(self, objective: Reals, limited: Reals, limit: float) -> dict[str, int] | None:
+    def _solve(self, objective: Reals, limited: Reals, limit: float) -> dict[str, int] | None:
+        """Minimize one sum over the columns while another is at most a limit."""
+        # A column that exceeds the limit alone is fixed to 0. Its coefficient is dropped as well: one that is orders of
+        # magnitude above the limit is too large for the solver's tolerances.
         possible = limited <= limit
+        # The solver's tolerances are absolute, about 1e-6 for both feasibility and optimality. So the limit is scaled
+        # to 1, and the objective's largest coefficient to 1e6. Neither changes which solution is the best.
         scale = max(abs(limit), 1e-300)
         within = LinearConstraint(np.where(possible, limited, 0)[None] / scale, -np.inf, limit / scale)
         unit = max(float(objective.max(initial=0)), 1e-300)
-        found = milp(
+        solution = milp(
             objective / unit * 1e6,
             integrality=np.ones(len(objective)),
             bounds=(0, possible.astype(float)),
             constraints=[within, *self._ties()],
             options={"mip_rel_gap": 0},
         )
-        if found.x is None:
+        if solution.x is None:
             return None
-        taken = found.x[: len(self._options)].round()
-        return {self.choices[n].name: bits for (n, bits), one in zip(self._options, taken, strict=True) if one}
+        # integers come back as floats such as 0.9999999
+        taken = solution.x[: len(self._options)].round()
+        return {
+            self.choices[n].name: bits for (n, bits), is_taken in zip(self._options, taken, strict=True) if is_taken
+        }
 
     def _ties(self) -> Iterator[LinearConstraint]:
-        """One number of bits a choice, one pair a layer; and a pair is taken where both its factors are."""
+        """Yield the constraints that make every solution a choice of bits.
+
+        The first matrix has a row for each choice, whose options sum to 1, and then one for each layer, whose pairs sum
+        to 1. The second has a row for each layer, factor and bits: the pairs with these bits sum to the factor's option
+        of these bits.
+        """
         width, first = len(self._noises), len(self._options)
-        rows = [(n, place, 1.0) for place, (n, _) in enumerate(self._options)]
-        rows += [(len(self.choices) + n, place, 1.0) for place, (n, *_) in enumerate(self._pairs, first)]
+        rows = [(n, column, 1.0) for column, (n, _) in enumerate(self._options)]
+        rows += [(len(self.choices) + n, column, 1.0) for column, (n, *_) in enumerate(self._pairs, first)]
         yield LinearConstraint(_matrix(rows, width), 1, 1)
-        if tied := list(self._pair_rows()):
+        if tied := list(self._pair_entries()):
             yield LinearConstraint(_matrix(tied, width), 0, 0)
 
-    def _pair_rows(self) -> Iterator[tuple[int, int, float]]:
-        """The pairs of a layer in which a factor has so many bits are one where the factor has them, else none."""
-        options = {option: place for place, option in enumerate(self._options)}
+    def _pair_entries(self) -> Iterator[Entry]:
+        """Yield the second matrix: 1 at each pair and -1 at the option that it agrees with, both in the same row."""
+        columns = {option: column for column, option in enumerate(self._options)}
         rows: dict[tuple[int, int, int], int] = {}
-        for place, (n, *both) in enumerate(self._pairs, len(options)):
+        for column, (n, *both) in enumerate(self._pairs, len(columns)):
             layer = self.products[n]
             for factor, (name, bits) in enumerate(zip((layer.weight, layer.activation), both, strict=True)):
-                if name is not None:
-                    known = (n, factor, bits) in rows
-                    row = rows.setdefault((n, factor, bits), len(rows))
-                    yield row, place, 1.0
-                    if not known:
-                        yield row, options[self._places[name], bits], -1.0
+                if name is None:  # a float factor is no choice
+                    continue
+                is_new = (n, factor, bits) not in rows
+                row = rows.setdefault((n, factor, bits), len(rows))
+                yield row, column, 1.0
+                if is_new:
+                    yield row, columns[self._numbers[name], bits], -1.0
 
 
-def _of(bits: Mapping[str, int], name: str | None) -> int:
+def _factor_bits(bits: Mapping[str, int], name: str | None) -> int:
     return FLOAT if name is None else bits[name]
 
 
-def _matrix(entries: Sequence[tuple[int, int, float]], width: int) -> coo_array:
+def _matrix(entries: Sequence[Entry], width: int) -> coo_array:
     rows, columns, values = zip(*entries, strict=True)
     return coo_array((values, (rows, columns)), shape=(max(rows) + 1, width))

@@ -1,4 +1,4 @@
-"""What each part of a network costs the image: the part quantized alone, and the part left float."""
+"""The cost of each part of a network: the image's error with the part quantized alone, and with the part left float."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from srptq_plugin.analysis import KINDS, Kind
-from srptq_plugin.analysis.parts import Part, parts_of
+from srptq_plugin.analysis.parts import Part, list_parts
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.analysis.switching import PartlyQuantized
 from srptq_plugin.data.images import fitted, to_tensor
@@ -20,16 +20,16 @@ from srptq_plugin.utils.progress import Progress, quiet
 
 BATCH = 4
 Way = Literal["alone", "left_float"]
-"""Whether a part is quantized, or everything but it."""
+"""Only the part is quantized, or everything but the part."""
 WHOLE = Part("stage", "", frozenset())
-"""Nothing: quantized alone it is the float network, and left float the quantized one."""
+"""The empty part. Quantized alone it is the float network, left float it is the quantized network."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How a network draws: what it is off by from the float network, and its scores where the truth is known.
+    """The error of a network's output against the float network's, and its scores where the truth is known.
 
-    `noise` is the mean squared error in levels of an 8-bit image, `psnr` the same in dB; none where it is nothing.
+    `noise` is the mean squared error in squared levels of an 8-bit image.
     """
 
     noise: float
@@ -38,7 +38,7 @@ class Quality:
 
     @property
     def psnr(self) -> float | None:
-        """Against the float network.
+        """The PSNR against the float network in dB, or None if there is no error.
 
         >>> f"{Quality(noise=1.0).psnr:.3f} dB", Quality(noise=0.0).psnr
         ('48.131 dB', None)
@@ -46,20 +46,20 @@ class Quality:
         return decibels(self.noise, PEAK) if self.noise else None
 
     def record(self) -> dict[str, float | None]:
-        """As JSON has it."""
+        """Return this record for JSON."""
         return {"noise": self.noise, "psnr": self.psnr, "psnr_y": self.psnr_y, "ssim_y": self.ssim_y}
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """A part quantized alone, and everything but it quantized."""
+    """The quality with a part quantized alone, and with everything but the part quantized."""
 
     part: Part
     alone: Quality
     left_float: Quality
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return this record for JSON."""
         return {
             "kind": self.part.kind,
             "name": self.part.name,
@@ -78,16 +78,16 @@ class Analysis:
     parts: Sequence[Sensitivity]
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return this record for JSON."""
         ends = {"float": self.float.record(), "quantized": self.quantized.record()}
-        return {**ends, "parts": [each.record() for each in self.parts]}
+        return {**ends, "parts": [part.record() for part in self.parts]}
 
 
 def analyze(
     subject: Subject, pairs: Sequence[Pair] = (), kinds: Sequence[Kind] = KINDS, progress: Progress = quiet
 ) -> Analysis:
-    """Measure the parts of these kinds; `pairs` score them against the truth as well."""
-    parts = parts_of(subject.table.plan, subject.network, kinds)
+    """Measure the parts of these kinds. With `pairs`, score them against the truth as well."""
+    parts = list_parts(subject.table.plan, subject.network, kinds)
     meter = _Meter(subject, parts, progress, len(subject.patches) + len(pairs))
     for batch in subject.patches.split(subject.batch(BATCH)):
         meter.compare(batch)
@@ -96,23 +96,23 @@ def analyze(
     return meter.analysis()
 
 
-def noises(subject: Subject, progress: Progress = quiet) -> dict[str, float]:
-    """The noise that each group of sites makes alone: all that choosing bits needs."""
+def measure_noise(subject: Subject, progress: Progress = quiet) -> dict[str, float]:
+    """Measure the noise that each group of sites makes alone."""
     network, total = PartlyQuantized(subject.table, subject.network), len(subject.table.plan.groups)
-    found = defaultdict[str, float](float)
+    squares = defaultdict[str, float](float)
     batches = subject.patches.split(subject.batch(BATCH))
     for done, batch in enumerate(batches):
-        plain = network.kept(batch, frozenset())
+        plain = network.trace(batch, frozenset())
         for n, group in enumerate(subject.table.plan.groups):
             progress("measuring noise", done * total + n, len(batches) * total)
-            found[group] += float(subject.levels(plain.switched({group}) - plain.output).square().sum())
+            squares[group] += float(subject.levels(plain.switched({group}) - plain.output).square().sum())
     values = subject.patches.numel() * subject.record.scale**2
-    return {group: squared / values for group, squared in found.items()}
+    return {group: squared / values for group, squared in squares.items()}
 
 
 @dataclass
 class _ErrorSums:
-    """Squared errors in levels, over how many values, and the scores of images."""
+    """Sums over images: squared errors in levels, how many values they are of, and scores."""
 
     squared: float = 0.0
     values: int = 0
@@ -122,11 +122,13 @@ class _ErrorSums:
         noise = self.squared / max(self.values, 1)
         if not self.scores:
             return Quality(noise)
-        psnr, ssim = (fmean(each) for each in zip(*self.scores, strict=True))
-        return Quality(noise, psnr, ssim)
+        psnr, ssim = zip(*self.scores, strict=True)
+        return Quality(noise, fmean(psnr), fmean(ssim))
 
 
 class _Meter:
+    """The sums of all parts while images are measured."""
+
     def __init__(self, subject: Subject, parts: Sequence[Part], progress: Progress, images: int) -> None:
         self.subject, self.parts, self.progress = subject, parts, progress
         self.network = PartlyQuantized(subject.table, subject.network)
@@ -134,24 +136,24 @@ class _Meter:
         self.sums: dict[tuple[Part, Way], _ErrorSums] = defaultdict(_ErrorSums)
 
     def compare(self, images: Tensor) -> None:
-        """What every way of quantizing is off by from the float network."""
+        """Add the errors of a batch against the float network."""
         for sums, output, plain in self._outputs(images):
             sums.squared += float(self.subject.levels(output - plain).square().sum())
             sums.values += output.numel()
 
     def score(self, pair: Pair) -> None:
-        """What every way of quantizing scores on an image whose truth is known."""
+        """Add the scores of an image whose truth is known."""
         record, pixels = self.subject.record, pair.low.pixels
         height, width = (record.scale * side for side in pixels.shape[:2])
         image = to_tensor(fitted(pixels, record.multiple)[None], record.input_range)
         for sums, output, _ in self._outputs(image):
-            drawn = output[..., :height, :width]
-            sums.scores.append(scores(drawn, pair, record.scale, record.input_range))
+            cropped = output[..., :height, :width]
+            sums.scores.append(scores(cropped, pair, record.scale, record.input_range))
 
     def _outputs(self, images: Tensor) -> Iterator[tuple[_ErrorSums, Tensor, Tensor]]:
-        """What every way draws, beside the float network."""
-        plain = self.network.kept(images, frozenset())
-        full = self.network.kept(images, self.network.groups)
+        """Yield the output for every part and way of quantizing, with the float network's output."""
+        plain = self.network.trace(images, frozenset())
+        full = self.network.trace(images, self.network.groups)
         yield self.sums[WHOLE, "alone"], plain.output, plain.output
         yield self.sums[WHOLE, "left_float"], full.output, plain.output
         for part in self.parts:
@@ -162,9 +164,9 @@ class _Meter:
         self.progress("analyzing", self.done, self.steps)
 
     def analysis(self) -> Analysis:
-        """What was measured, by part."""
-        plain, quantized = self._both(WHOLE)
-        return Analysis(plain, quantized, [Sensitivity(part, *self._both(part)) for part in self.parts])
+        """Return the means of all that was measured."""
+        plain, quantized = self._qualities(WHOLE)
+        return Analysis(plain, quantized, [Sensitivity(part, *self._qualities(part)) for part in self.parts])
 
-    def _both(self, part: Part) -> tuple[Quality, Quality]:
+    def _qualities(self, part: Part) -> tuple[Quality, Quality]:
         return self.sums[part, "alone"].quality(), self.sums[part, "left_float"].quality()

@@ -1,4 +1,4 @@
-"""What values a site of a run has in the float network, and its bounds on the way to integers."""
+"""The values of a site in the float network, and its bounds at each step from values to integers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,11 +25,11 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True)
 class Distribution:
-    """How often values occur between edges, and lower and upper bounds at each step.
+    """A histogram of a site's values, and the site's lower and upper bounds at each step.
 
-    `raw`: the minimum and the maximum. `observed`: what the recipe's observer finds, before any grid. `tuned`: where a
-    reconstruction moved them. `projected`: what the target's grid represents. Where channels have bounds of their own,
-    these are the outermost.
+    The steps are `raw`, the minimum and the maximum, `observed`, the bounds of the recipe's observer before any grid,
+    `tuned`, the bounds that a reconstruction learned, and `projected`, the bounds on the target's grid. For bounds by
+    channel, the outermost are shown.
     """
 
     site: str
@@ -42,7 +42,7 @@ class Distribution:
     bounds: Mapping[Step, Ends]
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return this record for JSON."""
         return {**vars(self), "bounds": {step: list(ends) for step, ends in self.bounds.items()}}
 
 
@@ -55,10 +55,14 @@ def distribution(
     device: str = "auto",
     progress: Progress = quiet,
 ) -> Distribution:
-    """A site's, or that of all sites of its encoding, on the images that the run was calibrated on, or on others."""
-    sites = run.table.plan.groups[group_of(run.table.plan, name)]
-    found = _Looking.at(run, sites[0].group, Inputs.of_run(run, images, scale, device), progress)
-    edges, counts = found.bars()
+    """Measure the distribution of a site, by default on the images that the run was calibrated on.
+
+    Args:
+        name: The name of a site, or of a group of sites that share an encoding. Their values are counted together.
+    """
+    sites = run.table.plan.groups[find_group(run.table.plan, name)]
+    watch = _Watch.at(run, sites[0].group, Inputs.of_run(run, images, scale, device), progress)
+    edges, counts = watch.bars()
     qparams = run.table.qparams[sites[0].name]
     return Distribution(
         site=name,
@@ -68,25 +72,25 @@ def distribution(
         sharing=[site.name for site in sites if site.name != name],
         edges=edges,
         counts=counts,
-        bounds=_bounds(run, sites[0].group, found),
+        bounds=_bounds(run, sites[0].group, watch),
     )
 
 
-def group_of(plan: Plan, name: str) -> str:
-    """The group of a site, or of this name."""
+def find_group(plan: Plan, name: str) -> str:
+    """Return the group that has this name, or that the site of this name belongs to."""
     groups = {group: group for group in plan.groups} | {site.name: site.group for site in plan.sites}
     if name not in groups:
         raise UnknownNameError("site", name, groups)
     return groups[name]
 
 
-def _bounds(run: Run, group: str, found: "_Looking") -> dict[Step, Ends]:
+def _bounds(run: Run, group: str, watch: "_Watch") -> dict[Step, Ends]:
     site = run.table.plan.groups[group][0].name
-    bounds: dict[Step, Ends] = {"raw": found.ends}
-    observed = observed_bounds(found.prepared)
+    bounds: dict[Step, Ends] = {"raw": watch.ends}
+    observed = observed_bounds(watch.prepared)
     if group in observed:
         bounds["observed"] = observed[group].outermost
-    record = next((each for each in run.summary.get("sites", ()) if each["name"] == site), {})
+    record = next((record for record in run.summary.get("sites", ()) if record["name"] == site), {})
     if record.get("tuned"):
         bounds["tuned"] = tuple(record["tuned"])
     if group not in run.table.states:
@@ -94,45 +98,49 @@ def _bounds(run: Run, group: str, found: "_Looking") -> dict[Step, Ends]:
     return bounds
 
 
-class _Looking:
-    """The float network with an observer at one group of sites, and a histogram of what comes by there."""
+class _Watch:
+    """The float network with an observer at one group of sites, and a histogram of the values there."""
 
     def __init__(self, prepared: PreparedGraph) -> None:
         self.prepared = prepared
         self.histogram: RunningHistogram | None = None
 
     @classmethod
-    def at(cls, run: Run, group: str, inputs: Inputs, progress: Progress) -> "_Looking":
-        """Let the images through, in the order in which they were calibrated on."""
+    def at(cls, run: Run, group: str, inputs: Inputs, progress: Progress) -> "_Watch":
+        """Run the images through the network, in the order of calibration."""
         qconfigs, sites = inputs.bound.qconfigs, run.table.plan.groups[group]
         plan = replace(run.table.plan, sites=sites, blocks=(), qconfigs=qconfigs)
-        found = cls(PreparedGraph.from_plan(run.network, plan).to(inputs.device))
-        found.prepared.quantizers[group].register_forward_hook(found.look)
+        watch = cls(PreparedGraph.from_plan(run.network, plan).to(inputs.device))
+        watch.prepared.quantizers[group].register_forward_hook(watch.count)
         batches = inputs.shuffled.split(inputs.recipe.calibration.batch)
-        found.prepared.observe(batches[:1] if sites[0].role == "weight" else batches, progress)
-        return found
+        # a weight is the same for every batch
+        watch.prepared.observe(batches[:1] if sites[0].role == "weight" else batches, progress)
+        return watch
 
-    def look(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+    def count(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         """Count the values of one tensor."""
         batch = RunningHistogram.of([TensorRows.of(inputs[0], None)], BINS)
         self.histogram = batch if self.histogram is None else self.histogram.join(batch)
 
     @property
     def seen(self) -> RunningHistogram:
-        """What all tensors had."""
+        """The histogram of all tensors."""
         assert self.histogram is not None  # noqa: S101 - a site is on every image's way
         return self.histogram
 
     @property
     def ends(self) -> Ends:
-        """The minimum and the maximum."""
+        """The minimum and the maximum of all values."""
         return float(self.seen.low), float(self.seen.high)
 
     def bars(self) -> tuple[list[float], list[int]]:
-        """The edges and the counts, from the first value to the last; zeros are where zero is."""
+        """Return edges and counts from the first bin with a value to the last.
+
+        The histogram counts zeros apart, and here they join the bin that zero falls into.
+        """
         counts, edges = self.seen.counts[0].clone(), self.seen.edges[0]
-        home = int((-self.seen.start[0]).clamp(0, BINS - 1))
-        counts[home] += self.seen.zeros[0]
+        zero_bin = int((-self.seen.start[0]).clamp(0, BINS - 1))
+        counts[zero_bin] += self.seen.zeros[0]
         used = torch.nonzero(counts)[:, 0]
         first, last = int(used[0]), int(used[-1])
         return edges[first : last + 2].tolist(), [int(count) for count in counts[first : last + 1]]

@@ -22,15 +22,15 @@ class Part:
     groups: frozenset[str]
 
 
-def parts_of(plan: Plan, network: fx.GraphModule, kinds: Sequence[Kind] = KINDS) -> list[Part]:
-    """The parts of these kinds, in the order of the network."""
-    read = Network(network)
-    found = {"stage": _stages(plan), "block": _blocks(plan, read), "site": _sites(plan, read)}
-    return [part for kind in KINDS if kind in kinds for part in found[kind]]
+def list_parts(plan: Plan, network: fx.GraphModule, kinds: Sequence[Kind] = KINDS) -> list[Part]:
+    """List the parts of these kinds, in the order of the network."""
+    parsed = Network(network)
+    parts = {"stage": _stages(plan), "block": _blocks(plan, parsed), "site": _sites(plan, parsed)}
+    return [part for kind in KINDS if kind in kinds for part in parts[kind]]
 
 
 def _stages(plan: Plan) -> Iterator[Part]:
-    """Each stage, and every combination of them."""
+    """Yield each stage, then all combinations of two, and so on."""
     groups: dict[str, set[str]] = defaultdict(set)
     for group, sites in plan.groups.items():
         groups[sites[0].stage].add(group)
@@ -44,20 +44,21 @@ def _blocks(plan: Plan, network: Network) -> Iterator[Part]:
     paths = block_paths(network)
     groups: dict[str, set[str]] = defaultdict(set)
     for group, sites in plan.groups.items():
-        path = next((path for path in paths if _within(sites[0], path)), "")
+        path = next((path for path in paths if _is_read_in(path, sites[0])), "")
         groups[path].add(group)
     yield from (Part("block", path, frozenset(groups[path])) for path in paths if path in groups)
 
 
-def _within(site: Site, path: str) -> bool:
-    """Whether a block reads a tensor."""
+def _is_read_in(path: str, site: Site) -> bool:
     return site.consumers[0].consumer.startswith((f"{path}.", f"{path}/"))
 
 
 def _sites(plan: Plan, network: Network) -> Iterator[Part]:
-    """By who reads them first: a layer's input, then its weight."""
+    """Yield the groups in the order of their first readers. A layer's input (index 0) precedes its weight (index 1)."""
     order = {key: number for number, key in enumerate(network.nodes)}
-    read: dict[str, tuple[int, int]] = {}
+    first_read: dict[str, tuple[int, int]] = {}
     for group, sites in plan.groups.items():
-        read[group] = min((order[edge.consumer], edge.input_index) for site in sites for edge in site.consumers)
-    yield from (Part("site", group, frozenset({group})) for group in sorted(read, key=lambda each: read[each]))
+        first_read[group] = min((order[edge.consumer], edge.input_index) for site in sites for edge in site.consumers)
+    yield from (
+        Part("site", group, frozenset({group})) for group in sorted(first_read, key=lambda name: first_read[name])
+    )

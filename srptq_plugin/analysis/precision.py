@@ -1,4 +1,7 @@
-"""Which tensors get which bits, within a budget: measured alone, chosen together, measured together."""
+"""The choice of bits for each tensor within a budget.
+
+Each tensor's noise is measured alone, an integer program chooses the bits, and the mixture is measured as a whole.
+"""
 
 import math
 from collections import Counter, defaultdict
@@ -11,7 +14,7 @@ from srptq_plugin.analysis.allocate import Choice, Measure, Problem, Product
 from srptq_plugin.analysis.analyze import Quality, analyze
 from srptq_plugin.analysis.widths import EIGHT, Uniform, mixed
 from srptq_plugin.costs.cost import Costs
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import ArgumentError
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.plan import Edge, Site
@@ -19,13 +22,13 @@ from srptq_plugin.planning.plan import Edge, Site
 Unit = Literal["site", "stage"]
 POINTS = 10
 """Budgets of a curve."""
-TRIES = 10
-"""How often the noise that a drop allows is halved in on."""
+BISECTIONS = 10
+"""How often the interval of noise limits is halved for a budget of dB."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may be spent: a share of the size or BitOPs of 8 bits everywhere, or dB of PSNR against the truth.
+    """A limit: a share of the size or BitOPs of 8 bits everywhere, or dB of PSNR lost against the truth.
 
     >>> str(Budget("bops", 0.3))
     'bops=0.3'
@@ -40,9 +43,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Bits by group, what they cost as shares of 8 bits everywhere, and how the network draws with them.
+    """Bits by group, their costs as shares of 8 bits everywhere, and the measured quality.
 
-    `expected` is the noise if what each tensor makes alone adds up.
+    `expected` is the sum of the noises that the tensors make alone.
     """
 
     bits: Mapping[str, int]
@@ -52,23 +55,23 @@ class Mixture:
     quality: Quality
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return this record for JSON."""
         return {**self.costs(), **self.quality.record(), "bits": dict(self.bits)}
 
     def costs(self) -> dict[str, float]:
-        """What it costs, and what noise that should make."""
+        """Return the costs, and the noise expected for them."""
         return {"size": self.size, "bops": self.bops, "expected_noise": self.expected}
 
     def point(self) -> dict[str, float | None]:
-        """What a curve has of it, as JSON has it."""
+        """Return this mixture as a point of a curve, for JSON."""
         return {**self.costs(), "noise": self.quality.noise, "psnr": self.quality.psnr}
 
 
 class Precision:
-    """A network measured at several numbers of bits, and what can be chosen for it.
+    """A network measured at several numbers of bits, and the mixtures that can be made of them.
 
-    Budgets of size and BitOPs are shares of what 8 bits everywhere take.
-    With `by="stage"` all weights of a stage have as many bits, and so have all its activations.
+    Budgets of size and BitOPs are shares of the cost of 8 bits everywhere. With `by="stage"` all weights of a stage
+    have the same bits, and so have all activations of a stage.
     """
 
     def __init__(self, uniforms: Sequence[Uniform], by: Unit = "site", pairs: Sequence[Pair] = ()) -> None:
@@ -79,63 +82,71 @@ class Precision:
         self.eight = dict.fromkeys(self.units.values(), EIGHT)
 
     def record(self) -> dict[str, Any]:
-        """One number of bits everywhere, for each that was measured, as JSON has it; and the stages of the groups."""
-        same = ({unit: found.bits_of(group) for group, unit in self.units.items()} for found in self.uniforms)
-        rows = [self._mixture(bits).record() for bits in same]
+        """Return for JSON each measured network with the same bits everywhere, and the stage and role of each group."""
+        rows: list[dict[str, Any]] = []
+        for uniform in self.uniforms:
+            bits = {unit: uniform.bits_of(group) for group, unit in self.units.items()}
+            rows.append({"width": uniform.bits, **self._mixture(bits).record()})
         stages = {group: [sites[0].stage, sites[0].role] for group, sites in self.plan.groups.items()}
-        return {
-            "uniform": [{"width": e.bits, **row} for e, row in zip(self.uniforms, rows, strict=True)],
-            "groups": stages,
-        }
+        return {"uniform": rows, "groups": stages}
 
     def within(self, budget: Budget) -> Mixture:
-        """The least noise for a budget; for a drop, the fewest BitOPs."""
+        """Return the mixture of least noise within a budget. For a drop, return the one of fewest BitOPs."""
         if budget.measure == "drop":
             return self._cheapest(budget)
         whole = self.problem.cost(budget.measure, self.eight)
-        found = self.problem.least_noise(budget.measure, budget.amount * whole)
-        if found is None:
+        bits = self.problem.least_noise(budget.measure, budget.amount * whole)
+        if bits is None:
             least = self.problem.cost(budget.measure, self.problem.least()) / whole
-            raise SrptqError(f"budget {budget}: nothing costs so little; the least is {budget.measure}={least:.4g}")
-        return self._mixture(found)
+            raise ArgumentError("budget", f"nothing costs so little; the least is {budget.measure}={least:.4g}", budget)
+        return self._mixture(bits)
 
     def curve(self, measure: Measure) -> list[Mixture]:
-        """The least noise at a ladder of budgets from the least to the most, even steps of a logarithm apart."""
+        """Return the mixtures of least noise for budgets from the least cost to the most, in equal ratios."""
         least, most = (self.problem.cost(measure, bits) for bits in (self.problem.least(), self.problem.most()))
         steps = ((n / (POINTS - 1)) for n in range(POINTS))
         limits = [least * (most / max(least, 1)) ** step for step in steps]
-        found = (self.problem.least_noise(measure, max(round(limit), least)) for limit in limits)
-        return [self._mixture(bits, ()) for bits in found if bits is not None]
-
-    def _cheapest(self, budget: Budget) -> Mixture:
-        """The noise that may be is halved in on, as noises that add up are no measured drop."""
-        if not self.pairs:
-            raise SrptqError(f"budget {budget}: a drop is against the truth; give high-resolution images with --data")
-        best = self._mixture(self.problem.most())
-        if (lost := self._drop(best)) > budget.amount:
-            raise SrptqError(f"budget {budget}: the most bits lose more; the least is drop={lost:.3f}")
-        low, high = (
-            math.log(max(self.problem.noise(bits), 1e-12)) for bits in (self.problem.most(), self.problem.least())
-        )
-        for _ in range(TRIES):
-            middle = (low + high) / 2
-            found = self.problem.least_cost("bops", math.exp(middle))
-            tried = self._mixture(found) if found else best
-            if self._drop(tried) <= budget.amount:
-                low, best = middle, min(best, tried, key=lambda each: each.bops)
-            else:
-                high = middle
-        return best
+        choices = (self.problem.least_noise(measure, max(round(limit), least)) for limit in limits)
+        return [self._mixture(bits, ()) for bits in choices if bits is not None]
 
     @cached_property
     def plain(self) -> Quality:
-        """The float network."""
+        """The quality of the float network."""
         return analyze(self.uniforms[0].subject, self.pairs, ()).float
+
+    def _cheapest(self, budget: Budget) -> Mixture:
+        """Find the fewest BitOPs at which PSNR drops by at most the budget, by bisecting a limit on the noise.
+
+        The integer program can only limit the sum of noises, which predicts the drop without being equal to it. So each
+        limit is tried: its cheapest mixture is measured, and a drop within the budget allows a higher limit.
+        """
+        if not self.pairs:
+            raise ArgumentError(
+                "budget", "a drop is measured against high-resolution images, which are missing; give `pairs`", budget
+            )
+        best = self._mixture(self.problem.most())
+        if (lost := self._drop(best)) > budget.amount:
+            raise ArgumentError("budget", f"the most bits lose more; the least is drop={lost:.3f}", budget)
+        # Invariant: `best` was measured and is within the budget. The interval is in logarithms, as noise spans orders
+        # of magnitude, and 1e-12 stands for no noise.
+        low, high = (
+            math.log(max(self.problem.noise(bits), 1e-12)) for bits in (self.problem.most(), self.problem.least())
+        )
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            bits = self.problem.least_cost("bops", math.exp(middle))
+            mixture = self._mixture(bits) if bits else best
+            if self._drop(mixture) <= budget.amount:
+                low, best = middle, min(best, mixture, key=lambda candidate: candidate.bops)
+            else:
+                high = middle
+        return best
 
     def _drop(self, mixture: Mixture) -> float:
         return (self.plain.psnr_y or 0) - (mixture.quality.psnr_y or 0)
 
     def _mixture(self, bits: Mapping[str, int], pairs: Sequence[Pair] | None = None) -> Mixture:
+        """Measure bits by unit, on all pairs unless others are given."""
         size, bops = (self._share(measure, bits) for measure in ("size", "bops"))
         groups = {group: bits[unit] for group, unit in self.units.items()}
         subject = replace(self.uniforms[0].subject, table=mixed(self.uniforms, groups))
@@ -146,21 +157,26 @@ class Precision:
         return self.problem.cost(measure, bits) / self.problem.cost(measure, self.eight)
 
     def _choices(self) -> Iterator[Choice]:
+        """Yield a choice for each unit. Its noise is the sum over its groups."""
         noise: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
         elements: Counter[str] = Counter()
         for group, unit in self.units.items():
-            for each in {found.bits_of(group): found for found in self.uniforms}.values():
-                noise[unit][each.bits_of(group)] += each.noise[group]
+            # two uniforms may have the same bits here, where the target has fewer widths: only one of them counts
+            by_bits = {uniform.bits_of(group): uniform for uniform in self.uniforms}
+            for bits, uniform in by_bits.items():
+                noise[unit][bits] += uniform.noise[group]
         for site in self.plan.weights:
             elements[self.units[site.group]] += self.uniforms[0].subject.table.weights[site.name].numel()
-        yield from (Choice(unit, dict(found), elements[unit]) for unit, found in noise.items())
+        yield from (Choice(unit, dict(by_width), elements[unit]) for unit, by_width in noise.items())
 
     def _products(self) -> Iterator[Product]:
+        """Yield the product of weight and input for each layer. The MACs of all are counted at the same image size."""
         subject = self.uniforms[0].subject
         height, width = subject.patches.shape[2:]
         for layer in Costs.of(Network(subject.network), (1, 3, height, width)).layers:
-            sites = (self.plan.by_edge.get(Edge(layer.name, place)) for place in (1, 0))
-            yield Product(layer.macs, *(None if site is None else self.units[site.group] for site in sites))
+            sites = (self.plan.by_edge.get(Edge(layer.name, index)) for index in (1, 0))  # weight, then input
+            weight, activation = (None if site is None else self.units[site.group] for site in sites)
+            yield Product(layer.macs, weight, activation)
 
 
 def _unit(site: Site, by: Unit) -> str:

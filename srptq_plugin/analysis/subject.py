@@ -1,4 +1,4 @@
-"""What is analyzed: a quantized network, what is known of it, and patches to look at."""
+"""The subject of an analysis: a quantized network, its record, and image patches."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,27 +32,27 @@ class Subject:
     def of_run(
         cls, run: Run, images: Path | None = None, scale: int | None = None, patches: int = PATCHES
     ) -> "Subject":
-        """What a run folder holds; without images those that it was calibrated on, or the sample photographs."""
+        """Take a run folder's network. By default take its calibration images, or else the sample photographs."""
         settings = run.recipe.calibration
-        found = run.images() if images is None else load_images(images, scale=scale)
+        loaded = run.images() if images is None else load_images(images, scale=scale)
         size = fixed_size(run.network)
         if size:
-            found = [Image(each.name, mirrored(each.pixels, size)) for each in found]
-        pixels = random_patches(found, patches, size or run.record.fitted(settings.size), settings.seed)
+            loaded = [Image(image.name, mirrored(image.pixels, size)) for image in loaded]
+        pixels = random_patches(loaded, patches, size or run.record.fitted(settings.size), settings.seed)
         return cls(run.network, run.table, run.record, to_tensor(pixels, run.input_range))
 
     @classmethod
     def of_model(cls, inputs: Inputs, patches: int = PATCHES, progress: Progress = quiet) -> "Subject":
-        """A network that was not quantized yet: calibrated by its recipe, without tuning."""
+        """Calibrate a network by its recipe, without tuning."""
         untuned = replace(inputs, bound=inputs.bound.without_tuning())
         program, table = Calibrator(untuned, progress).run()
         return cls(graph_of(program), table, inputs.loaded.record, inputs.patches[:patches])
 
     def batch(self, usual: int) -> int:
-        """How many patches may run at once, at most as many as usual."""
+        """Return how many patches may run at once: the usual number, or 1 if the network takes no batches."""
         return 1 if takes_one_image(self.network) else usual
 
     def levels(self, error: Tensor) -> Tensor:
-        """An error of the network's output in levels of an 8-bit image."""
+        """Convert an error of the network's output to levels of an 8-bit image."""
         low, high = self.record.input_range
         return error.double() * (PEAK / (high - low))

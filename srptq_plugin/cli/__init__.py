@@ -10,8 +10,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from srptq_plugin.cli.command import BY_NAME
+from srptq_plugin.cli.option_words import translate_error
 from srptq_plugin.cli.parser import USER_ERROR, parse
-from srptq_plugin.errors import SrptqError, told
+from srptq_plugin.errors import SrptqError, indent_lines
 
 if TYPE_CHECKING:
     from srptq_plugin.cli.result import Answer
@@ -19,15 +21,15 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = 3
 INTERRUPTED = 128 + 2
 HUNG_UP = 128 + 13
-"""What a shell reports for a program that SIGINT, or SIGPIPE, ended."""
+"""The exit codes that a shell reports for a program ended by SIGINT or SIGPIPE."""
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code and never raises."""
+    """Run a command and return its exit code. Never raise."""
     code = 0
-    _open_what_is_closed()
+    _reopen_closed_streams()
     try:
         code = _guarded(argv)
         sys.stdout.flush()
@@ -57,8 +59,8 @@ def _guarded(argv: Sequence[str] | None) -> int:
 
 
 def _run(arguments: Namespace) -> int:
-    _never_fail_to_encode()
-    with _stdout_kept_free():
+    _escape_unencodable()
+    with _stdout_reserved():
         from srptq_plugin.cli.logs import configure  # noqa: PLC0415
 
         configure(verbose=arguments.verbose)
@@ -71,9 +73,7 @@ def _answer(arguments: Namespace) -> "Answer":
     from srptq_plugin.cli.progress_bar import Bars  # noqa: PLC0415 - `srptq --help` answers without it
 
     with Bars(sys.stderr) as progress:
-        from srptq_plugin.cli.commands import COMMANDS  # noqa: PLC0415 - loads torch
-
-        return COMMANDS[arguments.command](arguments, progress)
+        return BY_NAME[arguments.command].load()(arguments, progress)
 
 
 def _print(answer: "Answer", *, as_json: bool) -> None:
@@ -87,53 +87,58 @@ def _print(answer: "Answer", *, as_json: bool) -> None:
 
 
 @contextmanager
-def _stdout_kept_free() -> Generator[None]:
-    """What plugins, networks and converters print goes to stderr: stdout is for the answer."""
+def _stdout_reserved() -> Generator[None]:
+    """Redirect stdout to stderr while a command runs. Plugins, networks and converters print."""
     sys.stdout.flush()
-    kept = os.dup(1)
+    # the descriptor too, not only sys.stdout: child processes and C++ libraries write to it
+    stdout = os.dup(1)
     os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
-def _open_what_is_closed() -> None:
-    """`srptq ... >&-` leaves Python without a stdout; the descriptor that is free is taken again."""
+def _reopen_closed_streams() -> None:
+    """Replace a closed stdout or stderr by /dev/null.
+
+    After `srptq ... >&-` Python's stream is None, and the next file that is opened would get the free descriptor.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as we run
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - stays open until exit
 
 
-def _never_fail_to_encode() -> None:
-    """A tick, or the name of a file, must not end the program in an odd locale."""
+def _escape_unencodable() -> None:
+    """Escape characters that the locale cannot encode, such as a tick or a letter of a file name."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _explain(error: BaseException, *, verbose: bool) -> int:
-    """One line about an error; the traceback only on demand."""
+    """Print one line about an error, with `verbose` after its traceback. Return the exit code."""
     if verbose:
         from traceback import print_exception  # noqa: PLC0415 - slow to import
 
         print_exception(error)
-    message = _users_fault(error)
+    message = _input_error(error)
     if message:
         _complain(f"error: {message}")
         return USER_ERROR
-    hint = "" if verbose else " with what -v shows"
+    hint = "" if verbose else " with the output of -v"
     _complain(f"internal error: {_brief(error)}; please report it{hint}")
     return INTERNAL_ERROR
 
 
-def _users_fault(error: BaseException) -> str:
+def _input_error(error: BaseException) -> str:
+    """Return the message for an error that the user can cure, or nothing for an internal error."""
     if isinstance(error, SrptqError):
-        return str(error)
+        return translate_error(error)
     if isinstance(error, SystemExit):
-        return f"the code that was loaded ended the program (exit {error.code}); give code that can be imported"
+        return f"the imported code ended the program (exit {error.code}); give code that can be imported"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'writing'}: {error.strerror}"
     out_of_memory = isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
@@ -146,11 +151,14 @@ def _brief(error: BaseException) -> str:
 
 
 def _complain(message: str) -> None:
-    print(f"srptq: {told(message)}", file=sys.stderr)  # noqa: T201
+    print(f"srptq: {indent_lines(message)}", file=sys.stderr)  # noqa: T201
 
 
 def _abandon(*descriptors: int) -> None:
-    """Whoever read our output has gone, or it does not fit; let the flush at exit go nowhere."""
+    """Redirect descriptors to /dev/null, as the reader has gone or the disk is full.
+
+    Otherwise Python's flush at exit would raise again.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in descriptors:
         os.dup2(nowhere, descriptor)

@@ -1,4 +1,4 @@
-"""The commands about a run folder, or about what a recipe would make of a network."""
+"""The commands `analyze` and `cost`, which take a run folder, or a recipe and a network."""
 
 import json
 from argparse import Namespace
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from srptq_plugin.cli.analysis_report import analysis_report, precision_report
 from srptq_plugin.cli.cost_command import cost_report
-from srptq_plugin.cli.parser import DEFAULT_RECIPE
 from srptq_plugin.cli.result import Answer, strict
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.recipes import DEFAULT_RECIPE
 from srptq_plugin.utils.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,119 +20,120 @@ if TYPE_CHECKING:
 
 ANALYSIS, BUDGET = "analysis.json", "budget.json"
 OF_A_RUN = ("recipe", "set", "model", "weights", "model_args", "input_range")
-"""What a run folder has of its own."""
+"""Options that a run folder has its own values for."""
 
 
-def analyze(asked: Namespace, progress: Progress) -> Answer:
-    """Measure what each part costs, or find bits for a budget."""
-    run = _run(asked)
-    return _sensitivity(asked, run, progress) if asked.budget is None else _precision(asked, run, progress)
+def analyze(args: Namespace, progress: Progress) -> Answer:
+    """Measure what each part costs, or choose bits for a budget."""
+    run = _run(args)
+    return _sensitivity(args, run, progress) if args.budget is None else _precision(args, run, progress)
 
 
-def _sensitivity(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
-    from srptq_plugin.analysis.analyze import analyze as analyzing  # noqa: PLC0415 - loads torch
+def cost(args: Namespace, _progress: Progress) -> Answer:
+    """Count arithmetic, bytes and memory of a run, or of a network as a recipe would quantize it."""
+    from srptq_plugin.costs.estimate import Estimate  # noqa: PLC0415
+    from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415
+    from srptq_plugin.recipes.recipe import Recipe  # noqa: PLC0415
+
+    run = _run(args)
+    if run is not None:
+        estimate = Estimate.of_run(run, args.input_size)
+    else:
+        registry = Registry()
+        recipe = Recipe.load(args.recipe or DEFAULT_RECIPE, args.set)
+        loaded = _source(args).load(registry, args.input_size)
+        estimate = Estimate.of_recipe(recipe, loaded, registry, args.input_size)
+    return Answer(estimate.record(), cost_report(estimate.record()))
+
+
+def _sensitivity(args: Namespace, run: "Run | None", progress: Progress) -> Answer:
+    from srptq_plugin.analysis.analyze import analyze as analyze_parts  # noqa: PLC0415 - loads torch
     from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
     from srptq_plugin.evaluation.pairs import load_pairs  # noqa: PLC0415
 
-    out = _file(asked, run, ANALYSIS)
+    out = _file_to_write(args, run, ANALYSIS)
     if run is not None:
-        subject = Subject.of_run(run, asked.images, asked.scale, asked.patches)
+        subject = Subject.of_run(run, args.images, args.scale, args.patches)
     else:
-        subject = Subject.of_model(_inputs(asked, run), asked.patches, progress)
-    pairs = load_pairs(asked.data, subject.record.scale).usable if asked.data else ()
-    found = analyzing(subject, pairs, asked.by, progress).record()
-    _keep(found, out)
-    return Answer(found, analysis_report(found, out))
+        subject = Subject.of_model(_inputs(args, run), args.patches, progress)
+    pairs = load_pairs(args.data, subject.record.scale).usable if args.data else ()
+    analysis = analyze_parts(subject, pairs, args.by, progress).record()
+    _write_json(analysis, out)
+    return Answer(analysis, analysis_report(analysis, out))
 
 
-def _file(asked: Namespace, run: "Run | None", name: str) -> Path:
-    """Where the answer goes, which has to be possible."""
+def _file_to_write(args: Namespace, run: "Run | None", name: str) -> Path:
+    """Return the file for the answer. Check it first, as measuring takes long."""
     from srptq_plugin.utils.atomic_file import check_file  # noqa: PLC0415
 
-    out = asked.out or (run.folder / name if run else Path(name))
-    check_file("--out", out)
+    out = args.out or (run.folder / name if run else Path(name))
+    check_file("out", out)
     return out
 
 
-def _keep(found: Mapping[str, Any], out: Path) -> None:
+def _write_json(record: Mapping[str, Any], out: Path) -> None:
     from srptq_plugin.utils.atomic_file import atomic_file  # noqa: PLC0415
 
     with atomic_file(out) as draft:
-        draft.write_text(json.dumps(strict(found), indent=1) + "\n")
+        draft.write_text(json.dumps(strict(record), indent=1) + "\n")
 
 
-def _precision(asked: Namespace, run: "Run | None", progress: Progress) -> Answer:
+def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer:
     from srptq_plugin.analysis.precision import Budget, Precision  # noqa: PLC0415
-    from srptq_plugin.analysis.widths import at_every_width, recipe_of  # noqa: PLC0415
+    from srptq_plugin.analysis.widths import at_every_width, mixed_recipe  # noqa: PLC0415
     from srptq_plugin.evaluation.pairs import load_pairs  # noqa: PLC0415
     from srptq_plugin.utils.atomic_file import atomic_file, check_file  # noqa: PLC0415
 
-    out = _file(asked, run, BUDGET)
-    check_file("--recipe-out", asked.recipe_out)
-    inputs = _inputs(asked, run)
-    pairs = load_pairs(asked.data, inputs.loaded.record.scale).usable if asked.data else ()
-    uniforms = at_every_width(inputs, asked.patches, asked.bits, progress)
-    precision = Precision(uniforms, "stage" if asked.by == ["stage"] else "site", pairs)
-    found = precision.within(Budget(*asked.budget))
-    with atomic_file(asked.recipe_out) as draft:
-        draft.write_text(recipe_of(inputs, uniforms[0].subject.table.plan, found.bits).to_yaml())
-    measure: Measure = "size" if asked.budget[0] == "size" else "bops"
-    curve = {"measure": measure, "mixtures": [each.point() for each in precision.curve(measure)]}
-    data = precision.record() | {"budget": dict([asked.budget]), "mixed": found.record(), "curve": curve}
-    _keep(data, out)
-    return Answer(data, precision_report(data, asked.recipe_out, out))
+    out = _file_to_write(args, run, BUDGET)
+    check_file("recipe_out", args.recipe_out)
+    inputs = _inputs(args, run)
+    pairs = load_pairs(args.data, inputs.loaded.record.scale).usable if args.data else ()
+    uniforms = at_every_width(inputs, args.patches, args.bits, progress)
+    precision = Precision(uniforms, "stage" if args.by == ["stage"] else "site", pairs)
+    mixture = precision.within(Budget(*args.budget))
+    with atomic_file(args.recipe_out) as draft:
+        draft.write_text(mixed_recipe(inputs, uniforms[0].subject.table.plan, mixture.bits).to_yaml())
+    measure: Measure = "size" if args.budget[0] == "size" else "bops"
+    curve = {"measure": measure, "mixtures": [point.point() for point in precision.curve(measure)]}
+    data = precision.record() | {"budget": dict([args.budget]), "mixed": mixture.record(), "curve": curve}
+    _write_json(data, out)
+    return Answer(data, precision_report(data, args.recipe_out, out))
 
 
-def _inputs(asked: Namespace, run: "Run | None") -> "Inputs":
+def _inputs(args: Namespace, run: "Run | None") -> "Inputs":
     from srptq_plugin.calibration.inputs import Inputs  # noqa: PLC0415
     from srptq_plugin.plugins.bound_recipe import BoundRecipe  # noqa: PLC0415
     from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415
 
     if run is not None:
-        return Inputs.of_run(run, asked.images, asked.scale, asked.device)
+        return Inputs.of_run(run, args.images, args.scale, args.device)
     registry = Registry()
-    recipe = asked.recipe or DEFAULT_RECIPE
-    bound = BoundRecipe.resolve(recipe, registry, overrides=asked.set, images=asked.images, scale=asked.scale)
-    return Inputs.load(bound, _source(asked), asked.device)
+    recipe = args.recipe or DEFAULT_RECIPE
+    bound = BoundRecipe.resolve(recipe, registry, overrides=args.set, images=args.images, scale=args.scale)
+    return Inputs.load(bound, _source(args), args.device)
 
 
-def cost(asked: Namespace, _progress: Progress) -> Answer:
-    """Count arithmetic, bytes and memory, of a run or of what a recipe would make of a network."""
-    from srptq_plugin.costs.estimate import Estimate  # noqa: PLC0415
-    from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415
-    from srptq_plugin.recipes.recipe import Recipe  # noqa: PLC0415
-
-    run = _run(asked)
-    if run is not None:
-        found = Estimate.of_run(run, asked.input_size)
-    else:
-        registry = Registry()
-        recipe = Recipe.load(asked.recipe or DEFAULT_RECIPE, asked.set)
-        loaded = _source(asked).load(registry, asked.input_size)
-        found = Estimate.of_recipe(recipe, loaded, registry, asked.input_size)
-    return Answer(found.record(), cost_report(found.record()))
-
-
-def _run(asked: Namespace) -> "Run | None":
-    """The run folder, where it is one; a network has a name."""
+def _run(args: Namespace) -> "Run | None":
+    """Open the run folder, or return None if the subject names a network."""
     from srptq_plugin.runs.run import Run  # noqa: PLC0415
 
-    if asked.subject is None:
+    if args.subject is None:
         return None
-    if not Path(asked.subject).is_dir() and Path(asked.subject).name == asked.subject:
-        _refuse(asked, ["model"], "a network")
+    # a bare word that is no folder is a network, and anything with a slash is a run folder, even if it is missing
+    if not Path(args.subject).is_dir() and Path(args.subject).name == args.subject:
+        _refuse_options(args, ["model"], "a network")
         return None
-    _refuse(asked, OF_A_RUN, "a run, which has its own")
-    return Run.open(asked.subject)
+    _refuse_options(args, OF_A_RUN, "a run, which has its own")
+    return Run.open(args.subject)
 
 
-def _refuse(asked: Namespace, names: Iterable[str], what: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(asked, name)]
-    if given:
-        raise SrptqError(f"{', '.join(given)}: {asked.subject} is {what}; give one or the other")
+def _refuse_options(args: Namespace, names: Iterable[str], what: str) -> None:
+    options = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
+    if options:
+        raise SrptqError(f"{', '.join(options)}: {args.subject} is {what}; give one or the other")
 
 
-def _source(asked: Namespace) -> "Source":
+def _source(args: Namespace) -> "Source":
     from srptq_plugin.calibration.inputs import Source  # noqa: PLC0415
 
-    return Source(asked.subject or asked.model, asked.weights, dict(asked.model_args), asked.input_range)
+    return Source(args.subject or args.model, args.weights, dict(args.model_args), args.input_range)

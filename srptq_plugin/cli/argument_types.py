@@ -1,4 +1,4 @@
-"""The values that options take; what cannot be read is refused with what would be right."""
+"""Parsers of option values. Each refuses bad text with an example of what would be right."""
 
 import math
 import re
@@ -15,20 +15,20 @@ Pair = tuple[str, Any]
 
 
 def input_size(text: str) -> Size:
-    """A static shape of the network's input.
+    """Parse the static shape of the network's input.
 
     >>> input_size("1x3x270x480")
     (1, 3, 270, 480)
     """
-    found = re.fullmatch(r"1x3x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if not found:
+    match = re.fullmatch(r"1x3x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not match:
         raise ArgumentTypeError(f"{text!r}; give 1 x 3 x height x width, such as 1x3x270x480")
-    height, width = map(int, found.groups())
+    height, width = map(int, match.groups())
     return 1, 3, height, width
 
 
 def input_range(text: str) -> Range:
-    """What black and white are at the network's input.
+    """Parse the network's input values for black and white.
 
     >>> input_range("0:255")
     (0.0, 255.0)
@@ -42,7 +42,7 @@ def input_range(text: str) -> Range:
 
 
 def argument(text: str) -> Pair:
-    """Read one argument of the network, its value in YAML as `--set` reads it.
+    """Parse one argument of the network. Its value is YAML, as the values of `--set` are.
 
     >>> argument("bias=False"), argument("act=relu"), argument("windows=[8, 8]"), argument("size='915'")
     (('bias', False), ('act', 'relu'), ('windows', [8, 8]), ('size', '915'))
@@ -59,7 +59,7 @@ def argument(text: str) -> Pair:
 
 
 def scale(text: str) -> int:
-    """A factor to make photographs smaller by.
+    """Parse a factor to downscale photographs by.
 
     >>> scale("4")
     4
@@ -70,7 +70,7 @@ def scale(text: str) -> int:
 
 
 def count(text: str) -> int:
-    """How many; one at least.
+    """Parse a number of things, at least one.
 
     >>> count("8")
     8
@@ -81,7 +81,7 @@ def count(text: str) -> int:
 
 
 def budget(text: str) -> tuple[str, float]:
-    """What may be spent, and how much of it.
+    """Parse a budget: the measure that it limits, and the limit.
 
     >>> budget("bops=0.3")
     ('bops', 0.3)
@@ -94,7 +94,7 @@ def budget(text: str) -> tuple[str, float]:
 
 
 def path(text: str) -> Path:
-    """A path, `~` expanded; shells leave it alone in `--out=~/run`."""
+    """Parse a path and expand `~`, which shells do not expand in `--out=~/run`."""
     if not text.strip():
         raise ArgumentTypeError("the path is empty")
     return Path(text).expanduser()

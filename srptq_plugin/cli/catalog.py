@@ -1,4 +1,4 @@
-"""What is there: recipes, targets and plugins."""
+"""The commands that list recipes, targets and plugins."""
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,29 +23,40 @@ from srptq_plugin.utils.progress import Progress
 Record = dict[str, Any]
 OF_GRIDS = ("weights", "activations", "weight_bits", "activation_bits", "integer_bits", "placements")
 WISHES = tuple(field.name for field in fields(Rules) if field.name not in OF_GRIDS)
-"""What else a target's rules say: where it wants quantizers, and what it computes together."""
+"""The other rules of a target: where it needs quantizers, and which operations it fuses."""
 
 
-def recipes(asked: Namespace, _progress: Progress) -> Answer:
-    """The recipes that come with the package, one of them in full, or what a recipe may say."""
-    if asked.keys:
+def recipes(args: Namespace, _progress: Progress) -> Answer:
+    """List the recipes that come with the package, print one in full, or list the keys that a recipe may have."""
+    if args.keys:
         return _keys()
-    if asked.name is not None:
-        return _one_recipe(asked.name)
+    if args.name is not None:
+        return _one_recipe(args.name)
     registry = Registry()
-    found = [_recipe(path, registry) for path in shipped().values()]
-    rows = [
-        [
-            each["name"],
-            each["target"],
-            f"w{each['weights']}a{each['activations']}",
-            *_ways(each),
-            each["comment"],
-        ]
-        for each in found
-    ]
+    records = [_recipe(path, registry) for path in shipped().values()]
     columns = ["recipe", "target", "bits", "placement", "tuned by", "purpose"]
-    return Answer({"recipes": found}, [Table(columns, rows, wordy=1)])
+    return Answer({"recipes": records}, [Table(columns, [_recipe_row(record) for record in records], wordy=1)])
+
+
+def targets(_args: Namespace, _progress: Progress) -> Answer:
+    """List the presets of all targets."""
+    records = [record for entry in Registry().entries("target") for record in _presets(entry)]
+    columns = ["target, preset", "in integers", "placements", "weights", "activations", "export options"]
+    return Answer({"targets": records}, [Table(columns, [_target_row(record) for record in records], wordy=3)])
+
+
+def plugins(_args: Namespace, _progress: Progress) -> Answer:
+    """List the plugins with the entries that they register, or with the reason why they failed."""
+    registry = Registry()
+    summaries = {
+        kind: {entry.name: entry.summary for entry in registry.entries(kind)}
+        for kind in ("toolkit", "target", "observer", "reconstruction", "quantizer", "model")
+    }
+    hosts = {name: host.changes(registry) for name, host in installed_hosts(registry)}
+    report = [block for info in registry.plugins() for block in _plugin(info, summaries)]
+    report += [block for name, changes in hosts.items() for block in _host(name, changes)]
+    activate = {name: list(map(asdict, changes)) for name, changes in hosts.items()}
+    return Answer({"plugins": [asdict(info) for info in registry.plugins()], "activate": activate}, report)
 
 
 def _one_recipe(name: str) -> Answer:
@@ -54,13 +65,15 @@ def _one_recipe(name: str) -> Answer:
 
 
 def _keys() -> Answer:
-    found = [asdict(key) for section in sections(Registry()) for key in section.keys]
-    rows = [[text.replace("`", "") for text in key.values()] for key in found]
-    return Answer({"keys": found}, [Table(["key", "values", "default", "what it is"], rows, wordy=1)])
+    keys = [asdict(key) for section in sections(Registry()) for key in section.keys]
+    rows = [[text.replace("`", "") for text in key.values()] for key in keys]
+    return Answer({"keys": keys}, [Table(["key", "values", "default", "meaning"], rows, wordy=1)])
 
 
-def _ways(record: Record) -> tuple[str, str]:
-    return record["placement"] or "", record["reconstruction"] or "nothing"
+def _recipe_row(record: Record) -> list[str]:
+    bits = f"w{record['weights']}a{record['activations']}"
+    steps = record["placement"] or "", record["reconstruction"] or "nothing"
+    return [record["name"], record["target"], bits, *steps, record["comment"]]
 
 
 def _recipe(path: Path, registry: Registry) -> Record:
@@ -78,6 +91,7 @@ def _recipe(path: Path, registry: Registry) -> Record:
 
 
 def _placement(recipe: Recipe, registry: Registry) -> str | None:
+    """Return the placement that the recipe leads to, or the one it names if its target cannot be loaded."""
     try:
         presets = registry.target(recipe.target).load().presets
         return presets[recipe.preset or next(iter(presets))].placement(recipe.placement)
@@ -86,20 +100,13 @@ def _placement(recipe: Recipe, registry: Registry) -> str | None:
 
 
 def _comment(path: Path) -> str:
-    """The comment at the top of the file."""
+    """Return the comment at the top of a recipe file."""
     lines: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         lines.append(line.removeprefix("#").strip())
     return " ".join(lines)
-
-
-def targets(_asked: Namespace, _progress: Progress) -> Answer:
-    """The targets, a line a preset."""
-    found = [record for entry in Registry().entries("target") for record in _presets(entry)]
-    columns = ["target, preset", "in integers", "placements", "weights", "activations", "export options"]
-    return Answer({"targets": found}, [Table(columns, [_target_row(record) for record in found], wordy=3)])
 
 
 def _target_row(record: Record) -> list[Cell]:
@@ -113,15 +120,15 @@ def _target_row(record: Record) -> list[Cell]:
 
 
 def _presets(entry: Entry[Target]) -> Iterator[Record]:
-    who: Record = {"target": entry.name, "aliases": list(entry.aliases), "summary": entry.summary}
+    target_record: Record = {"target": entry.name, "aliases": list(entry.aliases), "summary": entry.summary}
     try:
         target = entry.load()
     except (SrptqError, ImportError) as error:
-        yield who | {"problem": str(error)}
+        yield target_record | {"problem": str(error)}
         return
-    who["exports"] = {key: list(values) for key, values in target.exports.items()}
+    target_record["exports"] = {key: list(values) for key, values in target.exports.items()}
     for number, (name, rules) in enumerate(target.presets.items()):
-        yield who | {"preset": name, "default": number == 0} | _rules(rules)
+        yield target_record | {"preset": name, "default": number == 0} | _rules(rules)
 
 
 def _rules(rules: Rules) -> Record:
@@ -143,7 +150,7 @@ def _listed(value: object) -> object:
 
 
 def _grid(grid: IntGrid, bits: frozenset[int]) -> str:
-    """Words for a grid.
+    """Describe a grid in words.
 
     >>> _grid(IntGrid(8, signed=True, symmetric=True, channel_axis=0), frozenset({4, 5, 6, 8}))
     '4-6, 8 bits, signed, symmetric, per channel'
@@ -159,35 +166,21 @@ def _grid(grid: IntGrid, bits: frozenset[int]) -> str:
 
 
 def _ranges(numbers: frozenset[int]) -> str:
+    # a run starts at a number without predecessor and ends at one without successor
     starts = [number for number in sorted(numbers) if number - 1 not in numbers]
     ends = [number for number in sorted(numbers) if number + 1 not in numbers]
     pairs = zip(starts, ends, strict=True)
     return ", ".join(str(start) if start == end else f"{start}-{end}" for start, end in pairs)
 
 
-def plugins(_asked: Namespace, _progress: Progress) -> Answer:
-    """The plugins and what they register, or why they failed."""
-    registry = Registry()
-    summaries = {
-        kind: {entry.name: entry.summary for entry in registry.entries(kind)}
-        for kind in ("toolkit", "target", "observer", "reconstruction", "quantizer", "model")
-    }
-    hosts = {name: host.changes(registry) for name, host in installed_hosts(registry)}
-    report = [block for info in registry.plugins() for block in _plugin(info, summaries)]
-    report += [block for name, changes in hosts.items() for block in _host(name, changes)]
-    found = {"plugins": [asdict(info) for info in registry.plugins()]}
-    return Answer(found | {"activate": {name: list(map(asdict, each)) for name, each in hosts.items()}}, report)
-
-
 def _host(name: str, changes: Sequence[Change]) -> Iterator[Facts | Table]:
     yield Facts([("toolkit", f'{name}: what srptq_plugin.activate("{name}") does')])
-    yield Table(["entry or repair", "what it is", "left out"], [list(asdict(each).values()) for each in changes])
+    yield Table(["entry or repair", "meaning", "left out"], [list(asdict(change).values()) for change in changes])
 
 
 def _plugin(info: PluginInfo, summaries: Mapping[str, Mapping[str, str]]) -> Iterator[Facts | Table]:
     source = f"{info.name} ({info.distribution} {info.version})" if info.distribution else info.name
-    facts = Facts([("plugin", Mark(f"{source}: {info.failed}", good=False) if info.failed else source)])
-    yield facts
+    yield Facts([("plugin", Mark(f"{source}: {info.failed}", good=False) if info.failed else source)])
     rows = [[kind, name, summaries[kind][name]] for kind, names in info.registers.items() for name in names]
     if rows:
-        yield Table(["kind", "name", "what it is"], rows)
+        yield Table(["kind", "name", "meaning"], rows)

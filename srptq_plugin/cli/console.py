@@ -1,4 +1,4 @@
-"""What the screen shows: facts and tables, in color in a terminal and as plain lines in a pipe."""
+"""Reports of facts and tables: in color in a terminal, as plain lines in a pipe."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mark:
-    """A verdict: with a tick or a cross in a terminal, the text alone in a pipe."""
+    """A verdict. A terminal shows a tick or a cross before the text."""
 
     text: str
     good: bool
@@ -24,16 +24,16 @@ Cell = str | Mark
 
 @dataclass(frozen=True)
 class Facts:
-    """Labels and values; a label may come several times."""
+    """Labels and values. A label may occur several times."""
 
     rows: Sequence[tuple[str, Cell]]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; the columns named in `right` are numbers.
+    """Columns and rows. The columns named in `right` are aligned to the right.
 
-    The last `wordy` columns hold sentences: in a narrow terminal they come below.
+    The last `wordy` columns hold sentences. A narrow terminal shows them below the table.
     """
 
     columns: Sequence[str]
@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Lines:
-    """Text to copy: never wrapped, never colored."""
+    """Text to copy, which is never wrapped or colored."""
 
     lines: Sequence[str]
     title: str = ""
@@ -52,15 +52,15 @@ class Lines:
 
 Block = Facts | Table | Lines
 NARROW = 110
-"""Terminals of fewer columns have no room for sentences in a table."""
+"""Width of the narrowest terminal that has room for a column of sentences."""
 ANOTHER = 10
-"""What each further column of sentences takes."""
+"""Width that each further column of sentences needs."""
 GAP = 3
-"""Between two columns."""
+"""Width between two columns."""
 
 
 def show(report: Sequence[Block], stream: TextIO) -> None:
-    """Print a report the way the stream wants it."""
+    """Print a report, in color if the stream is a terminal."""
     if stream.isatty():
         _in_terminal(report, stream)
     else:
@@ -68,7 +68,7 @@ def show(report: Sequence[Block], stream: TextIO) -> None:
 
 
 def plain(report: Sequence[Block]) -> str:
-    """Lines without color or boxes.
+    """Format a report as lines without color or boxes.
 
     >>> print(plain([Facts([("target", "openvino")]), Table(["stage", "sites"], [["head", "1"]])]), end="")
     target: openvino
@@ -118,30 +118,28 @@ def _fitted(report: Sequence[Block], width: int) -> Iterator[Block]:
         if not isinstance(block, Table):
             yield block
         elif block.wordy and width < NARROW + ANOTHER * (block.wordy - 1):
-            kept = len(block.columns) - block.wordy
-            yield _whole_words(Table(block.columns[:kept], [row[:kept] for row in block.rows], block.right), width)
+            short = len(block.columns) - block.wordy
+            yield _whole_words(Table(block.columns[:short], [row[:short] for row in block.rows], block.right), width)
             yield _below(block)
         else:
             yield _whole_words(block, width)
 
 
 def _whole_words(table: Table, width: int) -> Block:
-    """The table, or a line for each of its cells where not even its words have room beside each other."""
+    """Return the table, or a line for each of its cells if its words are too long for columns."""
     return table if _room(table, width) >= 0 else _below(replace(table, wordy=len(table.columns) - 1))
 
 
 def _room(table: Table, width: int) -> int:
-    """What is left of a line beside the longest words of all columns."""
+    """Return the width left over when each column is as wide as its longest word. Negative if there is too little."""
     return width - GAP * (len(table.columns) - 1) - sum(_least(table))
 
 
 def _least(table: Table) -> list[int]:
-    """The width of each column's longest word; the first column is never wrapped."""
+    """Return the least width of each column: its longest word or, as the first is never wrapped, its longest cell."""
     first, *others = _columns(table)
-    return [
-        max(map(_length, first)),
-        *(max(_length(word) for cell in each for word in _split(cell)) for each in others),
-    ]
+    widths = [max(_length(word) for cell in column for word in _split(cell)) for column in others]
+    return [max(map(_length, first)), *widths]
 
 
 def _columns(table: Table) -> Iterator[tuple[Cell, ...]]:
@@ -153,31 +151,35 @@ def _split(cell: Cell) -> list[str]:
 
 
 def _length(cell: Cell) -> int:
-    """How many columns of the screen it takes, the tick or the cross among them."""
+    """Return the width of a cell on the screen, with its tick or cross."""
     from rich.cells import cell_len  # noqa: PLC0415
 
     return cell_len(_words(cell)) + (0 if isinstance(cell, str) else len("✓ "))
 
 
 def _widths(table: Table, width: int) -> list[int]:
-    """How wide each column is: what words need, and a share of the rest by what more there is to say."""
-    least, most = _least(table), [max(map(_length, each)) for each in _columns(table)]
-    more = [wanted - needed for wanted, needed in zip(most, least, strict=True)]
-    room = min(_room(table, width), sum(more))
-    return [needed + wanted * room // max(sum(more), 1) for needed, wanted in zip(least, more, strict=True)]
+    """Return the width of each column.
+
+    Every column gets the width of its longest word. The room left is shared in proportion to the width that each column
+    still lacks for its longest cell.
+    """
+    least, most = _least(table), [max(map(_length, column)) for column in _columns(table)]
+    lacking = [full - word for full, word in zip(most, least, strict=True)]
+    room = min(_room(table, width), sum(lacking))
+    return [word + lack * room // max(sum(lacking), 1) for word, lack in zip(least, lacking, strict=True)]
 
 
 def _below(table: Table) -> Facts:
-    """What the last columns say, once for each that says the same."""
+    """Turn the columns of sentences into facts, without duplicates."""
     return Facts(list(dict.fromkeys(fact for row in table.rows for fact in _sentences(table, row))))
 
 
 def _sentences(table: Table, row: Sequence[Cell]) -> Iterator[tuple[str, Cell]]:
-    """What a row says below, by its first cell; which column says it, where there are several."""
+    """Yield the sentences of a row, labeled by its first cell, and by the column if there are several."""
     for name, cell in zip(table.columns[-table.wordy :], row[-table.wordy :], strict=True):
-        told = f"{name}: {_words(cell)}" if table.wordy > 1 else _words(cell)
+        sentence = f"{name}: {_words(cell)}" if table.wordy > 1 else _words(cell)
         if _words(cell):
-            yield _words(row[0]), Mark(told, cell.good) if isinstance(cell, Mark) else told
+            yield _words(row[0]), Mark(sentence, cell.good) if isinstance(cell, Mark) else sentence
 
 
 def _print_lines(block: Lines, write: Callable[..., None]) -> None:

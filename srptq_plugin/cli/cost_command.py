@@ -1,4 +1,4 @@
-"""What people read after `cost`: figures by stage, and in all beside the float network's."""
+"""What `srptq cost` prints: figures by stage, and totals next to the float network's."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,62 +15,25 @@ FIGURES = (
     ("FQSR's memory", "fqsr_memory", "B"),
     ("DAQ's BitOPs", "daq_operations", ""),
 )
+"""Label, key and unit of each total."""
 
 
-def cost_report(found: Record) -> list[Block]:
-    """What is counted, where the arithmetic is, and what the plan saves."""
-    model, size = found["model"], "x".join(map(str, found["input_size"]))
+def cost_report(estimate: Record) -> list[Block]:
+    """Report what was counted, where the arithmetic is, and what quantization saves."""
+    model, size = estimate["model"], "x".join(map(str, estimate["input_size"]))
     takes = f"upscales by {model['scale']}{sides_in(model)}"
     about = f"{model['name']}, {model['parameters']:,} parameters, {takes}, input {size}"
+    peak = estimate["quantized"]["memory"]["operation"]
     return [
-        Facts([("network", about), ("recipe", f"{found['recipe']}, for {found['target']}")]),
-        _stages(found),
-        _totals(found),
-        Facts([("most memory", f"at {found['quantized']['memory']['operation']}, {_where(found)}")]),
+        Facts([("network", about), ("recipe", f"{estimate['recipe']}, for {estimate['target']}")]),
+        _stages(estimate),
+        _totals(estimate),
+        Facts([("most memory", f"at {peak}, {_peak_in_float(estimate)}")]),
     ]
 
 
-def _where(found: Record) -> str:
-    quantized, plain = (found[kind]["memory"]["operation"] for kind in ("quantized", "float"))
-    return "in float as well" if quantized == plain else f"in float at {plain}"
-
-
-def _stages(found: Record) -> Table:
-    columns = ["stage", "MACs", "share", "BitOPs", "in float", "ratio"]
-    rows = [_row(each, found["macs"]) for each in found["stages"]]
-    whole = {"stage": "all", "macs": found["macs"], "bops": found["quantized"]["bops"]}
-    rows.append(_row({**whole, "float_bops": found["float"]["bops"]}, found["macs"]))
-    return Table(columns, rows, frozenset(columns[1:]))
-
-
-def _row(each: Record, macs: int) -> list[str]:
-    share = f"{each['macs'] / max(1, macs):.1%}"
-    bops, plain = each["bops"], each["float_bops"]
-    return [each["stage"], scaled(each["macs"]), share, scaled(bops), scaled(plain), _ratio(plain, bops)]
-
-
-def _totals(found: Record) -> Table:
-    columns = ["in all", "quantized", "in float", "ratio"]
-    return Table(columns, list(_figures(found["quantized"], found["float"])), frozenset(columns[1:]))
-
-
-def _figures(quantized: Record, plain: Record) -> Iterator[list[str]]:
-    for label, key, unit in FIGURES:
-        pair = [_number(total[key]) for total in (quantized, plain)]
-        if None not in pair:
-            yield [label, *(scaled(number, unit) for number in pair if number is not None), _ratio(pair[1], pair[0])]
-
-
-def _number(value: Any) -> float | None:
-    return value["bytes"] if isinstance(value, Mapping) else value
-
-
-def _ratio(plain: float | None, quantized: float | None) -> str:
-    return f"{plain / quantized:.2f}" if plain and quantized else ""
-
-
 def scaled(number: float, unit: str = "") -> str:
-    """Four digits and a factor of a thousand.
+    """Format a number with four digits and an SI prefix.
 
     >>> scaled(997_041_415_680), scaled(132_779_520, "B"), scaled(512, "B")
     ('997.0 G', '132.8 MB', '512 B')
@@ -79,3 +42,42 @@ def scaled(number: float, unit: str = "") -> str:
         if number >= factor:
             return f"{number / factor:#.4g} {prefix}{unit}"
     return f"{number:.0f} {unit}".rstrip()
+
+
+def _peak_in_float(estimate: Record) -> str:
+    quantized, plain = (estimate[kind]["memory"]["operation"] for kind in ("quantized", "float"))
+    return "in float as well" if quantized == plain else f"in float at {plain}"
+
+
+def _stages(estimate: Record) -> Table:
+    columns = ["stage", "MACs", "share", "BitOPs", "in float", "ratio"]
+    rows = [_row(stage, estimate["macs"]) for stage in estimate["stages"]]
+    whole = {"stage": "all", "macs": estimate["macs"], "bops": estimate["quantized"]["bops"]}
+    rows.append(_row({**whole, "float_bops": estimate["float"]["bops"]}, estimate["macs"]))
+    return Table(columns, rows, frozenset(columns[1:]))
+
+
+def _row(stage: Record, macs: int) -> list[str]:
+    share = f"{stage['macs'] / max(1, macs):.1%}"
+    bops, plain = stage["bops"], stage["float_bops"]
+    return [stage["stage"], scaled(stage["macs"]), share, scaled(bops), scaled(plain), _ratio(plain, bops)]
+
+
+def _totals(estimate: Record) -> Table:
+    columns = ["in all", "quantized", "in float", "ratio"]
+    return Table(columns, list(_figures(estimate["quantized"], estimate["float"])), frozenset(columns[1:]))
+
+
+def _figures(quantized: Record, plain: Record) -> Iterator[list[str]]:
+    for label, key, unit in FIGURES:
+        totals = _number(quantized[key]), _number(plain[key])
+        if totals[0] is not None and totals[1] is not None:
+            yield [label, scaled(totals[0], unit), scaled(totals[1], unit), _ratio(totals[1], totals[0])]
+
+
+def _number(value: Any) -> float | None:
+    return value["bytes"] if isinstance(value, Mapping) else value
+
+
+def _ratio(plain: float | None, quantized: float | None) -> str:
+    return f"{plain / quantized:.2f}" if plain and quantized else ""

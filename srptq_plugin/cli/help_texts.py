@@ -1,21 +1,21 @@
-"""What `--help` says above the options: what a command does, with examples."""
+"""The texts of `--help` above the options: what each command does, with examples."""
 
 ABOUT = "Post-training quantization of super-resolution networks."
 EPILOG = """\
-a first run, on the network and the photographs that come with the package:
+a first run, with the bundled network and sample photographs:
   srptq quantize
   srptq evaluate run --data Set5
 
 exit codes:
   0  done
   1  a check failed: the runtime does not compute what was simulated
-  2  your input is at fault; the message says what and where
-  3  an internal error; please report it with what -v shows
+  2  an error in your input; the message says what and where
+  3  an internal error; please report it with the output of -v
 """
 QUANTIZE = """\
-Quantize a network and write a run folder: the target's files, the recipe in
-full, a summary. Without --model the bundled EDSR x4, without --images the
-photographs of scikit-image.
+Quantize a network and write a run folder: the files for the target, the full
+recipe, and a summary. Defaults to the bundled EDSR x4 as the network, and to
+the sample photographs of scikit-image for calibration.
 
 examples:
   srptq quantize --recipe onnxruntime-w8a8 --out run8
@@ -24,9 +24,9 @@ examples:
   srptq quantize --set activations.bits=6 calibration.patches=200
 """
 COST = """\
-Count what a network costs in float and quantized: multiplications, BitOPs,
-bytes of the model, memory of the feature maps, and FQSR's and DAQ's figures.
-Give a run folder, or a recipe and a network: no image is read.
+Count the cost of a network in float and quantized: multiplications, BitOPs,
+bytes of the model, memory for feature maps, and the cost measures of the FQSR
+and DAQ papers. Give a run folder, or a recipe and a network. Reads no images.
 
 examples:
   srptq cost run
@@ -34,10 +34,11 @@ examples:
   srptq cost mynet:build --input-size 1x3x339x510
 """
 ANALYZE = """\
-Measure what each stage, each combination of stages, each block and each site
-costs the image: quantized alone, and left float while the rest is quantized.
-With --budget, measure every tensor at several numbers of bits, and write the
-recipe that spends them best.
+Measure how much each part of a network costs the image. A part is a stage, a
+combination of stages, a block or a site (one quantized tensor). Each is
+quantized alone, and left float while the rest is quantized. With --budget,
+measure every tensor at several bit widths, and write the recipe that spends
+the budget best.
 
 examples:
   srptq analyze run
@@ -45,9 +46,9 @@ examples:
   srptq analyze --recipe paper-w4a4 --budget bops=0.3 --recipe-out mixed.yaml
 """
 PLOT = """\
-Draw what `srptq analyze` measured: heat maps of stages, blocks and sites, and
-of a budget's answer PSNR against cost. With --site, how the values of a run's
-tensor are spread, and where its bounds are on the way to integers.
+Draw the results of `srptq analyze` as PNG files: heat maps of stages, blocks
+and sites, and PSNR against cost for a budget. With --site, draw a histogram
+of one tensor of a run, with its bounds at each step of calibration.
 
 examples:
   srptq plot run
@@ -55,10 +56,10 @@ examples:
   srptq plot run --site body.0/add
 """
 TRAIN = """\
-Train from a calibrated run, and write another run: weights, biases and bounds
-learn together, and the state that validated best is kept. With --scale the
-images are photographs, which it learns; without, they are low-resolution
-images, whose teacher is the float network.
+Train a calibrated run, and write another run. Weights, biases and bounds learn
+together, and the state with the best validation score is kept. With --scale,
+the images are high-resolution and the network learns to restore them. Without
+it, they are low-resolution and the network learns the float network's output.
 
 examples:
   srptq train openvino-w8a8 --run run --images lr
@@ -66,8 +67,8 @@ examples:
   srptq train openvino-w8a8 --run run --images lr --out trained --resume
 """
 EVALUATE = """\
-PSNR and SSIM on Y of a run: the float network, the simulation, the file in
-its runtime, and bicubic.
+Compute PSNR and SSIM on the Y channel for a run: of the float network, the
+simulation, the file in its runtime, and bicubic upscaling.
 
 examples:
   srptq evaluate run --data Set5
@@ -75,39 +76,27 @@ examples:
   srptq evaluate run --data photographs --tile 128 --overlap 32
 """
 VERIFY = """\
-Hold the simulation against the file in its real runtime, on crops of four
-sizes: how far they differ, how many convolutions run in integers, how much
-faster than float that is. Exit code 1 where they differ.
+Compare the simulation with the file in its runtime, on crops of four sizes:
+how far they differ, how many convolutions run in integers, and the speed
+compared with float. Exits with 1 if they differ.
 
 examples:
   srptq verify run
   srptq verify run --images lr
 """
 LINT = """\
-Check any ONNX file, from wherever it comes, against a target's rules: which it
-breaks, at which nodes, and the cure. Exit code 1 where it breaks one.
+Check any ONNX file, from any tool, against the rules of a target: which rules
+it breaks, at which nodes, and how to fix them. Exits with 1 if it breaks one.
 
 examples:
   srptq lint model.onnx --target tensorrt
 """
 RECIPES = """\
 List the recipes that come with the package, or print one of them, or a file of
-your own, in full; with --keys, every key that a recipe may have.
+your own, in full. With --keys, list every key that a recipe may have.
 
 examples:
   srptq recipes
   srptq recipes openvino-w8a8
   srptq recipes --keys
 """
-ABOUTS = {
-    "quantize": QUANTIZE,
-    "train": TRAIN,
-    "evaluate": EVALUATE,
-    "verify": VERIFY,
-    "analyze": ANALYZE,
-    "plot": PLOT,
-    "cost": COST,
-    "lint": LINT,
-    "recipes": RECIPES,
-}
-"""By command; the others say what they do in one line."""

@@ -1,35 +1,38 @@
-"""Where log lines and warnings go: stderr, above a progress bar."""
+"""Log lines and warnings on stderr, above a progress bar."""
 
 import logging
 import sys
 import warnings
 
+from srptq_plugin.cli.option_words import translate_hints
 from srptq_plugin.errors import printable
 
 OURS = ("srptq_plugin", "srptq_adapters")
 CHATTY = ("torchao", "torch.utils._pytree", "torch.export", "torch.fx", "torch.onnx", "PIL")
-"""Log what no user of ours can act on, such as deprecations, and errors of damaged files before they raise them."""
+"""Loggers that users cannot act on: deprecations, and details of damaged files that our own errors report."""
 
 
 class ToStderr(logging.Handler):
-    """Writes to what stderr is at that moment, which a progress bar replaces."""
+    """A handler that looks up `sys.stderr` for each record, as a progress bar replaces the stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
+        """Print one record."""
         print(self.format(record), file=sys.stderr)  # noqa: T201
 
 
 class Format(logging.Formatter):
-    """`srptq: warning: message`, as errors are printed."""
+    """A formatter that writes `srptq: warning: message`, as errors are printed."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line; where it comes from, when that is not us."""
-        where = "" if record.name.startswith(OURS) else f" {record.name}:"
-        return f"srptq: {record.levelname.lower()}:{where} {printable(super().format(record))}"
+        """Format one record. Name the logger if it is not ours."""
+        message = printable(super().format(record))
+        if record.name.startswith(OURS):
+            return f"srptq: {record.levelname.lower()}: {translate_hints(message)}"
+        return f"srptq: {record.levelname.lower()}: {record.name}: {message}"
 
 
 def configure(*, verbose: bool) -> None:
-    """Warnings of anyone's; with `verbose` what we do, and Python's warnings too."""
+    """Show warnings of all loggers. With `verbose`, show our progress and Python's warnings as well."""
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, ToStderr)]:
         root.removeHandler(old)

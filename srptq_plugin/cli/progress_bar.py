@@ -1,4 +1,4 @@
-"""Progress on stderr: in a terminal only, and only while a step takes longer than two seconds."""
+"""A progress bar on stderr, in a terminal only, for steps that take longer than two seconds."""
 
 import logging
 from threading import RLock, Timer, current_thread
@@ -10,13 +10,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DELAY = 2.0
+"""Seconds before a bar is shown."""
 BETWEEN = "working"
+"""The name of the bar between two steps."""
 
 
 class Bars:
-    """The `Progress` that the command line hands to the pipeline; one bar at a time.
+    """The `Progress` callback of the command line, which shows one bar at a time.
 
-    A timer shows the bar, so that it comes even when the step says nothing for long.
+    A timer shows the bar, so that it appears even if the step reports nothing for a long time.
     """
 
     def __init__(self, stream: TextIO, delay: float = DELAY) -> None:
@@ -37,7 +39,7 @@ class Bars:
             self._end()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Take note of a step; what is being done, how many are done, how many there are."""
+        """Show the progress of a step: its name, how much is done, and how much there is in all."""
         with self._lock:
             self._note(what, done, total)
 
@@ -72,13 +74,14 @@ class Bars:
 
     def _show(self) -> None:
         with self._lock:
+            # a timer that fired while its step was ending waits for the lock here, and is no longer the current one
             if self._timer is current_thread():
                 progress = _progress(self._stream)
                 self._shown = progress, progress.add_task(self._what, **self._fields())
                 progress.start()
 
     def _fields(self) -> dict[str, Any]:
-        """A step of unknown length pulses and has no count."""
+        """Return the fields of the bar. A step of unknown length pulses and has no count."""
         count = f"{self._done} of {self._total}" if self._total else ""
         left = "left" if self._total else ""
         return {"completed": self._done, "total": self._total or None, "count": count, "left": left}

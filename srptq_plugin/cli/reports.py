@@ -1,4 +1,4 @@
-"""What people read after `quantize`, `verify` and `evaluate`."""
+"""What `srptq quantize`, `verify`, `lint` and `evaluate` print."""
 
 import shlex
 from collections import Counter, defaultdict
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from srptq_plugin.cli.console import Block, Cell, Facts, Lines, Mark, Table
+from srptq_plugin.graph.stages import STAGES
 from srptq_plugin.plugins.protocols import Finding
 
 Record = Mapping[str, Any]
-STAGES = ("head", "body", "upsample", "tail")
 
 
 def run_report(summary: Record, folder: Path) -> list[Block]:
-    """What was quantized and how, whether the runtime agrees, and what to do next."""
+    """Report what was quantized and how, whether the runtime agrees, and what to do next."""
     return [
         Facts([("network", _network(summary["model"])), ("recipe", _recipe(summary))]),
         _stages(summary["sites"]),
@@ -24,10 +24,10 @@ def run_report(summary: Record, folder: Path) -> list[Block]:
     ]
 
 
-def verification_report(found: Record) -> list[Block]:
-    """What the runtime did, in all and by image size."""
-    facts = Facts(list(_verdict(found)))
-    sizes = found.get("sizes") or ()
+def verification_report(verified: Record) -> list[Block]:
+    """Report how the runtime did, in all and by image size."""
+    facts = Facts(list(_verdict(verified)))
+    sizes = verified.get("sizes") or ()
     if not sizes:
         return [facts]
     rows = [[size["image"], f"{size['height']} x {size['width']}", _db(size["psnr"])] for size in sizes]
@@ -35,28 +35,47 @@ def verification_report(found: Record) -> list[Block]:
 
 
 def lint_report(target: str, findings: Sequence[Finding]) -> list[Block]:
-    """What breaks a rule, equal findings on one line."""
+    """Report the broken rules. Findings that differ only by node share a row."""
     if not findings:
         return [Facts([("lint", Mark(f"keeps every rule of {target}", good=True))])]
-    alike: dict[tuple[str, str, str, bool], list[str]] = defaultdict(list)
-    for each in findings:
-        alike[each.rule, each.problem, each.cure, each.severe].append(each.node)
+    nodes: dict[tuple[str, str, str, bool], list[str]] = defaultdict(list)
+    for finding in findings:
+        nodes[finding.rule, finding.problem, finding.cure, finding.severe].append(finding.node)
     rows: list[list[Cell]] = [
-        [Mark(rule, good=False) if severe else rule, _some(nodes), problem, cure]
-        for (rule, problem, cure, severe), nodes in alike.items()
+        [Mark(rule, good=False) if severe else rule, _some(names), problem, cure]
+        for (rule, problem, cure, severe), names in nodes.items()
     ]
-    severe = sum(each.severe for each in findings)
-    told = f"{severe} break a rule of {target}, {len(findings) - severe} only cost speed"
+    severe = sum(finding.severe for finding in findings)
+    counts = f"{severe} break a rule of {target}, {len(findings) - severe} only cost speed"
     return [
-        Facts([("lint", Mark(told, good=not severe))]),
+        Facts([("lint", Mark(counts, good=not severe))]),
         Table(["rule", "nodes", "problem", "cure"], rows, wordy=1),
     ]
 
 
-def evaluation_report(found: Record) -> list[Block]:
-    """PSNR and SSIM, what each output loses against the float network, and how the networks were run."""
-    facts = list(_circumstances(found))
-    return [_means(found["rows"]), *([Facts(facts)] if facts else [])]
+def evaluation_report(evaluation: Record) -> list[Block]:
+    """Report PSNR and SSIM, the loss against the float network, and how the networks were run."""
+    facts = list(_circumstances(evaluation))
+    return [_means(evaluation["rows"]), *([Facts(facts)] if facts else [])]
+
+
+def sides_in(model: Record) -> str:
+    """Say which sizes the network takes, unless it takes any.
+
+    >>> sides_in({"multiple": 8}), sides_in({"multiple": 1})
+    (', height and width in multiples of 8', '')
+    """
+    multiple = model.get("multiple", 1)
+    return f", height and width in multiples of {multiple}" if multiple > 1 else ""
+
+
+def bit_counts(bits: Counter[int]) -> str:
+    """Say how many tensors have which bits.
+
+    >>> bit_counts(Counter({8: 1, 4: 32}))
+    '32 at 4 bits, 1 at 8 bits'
+    """
+    return ", ".join(f"{count} at {width} bits" for width, count in sorted(bits.items())) or "float"
 
 
 def _means(rows: Sequence[Record]) -> Table:
@@ -76,18 +95,18 @@ def _means(rows: Sequence[Record]) -> Table:
     return Table(columns, cells, frozenset(columns[2:]))
 
 
-def _circumstances(found: Record) -> Iterator[tuple[str, Cell]]:
-    """What else the figures depend on."""
-    if found["skipped"]:
-        yield "left out", f"{len(found['skipped'])} that cannot be scored, named above"
-    if found["ensemble"]:
+def _circumstances(evaluation: Record) -> Iterator[tuple[str, Cell]]:
+    """Yield what else the scores depend on."""
+    if evaluation["skipped"]:
+        yield "left out", f"{len(evaluation['skipped'])} that cannot be scored, named above"
+    if evaluation["ensemble"]:
         yield "ensemble", "mean of 8 turned and mirrored outputs; bicubic is as it was"
-    if tiles := found["tiles"]:
-        told = f"{tiles['height']} x {tiles['width']} pixels, overlap {tiles['overlap']}"
-        yield "tiles", f"{told}; {tiles['split']} images in several, {tiles['padded']} padded to fit"
+    if tiles := evaluation["tiles"]:
+        size = f"{tiles['height']} x {tiles['width']} pixels, overlap {tiles['overlap']}"
+        yield "tiles", f"{size}; {tiles['split']} images in several, {tiles['padded']} padded to fit"
     if tiles and (seam := tiles["seam"]):
-        told = f"tiles differ from the whole image by at most {seam['levels']:.2f} levels of 255"
-        yield "seams", Mark(f"{told} ({seam['image']}, float)", good=not seam["visible"])
+        difference = f"tiles differ from the whole image by at most {seam['levels']:.2f} levels of 255"
+        yield "seams", Mark(f"{difference} ({seam['image']}, float)", good=not seam["visible"])
 
 
 def _change(row: Record, plain: float | None) -> str:
@@ -102,16 +121,6 @@ def _network(model: Record) -> str:
     return f"{model['name']}, {model['parameters']:,} parameters, upscales by {model['scale']}{fixed}"
 
 
-def sides_in(model: Record) -> str:
-    """Say which sizes the network takes, unless it takes any.
-
-    >>> sides_in({"multiple": 8}), sides_in({"multiple": 1})
-    (', height and width in multiples of 8', '')
-    """
-    multiple = model.get("multiple", 1)
-    return f", height and width in multiples of {multiple}" if multiple > 1 else ""
-
-
 def _recipe(summary: Record) -> str:
     recipe = summary["recipe"]
     tuned = recipe["reconstruction"]
@@ -121,42 +130,37 @@ def _recipe(summary: Record) -> str:
 
 
 def _stages(sites: Sequence[Record]) -> Table:
-    """How many tensors of each stage were quantized, by bits."""
+    """Count the quantized tensors of each stage by bits."""
     bits: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     for site in sites:
         bits[site["stage"], site["role"]][site["bits"]] += 1
-    used = [stage for stage in STAGES if any(found == stage for found, _ in bits)]
-    rows = [[stage, *(bit_counts(bits[stage, role]) for role in ("weight", "activation"))] for stage in used]
+    used = {stage for stage, _ in bits}
+    rows = [
+        [stage, *(bit_counts(bits[stage, role]) for role in ("weight", "activation"))]
+        for stage in STAGES
+        if stage in used
+    ]
     return Table(["stage", "weights", "activations"], rows)
 
 
-def bit_counts(bits: Counter[int]) -> str:
-    """How many tensors have which bits.
-
-    >>> bit_counts(Counter({8: 1, 4: 32}))
-    '32 at 4 bits, 1 at 8 bits'
-    """
-    return ", ".join(f"{count} at {width} bits" for width, count in sorted(bits.items())) or "float"
-
-
-def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
-    """The operations that stay float, grouped by why."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name, reason in floats.items():
-        groups[reason].append(name)
-    for reason, names in groups.items():
-        yield "stays float", f"{_some(names)}: {reason}"
-
-
 def _calibration(summary: Record) -> Iterator[tuple[str, Cell]]:
-    """Yield what stays float, and what each step of calibration did."""
+    """Yield what stays float, and the effect of each step of calibration."""
     yield from _floats(summary["floats"])
     yield from _equalized(summary)
     yield from _overflow(summary)
     yield from _rounded(summary)
     yield from _trained(summary)
     yield from _tuned(summary.get("reconstruction") or {})
-    yield from _projection(summary["sites"], summary.get("reconstruction") or {})
+    yield from _grid_costs(summary["sites"], summary.get("reconstruction") or {})
+
+
+def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
+    """Yield the operations that stay float, grouped by reason."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name, reason in floats.items():
+        groups[reason].append(name)
+    for reason, names in groups.items():
+        yield "stays float", f"{_some(names)}: {reason}"
 
 
 def _equalized(summary: Record) -> Iterator[tuple[str, Cell]]:
@@ -165,28 +169,29 @@ def _equalized(summary: Record) -> Iterator[tuple[str, Cell]]:
 
 
 def _overflow(summary: Record) -> Iterator[tuple[str, Cell]]:
-    """What weights that are safe without VNNI cost, before anything was tuned."""
-    found = summary.get("overflow")
-    if found:
-        channels = f"{found['raised']:,} of {found['channels']:,} channels have a larger scale"
-        yield "overflow", f"safe without VNNI: {channels}, {found['cost_db']:.2f} dB more noise before tuning"
+    """Yield the cost of weights that cannot overflow without VNNI, before tuning."""
+    overflow = summary.get("overflow")
+    if overflow:
+        channels = f"{overflow['raised']:,} of {overflow['channels']:,} channels have a larger scale"
+        yield "overflow", f"safe without VNNI: {channels}, {overflow['cost_db']:.2f} dB more noise before tuning"
 
 
 def _rounded(summary: Record) -> Iterator[tuple[str, Cell]]:
-    """What error-compensated rounding of the weights gained."""
+    """Yield the gain of error-compensated rounding of the weights."""
     if summary.get("rounding_db") is not None:
         yield "rounding", f"errors of weights compensated: {summary['rounding_db']:.1f} dB less noise in the image"
 
 
 def _trained(summary: Record) -> Iterator[tuple[str, Cell]]:
-    found = summary.get("training")
-    if found:
-        kept = f"step {found['best_step']} of {found['steps']}"
-        yield "trained", f"{found['psnr_before']:.2f} -> {found['psnr']:.2f} dB where it is validated; kept {kept}"
+    training = summary.get("training")
+    if training:
+        step = f"step {training['best_step']} of {training['steps']}"
+        gain = f"{training['psnr_before']:.2f} -> {training['psnr']:.2f} dB"
+        yield "trained", f"{gain} where it is validated; kept {step}"
 
 
 def _tuned(figures: Record) -> Iterator[tuple[str, Cell]]:
-    """Yield what a reconstruction did to its loss where it did not lower it."""
+    """Yield the change of a reconstruction's loss, if it did not decrease."""
     before, after = (figures.get(f"loss_{when}") for when in ("before", "after"))
     if before is None or after is None or after < before:
         return
@@ -196,20 +201,24 @@ def _tuned(figures: Record) -> Iterator[tuple[str, Cell]]:
         yield "tuning", Mark(f"raised the loss on the calibration images: {before:.2f} -> {after:.2f}", good=False)
 
 
-def _projection(sites: Sequence[Record], figures: Record) -> Iterator[tuple[str, Cell]]:
-    """What the target's grid costs the activations, and what tuning won back."""
-    found = {s["name"]: s["projection"] for s in sites if s.get("projection") and s["role"] == "activation"}
-    if not found:
+def _grid_costs(sites: Sequence[Record], figures: Record) -> Iterator[tuple[str, Cell]]:
+    """Yield the noise that the target's grid adds to activations, and how much of it tuning recovered."""
+    costs = {s["name"]: s["projection"] for s in sites if s.get("projection") and s["role"] == "activation"}
+    if not costs:
         return
-    worst = max(found, key=lambda name: found[name]["cost_db"])
-    means = (sum(e[key] for e in found.values()) / len(found) for key in ("cost_db", "won_db"))
-    cost, won, most = (round(each, 2) + 0.0 for each in (*means, found[worst]["cost_db"]))
-    told = f"{cost:.2f} dB an activation against a real offset, at most {most:.2f} at {worst}"
-    yield "grid costs", told + (f"; tuning {_won(won, figures)}" if any(e["won_db"] for e in found.values()) else "")
+    worst = max(costs, key=lambda name: costs[name]["cost_db"])
+    mean, won = (_rounded_db(sum(c[key] for c in costs.values()) / len(costs)) for key in ("cost_db", "won_db"))
+    most = _rounded_db(costs[worst]["cost_db"])
+    noise = f"{mean:.2f} dB an activation against a real offset, at most {most:.2f} at {worst}"
+    yield "grid costs", noise + (f"; tuning {_won(won, figures)}" if any(c["won_db"] for c in costs.values()) else "")
+
+
+def _rounded_db(value: float) -> float:
+    return round(value, 2) + 0.0  # + 0.0 turns -0.0 into 0.0, which prints without a sign
 
 
 def _won(won: float, figures: Record) -> str:
-    """Say what tuning won an activation; it may cost activations dB to lower the error of the image."""
+    """Say what tuning won an activation. It may cost activations dB to lower the error of the image."""
     if won >= 0:
         return f"won back {won:.2f} dB"
     why = ", though the image is nearer to float" if "loss_after" in figures and not dict(_tuned(figures)) else ""
@@ -221,39 +230,39 @@ def _some(names: Sequence[str]) -> str:
     return shown if len(names) <= 2 else f"{shown} and {len(names) - 2} more"  # noqa: PLR2004
 
 
-def _verdict(found: Record) -> Iterator[tuple[str, Cell]]:
-    """What verifying found; a run without a runtime has little to say."""
-    if found.get("runtime") is None:
-        yield "verified", f"not run ({found.get('note', 'no runtime')})"
+def _verdict(verified: Record) -> Iterator[tuple[str, Cell]]:
+    """Yield what verification found, or why it did not run."""
+    if verified.get("runtime") is None:
+        yield "verified", f"not run ({verified.get('note', 'no runtime')})"
         return
     yield (
         "verified",
-        Mark(f"{'passed' if found['passed'] else 'FAILED'} in {found['runtime']}", found["passed"]),
+        Mark(f"{'passed' if verified['passed'] else 'FAILED'} in {verified['runtime']}", verified["passed"]),
     )
-    yield from (("problem", problem) for problem in found["problems"])
-    if found["convs_int8"] is not None:
-        yield "integers", f"{found['convs_int8']} convolutions run in int8, {found['convs_planned']} were planned"
-    yield from _kernels(found)
-    if found.get("note"):
-        yield "note", found["note"]
-    yield "difference", _difference(found)
-    if found.get("speedup") is not None:
-        yield "speed", f"{found['speedup']:.2f} times as fast as float in this runtime"
-    if found.get("slower"):
-        yield "note", found["slower"]
+    yield from (("problem", problem) for problem in verified["problems"])
+    if verified["convs_int8"] is not None:
+        yield "integers", f"{verified['convs_int8']} convolutions run in int8, {verified['convs_planned']} were planned"
+    yield from _kernels(verified)
+    if verified.get("note"):
+        yield "note", verified["note"]
+    yield "difference", _difference(verified)
+    if verified.get("speedup") is not None:
+        yield "speed", f"{verified['speedup']:.2f} times as fast as float in this runtime"
+    if verified.get("slower"):
+        yield "note", verified["slower"]
 
 
-def _kernels(found: Record) -> Iterator[tuple[str, Cell]]:
+def _kernels(verified: Record) -> Iterator[tuple[str, Cell]]:
     """Yield which kernels ran, and in how many bits they add two products."""
-    if found.get("kernels"):
-        counts = ", ".join(f"{count} {name}" for name, count in found["kernels"].items())
-        yield "kernels", f"{counts}; two products are added in {16 if found['saturates'] else 32} bits here"
+    if verified.get("kernels"):
+        counts = ", ".join(f"{count} {name}" for name, count in verified["kernels"].items())
+        yield "kernels", f"{counts}; two products are added in {16 if verified['saturates'] else 32} bits here"
 
 
-def _difference(found: Record) -> str:
-    most, largest = found["p99_9_levels"], found["max_levels"]
+def _difference(verified: Record) -> str:
+    most, largest = verified["p99_9_levels"], verified["max_levels"]
     levels = f"99.9 % of values within {most:.2f} levels of 255, all within {largest:.2f}"
-    return f"{_db(found['psnr'])} between simulation and runtime; {levels}"
+    return f"{_db(verified['psnr'])} between simulation and runtime; {levels}"
 
 
 def _db(value: float | None) -> str:
@@ -269,7 +278,7 @@ def _outcome(summary: Record, folder: Path) -> Iterator[tuple[str, Cell]]:
 
 
 def _files(artifacts: Sequence[str], folder: Path) -> list[str]:
-    """The target's files first, the one to run before all."""
+    """List the files of the target first. The first of them is the one to run."""
     others = {path.name for path in folder.iterdir()} - set(artifacts)
     return [*artifacts, *sorted(others)]
 

@@ -1,4 +1,4 @@
-"""What a command answers: the data for scripts, the report for people, the exit code."""
+"""The answer of a command: data for scripts, a report for people, an exit code."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ DONE, CHECK_FAILED = 0, 1
 
 @dataclass(frozen=True)
 class Answer:
-    """The same facts twice, once for `--json` and once for the screen."""
+    """The same facts twice: `data` for `--json`, `report` for the screen."""
 
     data: Mapping[str, Any]
     report: Sequence[Block]
@@ -20,17 +20,17 @@ class Answer:
 
 
 def strict(value: Any) -> Any:
-    """A value that JSON has: no NaN, no infinity, no sets or paths.
+    """Convert a value to standard JSON, which has no NaN, infinity, set or path.
 
     >>> strict({"psnr": float("inf"), "bits": frozenset({8, 4})})
     {'psnr': None, 'bits': [4, 8]}
     """
     if isinstance(value, Mapping):
-        return {str(key): strict(each) for key, each in value.items()}
+        return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):
         return sorted(map(strict, value))
     if isinstance(value, list | tuple):
-        return [strict(each) for each in value]
+        return [strict(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -1,4 +1,4 @@
-"""Self-ensemble: the mean of what a network makes of an image turned and mirrored in all eight ways."""
+"""Self-ensemble: the mean of a network's outputs for an image that is rotated and flipped in all eight ways."""
 
 from collections.abc import Iterator
 from functools import reduce
@@ -13,7 +13,7 @@ SYMMETRIES = 8
 
 
 def ensembled(forward: Forward) -> Forward:
-    """The network run eight times an image, each output turned back, and averaged before rounding.
+    """Wrap a network: run it eight times an image, turn each output back, and average before rounding.
 
     >>> darkest_left = ensembled(lambda image: image + np.arange(2, dtype=np.float32))
     >>> darkest_left(np.zeros((1, 1, 2, 2), np.float32)).tolist()
@@ -27,6 +27,7 @@ def ensembled(forward: Forward) -> Forward:
 
 
 def _outputs(forward: Forward, image: Array) -> Iterator[Array]:
+    # each symmetry is a flip of the width, then a rotation, and is undone in the reverse order
     for turns, mirrored in product(range(4), (False, True)):
         flipped = np.flip(image, 3) if mirrored else image
         output = forward(np.ascontiguousarray(np.rot90(flipped, turns, (2, 3))))

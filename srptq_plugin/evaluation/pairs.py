@@ -1,4 +1,4 @@
-"""Test pairs from a folder: low-resolution images, what they were made from, and what is wrong with the others."""
+"""Test pairs from a folder: low-resolution images, their high-resolution originals, and problems with others."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Pair:
-    """A low-resolution image and the one that it was made from."""
+    """A low-resolution image and its high-resolution original."""
 
     low: Image
     high: Image
@@ -33,10 +33,12 @@ class Pairs:
 
 
 def load_pairs(data: Path, scale: int, *, strict: bool = False) -> Pairs:
-    """Test pairs from a folder laid out as `HR_x4` or `HR`, and `LR_x4`; or from photographs, cropped to the scale.
+    """Load test pairs from a folder, and warn of images that cannot be scored.
 
-    An image that cannot be scored is named in a warning and left out; with `strict` it is an error, as it is
-    where no image is left.
+    Args:
+        data: A folder with `HR_x4` or `HR`, and `LR_x4`, or a folder of photographs, which are cropped to a multiple of
+            the scale and downscaled.
+        strict: Raise an error if any image cannot be scored. Without it, raise one only if no image can be scored.
     """
     usable: list[Pair] = []
     skipped: list[str] = []
@@ -53,23 +55,23 @@ def load_pairs(data: Path, scale: int, *, strict: bool = False) -> Pairs:
 
 
 def _refusal(data: Path, skipped: int, usable: int) -> str:
-    cure = "; without --strict they are left out" if usable else ""
+    cure = "; without `strict` they are left out" if usable else ""
     return f"{data}: {skipped} of {skipped + usable} images cannot be scored{cure}"
 
 
 def _loaders(data: Path, scale: int) -> Iterator[Callable[[], Pair]]:
-    """What loads each pair, or raises what is wrong with it."""
+    """Yield a function for each pair that loads it, or raises an SrptqError."""
     lows, highs = data / f"LR_x{scale}", data / f"HR_x{scale}"
     if not lows.is_dir():
         for path in list_images(data / "HR" if (data / "HR").is_dir() else data):
-            yield partial(_made_smaller, path, scale)
+            yield partial(_downscaled, path, scale)
         return
     highs = highs if highs.is_dir() else data / "HR"
     for name in sorted({path.name for folder in (lows, highs) for path in list_images(folder)}):
         yield partial(_matched, lows / name, highs / name, scale)
 
 
-def _made_smaller(path: Path, scale: int) -> Pair:
+def _downscaled(path: Path, scale: int) -> Pair:
     pixels = read_image(path)
     height, width = (side - side % scale for side in pixels.shape[:2])
     high = Image(path.name, np.ascontiguousarray(pixels[:height, :width]))
@@ -84,7 +86,7 @@ def _matched(low_file: Path, high_file: Path, scale: int) -> Pair:
     if high.shape[:2] != tuple(scale * side for side in low.shape[:2]):
         raise SrptqError(
             f"{high_file}: {high.shape[:2]} is not {scale} x {low.shape[:2]} (height, width); "
-            "crop it to that, or make the low-resolution image anew"
+            "crop it to that, or downscale it again"
         )
     _check_size(high_file, high, scale)
     return Pair(Image(low_file.name, low), Image(high_file.name, high))
@@ -96,7 +98,7 @@ def _check_partner(file: Path, other: str) -> None:
 
 
 def _check_size(path: Path, high: Pixels, scale: int) -> None:
-    """SSIM needs a window inside the border that is not scored."""
+    """Refuse an image that has no room for a window of SSIM within the border that is not scored."""
     least = len(WINDOW) + 2 * scale
     if min(high.shape[:2]) < least:
         height, width = high.shape[:2]

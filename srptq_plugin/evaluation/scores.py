@@ -1,7 +1,7 @@
-"""What evaluating found, image by image; means, tables and files follow from it."""
+"""The scores of an evaluation, image by image, with the means, tables and files that follow from them."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ COLUMNS = ("data", "image", "output", "psnr", "ssim")
 
 @dataclass(frozen=True)
 class Score:
-    """One output for one image."""
+    """The score of one output for one image."""
 
     image: str
     output: str
@@ -25,7 +25,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Tiles:
-    """How images were tiled: how many needed several tiles, how many were padded, and what a seam costs."""
+    """The tiling of an evaluation: how many images needed several tiles, how many were padded, and the seam."""
 
     tiling: Tiling
     split: int
@@ -33,7 +33,7 @@ class Tiles:
     seam: Seam | None
 
     def record(self) -> dict[str, Any]:
-        """As one object for JSON."""
+        """Return one object for JSON."""
         seam = asdict(self.seam) | {"visible": self.seam.visible} if self.seam else None
         return asdict(self.tiling) | {"split": self.split, "padded": self.padded, "seam": seam}
 
@@ -50,7 +50,7 @@ class Evaluation:
 
     @property
     def means(self) -> list[dict[str, Any]]:
-        """A row an output.
+        """One row for each output.
 
         >>> flat, steep = Score("a.png", "float", 30.0, 0.8), Score("b.png", "float", 32.0, 0.9)
         >>> [(row["psnr"], row["images"]) for row in Evaluation("Set5", [flat, steep]).means]
@@ -60,28 +60,29 @@ class Evaluation:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """A row an image and output."""
+        """One row for each output and image."""
         return [{"data": self.data, **asdict(score)} for score in self.scores]
 
     def record(self) -> dict[str, Any]:
-        """All of it as one object for JSON."""
+        """Return one object for JSON that holds everything."""
         tiles = self.tiles.record() if self.tiles else None
-        how = {"skipped": list(self.skipped), "ensemble": self.ensemble, "tiles": tiles}
-        return {"rows": self.means, "images": self.rows, **how}
+        return {
+            "rows": self.means,
+            "images": self.rows,
+            "skipped": list(self.skipped),
+            "ensemble": self.ensemble,
+            "tiles": tiles,
+        }
 
     def save(self, path: Path) -> None:
-        """Write the rows as CSV; the file is there whole, or as it was before."""
+        """Write the rows as a CSV file. If that fails, leave an earlier file as it was."""
         with atomic_file(path) as draft, draft.open("x", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
             table.writerows([row[column] for column in COLUMNS] for row in self.rows)
 
     def _mean(self, name: str) -> dict[str, Any]:
-        found = [score for score in self.scores if score.output == name]
-        psnr, ssim = (sum(column) / len(found) for column in _columns(found))
-        return {"data": self.data, "output": name, "psnr": psnr, "ssim": ssim, "images": len(found)}
-
-
-def _columns(scores: Sequence[Score]) -> Iterator[list[float]]:
-    yield [score.psnr for score in scores]
-    yield [score.ssim for score in scores]
+        scores = [score for score in self.scores if score.output == name]
+        psnr = sum(score.psnr for score in scores) / len(scores)
+        ssim = sum(score.ssim for score in scores) / len(scores)
+        return {"data": self.data, "output": name, "psnr": psnr, "ssim": ssim, "images": len(scores)}

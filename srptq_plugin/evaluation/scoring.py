@@ -1,4 +1,4 @@
-"""PSNR and SSIM on Y of any network, as means over pairs of images."""
+"""PSNR and SSIM on the Y channel of any network, as means over pairs of images."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,15 +16,16 @@ Upscale = Callable[[Tensor], Tensor]
 def mean_scores(
     network: Upscale, pairs: Sequence[Pair], scale: int, input_range: tuple[float, float]
 ) -> tuple[float, float]:
-    """Of a network from [1, 3, H, W] to [1, 3, scale H, scale W]."""
-    how = scale, input_range
+    """Return the mean PSNR and SSIM of a network that maps [1, 3, H, W] to [1, 3, scale H, scale W]."""
     with torch.no_grad():
-        found = [scores(network(to_tensor(each.low.pixels[None], input_range)), each, *how) for each in pairs]
-    psnr, ssim = np.mean(found, axis=0)
+        rows = [
+            scores(network(to_tensor(pair.low.pixels[None], input_range)), pair, scale, input_range) for pair in pairs
+        ]
+    psnr, ssim = np.mean(rows, axis=0)
     return float(psnr), float(ssim)
 
 
 def scores(output: Tensor, pair: Pair, scale: int, input_range: tuple[float, float]) -> tuple[float, float]:
-    """Of what a network gave for the smaller image of a pair, [1, 3, H, W]."""
-    drawn = to_pixels(output[0], input_range)
-    return psnr_y(drawn, pair.high.pixels, scale), ssim_y(drawn, pair.high.pixels, scale)
+    """Return PSNR and SSIM of a network's output, [1, 3, H, W], for the smaller image of a pair."""
+    pixels = to_pixels(output[0], input_range)
+    return psnr_y(pixels, pair.high.pixels, scale), ssim_y(pixels, pair.high.pixels, scale)

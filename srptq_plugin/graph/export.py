@@ -23,7 +23,7 @@ EXAMPLE: Size = (2, 3, 48, 64)
 ANY = (0, 2, 3)
 """The axes that may have any length: batch, height and width."""
 CURE = (
-    "input_size (1, 3, H, W), with H and W the recipe's calibration.size, traces that size only, in seconds rather "
+    "`input_size`, with the recipe's calibration.size as height and width, traces that size only, in seconds rather "
     "than minutes"
 )
 BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
@@ -125,7 +125,7 @@ def _explain_refusal(module: nn.Module, example: Size, error: Exception) -> str:
     return (
         f"torch.export cannot trace {type(module).__name__} on a batch of {example[0]} of {example[2]} x {example[3]}"
         f"{where}: {cause[:300]}. Make the line free of branches on tensor values (torch.where, fixed loops), "
-        "or give a static input_size, which traces a single image of that size"
+        "or give `input_size`, which traces a single image of that size"
     )
 
 
@@ -136,7 +136,7 @@ def _refuse_fixed_sizes(program: ExportedProgram, example: Size, axes: Sequence[
     if fixed:
         limit = "batch" if fixed == [0] else "image size"
         traced = " x ".join(map(str, example))
-        raise SrptqError(f"the network runs at one {limit} only (traced on {traced}); give input_size (1, 3, H, W)")
+        raise SrptqError(f"the network runs at one {limit} only (traced on {traced}); give `input_size`")
 
 
 def _refuse_guards(module: nn.Module, program: ExportedProgram, example: Size, step: int) -> None:
@@ -149,7 +149,7 @@ def _refuse_guards(module: nn.Module, program: ExportedProgram, example: Size, s
         if fault and not _is_alike(module, program, size):
             traced, failed = (" x ".join(map(str, shape)) for shape in (example, size))
             raise SrptqError(
-                f"the network was traced on {traced} and is another on {failed} ({fault}); give input_size (1, 3, H, W)"
+                f"the network was traced on {traced} and is another on {failed} ({fault}); give `input_size`"
             )
 
 

@@ -22,7 +22,7 @@ def warn_of_range(loaded: LoadedModel, patches: Tensor) -> None:
     if not found >= LEAST:
         logger.warning(
             "%s: its output, shrunk to its input's size, is %.1f dB from its input; networks that keep colors have "
-            "%.0f or more: if this one does, %g:%g is not the range it was trained with; give --input-range",
+            "%.0f or more: if this one does, %g:%g is not the range it was trained with; give `input_range`",
             loaded.record.name, found, LEAST, low, high,
         )  # fmt: skip
 

@@ -76,5 +76,5 @@ def _output(module: nn.Module, level: float, sides: Sides) -> object:
         raise SrptqError(
             f"running it on an input of {[1, 3, *sides]} failed ({type(error).__name__}: {first_line(error)}); it must "
             f"accept one RGB image whose height and width are any multiple of 1, 2, 4 or another power of two up to "
-            f"{MULTIPLES[-1]}, or the only size that --input-size says"
+            f"{MULTIPLES[-1]}, or the only size that `input_size` gives"
         ) from error

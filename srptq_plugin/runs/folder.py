@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import ArgumentError
 from srptq_plugin.runs.atomic_folder import COMMITTED, DRAFT, commit, complete, locked, tidy, writing
 from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, TRAINED
 from srptq_plugin.runs.run_record import SCHEMA, is_name
@@ -18,20 +18,20 @@ class RunFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         if self.folder.exists() and not self.folder.is_dir():
-            raise SrptqError(f"--out {folder}: is a file; give a folder")
+            raise ArgumentError("out", "is a file; give a folder", folder)
         complete(self.folder, SUMMARY)
         if self.folder.is_dir() and any(map(_is_kept, self.folder.iterdir())) and not self._old_files():
-            raise SrptqError(
-                f"--out {folder}: holds files that are no run; give a new or empty folder, or an earlier run"
+            raise ArgumentError(
+                "out", "holds files that are no run; give a new or empty folder, or an earlier run", folder
             )
         for path in filter(Path.is_dir, self._old_files()):
-            raise SrptqError(f"--out {folder}: {path.name} in it is a folder, where a run has a file; move it away")
+            raise ArgumentError("out", f"{path.name} in it is a folder, where a run has a file; move it away", folder)
 
     @contextmanager
     def draft(self) -> Generator[Path]:
         """A folder to write in; on success its files replace those of an earlier run, all of them or none."""
         made = self._make()
-        with locked(self.folder), _without_empty(made), writing(f"--out {self.folder}", self.folder):
+        with locked(self.folder), _without_empty(made), writing(str(self.folder), self.folder):
             tidy(self.folder, SUMMARY)
             with TemporaryDirectory(dir=self.folder, prefix=DRAFT, ignore_cleanup_errors=True) as name:
                 yield Path(name)
@@ -43,7 +43,9 @@ class RunFolder:
             absent = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SrptqError(f"--out {self.folder}: cannot be made ({error.strerror}); give another folder") from error
+            raise ArgumentError(
+                "out", f"cannot be made ({error.strerror}); give another folder", self.folder
+            ) from error
         return absent
 
     def _old_files(self) -> list[Path]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from srptq_plugin.errors import SrptqError, first_line
+from srptq_plugin.errors import ArgumentError, SrptqError, first_line
 from srptq_plugin.plugins.protocols import Finding, Linter
 from srptq_plugin.plugins.registry import Registry
 
@@ -24,7 +24,7 @@ def lint(path: Path | str, target: str, registry: Registry | None = None) -> Seq
     """
     linter = (registry or Registry()).target(target).load()
     if not isinstance(linter, Linter):
-        raise SrptqError(f"target {target}: it has no rules for files of others; `srptq verify` runs its own")
+        raise ArgumentError("target", "has no rules for files of others; `srptq verify` runs its own", target)
     model = _read(Path(path))
     try:
         return linter.lint(model)

@@ -5,7 +5,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import ArgumentError, SrptqError
+
+SPECIAL = "is not a regular file; give a file that may be replaced"
 
 
 @contextmanager
@@ -19,7 +21,8 @@ def atomic_file(path: Path) -> Generator[Path]:
     ...     Path(folder, "a.txt").read_text()
     'all of it'
     """
-    _refuse_special(str(path), path)
+    if _is_special(path):
+        raise SrptqError(f"{path}: {SPECIAL}")
     draft = path.with_name(f".{os.getpid()}.{path.name}")
     draft.unlink(missing_ok=True)  # writing to a leftover symbolic link would change the file that it points to
     try:
@@ -29,23 +32,23 @@ def atomic_file(path: Path) -> Generator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def check_file(option: str, path: Path) -> None:
-    """Raise `SrptqError` if a file cannot be written, so that a long run does not fail at its end.
+def check_file(argument: str, path: Path) -> None:
+    """Raise `ArgumentError` if a file cannot be written, so that a long run does not fail at its end.
 
     Args:
-        option: the name of the argument or option to put into the message.
-        path: the file to write later.
+        argument: The name of the argument that gives the file.
+        path: The file to write later.
     """
     if path.is_dir():
-        raise SrptqError(f"{option} {path}: is a folder; give a file")
-    _refuse_special(f"{option} {path}", path)
+        raise ArgumentError(argument, "is a folder; give a file", path)
+    if _is_special(path):
+        raise ArgumentError(argument, SPECIAL, path)
     if not path.parent.is_dir():
-        raise SrptqError(f"{option} {path}: no folder {path.parent}; make it, or give a file elsewhere")
+        raise ArgumentError(argument, f"no folder {path.parent}; make it, or give a file elsewhere", path)
     if not os.access(path.parent, os.W_OK):
-        raise SrptqError(f"{option} {path}: {path.parent} cannot be written to; give a file elsewhere")
+        raise ArgumentError(argument, f"{path.parent} cannot be written to; give a file elsewhere", path)
 
 
-def _refuse_special(name: str, path: Path) -> None:
-    """Raise `SrptqError` for a device or a pipe, which moving the draft would replace."""
-    if path.exists() and not path.is_file():
-        raise SrptqError(f"{name}: is not a regular file; give a file that may be replaced")
+def _is_special(path: Path) -> bool:
+    """Return whether the path is a device or a pipe, which a draft would replace."""
+    return path.exists() and not path.is_file()

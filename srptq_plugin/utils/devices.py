@@ -2,7 +2,7 @@
 
 import torch
 
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import ArgumentError
 
 
 def device_of(name: str) -> torch.device:
@@ -14,7 +14,6 @@ def device_of(name: str) -> torch.device:
         # A well-formed name says nothing about the hardware. Only an allocation does.
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SrptqError(
-            f"device: {name} is not available ({str(error).splitlines()[0]}); give cpu, cuda or auto"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ArgumentError("device", f"not available ({reason}); give cpu, cuda or auto", name) from error
     return device

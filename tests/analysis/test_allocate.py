@@ -1,4 +1,4 @@
-"""The integer program against trying everything."""
+"""The integer program finds what trying every mixture of bits finds."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -30,39 +30,39 @@ def problems(draw: st.DrawFn) -> Problem:
     return Problem(choices, layers)
 
 
-def everything(problem: Problem) -> list[Mapping[str, int]]:
+def all_mixtures(problem: Problem) -> list[Mapping[str, int]]:
     names = [choice.name for choice in problem.choices]
     return [dict(zip(names, bits, strict=True)) for bits in product(*(choice.noise for choice in problem.choices))]
 
 
 @given(problem=problems(), measure=st.sampled_from(["size", "bops"]), share=st.floats(0, 1.2))
-def test_nothing_within_a_budget_is_less_noisy(problem: Problem, measure: Measure, share: float) -> None:
+def test_no_mixture_within_a_budget_is_less_noisy(problem: Problem, measure: Measure, share: float) -> None:
     limit = share * problem.cost(measure, problem.most())
-    within = [bits for bits in everything(problem) if problem.cost(measure, bits) <= limit]
-    found = problem.least_noise(measure, limit)
-    if found is None:
+    within = [bits for bits in all_mixtures(problem) if problem.cost(measure, bits) <= limit]
+    solution = problem.least_noise(measure, limit)
+    if solution is None:
         assert not within
     else:
-        assert problem.cost(measure, found) <= limit
-        assert problem.noise(found) == pytest.approx(min(map(problem.noise, within)), rel=1e-5)
+        assert problem.cost(measure, solution) <= limit
+        assert problem.noise(solution) == pytest.approx(min(map(problem.noise, within)), rel=1e-5)
 
 
 @example(problem=Problem([Choice("a", {2: 1e-3, 4: 500.0})], []), measure="size", share=0.5)
 @given(problem=problems(), measure=st.sampled_from(["size", "bops"]), share=st.floats(0, 1.2))
-def test_nothing_of_so_little_noise_is_cheaper(problem: Problem, measure: Measure, share: float) -> None:
+def test_no_mixture_within_the_noise_is_cheaper(problem: Problem, measure: Measure, share: float) -> None:
     limit = share * problem.noise(problem.least())
-    within = [bits for bits in everything(problem) if problem.noise(bits) <= limit]
-    found = problem.least_cost(measure, limit)
-    if found is None:
+    within = [bits for bits in all_mixtures(problem) if problem.noise(bits) <= limit]
+    solution = problem.least_cost(measure, limit)
+    if solution is None:
         assert not within
     else:
-        assert problem.noise(found) <= limit * (1 + 1e-6)
-        assert problem.cost(measure, found) == pytest.approx(
+        assert problem.noise(solution) <= limit * (1 + 1e-6)
+        assert problem.cost(measure, solution) == pytest.approx(
             min(problem.cost(measure, bits) for bits in within), rel=1e-5
         )
 
 
-def test_a_layer_costs_the_product_of_its_bits() -> None:
+def test_layer_costs_the_product_of_its_bits() -> None:
     choices = [Choice("weight", {4: 1.0, 8: 0.0}), Choice("map", {4: 1.5, 8: 0.0})]
     problem = Problem(choices, [Product(10, "weight", "map"), Product(1, None, "map")])
     assert problem.cost("bops", {"weight": 4, "map": 8}) == 10 * 32 + 32 * 8

@@ -8,7 +8,7 @@ from helpers import networks
 
 from srptq_plugin.analysis import Kind
 from srptq_plugin.analysis.analyze import BATCH, Analysis, analyze
-from srptq_plugin.analysis.parts import parts_of
+from srptq_plugin.analysis.parts import list_parts
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.data.images import Image, to_pixels, to_tensor
 from srptq_plugin.data.metrics import psnr_y, ssim_y
@@ -32,18 +32,18 @@ def edsr() -> Analysis:
     return analyze(subject("edsr"))
 
 
-def test_stages_come_in_every_combination(edsr: Analysis) -> None:
-    names = [each.part.name for each in edsr.parts if each.part.kind == "stage"]
+def test_stages_are_combined_in_every_way(edsr: Analysis) -> None:
+    names = [sensitivity.part.name for sensitivity in edsr.parts if sensitivity.part.kind == "stage"]
     assert len(names) == len(set(names)) == 2 ** len(STAGES) - 1
     assert names[0] == "head"
     assert names[-1] == " + ".join(STAGES)
 
 
 @pytest.mark.parametrize("kind", ["edsr", "imdn", "shared", "esrgan", "normed"])
-def test_sites_are_all_of_it_and_blocks_are_disjoint(kind: str) -> None:
+def test_sites_cover_all_and_blocks_are_disjoint(kind: str) -> None:
     table = subject(kind).table
     groups = set(table.plan.groups)
-    sites, blocks = (parts_of(table.plan, networks.graph(kind), [each]) for each in ("site", "block"))
+    sites, blocks = (list_parts(table.plan, networks.graph(kind), [part_kind]) for part_kind in ("site", "block"))
     assert set().union(*(part.groups for part in sites)) == groups
     assert len(sites) == len(groups)
     inside = [group for part in blocks for group in part.groups]
@@ -51,62 +51,62 @@ def test_sites_are_all_of_it_and_blocks_are_disjoint(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["edsr", "mixed", "shared"])
-def test_sites_come_in_the_order_of_the_network_a_layers_input_before_its_weight(kind: str) -> None:
-    made = subject(kind)
-    keys = list(Network(made.network).nodes)
+def test_sites_are_in_the_order_of_reading(kind: str) -> None:
+    toy = subject(kind)
+    keys = list(Network(toy.network).nodes)
     edges = {
         group: min((keys.index(edge.consumer), edge.input_index) for site in sites for edge in site.consumers)
-        for group, sites in made.table.plan.groups.items()
+        for group, sites in toy.table.plan.groups.items()
     }
-    names = [part.name for part in parts_of(made.table.plan, made.network, ["site"])]
+    names = [part.name for part in list_parts(toy.table.plan, toy.network, ["site"])]
     assert all(edges[former] <= edges[latter] for former, latter in pairwise(names))
 
 
-def test_a_block_is_what_it_reads_and_its_weights() -> None:
-    made = subject("edsr")
-    first = next(part for part in parts_of(made.table.plan, made.network, ["block"]) if part.name == "body.0")
+def test_block_holds_its_inputs_and_weights() -> None:
+    toy = subject("edsr")
+    first = next(part for part in list_parts(toy.table.plan, toy.network, ["block"]) if part.name == "body.0")
     assert {"body.0.first.weight", "body.0.second.weight", "body.0/relu"} <= first.groups
     assert not any(name.startswith(("body.1", "tail", "grow")) for name in first.groups)
 
 
-def test_the_ends_are_the_float_and_the_quantized_network(edsr: Analysis) -> None:
-    made = subject("edsr")
-    plain, quantized = PreparedGraph.float_only(made.network), made.table.simulate(made.network)
+def test_ends_are_float_and_fully_quantized(edsr: Analysis) -> None:
+    toy = subject("edsr")
+    plain, quantized = PreparedGraph.float_only(toy.network), toy.table.simulate(toy.network)
     with torch.no_grad():
-        error = torch.cat([quantized(batch) - plain(batch) for batch in made.patches.split(BATCH)])
+        error = torch.cat([quantized(batch) - plain(batch) for batch in toy.patches.split(BATCH)])
     noise = float((255 * error.double()).square().mean())
     assert edsr.float.noise == 0
     assert edsr.float.psnr is None
     assert edsr.quantized.noise == pytest.approx(noise, rel=1e-9)
     assert edsr.quantized.psnr == pytest.approx(10 * math.log10(255**2 / noise))
-    whole = next(each for each in edsr.parts if each.part.name == " + ".join(STAGES))
+    whole = next(sensitivity for sensitivity in edsr.parts if sensitivity.part.name == " + ".join(STAGES))
     assert whole.alone == edsr.quantized
     assert whole.left_float == edsr.float
 
 
-def test_what_is_quantized_alone_is_what_the_others_leave_float(edsr: Analysis) -> None:
-    found = {each.part.name: each for each in edsr.parts}
-    assert found["head"].alone == found["body + upsample + tail"].left_float
-    assert found["head + body"].alone == found["upsample + tail"].left_float
+def test_part_alone_is_its_complement_left_float(edsr: Analysis) -> None:
+    by_name = {sensitivity.part.name: sensitivity for sensitivity in edsr.parts}
+    assert by_name["head"].alone == by_name["body + upsample + tail"].left_float
+    assert by_name["head + body"].alone == by_name["upsample + tail"].left_float
 
 
-def test_an_image_whose_truth_is_known_is_scored() -> None:
-    made = subject("edsr")
+def test_image_with_known_truth_is_scored() -> None:
+    toy = subject("edsr")
     rng = np.random.default_rng(0)
     low, high = (rng.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in (16, 32))
-    found = analyze(made, [Pair(Image("a", low), Image("a", high))], ["stage"])
+    analysis = analyze(toy, [Pair(Image("a", low), Image("a", high))], ["stage"])
     with torch.no_grad():
-        output = made.table.simulate(made.network)(to_tensor(low[None], networks.UNIT))[0]
-    drawn = to_pixels(output, networks.UNIT)
-    assert found.quantized.psnr_y == psnr_y(drawn, high, 2)
-    assert found.quantized.ssim_y == ssim_y(drawn, high, 2)
-    assert found.float.psnr_y is not None
+        output = toy.table.simulate(toy.network)(to_tensor(low[None], networks.UNIT))[0]
+    pixels = to_pixels(output, networks.UNIT)
+    assert analysis.quantized.psnr_y == psnr_y(pixels, high, 2)
+    assert analysis.quantized.ssim_y == ssim_y(pixels, high, 2)
+    assert analysis.float.psnr_y is not None
 
 
 @pytest.mark.parametrize("kinds", [["stage"], ["block", "site"]])
-def test_only_the_kinds_asked_for(kinds: list[Kind]) -> None:
-    found = analyze(subject("shared"), kinds=kinds)
-    assert {each.part.kind for each in found.parts} <= set(kinds)
+def test_only_the_chosen_kinds_are_measured(kinds: list[Kind]) -> None:
+    analysis = analyze(subject("edsr"), kinds=kinds)
+    assert {sensitivity.part.kind for sensitivity in analysis.parts} == set(kinds)
 
 
 def test_progress_counts_to_its_end() -> None:

@@ -24,7 +24,7 @@ RUNS = (("edsr", 8, "onnxruntime", True), ("mixed", 4, "paper", False))
 
 
 def quantized(folder: Path, network: str, bits: int, target: str, **keys: Any) -> Run:
-    """A run of a toy network on crops of a photograph."""
+    """Quantize a toy network on crops of a photograph."""
     (folder / "images").mkdir()
     PIL.Image.fromarray(skimage.data.astronaut()[:40, :60]).save(folder / "images" / "a.png")
     calibration = {"images": str(folder / "images"), "patches": 5, "size": 16, "batch": 2}
@@ -34,14 +34,14 @@ def quantized(folder: Path, network: str, bits: int, target: str, **keys: Any) -
 
 @pytest.fixture(scope="module", params=RUNS, ids=lambda run: "-".join(map(str, run)))
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Not to be changed."""
+    """Quantize each of the toy networks. Tests do not change the folders."""
     pytest.importorskip("onnxruntime")
     *what, tuned = request.param
     reconstruction = {"name": "pac", "epochs": 1} if tuned else None
     return quantized(tmp_path_factory.mktemp("runs"), *what, reconstruction=reconstruction)
 
 
-def at(run: Run, name: str) -> Distribution:
+def measure(run: Run, name: str) -> Distribution:
     return _at(str(run.folder), name)
 
 
@@ -50,20 +50,20 @@ def _at(folder: str, name: str) -> Distribution:
     return distribution(Run.open(folder), name, device="cpu")
 
 
-def some(run: Run) -> list[Site]:
-    """The image's, a weight's, one that shares its encoding, and those of the tail."""
+def sample_sites(run: Run) -> list[Site]:
+    """Pick the sites of the image, of a weight, of a shared encoding, and of the tail."""
     sites = run.table.plan.sites
     image = next(site for site in sites if site.bounds is not None)
     return [image, run.table.plan.weights[1], shared(run)[0], *(site for site in sites if site.stage == "tail")]
 
 
 def shared(run: Run) -> tuple[Site, ...]:
-    """The sites of an encoding of several."""
+    """Return the sites of the first encoding that several share."""
     return next(sites for sites in run.table.plan.groups.values() if len(sites) > 1)
 
 
-def seen(run: Run, group: str) -> Tensor:
-    """All values that come by, one after another."""
+def observed_values(run: Run, group: str) -> Tensor:
+    """Return all values of a group of sites."""
     values: list[Tensor] = []
     prepared = PreparedGraph.from_plan(run.network, run.table.plan)
     prepared.quantizers[group].register_forward_pre_hook(lambda _, inputs: values.append(inputs[0].detach().flatten()))
@@ -74,68 +74,75 @@ def seen(run: Run, group: str) -> Tensor:
     return torch.cat(values)
 
 
-def test_counts_are_of_all_values_between_the_extremes(run: Run) -> None:
-    for site in some(run):
-        found, values = at(run, site.name), seen(run, site.group)
-        assert sum(found.counts) == values.numel()
-        assert found.bounds["raw"] == (float(values.min()), float(values.max()))
-        assert found.edges[0] <= float(values.min())
-        assert found.edges[-1] >= float(values.max())
-        inner = torch.tensor(found.edges[1:-1]).double()
+def test_counts_cover_all_values_between_the_extremes(run: Run) -> None:
+    for site in sample_sites(run):
+        histogram, values = measure(run, site.name), observed_values(run, site.group)
+        assert sum(histogram.counts) == values.numel()
+        assert histogram.bounds["raw"] == (float(values.min()), float(values.max()))
+        assert histogram.edges[0] <= float(values.min())
+        assert histogram.edges[-1] >= float(values.max())
+        inner = torch.tensor(histogram.edges[1:-1]).double()
         below = [int((values.double() < edge).sum()) for edge in inner]
-        assert torch.tensor(found.counts).cumsum(0)[:-1].tolist() == below
+        assert torch.tensor(histogram.counts).cumsum(0)[:-1].tolist() == below
 
 
-def test_observing_again_finds_what_was_observed(run: Run) -> None:
-    told = {site["name"]: site["observed"] for site in run.summary["sites"]}
-    for site in some(run):
-        found = at(run, site.name).bounds
-        assert told[site.name] == (list(found["observed"]) if "observed" in found else None)
+def test_observing_again_gives_the_same_bounds(run: Run) -> None:
+    recorded = {site["name"]: site["observed"] for site in run.summary["sites"]}
+    for site in sample_sites(run):
+        bounds = measure(run, site.name).bounds
+        assert recorded[site.name] == (list(bounds["observed"]) if "observed" in bounds else None)
 
 
-def test_bounds_are_those_of_the_table_and_of_the_tuning(run: Run) -> None:
+def test_bounds_agree_with_table_and_tuning(run: Run) -> None:
     tuned = run.recipe.reconstruction is not None
     assert any(site["tuned"] for site in run.summary["sites"]) == tuned
-    for site in some(run):
-        found, qparams = at(run, site.name), run.table.qparams[site.name]
-        assert found.bounds["projected"] == qparams.bounds.outermost
-        assert (found.role, found.bits, found.channels) == (site.role, site.grid.bits, qparams.scale.numel())
-        if "tuned" in found.bounds and site.grid.channel_axis is None:
-            assert project(Bounds.of(*found.bounds["tuned"]), site.grid).bounds.outermost == found.bounds["projected"]
+    for site in sample_sites(run):
+        histogram, qparams = measure(run, site.name), run.table.qparams[site.name]
+        assert histogram.bounds["projected"] == qparams.bounds.outermost
+        assert (histogram.role, histogram.bits, histogram.channels) == (
+            site.role,
+            site.grid.bits,
+            qparams.scale.numel(),
+        )
+        if "tuned" in histogram.bounds and site.grid.channel_axis is None:
+            assert (
+                project(Bounds.of(*histogram.bounds["tuned"]), site.grid).bounds.outermost
+                == histogram.bounds["projected"]
+            )
 
 
-def test_the_image_is_known_and_not_observed(run: Run) -> None:
-    site = some(run)[0]
+def test_image_bounds_are_known_and_not_observed(run: Run) -> None:
+    site = sample_sites(run)[0]
     assert site.bounds is not None
-    found = at(run, site.name).bounds
-    assert set(found) == {"raw", "projected"}
-    assert found["projected"] == project(Bounds.of(*site.bounds), site.grid).bounds.outermost
+    bounds = measure(run, site.name).bounds
+    assert set(bounds) == {"raw", "projected"}
+    assert bounds["projected"] == project(Bounds.of(*site.bounds), site.grid).bounds.outermost
     low, high = site.bounds
-    assert low - 1e-6 <= found["raw"][0] < found["raw"][1] <= high + 1e-6
+    assert low - 1e-6 <= bounds["raw"][0] < bounds["raw"][1] <= high + 1e-6
 
 
-def test_sites_of_one_encoding_are_one(run: Run) -> None:
+def test_sites_of_one_encoding_are_counted_together(run: Run) -> None:
     sites = shared(run)
-    first, last = (at(run, site.name) for site in (sites[0], sites[-1]))
+    first, last = (measure(run, site.name) for site in (sites[0], sites[-1]))
     assert (first.counts, first.bounds) == (last.counts, last.bounds)
     assert {first.site, *first.sharing} == {site.name for site in sites} == {last.site, *last.sharing}
-    assert at(run, sites[0].group).bounds == first.bounds
+    assert measure(run, sites[0].group).bounds == first.bounds
 
 
-def test_other_images_have_other_values_and_weights_have_none(run: Run, tmp_path: Path) -> None:
+def test_other_images_change_values_but_no_weights(run: Run, tmp_path: Path) -> None:
     PIL.Image.fromarray(skimage.data.coffee()[100:140, 100:160]).save(tmp_path / "a.png")
     for site, same in ((run.table.plan.weights[0], True), (run.table.plan.sites[-1], False)):
-        found = distribution(run, site.name, images=tmp_path, device="cpu")
-        assert (found == at(run, site.name)) == same
-        assert found.bounds["projected"] == at(run, site.name).bounds["projected"]
+        histogram = distribution(run, site.name, images=tmp_path, device="cpu")
+        assert (histogram == measure(run, site.name)) == same
+        assert histogram.bounds["projected"] == measure(run, site.name).bounds["projected"]
 
 
-def test_an_unknown_site_is_told_what_is_near(run: Run) -> None:
+def test_unknown_site_is_refused_with_a_suggestion(run: Run) -> None:
     with pytest.raises(UnknownNameError, match=r"unknown site 'tail.wieght'; did you mean 'tail.weight'\?"):
-        at(run, "tail.wieght")
+        measure(run, "tail.wieght")
 
 
-def test_runs_of_earlier_versions_have_no_tuned_bounds(run: Run) -> None:
+def test_old_runs_have_no_tuned_bounds(run: Run) -> None:
     summary = json.loads((run.folder / SUMMARY).read_text())
     for site in summary["sites"]:
         del site["tuned"], site["observed"]
@@ -148,7 +155,7 @@ def test_runs_of_earlier_versions_have_no_tuned_bounds(run: Run) -> None:
     }
 
 
-def test_levels_of_each_image_are_on_no_grid(tmp_path: Path) -> None:
+def test_dynamic_quantizers_have_no_projected_bounds(tmp_path: Path) -> None:
     run = quantized(tmp_path, "shared", 4, "paper", reconstruction=None, activations={"quantizer": "daq"})
     dynamic = next(iter(run.table.states))
     assert set(distribution(run, dynamic, device="cpu").bounds) == {"raw"}

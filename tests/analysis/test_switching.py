@@ -1,14 +1,14 @@
-"""A partly quantized network against a prepared graph whose quantizers are switched one by one."""
+"""A partly quantized network computes what a prepared graph computes whose quantizers are switched one by one."""
 
+from copy import deepcopy
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
 from helpers import networks
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, fx
+from torch import Tensor
 
 from srptq_plugin.analysis.switching import PartlyQuantized
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -32,18 +32,18 @@ def reference(prepared: PreparedGraph, on: frozenset[str], images: Tensor) -> Te
 
 
 @given(data=st.data(), kind=st.sampled_from(KINDS))
-def test_any_part_quantized_is_that_part_quantized(data: st.DataObject, kind: str) -> None:
+def test_any_part_can_be_quantized(data: st.DataObject, kind: str) -> None:
     prepared, partly = case(kind)
     images = networks.images(2)
     groups = st.frozensets(st.sampled_from(sorted(partly.groups)))
     on, switched = data.draw(groups), data.draw(groups)
-    kept = partly.kept(images, on)
-    assert torch.equal(kept.output, reference(prepared, on, images))
-    assert torch.equal(kept.switched(switched), reference(prepared, on ^ switched, images))
-    assert torch.equal(kept.switched(()), kept.output)
+    trace = partly.trace(images, on)
+    assert torch.equal(trace.output, reference(prepared, on, images))
+    assert torch.equal(trace.switched(switched), reference(prepared, on ^ switched, images))
+    assert torch.equal(trace.switched(()), trace.output)
 
 
-def test_a_tuned_bias_is_switched_with_its_weight() -> None:
+def test_tuned_bias_is_switched_with_its_weight() -> None:
     prepared = networks.calibrated("edsr", 8)
     plain = networks.calibrated("edsr", 8)
     conv, bias = next(iter(prepared.biases.items()))
@@ -53,31 +53,28 @@ def test_a_tuned_bias_is_switched_with_its_weight() -> None:
     partly = PartlyQuantized(table, graph)
     weight = next(site for site in table.plan.weights if site.consumers[0].consumer == conv)
     images = networks.images(2)
-    float_output = partly.kept(images, frozenset())
+    float_output = partly.trace(images, frozenset())
     assert torch.equal(float_output.output, reference(plain, frozenset(), images))
     assert torch.equal(float_output.switched({weight.group}), reference(prepared, frozenset({weight.group}), images))
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt", "snpe"])
-def test_all_of_it_quantized_is_the_simulation(target: str) -> None:
+def test_fully_quantized_is_the_simulation(target: str) -> None:
     table, graph = QuantTable.of(networks.calibrated("edsr", 8, target)), networks.graph("edsr")
     partly, images = PartlyQuantized(table, graph), networks.images(2)
     with torch.no_grad():
         simulated = table.simulate(graph)(images)
-    assert torch.equal(partly.kept(images, partly.groups).output, simulated)
-    assert torch.equal(partly.kept(images, frozenset()).switched(partly.groups), simulated)
+    assert torch.equal(partly.trace(images, partly.groups).output, simulated)
+    assert torch.equal(partly.trace(images, frozenset()).switched(partly.groups), simulated)
 
 
-def test_what_a_change_cannot_reach_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, partly = case("edsr")
-    kept = partly.kept(networks.images(1), frozenset())
-    computed: list[str] = []
-    run = PartlyQuantized.run_node
-
-    def noted(self: PartlyQuantized, n: fx.Node) -> Any:
-        computed.append(n.name)
-        return run(self, n)
-
-    monkeypatch.setattr(PartlyQuantized, "run_node", noted)
-    kept.switched({"tail.weight"})
-    assert len([name for name in computed if name.startswith("conv")]) <= 2
+def test_unreached_nodes_are_not_recomputed() -> None:
+    prepared, _ = case("edsr")
+    graph, images = deepcopy(networks.graph("edsr")), networks.images(1)
+    partly = PartlyQuantized(QuantTable.of(prepared), graph)
+    trace = partly.trace(images, frozenset())
+    output = trace.switched({"tail.weight"})
+    with torch.no_grad():
+        graph.get_parameter("head.weight").fill_(torch.nan)
+    assert torch.equal(trace.switched({"tail.weight"}), output)
+    assert partly.trace(images, frozenset()).output.isnan().all()

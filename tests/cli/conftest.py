@@ -15,13 +15,13 @@ TARGETS = ("openvino", "onnxruntime", "paper")
 
 @pytest.fixture
 def srptq(capfd: pytest.CaptureFixture[str]) -> Iterator[Srptq]:
-    """The command line in this process; what it does to the root logger is undone."""
+    """Run the command line in this process, and restore the root logger afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
 
     def run(*argv: str | Path) -> Result:
         capfd.readouterr()
-        code = main([str(each) for each in argv])
+        code = main([str(word) for word in argv])
         out, err = capfd.readouterr()
         return Result(code, out, err)
 
@@ -32,7 +32,7 @@ def srptq(capfd: pytest.CaptureFixture[str]) -> Iterator[Srptq]:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """High-resolution images, tiny."""
+    """Write two tiny high-resolution images."""
     folder = tmp_path_factory.mktemp("hr")
     Image.fromarray(skimage.data.astronaut()[:96, :112]).save(folder / "a.png")
     Image.fromarray(skimage.data.coffee()[100:200, 100:190]).save(folder / "b.png")
@@ -41,7 +41,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", params=[pytest.param(target, marks=pytest.mark.slow) for target in TARGETS])
 def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """A run folder of the bundled network, made by the program itself."""
+    """Quantize the bundled network in a process of its own."""
     folder = tmp_path_factory.mktemp("runs") / request.param
     result = captured("quantize", "--recipe", f"{request.param}-w8a8", *TINY, "--out", folder, "--json")
     assert result.out, result.err
@@ -50,7 +50,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    """A terminal of 80 columns, in color."""
+    """Imitate a color terminal of 80 columns."""
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("NO_COLOR", raising=False)

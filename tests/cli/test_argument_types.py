@@ -1,4 +1,4 @@
-"""What `--model-args` makes of text: the same as `--set`."""
+"""The values of `--model-args` are YAML, as the values of `--set` are."""
 
 from typing import Any
 

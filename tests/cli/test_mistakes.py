@@ -32,7 +32,7 @@ from srptq_plugin.models.edsr import MINI
         (["quantize", "--set", "activations.bits"], "give key=value"),
         (["quantize", "--set", "activations.bits=9"], "the nearest is 8"),
         (["quantize", "--toolkit", "torchoa"], "did you mean 'torchao'"),
-        (["quantize", "--device", "gpu"], "device: gpu is not available"),
+        (["quantize", "--device", "gpu"], "error: --device gpu: not available"),
         (["quantize", "--weights", "nowhere.pth"], "no file nowhere.pth"),
         (["recipes", "openvno-w8a8"], "did you mean"),
         (["verify", "nowhere"], "no such run folder"),
@@ -52,26 +52,28 @@ from srptq_plugin.models.edsr import MINI
         (["analyze", "edsr-mni"], "unknown model 'edsr-mni'"),
         (["analyze", "--patches", "0"], "give a whole number from 1"),
         (["analyze", "--by", "layer"], "invalid choice: 'layer'"),
-        (["analyze", "--out", "no/where.json"], "no folder no; make it"),
+        (["analyze", "--out", "no/where.json"], "error: --out no/where.json: no folder no; make it"),
         (["analyze", "--budget", "speed=2"], "give size, bops or drop and how much, such as bops=0.3"),
         (["evaluate", "nowhere", "--data", "."], "no such run folder"),
         (["evaluate", "nowhere"], "--data"),
         (["evaluate", "nowhere", "--data", ".", "--tile", "large"], "invalid int value"),
     ],
 )
-def test_mistakes(srptq: Srptq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], part: str) -> None:
+def test_mistakes_name_the_option(
+    srptq: Srptq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], part: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     refused(srptq(*argv), part)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_with_an_unreadable_image(srptq: Srptq, tmp_path: Path) -> None:
+def test_unreadable_image_is_named(srptq: Srptq, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     result = srptq("quantize", "--images", tmp_path, "--out", tmp_path / "run")
     refused(result, "broken.png: not a readable image")
 
 
-def test_a_checkpoint_that_does_not_fit(srptq: Srptq, tmp_path: Path) -> None:
+def test_misfit_checkpoint_is_refused(srptq: Srptq, tmp_path: Path) -> None:
     state = load_file(MINI["4"])
     del state["body.3.body.2.bias"]
     save_file(state, tmp_path / "short.safetensors")
@@ -79,7 +81,7 @@ def test_a_checkpoint_that_does_not_fit(srptq: Srptq, tmp_path: Path) -> None:
     refused(result, "1 missing: body.3.body.2.bias")
 
 
-def test_a_checkpoint_that_holds_nan(srptq: Srptq, tmp_path: Path) -> None:
+def test_checkpoint_with_nan_is_refused(srptq: Srptq, tmp_path: Path) -> None:
     state = load_file(MINI["4"])
     state["head.0.weight"][0, 0, 0, 0] = torch.nan
     save_file(state, tmp_path / "nan.safetensors")
@@ -87,19 +89,19 @@ def test_a_checkpoint_that_holds_nan(srptq: Srptq, tmp_path: Path) -> None:
     refused(result, "head.0.weight", "NaN")
 
 
-def test_a_folder_that_is_no_run_is_not_overwritten(srptq: Srptq, tmp_path: Path) -> None:
+def test_folder_without_run_is_not_overwritten(srptq: Srptq, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    refused(srptq("quantize", *TINY, "--out", tmp_path), "no run")
+    refused(srptq("quantize", *TINY, "--out", tmp_path), f"--out {tmp_path}: holds files that are no run")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_network_file_that_ends_the_program(srptq: Srptq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_file_that_exits_is_refused(srptq: Srptq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ends_at_import.py").write_text("import sys\nsys.exit(0)\n")
     refused(srptq("quantize", "--model", "ends_at_import:build"), "ended the program")
 
 
-def test_mistakes_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_mistakes_in_a_process(tmp_path: Path) -> None:
     refused(captured("verify", tmp_path), "missing")
     nothing = captured()
     assert (nothing.code, nothing.out) == (2, "")

@@ -33,11 +33,11 @@ def test_help_lists_commands_and_exit_codes() -> None:
     assert max(map(len, captured("quantize", "--help").out.splitlines())) <= 80
 
 
-def test_an_internal_error_is_one_line(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_is_one_line(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "quantize", raising(ZeroDivisionError("by\nzero")))
     result = srptq("quantize")
     assert (result.code, result.out) == (3, "")
-    assert result.err == ("srptq: internal error: ZeroDivisionError: by; please report it with what -v shows\n")
+    assert result.err == ("srptq: internal error: ZeroDivisionError: by; please report it with the output of -v\n")
     assert "Traceback" in srptq("quantize", "-v").err
     assert "Traceback" in srptq("-v", "quantize").err
 
@@ -45,20 +45,20 @@ def test_an_internal_error_is_one_line(srptq: Srptq, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "error", [PermissionError(13, "Permission denied", "run"), MemoryError(), torch.OutOfMemoryError("CUDA")]
 )
-def test_what_the_machine_refuses_is_no_internal_error(
+def test_errors_of_the_machine_are_not_internal(
     srptq: Srptq, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     monkeypatch.setattr(pipeline, "quantize", raising(error))
     refused(srptq("quantize"))
 
 
-def test_an_interrupt_is_quiet(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_is_quiet(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "quantize", raising(KeyboardInterrupt()))
     assert srptq("quantize") == Result(130, "", "")
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["plugins", "--json"]])
-def test_a_reader_that_left(argv: list[str]) -> None:
+def test_closed_pipe_is_quiet(argv: list[str]) -> None:
     end, start = os.pipe()
     os.close(end)
     with os.fdopen(start, "w") as stdout:
@@ -66,7 +66,7 @@ def test_a_reader_that_left(argv: list[str]) -> None:
     assert (result.code, result.err) == (141, "")
 
 
-def test_json_has_stdout_to_itself_and_no_infinity(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_is_alone_on_stdout(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
     def talk(*_: object, **__: object) -> Evaluation:
         print("noise")  # noqa: T201 - a network of the user's may
         subprocess.run(["echo", "noise of a converter"], check=True)  # noqa: S607
@@ -75,21 +75,21 @@ def test_json_has_stdout_to_itself_and_no_infinity(srptq: Srptq, monkeypatch: py
     monkeypatch.setattr(evaluate, "evaluate", talk)
     monkeypatch.setattr(Run, "open", returning(None))
     result = srptq("evaluate", "run", "--data", "flat", "--json")
-    found = json.loads(result.out)
-    assert found["rows"][0]["psnr"] is None
-    assert found["images"][0]["psnr"] is None
+    answer = json.loads(result.out)
+    assert answer["rows"][0]["psnr"] is None
+    assert answer["images"][0]["psnr"] is None
     assert "noise\n" in result.err
     assert "noise of a converter" in result.err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_full_disk() -> None:
+def test_full_disk_is_refused() -> None:
     with Path("/dev/full").open("w") as stdout:
         result = shell("recipes", "--json", stdout=stdout, stderr=subprocess.PIPE, text=True)
     refused(result, "No space left on device")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams(closed: str) -> None:
+def test_closed_streams_are_no_error(closed: str) -> None:
     command = f"{shlex.quote(sys.executable)} -m srptq_plugin plugins {closed}"
     assert subprocess.run(command, shell=True, check=False, capture_output=True).returncode == 0  # noqa: S602

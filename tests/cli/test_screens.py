@@ -14,12 +14,11 @@ from helpers.command_line import Srptq, Terminal, Written, raising, refused, ret
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srptq_plugin.cli.commands import COMMANDS
+from srptq_plugin.cli.command import BY_NAME, COMMANDS, Command
 from srptq_plugin.cli.console import Mark, Table, plain, show
 from srptq_plugin.cli.cost_command import cost_report
-from srptq_plugin.cli.help_texts import ABOUTS
-from srptq_plugin.cli.parser import COMMANDS as PARSED
-from srptq_plugin.cli.parser import parse
+from srptq_plugin.cli.option_words import OTHER_NAMES
+from srptq_plugin.cli.parser import option_names, parse
 from srptq_plugin.cli.progress_bar import Bars
 from srptq_plugin.cli.reports import evaluation_report, run_report
 from srptq_plugin.plugins.recipe_keys import sections
@@ -31,7 +30,7 @@ from srptq_plugin.utils.progress import quiet
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def test_quantize(written: Written) -> None:
+def test_quantize_writes_the_summary_it_prints(written: Written) -> None:
     summary, target = written.summary, written.folder.name
     assert written.result.code == (0 if summary["verify"]["passed"] else 1)
     assert written.result.err == ""
@@ -40,7 +39,7 @@ def test_quantize(written: Written) -> None:
     assert all((written.folder / name).is_file() for name in summary["artifacts"])
 
 
-def test_the_report_holds_the_facts(written: Written, terminal: Terminal) -> None:
+def test_report_holds_the_facts(written: Written, terminal: Terminal) -> None:
     report = run_report(written.summary, written.folder)
     text = plain(report)
     facts = ["380,955", "body      33 at 8 bits", f"srptq evaluate {written.folder}", "verified: "]
@@ -52,7 +51,7 @@ def test_the_report_holds_the_facts(written: Written, terminal: Terminal) -> Non
 
 
 @pytest.mark.parametrize(
-    ("won", "after", "told"),
+    ("won", "after", "lines"),
     [
         (0.25, 2.0, ["tuning won back 0.25 dB\n"]),
         (-1.5, 2.0, ["tuning made that 1.50 dB worse, though the image is nearer to float\n"]),
@@ -61,24 +60,24 @@ def test_the_report_holds_the_facts(written: Written, terminal: Terminal) -> Non
         (0.0, 3.0, ["tuning: did not lower the loss"]),
     ],
 )
-def test_tuning_that_lost_never_looks_won(written: Written, won: float, after: float | None, told: list[str]) -> None:
-    sites = [each | {"projection": {"cost_db": 0.0, "won_db": won}} for each in written.summary["sites"]]
+def test_tuning_that_lost_never_looks_won(written: Written, won: float, after: float | None, lines: list[str]) -> None:
+    sites = [site | {"projection": {"cost_db": 0.0, "won_db": won}} for site in written.summary["sites"]]
     figures = {} if after is None else {"loss_before": 3.0, "loss_after": after}
     text = plain(run_report({**written.summary, "sites": sites, "reconstruction": figures}, written.folder))
-    assert [each for each in told if each not in text] == []
+    assert [line for line in lines if line not in text] == []
     assert ("tuning:" in text) == (after is not None and after >= 3)
 
 
-def test_slower_than_float_is_said(written: Written) -> None:
-    found = {**written.summary["verify"], "slower": "slower than float: 12 operations stay float"}
-    found |= {"runtime": "stub", "convs_int8": None, "speedup": 0.8, "psnr": 60.0, "max_levels": 1, "p99_9_levels": 1}
-    assert "note: slower than float: 12 operations" in plain(
-        run_report({**written.summary, "verify": found}, written.folder)
-    )
+def test_slower_than_float_is_noted(written: Written) -> None:
+    verified = {**written.summary["verify"], "slower": "slower than float: 12 operations stay float"}
+    verified |= {"runtime": "stub", "convs_int8": None, "speedup": 0.8}
+    verified |= {"psnr": 60.0, "max_levels": 1, "p99_9_levels": 1}
+    text = plain(run_report({**written.summary, "verify": verified}, written.folder))
+    assert "note: slower than float: 12 operations" in text
 
 
 @pytest.mark.parametrize(
-    ("found", "line"),
+    ("figures", "line"),
     [
         (
             {"overflow": {"raised": 1150, "channels": 1347, "cost_db": 0.371}},
@@ -87,28 +86,29 @@ def test_slower_than_float_is_said(written: Written) -> None:
         ({"rounding_db": 1.68}, "rounding: errors of weights compensated: 1.7 dB less noise in the image"),
     ],
 )
-def test_steps_of_calibration_have_a_line(written: Written, found: dict[str, object], line: str) -> None:
-    assert line in plain(run_report({**written.summary, **found}, written.folder))
-    nothing = dict.fromkeys(found)
+def test_steps_of_calibration_have_a_line(written: Written, figures: dict[str, object], line: str) -> None:
+    assert line in plain(run_report({**written.summary, **figures}, written.folder))
+    nothing = dict.fromkeys(figures)
     assert line[: line.index(":") + 1] not in plain(run_report({**written.summary, **nothing}, written.folder))
 
 
 @pytest.mark.parametrize(("saturates", "bits"), [(True, 16), (False, 32)])
 def test_verifying_names_kernels(written: Written, *, saturates: bool, bits: int) -> None:
-    found = {**written.summary["verify"], "runtime": "stub", "kernels": {"jit_avx2_I8": 3}, "saturates": saturates}
-    found |= {"convs_int8": 3, "convs_planned": 3, "speedup": None, "psnr": 60.0, "max_levels": 1, "p99_9_levels": 1}
-    text = plain(run_report({**written.summary, "verify": found}, written.folder))
+    verified = {**written.summary["verify"], "runtime": "stub", "kernels": {"jit_avx2_I8": 3}, "saturates": saturates}
+    verified |= {"convs_int8": 3, "convs_planned": 3, "speedup": None}
+    verified |= {"psnr": 60.0, "max_levels": 1, "p99_9_levels": 1}
+    text = plain(run_report({**written.summary, "verify": verified}, written.folder))
     assert f"kernels: 3 jit_avx2_I8; two products are added in {bits} bits here" in text
 
 
-def test_verify_and_evaluate(srptq: Srptq, written: Written, photographs: Path) -> None:
-    found = srptq("verify", written.folder, "--json")
-    passed = json.loads(found.out)["passed"]
-    assert found.code == (0 if passed else 1)
+def test_verify_and_evaluate_a_run(srptq: Srptq, written: Written, photographs: Path) -> None:
+    verified = srptq("verify", written.folder, "--json")
+    passed = json.loads(verified.out)["passed"]
+    assert verified.code == (0 if passed else 1)
     result = srptq("evaluate", written.folder, "--data", photographs, "--json")
     rows = {row["output"]: row for row in json.loads(result.out)["rows"]}
-    wanted = {"bicubic", "float", "simulated"} | ({"runtime"} if written.summary["artifacts"] else set[str]())
-    assert (result.code, set(rows)) == (0, wanted)
+    runtime = {"runtime"} if written.summary["artifacts"] else set[str]()
+    assert (result.code, set(rows)) == (0, {"bicubic", "float", "simulated"} | runtime)
     assert rows["float"]["psnr"] > rows["bicubic"]["psnr"]
 
 
@@ -135,34 +135,34 @@ def test_evaluate_with_all_its_options(srptq: Srptq, written: Written, photograp
     refused(strict, "1 of 3 images cannot be scored", "c.png: not a readable image")
 
 
-def test_evaluating_what_does_not_fit(srptq: Srptq, written: Written, tmp_path: Path) -> None:
+def test_evaluating_misfits_is_refused(srptq: Srptq, written: Written, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    asked = ("evaluate", written.folder, "--data", data)
-    refused(srptq(*asked), "1 of 1 images cannot be scored", "broken.png: not a readable image")
-    refused(srptq(*asked, "--csv", tmp_path / "nowhere" / "a.csv"), "--csv", "nowhere")
-    refused(srptq(*asked, "--overlap", "8"), "give --tile")
-    refused(srptq(*asked, "--tile", "16", "--overlap", "8"), "less than half of the tile")
+    command = ("evaluate", written.folder, "--data", data)
+    refused(srptq(*command), "1 of 1 images cannot be scored", "broken.png: not a readable image")
+    refused(srptq(*command, "--csv", tmp_path / "nowhere" / "a.csv"), "--csv", "nowhere")
+    refused(srptq(*command, "--overlap", "8"), "give --tile")
+    refused(srptq(*command, "--tile", "16", "--overlap", "8"), "less than half of the tile")
 
 
-def test_a_failed_check_exits_with_1(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"runtime": "r 1", "passed": False, "problems": ["they differ"], "convs_planned": 2}
-    found |= {"convs_int8": 1, "psnr": 20.0, "p99_9_levels": 9.0, "max_levels": 30.0}
-    monkeypatch.setattr(verify, "verify", returning(found))
+def test_failed_check_exits_with_1(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+    verified = {"runtime": "r 1", "passed": False, "problems": ["they differ"], "convs_planned": 2}
+    verified |= {"convs_int8": 1, "psnr": 20.0, "p99_9_levels": 9.0, "max_levels": 30.0}
+    monkeypatch.setattr(verify, "verify", returning(verified))
     monkeypatch.setattr(Run, "open", returning(None))
     result = srptq("verify", "run")
     assert result.code == 1
     assert "verified: FAILED in r 1\nproblem: they differ" in result.out
 
 
-def test_catalogues(srptq: Srptq) -> None:
-    names = [each["name"] for each in json.loads(srptq("recipes", "--json").out)["recipes"]]
+def test_recipes_targets_and_plugins_are_listed(srptq: Srptq) -> None:
+    names = [recipe["name"] for recipe in json.loads(srptq("recipes", "--json").out)["recipes"]]
     assert "openvino-w8a8" in names
     assert "name: openvino-w8a8\n" in srptq("recipes", "openvino-w8a8").out
     assert json.loads(srptq("recipes", "openvino-w8a8", "--json").out)["target"] == "openvino"
     targets = json.loads(srptq("targets", "--json").out)["targets"]
-    assert {"openvino", "onnxruntime", "paper"} <= {each["target"] for each in targets}
+    assert {"openvino", "onnxruntime", "paper"} <= {preset["target"] for preset in targets}
     assert json.loads(srptq("plugins", "--json").out)["plugins"][0]["distribution"] == "srptq-plugin"
     for command in ("recipes", "targets", "plugins"):
         assert "openvino" in srptq(command).out
@@ -172,7 +172,8 @@ def test_catalogues(srptq: Srptq) -> None:
 @pytest.mark.parametrize("columns", ["60", "72", "80", "95", "110", "130", "200"])
 def test_no_word_is_broken(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, command: str, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    report = COMMANDS[command.split(maxsplit=1)[0]](Namespace(name=None, keys="--keys" in command), quiet).report
+    arguments = Namespace(name=None, keys="--keys" in command)
+    report = BY_NAME[command.split(maxsplit=1)[0]].load()(arguments, quiet).report
     show(report, terminal)
     lines = ANSI.sub("", terminal.getvalue()).splitlines()
     assert max(map(len, lines)) <= int(columns)
@@ -181,7 +182,7 @@ def test_no_word_is_broken(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, 
     assert words <= {word for line in lines for word in line.split()}
 
 
-@pytest.mark.parametrize("name", ["", *(name for name, _, _ in PARSED)])
+@pytest.mark.parametrize("name", ["", *BY_NAME])
 def test_help_fits_80_columns(srptq: Srptq, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     result = srptq(*filter(None, [name]), "--help")
@@ -189,16 +190,28 @@ def test_help_fits_80_columns(srptq: Srptq, monkeypatch: pytest.MonkeyPatch, nam
     assert max(map(len, result.out.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("name", ABOUTS)
-def test_the_examples_in_help_are_commands(name: str) -> None:
-    _, found, examples = ABOUTS[name].partition("\nexamples:\n")
-    assert found
-    assert all(parse(line.split()[1:]).command == name for line in examples.splitlines())
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if command.about], ids=lambda command: command.name
+)
+def test_examples_in_help_are_commands(command: Command) -> None:
+    _, heading, examples = command.about.partition("\nexamples:\n")
+    assert heading
+    assert all(parse(line.split()[1:]).command == command.name for line in examples.splitlines())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_commands_load_their_function(command: Command) -> None:
+    assert getattr(command.load(), "__name__", "") == command.name
+
+
+def test_arguments_of_other_names_are_options() -> None:
+    assert set(OTHER_NAMES.values()) <= option_names()
+    assert option_names().isdisjoint(OTHER_NAMES)
 
 
 @given(data=st.data(), columns=st.integers(2, 4), wordy=st.integers(0, 1))
 @settings(max_examples=40)
-def test_words_of_any_table_are_whole_at_80_columns(data: st.DataObject, columns: int, wordy: int) -> None:
+def test_no_word_of_any_table_is_broken(data: st.DataObject, columns: int, wordy: int) -> None:
     cell = st.lists(st.text("abcdefg_", min_size=1, max_size=40), max_size=8).map(" ".join)
     row = st.tuples(
         st.text("abcdefg_", min_size=1, max_size=20),
@@ -211,25 +224,25 @@ def test_words_of_any_table_are_whole_at_80_columns(data: st.DataObject, columns
         show([Table([f"column{number}" for number in range(columns)], rows, wordy=wordy)], screen)
     lines = ANSI.sub("", screen.getvalue()).splitlines()
     assert max(map(len, lines)) <= 80
-    words = {word for row in rows for each in row for word in getattr(each, "text", each).split()}
+    words = {word for row in rows for cell in row for word in getattr(cell, "text", cell).split()}
     assert words <= {word for line in lines for word in line.split()}
 
 
 def test_cost_of_a_run(srptq: Srptq, written: Written, terminal: Terminal) -> None:
-    found = json.loads(srptq("cost", written.folder, "--input-size", "1x3x90x160", "--json").out)
-    assert (found["input_size"], found["target"]) == ([1, 3, 90, 160], written.folder.name)
-    assert sum(each["macs"] for each in found["stages"]) == found["macs"]
-    assert sum(each["bops"] for each in found["layers"]) == found["quantized"]["bops"] < found["float"]["bops"] / 10
-    assert max(each["bytes"] for each in found["timeline"]) == found["quantized"]["memory"]["bytes"]
-    assert {each["name"] for each in found["sites"]} == {each["name"] for each in written.summary["sites"]}
+    cost = json.loads(srptq("cost", written.folder, "--input-size", "1x3x90x160", "--json").out)
+    assert (cost["input_size"], cost["target"]) == ([1, 3, 90, 160], written.folder.name)
+    assert sum(stage["macs"] for stage in cost["stages"]) == cost["macs"]
+    assert sum(layer["bops"] for layer in cost["layers"]) == cost["quantized"]["bops"] < cost["float"]["bops"] / 10
+    assert max(moment["bytes"] for moment in cost["timeline"]) == cost["quantized"]["memory"]["bytes"]
+    assert {site["name"] for site in cost["sites"]} == {site["name"] for site in written.summary["sites"]}
     text = srptq("cost", written.folder).out
     for fact in ("input 1x3x180x320", "all       28.98 G  100.0%", "FQSR's memory", "most memory: at "):
         assert fact in text
-    show(cost_report(found), terminal)
+    show(cost_report(cost), terminal)
     assert max(map(len, ANSI.sub("", terminal.getvalue()).splitlines())) <= 80
 
 
-def test_cost_of_what_is_not_quantized_yet(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_reads_no_image(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srptq_plugin.data.images.sample_images", raising(AssertionError("an image was read")))
     network = ("--model", "srptq_plugin.models:SRResNet", "--model-args", "upscale=2", "features=8", "blocks=1")
     wide, narrow = (
@@ -241,7 +254,7 @@ def test_cost_of_what_is_not_quantized_yet(srptq: Srptq, monkeypatch: pytest.Mon
     assert narrow["float"] == wide["float"]
 
 
-def test_a_terminal_of_80_columns(terminal: Terminal) -> None:
+def test_evaluation_fits_80_columns(terminal: Terminal) -> None:
     row = {"data": "[red]Set5[/red]", "output": "float", "psnr": 30.0, "ssim": 0.9, "images": 5}
     rows = [row, {**row, "output": "simulated", "psnr": 29.5}]
     show(evaluation_report({"rows": rows, "skipped": [], "ensemble": False, "tiles": None}), terminal)
@@ -269,9 +282,9 @@ def test_progress_is_for_terminals_and_long_steps(terminal: Terminal) -> None:
 
 
 def test_every_key_of_a_recipe_is_printed(srptq: Srptq) -> None:
-    found = json.loads(srptq("recipes", "--keys", "--json").out)["keys"]
-    keys = [key for section in sections(Registry()) for key in section.keys]
-    assert [each["name"] for each in found] == [key.name for key in keys]
+    printed = json.loads(srptq("recipes", "--keys", "--json").out)["keys"]
+    names = [key.name for section in sections(Registry()) for key in section.keys]
+    assert [key["name"] for key in printed] == names
     line = next(line for line in srptq("recipes", "--keys").out.splitlines() if "weights.per_channel" in line)
     assert all(part in line for part in ("true or false", "A scale for each output channel"))
     refused(srptq("recipes", "openvino-w8a8", "--keys"), "not allowed with")

@@ -20,4 +20,4 @@ def test_another_device_equals_the_cpu(device: str) -> None:
 
 def test_an_unavailable_device_is_refused(tmp_path: Path) -> None:
     result = captured("quantize", "--device", "cuda:99", "--out", tmp_path / "run")
-    refused(result, "device: cuda:99 is not available")
+    refused(result, "--device cuda:99: not available")

@@ -14,14 +14,16 @@ import pytest
 from helpers.documents import PAGES, ROOT, Block, Command, blocks, commands, commands_of, spans
 
 import srptq_plugin
-from srptq_plugin.cli.parser import COMMANDS, DEFAULT_RECIPE, parse
+from srptq_plugin.cli.command import BY_NAME
+from srptq_plugin.cli.parser import parse
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.recipes import DEFAULT_RECIPE
 from srptq_plugin.recipes.recipe import Recipe
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-NAMES = [name for name, _, _ in COMMANDS]
+NAMES = list(BY_NAME)
 WRITTEN_THERE = ("mine.yaml", "mixed.yaml", "sigma.yaml")
 """Recipes that a document shows or makes, and then uses."""
 
@@ -89,7 +91,7 @@ def test_an_option_in_prose_exists(command: Command) -> None:
 def list_options(name: str) -> set[str]:
     """Return the options of a command."""
     parser = ArgumentParser()
-    next(fill for known, _, fill in COMMANDS if known == name)(parser)
+    BY_NAME[name].add_options(parser)
     return {"--json", *parser._option_string_actions}
 
 

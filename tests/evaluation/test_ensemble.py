@@ -1,4 +1,4 @@
-"""The self-ensemble against a loop that is written out, and what must hold of it."""
+"""The self-ensemble against an explicit loop, and its symmetries."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from helpers.twofold import Array, network, noise
 from srptq_plugin.evaluation.ensemble import ensembled
 
 
-def test_the_mean_of_all_eight_written_out() -> None:
+def test_ensemble_is_the_mean_of_all_eight() -> None:
     forward, image = network(), noise(9, 12)
     total = torch.zeros(1, 3, 18, 24)
     for turns in range(4):
@@ -18,20 +18,20 @@ def test_the_mean_of_all_eight_written_out() -> None:
     np.testing.assert_allclose(ensembled(forward)(image), total.numpy() / 8, atol=1e-6)
 
 
-def test_what_treats_all_turns_alike_stays_as_it_is() -> None:
+def test_symmetric_network_is_unchanged() -> None:
     def nearest(image: Array) -> Array:
         return image.repeat(2, 2).repeat(2, 3)
 
     image = noise(5, 8)
-    found = ensembled(nearest)(image)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, nearest(image), atol=1e-6)
+    mean = ensembled(nearest)(image)
+    assert mean.dtype == np.float32
+    np.testing.assert_allclose(mean, nearest(image), atol=1e-6)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_a_turned_image_gives_the_output_turned(turns: int) -> None:
+def test_rotated_image_gives_the_output_rotated(turns: int) -> None:
     forward, image = network(), noise(9, 12)
     turned = np.ascontiguousarray(np.rot90(image, turns, (2, 3)))
     assert np.abs(forward(turned) - np.rot90(forward(image), turns, (2, 3))).max() > 1e-3
-    both = ensembled(forward)
-    np.testing.assert_allclose(both(turned), np.rot90(both(image), turns, (2, 3)), atol=1e-6)
+    ensemble = ensembled(forward)
+    np.testing.assert_allclose(ensemble(turned), np.rot90(ensemble(image), turns, (2, 3)), atol=1e-6)

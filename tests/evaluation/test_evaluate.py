@@ -1,4 +1,4 @@
-"""PSNR and SSIM against high-resolution images: whole, in tiles, in ensembles; figures that are known."""
+"""PSNR and SSIM against high-resolution images: whole, in tiles, in ensembles, and on Set5."""
 
 import logging
 from pathlib import Path
@@ -29,14 +29,14 @@ CALIBRATION = {"patches": 2, "size": 12}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A toy network that enlarges twofold, quantized for ONNX Runtime."""
+    """Quantize a twofold toy network for ONNX Runtime."""
     recipe = networks.recipe(8, "onnxruntime", calibration=CALIBRATION)
     return quantize(recipe, model=networks.network("bicubic"), out=tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Two pairs, in folders `HR` and `LR_x2`."""
+    """Write two pairs, in folders `HR` and `LR_x2`."""
     for n, (height, width) in enumerate(((40, 52), (36, 44))):
         high = pixels(height, width, seed=n)
         save(high, tmp_path / "Toys" / "HR" / f"{n}.png")
@@ -44,11 +44,11 @@ def pairs(tmp_path: Path) -> Path:
     return tmp_path / "Toys"
 
 
-def scores(found: Evaluation, output: str) -> list[float]:
-    return [score.psnr for score in found.scores if score.output == output]
+def psnrs(evaluation: Evaluation, output: str) -> list[float]:
+    return [score.psnr for score in evaluation.scores if score.output == output]
 
 
-def test_a_row_for_each_output(run: Run, pairs: Path) -> None:
+def test_each_output_has_a_row(run: Run, pairs: Path) -> None:
     seen: list[str] = []
     rows = evaluate(run, pairs, progress=lambda what, _n, _all: seen.append(what)).means
     assert [row["output"] for row in rows] == ["float", "simulated", "runtime", "bicubic"]
@@ -62,18 +62,18 @@ def test_a_row_for_each_output(run: Run, pairs: Path) -> None:
     assert {f"evaluating {name}" for name in by_name} <= set(seen)
 
 
-def test_photographs_alone_are_made_smaller_and_give_the_same_rows(run: Run, pairs: Path, tmp_path: Path) -> None:
+def test_photographs_alone_give_the_same_rows(run: Run, pairs: Path, tmp_path: Path) -> None:
     for n in (0, 1):
         high = np.asarray(PIL.Image.open(pairs / "HR" / f"{n}.png"))
         save(np.pad(high, ((0, 1), (0, n), (0, 0)), mode="edge"), tmp_path / "photographs" / f"{n}.png")
     with_low, alone = evaluate(run, pairs), evaluate(run, tmp_path / "photographs")
-    for one, other in zip(with_low.scores, alone.scores, strict=True):
-        assert one.psnr == pytest.approx(other.psnr, abs=1e-9)
-        assert one.ssim == pytest.approx(other.ssim, abs=1e-9)
+    for score, downscaled in zip(with_low.scores, alone.scores, strict=True):
+        assert score.psnr == pytest.approx(downscaled.psnr, abs=1e-9)
+        assert score.ssim == pytest.approx(downscaled.ssim, abs=1e-9)
 
 
-def test_another_scale_than_the_networks_is_refused(run: Run, pairs: Path) -> None:
-    with pytest.raises(SrptqError, match=r"--scale 4: the network of .* upscales by 2"):
+def test_another_scale_is_refused(run: Run, pairs: Path) -> None:
+    with pytest.raises(SrptqError, match=r"scale 4: the network of .* upscales by 2"):
         evaluate(run, pairs, scale=4)
     assert len(evaluate(run, pairs, scale=2).means) == 4
 
@@ -84,30 +84,28 @@ def test_images_too_small_to_score_are_refused(run: Run, tmp_path: Path) -> None
         evaluate(run, tmp_path / "small")
 
 
-def test_an_image_that_does_not_fit_is_left_out_and_counted(run: Run, pairs: Path) -> None:
+def test_misfit_image_is_left_out_and_counted(run: Run, pairs: Path) -> None:
     save(pixels(41, 52), pairs / "HR" / "0.png")
-    found = evaluate(run, pairs)
-    assert {row["images"] for row in found.means} == {1}
-    assert {score.image for score in found.scores} == {"1.png"}
-    assert len(found.skipped) == 1
+    evaluation = evaluate(run, pairs)
+    assert {row["images"] for row in evaluation.means} == {1}
+    assert {score.image for score in evaluation.scores} == {"1.png"}
+    assert len(evaluation.skipped) == 1
     with pytest.raises(SrptqError, match=r"0\.png: \(41, 52\) is not 2 x \(20, 26\)"):
         evaluate(run, pairs, strict=True)
 
 
-def test_the_mean_is_that_of_the_images(run: Run, pairs: Path) -> None:
-    found = evaluate(run, pairs)
-    assert [score.image for score in found.scores] == 4 * ["0.png", "1.png"]
-    for row in found.means:
-        mine = [score for score in found.scores if score.output == row["output"]]
+def test_mean_is_over_images(run: Run, pairs: Path) -> None:
+    evaluation = evaluate(run, pairs)
+    assert [score.image for score in evaluation.scores] == 4 * ["0.png", "1.png"]
+    for row in evaluation.means:
+        mine = [score for score in evaluation.scores if score.output == row["output"]]
         assert row["psnr"] == pytest.approx(np.mean([score.psnr for score in mine]))
         assert row["ssim"] == pytest.approx(np.mean([score.ssim for score in mine]))
 
 
-def test_tiles_that_see_enough_change_no_score_of_the_float_network(
-    run: Run, pairs: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_wide_overlap_leaves_float_scores_unchanged(run: Run, pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole, tiles = evaluate(run, pairs), evaluate(run, pairs, tile=20, overlap=6)
-    assert scores(tiles, "float") == pytest.approx(scores(whole, "float"), abs=1e-3)
+    assert psnrs(tiles, "float") == pytest.approx(psnrs(whole, "float"), abs=1e-3)
     assert tiles.tiles is not None
     assert (tiles.tiles.split, tiles.tiles.padded) == (2, 0)
     assert tiles.tiles.seam is not None
@@ -116,83 +114,79 @@ def test_tiles_that_see_enough_change_no_score_of_the_float_network(
     assert not caplog.records
 
 
-def test_tiles_that_see_nothing_beyond_them_are_told_of(
-    run: Run, pairs: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_visible_seam_is_warned_of(run: Run, pairs: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "srptq_plugin.evaluation.evaluate"):
-        found = evaluate(run, pairs, tile=16, overlap=0).tiles
-    assert found is not None
-    assert found.seam is not None
-    assert found.seam.levels > 0.5
-    assert f"by up to {found.seam.levels:.1f} of 255 levels (1.png, float)" in caplog.text
-    cured = evaluate(run, pairs, tile=16, overlap=found.seam.enough).tiles
+        tiles = evaluate(run, pairs, tile=16, overlap=0).tiles
+    assert tiles is not None
+    assert tiles.seam is not None
+    assert tiles.seam.levels > 0.5
+    assert f"by up to {tiles.seam.levels:.1f} of 255 levels (1.png, float)" in caplog.text
+    cured = evaluate(run, pairs, tile=16, overlap=tiles.seam.enough).tiles
     assert cured is not None
     assert cured.seam is not None
     assert not cured.seam.visible
-    assert f"--overlap {found.seam.enough} " in caplog.text
+    assert f"`overlap={tiles.seam.enough}` " in caplog.text
 
 
-def test_images_no_larger_than_a_tile_have_no_seam(run: Run, pairs: Path) -> None:
+def test_small_images_have_no_seam(run: Run, pairs: Path) -> None:
     whole, tiles = evaluate(run, pairs), evaluate(run, pairs, tile=26)
     assert tiles.scores == whole.scores
     assert tiles.tiles is not None
     assert (tiles.tiles.split, tiles.tiles.padded, tiles.tiles.seam) == (0, 0, None)
 
 
-def test_the_ensemble_is_of_all_outputs_but_bicubic(run: Run, pairs: Path) -> None:
+def test_ensemble_covers_all_outputs_but_bicubic(run: Run, pairs: Path) -> None:
     once, ensemble = evaluate(run, pairs), evaluate(run, pairs, ensemble=True)
     assert ensemble.ensemble
-    assert scores(ensemble, "bicubic") == scores(once, "bicubic")
-    assert all(scores(ensemble, name) != scores(once, name) for name in ("float", "simulated", "runtime"))
+    assert psnrs(ensemble, "bicubic") == psnrs(once, "bicubic")
+    assert all(psnrs(ensemble, name) != psnrs(once, name) for name in ("float", "simulated", "runtime"))
     low, high = (np.asarray(PIL.Image.open(pairs / folder / "0.png")) for folder in ("LR_x2", "HR"))
     mean = ensembled(run.float())(to_tensor(low[None], run.input_range).numpy())
-    wanted = psnr_y(to_pixels(torch.from_numpy(mean[0]), run.input_range), high, 2)
-    assert scores(ensemble, "float")[0] == pytest.approx(wanted)
+    expected = psnr_y(to_pixels(torch.from_numpy(mean[0]), run.input_range), high, 2)
+    assert psnrs(ensemble, "float")[0] == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
 def fixed(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run whose file takes images of 20 x 24 only."""
+    """Quantize a network for images of 20 x 24 only."""
     recipe = networks.recipe(8, "onnxruntime", calibration=CALIBRATION)
     out = tmp_path_factory.mktemp("runs") / "fixed"
     return quantize(recipe, model=networks.network("shared"), out=out, input_size=(1, 3, 20, 24))
 
 
-def test_a_file_of_one_size_runs_in_tiles_of_it(fixed: Run, pairs: Path) -> None:
+def test_fixed_size_runs_in_tiles(fixed: Run, pairs: Path) -> None:
     save(pixels(32, 60), pairs / "HR" / "wide.png")
     save(downscale(pixels(32, 60), 2), pairs / "LR_x2" / "wide.png")
-    found = evaluate(fixed, pairs)
-    assert [row["output"] for row in found.means] == ["float", "simulated", "runtime", "bicubic"]
-    assert scores(found, "runtime") == pytest.approx(scores(found, "simulated"), abs=0.05)
-    assert found.tiles is not None
-    assert found.tiles.tiling == Tiling(20, 24, 5, fixed=True)
-    assert (found.tiles.split, found.tiles.padded) == (2, 2)
-    assert found.tiles.seam is not None
-    assert found.tiles.seam.image == "0.png"
+    evaluation = evaluate(fixed, pairs)
+    assert [row["output"] for row in evaluation.means] == ["float", "simulated", "runtime", "bicubic"]
+    assert psnrs(evaluation, "runtime") == pytest.approx(psnrs(evaluation, "simulated"), abs=0.05)
+    assert evaluation.tiles is not None
+    assert evaluation.tiles.tiling == Tiling(20, 24, 5, fixed=True)
+    assert (evaluation.tiles.split, evaluation.tiles.padded) == (2, 2)
+    assert evaluation.tiles.seam is not None
+    assert evaluation.tiles.seam.image == "0.png"
 
 
-def test_a_file_of_one_size_takes_no_other_tiles_and_no_turned_ones(fixed: Run, pairs: Path) -> None:
-    with pytest.raises(SrptqError, match="--tile 20: the file takes images of 20 x 24 only"):
+def test_fixed_size_refuses_tiles_and_ensembles(fixed: Run, pairs: Path) -> None:
+    with pytest.raises(SrptqError, match="tile 20: the file takes images of 20 x 24 only"):
         evaluate(fixed, pairs, tile=20)
-    with pytest.raises(SrptqError, match=r"--ensemble: the file of .*fixed takes images of 20 x 24 only.* square"):
+    with pytest.raises(SrptqError, match=r"ensemble: the file of .*fixed takes images of 20 x 24 only.* square"):
         evaluate(fixed, pairs, ensemble=True)
 
 
-def test_a_runtime_that_is_not_there_is_left_out_with_a_warning(
+def test_missing_runtime_is_left_out_with_a_warning(
     run: Run, pairs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
         type(run.target), "load", raising(MissingRuntimeError("onnxruntime", "pip install onnxruntime"))
     )
     with caplog.at_level(logging.WARNING, "srptq_plugin.evaluation.evaluate"):
-        found = evaluate(run, pairs)
-    assert [row["output"] for row in found.means] == ["float", "simulated", "bicubic"]
+        evaluation = evaluate(run, pairs)
+    assert [row["output"] for row in evaluation.means] == ["float", "simulated", "bicubic"]
     assert "the runtime is left out: onnxruntime is not installed" in caplog.text
 
 
-def test_a_run_without_artifacts_has_no_runtime_and_no_warning(
-    pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_run_without_artifacts_has_no_runtime(pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = networks.recipe(4, "paper", calibration=CALIBRATION)
     paper = quantize(recipe, model=networks.network("shared"), out=tmp_path / "run")
     rows = evaluate(paper, pairs).means
@@ -200,11 +194,11 @@ def test_a_run_without_artifacts_has_no_runtime_and_no_warning(
     assert "left out" not in caplog.text
 
 
-def test_the_bundled_network_on_set5(data: Path, tmp_path: Path) -> None:
+def test_bundled_network_on_set5(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     overrides = ["calibration.patches=20", "calibration.size=32"]
-    found = quantize("openvino-w8a8-fast", overrides=overrides, out=tmp_path / "run")
-    rows = {row["output"]: row for row in evaluate(found, data / "Set5", scale=4).means}
+    quantized = quantize("openvino-w8a8-fast", overrides=overrides, out=tmp_path / "run")
+    rows = {row["output"]: row for row in evaluate(quantized, data / "Set5", scale=4).means}
     assert rows["float"]["psnr"] == pytest.approx(31.419, abs=0.01)
     assert rows["bicubic"]["psnr"] == pytest.approx(28.432, abs=0.01)
     assert rows["simulated"]["psnr"] > 31.2

@@ -1,4 +1,4 @@
-"""Means and files follow from the scores of each image."""
+"""Means and files agree with the scores of each image."""
 
 import csv
 import math
@@ -20,33 +20,33 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 @given(st.lists(st.tuples(reals, reals, reals, reals), min_size=1, max_size=9))
-def test_the_mean_of_the_file_is_that_of_the_table(
+def test_file_and_table_have_the_same_means(
     tmp_path_factory: pytest.TempPathFactory, figures: list[tuple[float, float, float, float]]
 ) -> None:
     path = tmp_path_factory.mktemp("csv") / "scores.csv"
     images = list(enumerate(figures))
     scores = [Score(f"{n}, \u00e9.png", "float", psnr, ssim) for n, (psnr, ssim, _, _) in images]
-    found = Evaluation("Toys", [*scores, *(Score(f"{n}.png", "runtime", p, s) for n, (_, _, p, s) in images)])
-    found.save(path)
+    evaluation = Evaluation("Toys", [*scores, *(Score(f"{n}.png", "runtime", p, s) for n, (_, _, p, s) in images)])
+    evaluation.save(path)
     rows = read(path)
     assert len(rows) == 2 * len(figures)
     assert rows[0] == {"data": "Toys", "image": "0, \u00e9.png", "output": "float"} | {
         "psnr": repr(figures[0][0]),
         "ssim": repr(figures[0][1]),
     }
-    for mean in found.means:
+    for mean in evaluation.means:
         mine = [row for row in rows if row["output"] == mean["output"]]
         assert mean["images"] == len(figures) == len(mine)
         for key in ("psnr", "ssim"):
             assert mean[key] == pytest.approx(math.fsum(float(row[key]) for row in mine) / len(mine))
 
 
-def test_an_infinite_score_is_written_and_read(tmp_path: Path) -> None:
+def test_infinite_score_is_written_and_read(tmp_path: Path) -> None:
     Evaluation("Toys", [Score("a.png", "float", math.inf, 1.0)]).save(tmp_path / "a.csv")
     assert float(read(tmp_path / "a.csv")[0]["psnr"]) == math.inf
 
 
-def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+def test_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     path, broken = tmp_path / "a.csv", Any
     Evaluation("Toys", [Score("a.png", "float", 1.0, 1.0)]).save(path)
     before = path.read_text()

@@ -154,12 +154,12 @@ def test_a_fixed_size_still_takes_any_batch(module: nn.Module, batch: int) -> No
 
 
 def test_wrong_assumptions_about_sizes_are_refused() -> None:
-    with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give input_size"):
+    with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give `input_size`"):
         export_network(Padded(branches=True))
     graph, image = graph_of(export_network(Padded(branches=False))), torch.rand(1, 3, 33, 21)
     assert PreparedGraph.float_only(graph)(image).shape == image.shape
 
 
 def test_a_network_of_one_size_is_refused() -> None:
-    with pytest.raises(SrptqError, match=r"runs at one image size only .* give input_size"):
+    with pytest.raises(SrptqError, match=r"runs at one image size only .* give `input_size`"):
         export_network(OneSize())

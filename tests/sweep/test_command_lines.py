@@ -11,10 +11,10 @@ from helpers.sweeping import Sweep
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from srptq_plugin.cli.parser import COMMANDS
+from srptq_plugin.cli.command import BY_NAME
 
 Runs = Callable[[str], Path]
-NAMES = tuple(name for name, _, _ in COMMANDS)
+NAMES = tuple(BY_NAME)
 ODD = ("", " ", "-1", "0", "1e9", "nan", "é", "\x1b[2J", "\udcff", "a\nb", "x" * 300, "../../..", "{", "%s%n")
 GONE = ("--weights", "gone.pth")
 NUMBERS: Mapping[str, tuple[str, ...]] = {

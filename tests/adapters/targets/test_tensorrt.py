@@ -201,5 +201,5 @@ def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None
 
 
 def test_a_target_without_rules_says_so(float_file: Callable[[str], Path]) -> None:
-    with pytest.raises(SrptqError, match="target paper: it has no rules for files of others"):
+    with pytest.raises(SrptqError, match="target paper: has no rules for files of others"):
         lint(float_file("edsr"), "paper")
