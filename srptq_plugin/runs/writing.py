@@ -1,4 +1,4 @@
-"""A run folder's files from a float network and a quant table: the target's, the summary, and what verifying found."""
+"""Writing the files of a run: the recipe, the quant table, the target's files and the verified summary."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from srptq_plugin.models import ModelRecord
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import NETWORK, RECIPE, SUMMARY, TABLE, Run
-from srptq_plugin.runs.summary import Record, runtime_version, summary_of, versions_of
+from srptq_plugin.runs.summary import Record, collect_versions, runtime_version, summarize
 from srptq_plugin.runs.verify import verify
 from srptq_plugin.utils.progress import Progress
 from srptq_plugin.utils.timing import Clock
@@ -20,7 +20,7 @@ from srptq_plugin.utils.timing import Clock
 
 @dataclass(frozen=True)
 class RunWriter:
-    """Writes what every run holds; the float network's own files are there already."""
+    """A writer of the files that every run has. The float network's own files are written before."""
 
     recipe: Recipe
     record: ModelRecord
@@ -30,7 +30,7 @@ class RunWriter:
     progress: Progress
 
     def write(self, draft: Path, table: QuantTable) -> list[str]:
-        """The recipe, the table and the target's files; the names of these."""
+        """Write the recipe, the quant table and the target's files. Return the names of the target's files."""
         (draft / RECIPE).write_text(self.recipe.to_yaml())
         table.save(draft / TABLE)
         target = self.registry.target(self.recipe.target).load()
@@ -42,13 +42,22 @@ class RunWriter:
         table: QuantTable,
         artifacts: list[str],
         figures: Mapping[str, Any],
-        found: Mapping[str, Record] | None = None,
+        groups: Mapping[str, Record] | None = None,
     ) -> None:
-        """The summary is written before verifying, which reads it, and again after."""
-        summary = summary_of(self.recipe, self.record, self.size, table, found)
-        summary["versions"] = versions_of(self.recipe, self.registry)
+        """Verify the run and write its summary.
+
+        Args:
+            draft: The folder of the run.
+            table: The quant table.
+            artifacts: The names of the target's files.
+            figures: More entries of the summary.
+            groups: Records from `of_group` by the name of the group.
+        """
+        summary = summarize(self.recipe, self.record, self.size, table, groups)
+        summary["versions"] = collect_versions(self.recipe, self.registry)
         summary["toolkit_version"] = self.registry.toolkit(self.recipe.toolkit).load().version
         summary |= {**figures, "artifacts": artifacts, "seconds": self.clock.seconds}
+        # Verifying opens the run, which needs a summary. Its results are added afterwards.
         _write_json(draft / SUMMARY, summary)
         with self.clock("verify"):
             summary["verify"] = verify(Run.open(draft, self.registry), progress=self.progress)

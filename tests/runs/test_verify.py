@@ -30,7 +30,7 @@ from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.binding import rules_of
 from srptq_plugin.runs.run import NETWORK, Run
-from srptq_plugin.runs.verify import LEAST_PSNR, SIZES, integer_plan, verify
+from srptq_plugin.runs.verify import LEAST_PSNR, SIZES, integer_convs, verify
 
 pytest.importorskip("torchao")
 pytest.importorskip("onnxruntime")
@@ -272,11 +272,11 @@ def test_images_smaller_than_the_sizes_are_mirrored(copied: Callable[..., Path])
 def test_the_plan_of_integers_follows_what_the_target_computes_in(runs: Callable[[str, int], Path]) -> None:
     run = Run.open(runs("onnxruntime", 8))
     rules = rules_of(run.recipe, run.registry)
-    assert integer_plan(run.table.plan, rules) == list(run.table.plan.convs)
+    assert integer_convs(run.table.plan, rules) == list(run.table.plan.convs)
     narrow = Run.open(runs("onnxruntime", 4))
-    assert len(integer_plan(narrow.table.plan, rules)) == 6
+    assert len(integer_convs(narrow.table.plan, rules)) == 6
     paper = rules_of(networks.recipe(8, "paper"), run.registry)
-    assert integer_plan(run.table.plan, paper) == []
+    assert integer_convs(run.table.plan, paper) == []
 
 
 def test_a_network_of_even_sizes_is_compared_and_scored_at_even_sizes(tmp_path: Path) -> None:
