@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import killing, networks
 from helpers.command_line import raising, returning
-from helpers.killing import quantized, save_images
+from helpers.killing import quantize_toy, save_images
 
 from srptq_adapters.targets.paper import PaperTarget
 from srptq_plugin.errors import SrptqError
@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_the_earlier_run(writer: str, honest: Path, tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WRITERS[writer], raising(FULL))
         with pytest.raises(SrptqError, match=r"run: cannot be written \(No space left on device\); make room, or give"):
-            quantized(4, out)
+            quantize_toy(4, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -210,7 +210,7 @@ def test_a_disk_that_others_found_full_is_told(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("shutil.disk_usage", returning(SimpleNamespace(free=0)))
     monkeypatch.setattr("torch.export.save", raising(RuntimeError("PytorchStreamWriter failed writing file")))
     with pytest.raises(SrptqError, match=r"cannot be written \(No space left on device\)"):
-        quantized(8, tmp_path / "run")
+        quantize_toy(8, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -219,14 +219,14 @@ def test_a_folder_that_is_read_only_is_told(tmp_path: Path, monkeypatch: pytest.
     refusal = OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "run"))
     monkeypatch.setattr("srptq_plugin.runs.folder.TemporaryDirectory", raising(refusal))
     with pytest.raises(SrptqError, match=r"run: cannot be written \(Read-only file system\)"):
-        quantized(8, tmp_path / "run")
+        quantize_toy(8, tmp_path / "run")
     assert contents(tmp_path / "run") == OLD
 
 
 def test_an_error_about_other_files_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PaperTarget, "write", raising(PermissionError(errno.EACCES, "denied", "/elsewhere")))
     with pytest.raises(PermissionError):
-        quantized(8, tmp_path / "run")
+        quantize_toy(8, tmp_path / "run")
 
 
 def test_a_training_on_a_full_disk_leaves_no_run(

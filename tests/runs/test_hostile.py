@@ -20,8 +20,8 @@ from helpers.forging import (
     Payload,
     edit,
     forge,
-    is_refused,
-    members_of,
+    check_refused,
+    read_members,
     saved,
     use,
 )
@@ -162,7 +162,7 @@ def test_a_forged_member_runs_nothing(
 ) -> None:
     monkeypatch.syspath_prepend(str(payload.marker.parent))
     forge(received, lambda members: FORGED[kind](members, payload))
-    is_refused(received, payload)
+    check_refused(received, payload)
 
 
 @pytest.mark.parametrize("gives", ["None", "((__import__('torch').zeros(2, 3, 48, 64),), {})"])
@@ -213,25 +213,25 @@ SHAPES = ("{}", "x; {}; y", "x = {}", "x\n    {}\n    y", "'), {}, ('", '"), {},
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS])
 def test_a_text_is_never_code(name: str, shape: str, received: Path, payload: Payload) -> None:
-    document = json.loads(members_of(received / PROGRAM)[name])
+    document = json.loads(read_members(received / PROGRAM)[name])
     kinds = [kind_of(keys)[-1] for keys in places(document)]
     assert name != GRAPH or {"expr_str", "target", "name", "as_name", "in_spec", "nn_module_stack"} <= {*kinds}
     for keys in places(document):
         copy = shutil.copytree(received, received.with_name("copy"))
         evil = shape.format(payload.code)
         forge(copy, lambda members, keys=keys, evil=evil: edit(members, name, lambda found: put(found, keys, evil)))
-        is_refused(copy, payload)
+        check_refused(copy, payload)
         shutil.rmtree(copy)
 
 
 def test_a_name_is_never_code(received: Path, payload: Payload) -> None:
-    document = json.loads(members_of(received / PROGRAM)[GRAPH])
+    document = json.loads(read_members(received / PROGRAM)[GRAPH])
     for name in ("tensor_values", "sym_int_values"):
         evil = json.loads(json.dumps(document))
         values = evil["graph_module"]["graph"][name]
         values[payload.code] = values.pop(next(iter(values)))
         forge(received, lambda members, evil=evil: members.update({GRAPH: json.dumps(evil).encode()}))
-        is_refused(received, payload)
+        check_refused(received, payload)
 
 
 def test_the_command_line_refuses_it(received: Path, payload: Payload) -> None:

@@ -14,11 +14,11 @@ from helpers.forging import (
     SAMPLES,
     WEIGHTS,
     Payload,
-    as_older,
+    to_old_archive,
     edit,
     forge,
-    is_refused,
-    members_of,
+    check_refused,
+    read_members,
     saved,
     use,
     write,
@@ -47,25 +47,25 @@ def test_an_honest_network_is_read_exactly(honest: Path) -> None:
 
 
 def test_an_archive_of_an_older_torch_is_read(received: Path, payload: Payload) -> None:
-    run, members = Run.open(received), members_of(received / PROGRAM)
+    run, members = Run.open(received), read_members(received / PROGRAM)
     expected, program = run.float()(IMAGE), run.program()
-    write(received / PROGRAM, as_older(members, program), root="")
+    write(received / PROGRAM, to_old_archive(members, program), root="")
     assert (Run.open(received).float()(IMAGE) == expected).all()
-    write(received / PROGRAM, as_older(members, program, saved({"mean": payload})), root="")
-    is_refused(received, payload)
+    write(received / PROGRAM, to_old_archive(members, program, saved({"mean": payload})), root="")
+    check_refused(received, payload)
 
 
 def test_a_member_is_no_larger_than_the_file(received: Path, payload: Payload) -> None:
-    members = members_of(received / PROGRAM) | {"data/weights/weight_0": bytes(10**7)}
+    members = read_members(received / PROGRAM) | {"data/weights/weight_0": bytes(10**7)}
     write(received / PROGRAM, members, compression=ZIP_DEFLATED)
     assert (received / PROGRAM).stat().st_size < 10**6
-    is_refused(received, payload)
+    check_refused(received, payload)
 
 
 def test_a_member_stands_once(received: Path, payload: Payload) -> None:
     with ZipFile(received / PROGRAM, "a") as archive:
         archive.writestr("other/data/sample_inputs/model.pt", saved(payload))
-    is_refused(received, payload)
+    check_refused(received, payload)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_size_is_arithmetic(text: str, received: Path, payload: Payload) -> No
                     size["as_expr"]["expr_str"] = text
 
     forge(received, lambda members: edit(members, GRAPH, change))
-    is_refused(received, payload)
+    check_refused(received, payload)
 
 
 MEMBERS = (GRAPH, WEIGHTS, CONSTANTS, SAMPLES, "archive_format", "archive_version", ".data/version", "byteorder")
@@ -110,7 +110,7 @@ MEMBERS = (GRAPH, WEIGHTS, CONSTANTS, SAMPLES, "archive_format", "archive_versio
 
 @pytest.mark.parametrize("name", [*MEMBERS, "data/weights/weight_0"])
 def test_a_damaged_member_is_read_or_refused(name: str, received: Path) -> None:
-    original = members_of(received / PROGRAM)
+    original = read_members(received / PROGRAM)
     for mutation in [*truncations(2), *flips(6 if name in (GRAPH, WEIGHTS) else 1), *flips(1, 40)]:
         write(received / PROGRAM, original | {name: mutation(original[name])})
         with suppress(SrptqError):
