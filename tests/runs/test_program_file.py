@@ -1,4 +1,4 @@
-"""The float network of a run folder: read exactly, refused where it is damaged or is no arithmetic."""
+"""The float network of a run folder: read exactly, and refused if it is damaged or holds more than arithmetic."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +14,12 @@ from helpers.forging import (
     SAMPLES,
     WEIGHTS,
     Payload,
-    to_old_archive,
+    check_refused,
     edit,
     forge,
-    check_refused,
     read_members,
     saved,
+    to_old_archive,
     use,
     write,
 )
@@ -32,18 +32,18 @@ pytest.importorskip("torchao")
 
 
 def test_an_honest_network_is_read_exactly(honest: Path) -> None:
-    ours, torchs = Run.open(honest).program(), torch.export.load(honest / PROGRAM)
-    assert str(ours.graph) == str(torchs.graph)
-    assert ours.module().code == torchs.module().code
-    assert ours.range_constraints == torchs.range_constraints
-    assert ours.module_call_graph == torchs.module_call_graph
-    for mine, other in zip(ours.graph.nodes, torchs.graph.nodes, strict=True):
-        assert str(mine.meta["val"]) == str(other.meta["val"])
-        assert mine.meta.get("nn_module_stack") == other.meta.get("nn_module_stack")
-    assert list(ours.state_dict) == list(torchs.state_dict)
-    for name, tensor in torchs.state_dict.items():
-        assert torch.equal(ours.state_dict[name], tensor)
-        assert type(ours.state_dict[name]) is type(tensor)
+    program, reference = Run.open(honest).program(), torch.export.load(honest / PROGRAM)
+    assert str(program.graph) == str(reference.graph)
+    assert program.module().code == reference.module().code
+    assert program.range_constraints == reference.range_constraints
+    assert program.module_call_graph == reference.module_call_graph
+    for node, expected in zip(program.graph.nodes, reference.graph.nodes, strict=True):
+        assert str(node.meta["val"]) == str(expected.meta["val"])
+        assert node.meta.get("nn_module_stack") == expected.meta.get("nn_module_stack")
+    assert list(program.state_dict) == list(reference.state_dict)
+    for name, tensor in reference.state_dict.items():
+        assert torch.equal(program.state_dict[name], tensor)
+        assert type(program.state_dict[name]) is type(tensor)
 
 
 def test_an_archive_of_an_older_torch_is_read(received: Path, payload: Payload) -> None:
@@ -55,14 +55,14 @@ def test_an_archive_of_an_older_torch_is_read(received: Path, payload: Payload) 
     check_refused(received, payload)
 
 
-def test_a_member_is_no_larger_than_the_file(received: Path, payload: Payload) -> None:
+def test_a_compressed_member_is_refused(received: Path, payload: Payload) -> None:
     members = read_members(received / PROGRAM) | {"data/weights/weight_0": bytes(10**7)}
     write(received / PROGRAM, members, compression=ZIP_DEFLATED)
     assert (received / PROGRAM).stat().st_size < 10**6
     check_refused(received, payload)
 
 
-def test_a_member_stands_once(received: Path, payload: Payload) -> None:
+def test_a_duplicate_member_is_refused(received: Path, payload: Payload) -> None:
     with ZipFile(received / PROGRAM, "a") as archive:
         archive.writestr("other/data/sample_inputs/model.pt", saved(payload))
     check_refused(received, payload)
@@ -94,7 +94,7 @@ def test_a_member_stands_once(received: Path, payload: Payload) -> None:
         "s0 # s0",
     ],
 )
-def test_a_size_is_arithmetic(text: str, received: Path, payload: Payload) -> None:
+def test_a_size_other_than_arithmetic_is_refused(text: str, received: Path, payload: Payload) -> None:
     def change(document: Any) -> None:
         for sizes in document["graph_module"]["graph"]["tensor_values"].values():
             for size in sizes["sizes"]:
