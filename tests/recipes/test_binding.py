@@ -1,4 +1,4 @@
-"""A recipe held against its target, before anything is read or run."""
+"""A recipe checked against its target and plugins, before anything is read or run."""
 
 from pathlib import Path
 from types import MappingProxyType
@@ -49,19 +49,19 @@ def with_keys(keys: dict[str, Any]) -> Recipe:
 
 
 @pytest.mark.parametrize(("keys", "message"), REFUSED)
-def test_what_a_target_cannot_run_is_refused_with_the_nearest_choice(keys: dict[str, Any], message: str) -> None:
+def test_impossible_keys_are_refused_with_the_nearest(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(SrptqError, match=f"^recipe mine: {message}"):
         rules_of(with_keys(keys), Registry())
 
 
 @pytest.mark.parametrize(("keys", "message"), REFUSED)
-def test_it_is_refused_before_anything_is_read(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_impossible_keys_are_refused_first(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(SrptqError, match=message):
         quantize(with_keys(keys), images=tmp_path / "nowhere", weights=tmp_path / "none.pt", out=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_listed() -> None:
     keys = {"target": "onnxruntime", "placement": "convs", "weights": {"bits": 9}, "activations": {"bits": 16}}
     with pytest.raises(SrptqError) as caught:
         rules_of(with_keys(keys), Registry())
@@ -71,8 +71,8 @@ def test_all_problems_are_told_at_once() -> None:
 
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt"])
 @pytest.mark.parametrize("kind", ["weights", "activations"])
-def test_sixteen_bits_for_a_part_are_refused_with_both_that_work(target: str, kind: str) -> None:
-    """What the message names is then accepted."""
+def test_both_cures_of_sixteen_bits_work(target: str, kind: str) -> None:
+    """Check that a recipe with either change that the error names is accepted."""
     keys: dict[str, Any] = {"target": target, "stages": {"head": {kind: 16}}, "overrides": [{"sites": "x", "bits": 16}]}
     with pytest.raises(SrptqError) as caught:
         rules_of(with_keys(keys), Registry())
@@ -88,14 +88,13 @@ def test_sixteen_bits_for_a_part_are_refused_with_both_that_work(target: str, ki
 @pytest.mark.parametrize(
     "keys", [{"weights": {"bits": 16}}, {"skips": {"bits": 16}}, {"stages": {"body": {"weights": 1}}}]
 )
-def test_float_is_no_cure_for_the_whole_network_nor_for_fewer_bits(keys: dict[str, Any]) -> None:
+def test_float_is_suggested_for_parts_only(keys: dict[str, Any]) -> None:
     with pytest.raises(SrptqError) as caught:
         rules_of(with_keys(keys), Registry())
     assert "leaves it float" not in str(caught.value)
 
 
-def test_between_two_choices_the_greater_one_is_nearer() -> None:
-    """Of a tie, the one that loses no accuracy."""
+def test_of_two_nearest_choices_the_greater_is_named() -> None:
     from srptq_plugin.graph.rules import Rules  # noqa: PLC0415
     from srptq_plugin.plugins.entries import TargetEntry  # noqa: PLC0415
     from srptq_plugin.plugins.hookspecs import hookimpl  # noqa: PLC0415
@@ -129,13 +128,13 @@ def test_shipped_recipes_run_on_their_targets(name: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["weights", "activations"])
-@pytest.mark.parametrize(("given", "message"), WRONG)
-def test_wrong_options_of_an_observer_name_their_key(role: str, given: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_wrong_options_of_an_observer_name_their_key(role: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(SrptqError, match=rf"^{role}\.options: {message}"):
-        qconfigs_of(with_keys({role: given}), Registry())
+        qconfigs_of(with_keys({role: options}), Registry())
 
 
-def test_wrong_options_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_wrong_observer_options_are_refused_first(tmp_path: Path) -> None:
     recipe = networks.recipe(8, "paper", activations={"observer": "dbdc", "options": {"ratio": -1}})
     with pytest.raises(SrptqError, match=r"activations\.options: observer dbdc: ratio: -1"):
         quantize(recipe, images=tmp_path / "nowhere", out=tmp_path / "run")
@@ -149,7 +148,7 @@ def _nudge(
 
 
 class Nudging:
-    """A plugin with a reconstruction of its own, which is also known by another name."""
+    """A plugin with a reconstruction that has an alias."""
 
     @hookimpl
     def srptq_reconstructions(self) -> list[ReconstructionEntry]:
@@ -157,20 +156,18 @@ class Nudging:
 
 
 @pytest.mark.parametrize("name", ["nudge", "push"])
-def test_a_wrong_option_of_anybodys_reconstruction_is_refused_before_anything_is_read(
-    name: str, tmp_path: Path
-) -> None:
+def test_wrong_options_of_a_plugin_s_reconstruction(name: str, tmp_path: Path) -> None:
     registry = Registry([Nudging()])
     recipe = networks.recipe(reconstruction={"name": name, "strenght": 2.0})
     with pytest.raises(SrptqError, match=f"reconstruction: {name}: .*unexpected keyword argument 'strenght'"):
         quantize(recipe, images=tmp_path / "none", out=tmp_path / "run", registry=registry)
-    assert tuner_of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry) is not None
+    tuner_of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry)  # raises nothing
 
 
 def test_compensated_rounding_needs_levels_of_a_grid() -> None:
-    chosen = Recipe.load("paper-w4a4-daq", ["weights.rounding=compensated"])
+    daq = Recipe.load("paper-w4a4-daq", ["weights.rounding=compensated"])
     with pytest.raises(SrptqError, match=r"weights\.rounding: compensated, but daq has levels of its own"):
-        rules_of(chosen, Registry())
+        rules_of(daq, Registry())
     unknown = Recipe.load("openvino-w8a8", ["weights.quantizer=daqq"])
     with pytest.raises(SrptqError, match=r"recipe openvino-w8a8: weights\.quantizer: unknown quantizer 'daqq'"):
         rules_of(unknown, Registry())
