@@ -123,7 +123,7 @@ def test_overrides_win_over_skip_bits() -> None:
     assert "body.0/add" not in plan.floats
 
 
-def test_a_fused_add_has_skip_bits_at_the_skip() -> None:
+def test_a_fused_add_has_skip_bits_once() -> None:
     edges = by_edge(planned("edsr", recipe(8, "openvino", skips={"bits": 4})))
     assert (edges[Edge("body.1/add", 0)].grid.bits, Edge("body.1/add", 1) in edges) == (4, False)
     assert edges[Edge("body.1.first/conv", 0)].grid.bits == 8
@@ -135,7 +135,7 @@ def test_readers_of_one_encoding_share_the_finer() -> None:
     assert edges[Edge("body.0.second/conv", 0)].grid.bits == 8
 
 
-def test_an_output_added_to_the_image_keeps_its_bits() -> None:
+def test_an_output_before_the_last_add_is_unchanged() -> None:
     plan = networks.plan("bicubic", networks.recipe(8, "onnxruntime", skips={"bits": 4}))
     (tail,) = [site for site in plan.sites if site.source == "tail/conv"]
     assert tail.grid.bits == 8
