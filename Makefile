@@ -11,7 +11,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
-EXECUTED := tests/adapters/targets tests/adapters/torchao tests/runs/test_verify.py tests/test_pipeline.py
+EXECUTED := tests/adapters/targets tests/adapters/torchao tests/runs/test_input_sizes.py tests/runs/test_verify.py tests/pipeline
 NEEDS := pyproject.toml constraints.txt | $(BIN)/python
 
 .PHONY: quantize test test-avx2 check bench format docs

@@ -13,7 +13,7 @@ settings.register_profile("ci", settings.get_profile("srptq"), derandomize=True)
 settings.load_profile("srptq")
 torch.set_num_threads(1)
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-if WORKER and hasattr(os, "sched_setaffinity"):  # a core each, which runtimes count
+if WORKER and hasattr(os, "sched_setaffinity"):  # one core per worker: runtimes start as many threads as they see cores
     CORES = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {CORES[int(WORKER.removeprefix("gw")) % len(CORES)]})
 SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").split())
@@ -21,7 +21,7 @@ SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").split
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what slow.txt lists, tests and whole files, before `-m` chooses. They come first."""
+    """Mark the tests and files in slow.txt before `-m` selects, and move them to the front."""
     for item in items:
         test = item.nodeid.partition("[")[0]
         if SLOW & {test, test.partition("::")[0]}:
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def short_timing() -> Iterator[None]:
-    """Speed, which no test looks at, is measured once and on a small image."""
+    """Measure speed once and on a small image, since no test looks at it."""
     module = importlib.import_module("srptq_plugin.runs.verify")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "TIMED_SIZE", (24, 24))
@@ -41,7 +41,7 @@ def short_timing() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data() -> Path:
-    """The folder of benchmark images and weights; tests that need it skip where it is not."""
+    """Return the folder of benchmark images and weights. Skip the test if it is absent."""
     folder = Path(os.environ.get("SRPTQ_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no benchmark data at {folder}; set SRPTQ_DATA")
@@ -50,6 +50,6 @@ def data() -> Path:
 
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The repository, as the working directory."""
+    """Change to the repository's folder and return it."""
     monkeypatch.chdir(ROOT)
     return ROOT

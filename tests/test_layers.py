@@ -29,9 +29,9 @@ ORDER = (
     *("deploy", "plugins", "runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting", "plugin_api"),
     *("pipeline", "cli"),
 )
-"""Each imports only those before it."""
-RANKS = {name: rank for rank, name in enumerate(ORDER)}
-AT_THE_DOOR = ("__init__", "__main__")
+"""Packages from low to high. Each imports only earlier ones. `planning` and `recipes` need each other."""
+RANKS = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
+ENTRY_POINTS = ("__init__", "__main__")
 PACKAGES = [*(ROOT / "srptq_plugin" / "plotting").glob("[a-z]*.py"), *(ROOT / "srptq_plugin" / "cli").glob("[a-z]*.py")]
 PLAIN = """
 import sys
@@ -47,8 +47,8 @@ sys.modules.update(dict.fromkeys(names))
 import srptq_adapters.plugin
 from srptq_plugin.plugins.registry import Registry
 registry = Registry([srptq_adapters.plugin], entry_points=False)
-kinds = ("toolkit", "target", "observer", "reconstruction", "quantizer", "model")
-print([entry.name for kind in kinds for entry in registry.entries(kind)])
+from srptq_plugin.plugins.registry import KINDS
+print([entry.name for kind in KINDS for entry in registry.entries(kind)])
 print([name for name in sys.modules if name.split(".")[0] in names and sys.modules[name]])
 print([name for name in sys.modules if name.startswith(("srptq_adapters.targets", "srptq_adapters.torchao"))])
 """
@@ -72,11 +72,11 @@ def _imported(node: ast.AST) -> Iterator[str]:
 
 def offenders(folder: Path, forbidden: tuple[str, ...]) -> list[str]:
     files = sorted(folder.rglob("*.py"))
-    found = [(path, name) for path in files for name in imports(path.read_text(encoding="utf-8"))]
-    return [f"{path}: {name}" for path, name in found if f"{name}.".startswith((".", *(f"{f}." for f in forbidden)))]
+    pairs = [(path, name) for path in files for name in imports(path.read_text(encoding="utf-8"))]
+    return [f"{path}: {name}" for path, name in pairs if f"{name}.".startswith((".", *(f"{f}." for f in forbidden)))]
 
 
-def test_the_walk_sees_every_way_to_import() -> None:
+def test_every_way_to_import_is_seen() -> None:
     code = "import a.b\nfrom c import d\nif x:\n    from . import e\ndef f():\n    import_module('g.h')"
     assert imports(code) == {"a.b", "c.d", "..e", "g.h"}
 
@@ -86,7 +86,7 @@ def test_the_core_imports_no_adapter_toolkit_or_runtime() -> None:
 
 
 @pytest.mark.parametrize("toolkit", TOOLKITS)
-def test_a_toolkit_imports_no_target_and_no_other_toolkit(toolkit: str) -> None:
+def test_a_toolkit_imports_no_target_or_toolkit(toolkit: str) -> None:
     others = [other for other in TOOLKITS if other != toolkit]
     forbidden = ("srptq_adapters.targets", *others, *(f"srptq_adapters.{other}" for other in others))
     assert not offenders(ADAPTERS / toolkit, forbidden)
@@ -99,17 +99,16 @@ def test_a_target_imports_no_toolkit() -> None:
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "srptq_plugin").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT / "srptq_plugin"))
 )
-def test_a_package_imports_only_those_before_it(path: Path) -> None:
-    """Imports for types alone may look ahead."""
+def test_a_package_imports_only_lower_ones(path: Path) -> None:
     own = path.relative_to(ROOT / "srptq_plugin").with_suffix("").parts[0]
-    if own in AT_THE_DOOR:
+    if own in ENTRY_POINTS:
         return
     for module in imported_to_run(ast.parse(path.read_text(encoding="utf-8"))):
         assert RANKS[module.split(".")[1]] <= RANKS[own], module
 
 
 def imported_to_run(tree: ast.Module) -> Iterator[str]:
-    """The modules of ours that code imports when it runs, not for types alone."""
+    """Yield the modules of this package that code imports when it runs, not only for types."""
     choices = (
         node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
     )
@@ -119,16 +118,16 @@ def imported_to_run(tree: ast.Module) -> Iterator[str]:
 
 
 def test_every_package_has_a_rank() -> None:
-    found = {
+    packages = {
         path.stem
         for path in (ROOT / "srptq_plugin").iterdir()
         if path.suffix == ".py" or (path / "__init__.py").is_file()
     }
-    assert found == {*RANKS, *AT_THE_DOOR}
+    assert packages == {*RANKS, *ENTRY_POINTS}
 
 
 def output(code: str) -> list[str]:
-    """The lines that code prints in a process of its own."""
+    """Run code in another process and return the lines that it prints."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ADAPTERS.parent)])}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
@@ -136,12 +135,12 @@ def output(code: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_core_and_its_pictures_are_imported_without_matplotlib() -> None:
+def test_plotting_is_imported_without_matplotlib() -> None:
     names = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PACKAGES)
     assert not output(PLAIN.format(names=names))
 
 
-def test_the_plugin_works_where_no_toolkit_and_no_runtime_can_be_imported() -> None:
+def test_the_registry_needs_no_toolkit_or_runtime() -> None:
     names, toolkits_and_runtimes, adapters = output(POISONED.format(names=[*TOOLKITS, *RUNTIMES]))
     assert {"torchao", "openvino", "dbdc", "pac", "bounded", "edsr"} <= set(ast.literal_eval(names))
     assert (toolkits_and_runtimes, adapters) == ("[]", "[]")

@@ -1,4 +1,4 @@
-"""What the distribution declares: a requirement for each import, and the marker of typed packages."""
+"""The distribution's declarations: a requirement for each import, and the marker of typed packages."""
 
 import sys
 import tomllib
@@ -11,9 +11,9 @@ from test_layers import imports
 
 ROOT = Path(__file__).parent.parent
 CONFIG: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PACKAGES = [ROOT / each for each in CONFIG["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
+PACKAGES = [ROOT / path for path in CONFIG["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
 UNPUBLISHED = "mqbench"
-"""Not on PyPI."""
+"""A package that is not on PyPI."""
 
 
 def declared(*extras: str) -> set[str]:
@@ -27,10 +27,10 @@ def normalized(name: str) -> str:
 
 
 def imported(package: Path) -> set[str]:
-    """The top-level names of others that a package imports."""
+    """Return the top-level names that a package imports from other distributions."""
     files = package.rglob("*.py")
     names = {name.partition(".")[0] for path in files for name in imports(path.read_text(encoding="utf-8"))}
-    return names - sys.stdlib_module_names - {each.name for each in PACKAGES} - {UNPUBLISHED, ""}
+    return names - sys.stdlib_module_names - {path.name for path in PACKAGES} - {UNPUBLISHED, ""}
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def imported(package: Path) -> set[str]:
 )
 def test_every_import_is_declared(package: Path, extras: tuple[str, ...]) -> None:
     distributions = packages_distributions()
-    names = {name: {normalized(each) for each in distributions.get(name, [name])} for name in imported(package)}
+    names = {name: {normalized(owner) for owner in distributions.get(name, [name])} for name in imported(package)}
     assert {"torch", "numpy"} <= names.keys()
-    assert [name for name, known in names.items() if not known & declared(*extras)] == []
+    assert [name for name, owners in names.items() if not owners & declared(*extras)] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)

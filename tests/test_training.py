@@ -1,4 +1,4 @@
-"""The script that trains the reference networks: it resumes to the bit, and what it writes loads."""
+"""The script that trains the reference networks: it resumes to the bit, and its weights load."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train.py"
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script with a job of six steps."""
+    """Load the script with a job of six steps."""
     spec = importlib.util.spec_from_file_location("training_script", SCRIPT)
     assert spec
     assert spec.loader
@@ -47,7 +47,7 @@ def train(script: ModuleType, images: Path, out: Path, monkeypatch: pytest.Monke
     return out / "tiny.safetensors"
 
 
-def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
+def test_an_interrupted_training_resumes_to_the_bit(
     script: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load_file(train(script, images, tmp_path / "whole", monkeypatch))
@@ -69,7 +69,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert [record["step"] for record in log] == [2, 4, 6]
 
 
-def test_the_weights_are_halves_that_learned_something_and_load(
+def test_the_weights_are_float16_trained_and_load(
     script: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = train(script, images, tmp_path / "out", monkeypatch)
@@ -80,12 +80,12 @@ def test_the_weights_are_halves_that_learned_something_and_load(
     assert not torch.equal(end["head.0.weight"], start["head.0.weight"].half().float())
 
 
-def test_another_networks_body_is_taken_over(
+def test_training_starts_from_another_network_s_body(
     script: ModuleType, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = train(script, images, tmp_path / "first", monkeypatch)
     other = script.Training(script.Job(scale=4, features=4, blocks=1, steps=1, rate=0.0), first, "cpu", bf16=False)
-    found, given = other.network.state_dict(), load_file(first)
-    assert torch.equal(found["head.0.weight"], given["head.0.weight"].float())
-    assert found["tail.0.0.weight"].shape == given["tail.0.0.weight"].shape
-    assert {"tail.0.2.weight"} <= found.keys() - given.keys()
+    state, start = other.network.state_dict(), load_file(first)
+    assert torch.equal(state["head.0.weight"], start["head.0.weight"].float())
+    assert state["tail.0.0.weight"].shape == start["tail.0.0.weight"].shape
+    assert {"tail.0.2.weight"} <= state.keys() - start.keys()

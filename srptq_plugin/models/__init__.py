@@ -1,4 +1,4 @@
-"""Reference SR networks, checkpoint loading and the loader behind `--model`."""
+"""Reference SR networks, and how a network and its checkpoint are loaded."""
 
 from srptq_plugin.models.checkpoint import load_into, load_state
 from srptq_plugin.models.edsr import EDSR

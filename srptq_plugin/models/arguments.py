@@ -1,4 +1,4 @@
-"""The arguments of a family of networks: defaults, what the weights say, and what the user says."""
+"""The arguments of a family of networks: defaults, sizes read from the weights, and the caller's choice."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,20 +9,28 @@ from srptq_plugin.models.model_record import Arguments
 Numbers = Mapping[str, int | float]
 
 
-def settle(family: str, defaults: Numbers, seen: Numbers, given: Arguments) -> dict[str, int | float]:
-    """Merge; what the user gives may not contradict the weights.
+def settle(family: str, defaults: Numbers, from_weights: Numbers, arguments: Arguments) -> dict[str, int | float]:
+    """Merge three sources of arguments, the later over the earlier, and return one number per default.
 
     >>> settle("edsr", {"upscale": 4, "residual_scale": 1.0}, {"upscale": 2}, {"residual_scale": "0.1"})
     {'upscale': 2, 'residual_scale': 0.1}
+
+    Args:
+        family: The name that errors show.
+        defaults: All arguments that the family takes. Their types decide how text is read.
+        from_weights: Sizes read from a checkpoint.
+        arguments: The caller's choice, as numbers or text. It may not contradict the weights.
     """
-    for name in given:
+    for name in arguments:
         if name not in defaults:
             raise UnknownNameError(f"{family} argument", name, defaults)
-    asked = {name: _number(family, name, value, defaults[name]) for name, value in given.items()}
-    for name in asked.keys() & seen.keys():
-        if asked[name] != seen[name]:
-            raise SrptqError(f"{family}: {name}={asked[name]} was given, but the weights have {seen[name]}")
-    return {**defaults, **seen, **asked}
+    numbers = {name: _number(family, name, value, defaults[name]) for name, value in arguments.items()}
+    for name in numbers.keys() & from_weights.keys():
+        if numbers[name] != from_weights[name]:
+            raise SrptqError(
+                f"{family}: {name}={numbers[name]} was given, but the weights have {from_weights[name]}; leave it out"
+            )
+    return {**defaults, **from_weights, **numbers}
 
 
 def _number(family: str, name: str, value: Any, default: float) -> int | float:
@@ -31,6 +39,7 @@ def _number(family: str, name: str, value: Any, default: float) -> int | float:
         number = None if isinstance(value, bool) else kind(value)
     except (TypeError, ValueError, OverflowError):
         number = None
+    # The comparison with float(value) refuses 2.5 where an int is due, which int() would truncate.
     if number is None or number <= 0 or float(value) != number:
         raise SrptqError(f"{family}: {name}={value}; give {name} as a positive {kind.__name__}")
     return number

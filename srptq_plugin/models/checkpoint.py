@@ -1,4 +1,4 @@
-"""Reading weights: tensors only, no code, and every key accounted for."""
+"""Checkpoints: read as tensors only, without running code, and loaded with no key left over."""
 
 import re
 from collections.abc import Mapping
@@ -14,18 +14,21 @@ from torch import Tensor, nn
 from srptq_plugin.errors import SrptqError, first_line, short
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
+"""Keys under which checkpoints hold their state dict, in order of preference."""
 PREFIXES = ("module.", "_orig_mod.")
+"""Prefixes that DataParallel and torch.compile put before every key."""
 SHOWN = 8
+"""The most keys that an error lists."""
 LONGEST = 120
-"""Letters of a key."""
+"""The most letters of a key that an error shows."""
 DEEPEST = 8
-"""Wrappers within wrappers; a pickle may hold itself."""
+"""The most wrappers that are opened. A limit is needed because a pickle may contain itself."""
 Renames = tuple[tuple[str, str], ...]
-"""Patterns of keys in one layout, and what they are called in another."""
+"""Pairs of a pattern that matches a whole key, and the replacement for `re.Match.expand`."""
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
-    """Read a .safetensors file or a PyTorch file of tensors as a float32 state dict, wrappers removed."""
+    """Read a .safetensors file or a PyTorch file of tensors and return its state dict in float32, unwrapped."""
     path = Path(path)
     if not path.is_file():
         raise SrptqError(f"weights: no file {path}; give a .safetensors, .pth or .pt file")
@@ -38,20 +41,20 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a file that unpacks to more than it is: torch.save packs nothing."""
+    """Refuse a zip file whose members are larger than the file, since torch.save never compresses."""
     if not is_zipfile(path):
         return
     try:
         with ZipFile(path) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
-    except Exception as error:  # a damaged archive lets all kinds through
+    except Exception as error:  # zipfile raises far more than BadZipFile on a damaged archive
         raise SrptqError(f"weights: {path} is damaged ({first_line(error)}); save it again") from error
     if unpacked > path.stat().st_size:
         raise SrptqError(f"weights: {path} unpacks to more than its size; save it with torch.save")
 
 
 def _check(tensor: Tensor, name: str) -> None:
-    """Refuse what has no plain values, and values that are no numbers."""
+    """Refuse a tensor that is sparse, quantized, meta or complex, or that holds NaN or infinity."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
         kind = f"{str(tensor.layout).removeprefix('torch.')} {str(tensor.dtype).removeprefix('torch.')}"
         raise SrptqError(f"{name} is {kind} on {tensor.device}; give plain real numbers")
@@ -60,49 +63,52 @@ def _check(tensor: Tensor, name: str) -> None:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load weights that must fit key by key and shape by shape.
+    """Load weights into a model. Raise SrptqError unless keys and shapes match exactly.
 
     >>> load_into(nn.Linear(1, 1), {"weight": torch.ones(1, 1)})
     Traceback (most recent call last):
     srptq_plugin.errors.SrptqError: weights do not fit Linear; 1 missing: bias
     """
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in own]
-    both = [key for key in own if key in state and own[key].shape != state[key].shape]
-    shapes = [f"{key} is {list(state[key].shape)}, should be {list(own[key].shape)}" for key in both]
-    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
-    if faults := [_few(what, keys) for what, keys in wrong.items() if keys]:
-        raise SrptqError(f"weights do not fit {type(model).__name__}; {'; '.join(faults)}")
+    expected = model.state_dict()
+    # Checkpoints of torch before 0.4.1 lack this counter, and nothing in eval mode reads it.
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in expected]
+    misfits = [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    shapes = [f"{key} is {list(state[key].shape)}, should be {list(expected[key].shape)}" for key in misfits]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if texts := [_few(fault, keys) for fault, keys in faults.items() if keys]:
+        raise SrptqError(f"weights do not fit {type(model).__name__}; {'; '.join(texts)}")
     model.load_state_dict(dict(state), strict=False)
 
 
-def renamed(state: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
-    r"""The same weights, each by the name that the first pattern which fits gives it, or its own.
+def rename_keys(state: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
+    r"""Return the same weights with each key rewritten by the first pattern that matches it.
 
-    >>> list(renamed({"first.bias": torch.ones(1), "last": torch.ones(1)}, ((r"first\.(.*)", r"head.\1"),)))
+    >>> list(rename_keys({"first.bias": torch.ones(1), "last": torch.ones(1)}, ((r"first\.(.*)", r"head.\1"),)))
     ['head.bias', 'last']
     """
-    return {_renamed(key, renames): value for key, value in state.items()}
+    return {_rename_key(key, renames): value for key, value in state.items()}
 
 
-def _renamed(key: str, renames: Renames) -> str:
-    for pattern, name in renames:
+def _rename_key(key: str, renames: Renames) -> str:
+    for pattern, replacement in renames:
         if match := re.fullmatch(pattern, key):
-            return match.expand(name)
+            return match.expand(replacement)
     return key
 
 
-def _few(what: str, keys: list[str]) -> str:
+def _few(fault: str, keys: list[str]) -> str:
     more = f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"{len(keys)} {what}: {', '.join(short(key, LONGEST) for key in keys[:SHOWN])}{more}"
+    return f"{len(keys)} {fault}: {', '.join(short(key, LONGEST) for key in keys[:SHOWN])}{more}"
 
 
 def _safetensors(path: Path) -> object:
     try:
         return load_file(path)
-    except Exception as error:  # SafetensorError, and what numbers out of bounds raise
-        raise SrptqError(f"weights: {path} is no valid safetensors file ({first_line(error)})") from error
+    except Exception as error:  # SafetensorError, or OverflowError and others for offsets out of bounds
+        raise SrptqError(
+            f"weights: {path} is not a valid safetensors file ({first_line(error)}); save or download it again"
+        ) from error
 
 
 def _pickled(path: Path) -> object:
@@ -110,11 +116,11 @@ def _pickled(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise SrptqError(
-            f"weights: {path} is not a file of tensors only; a file that holds Python objects is refused, as "
-            "reading it could run code. Where you trust it, re-save it as safetensors or with "
+            f"weights: {path} holds more than tensors; Python objects are refused, as reading them could run code. "
+            "If you trust the file, re-save it as safetensors or with "
             "torch.save(model.state_dict(), ...)"
         ) from error
-    except Exception as error:  # of a damaged pickle: IndexError, AssertionError and more
+    except Exception as error:  # a damaged pickle raises IndexError, AssertionError and more
         raise SrptqError(
             f"weights: PyTorch cannot read {path} ({first_line(error)}); give a state dict as .safetensors, .pth or .pt"
         ) from error
@@ -122,33 +128,34 @@ def _pickled(path: Path) -> object:
 
 def _unwrapped(content: object) -> object:
     for _ in range(DEEPEST):
-        inner = [content[key] for key in WRAPPERS if isinstance(content, Mapping) and key in content]
-        found = next((each for each in inner if isinstance(each, Mapping)), None)
-        if found is None:
+        candidates = [content[key] for key in WRAPPERS if isinstance(content, Mapping) and key in content]
+        inner = next((candidate for candidate in candidates if isinstance(candidate, Mapping)), None)
+        if inner is None:
             break
-        content = found
+        content = inner
     return content
 
 
 def _plain(content: object, path: Path) -> dict[str, Tensor]:
     entries = cast("Mapping[object, object]", content) if isinstance(content, Mapping) else {}
-    other = [str(key) for key, value in entries.items() if not isinstance(value, Tensor)]
-    if not entries or other:
-        found = _few("entries that are no tensors", other) if other else "no tensors"
+    others = [str(key) for key, value in entries.items() if not isinstance(value, Tensor)]
+    if not entries or others:
+        contents = _few("entries other than tensors", others) if others else "no tensors"
         raise SrptqError(
-            f"weights: {path} is no state dict, it holds {found}; "
+            f"weights: {path} is not a state dict, it holds {contents}; "
             f"give a dict of tensors, bare or under {', '.join(WRAPPERS)}"
         )
     tensors = {str(key): cast("Tensor", value) for key, value in entries.items()}
     for key, tensor in tensors.items():
+        # An expanded tensor claims a shape with no storage behind it: a few bytes could exhaust the memory.
         if tensor.layout == torch.strided and tensor.numel() > path.stat().st_size:
             raise SrptqError(f"weights: {short(key)} in {path} has more values than the file has bytes; save it again")
-    state = {key: _single(tensor) for key, tensor in tensors.items()}
+    state = {key: _in_float32(tensor) for key, tensor in tensors.items()}
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
-def _single(tensor: Tensor) -> Tensor:
+def _in_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor

@@ -1,4 +1,4 @@
-"""EDSR (Lim et al. 2017) in the layout of EDSR-PyTorch; loads BasicSR's checkpoints too."""
+"""EDSR (Lim et al. 2017) in the layout of EDSR-PyTorch, which loads BasicSR's checkpoints too."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.arguments import settle
-from srptq_plugin.models.checkpoint import Renames, load_into, load_state, renamed
+from srptq_plugin.models.checkpoint import Renames, load_into, load_state, rename_keys
 from srptq_plugin.models.model_record import UNIT, Arguments, ModelFamily, Range, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
@@ -19,8 +19,10 @@ MINI = {scale: Path(__file__).parent / "weights" / f"edsr_mini_x{scale}.safetens
 LEVELS: Range = (0.0, 255.0)
 Mean = tuple[float, float, float]
 MEAN: Mean = (0.4488, 0.4371, 0.4040)
+"""The RGB mean of DIV2K, as a fraction of white."""
 SHIFTS = frozenset({"sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"})
-LARGE = 256  # the published networks of this width scale their residuals by 0.1
+LARGE = 256
+"""The features of the published networks that scale their residuals by 0.1. No checkpoint records that factor."""
 BASICSR: Renames = (
     (r"conv_first\.(.*)", r"head.0.\1"),
     (r"body\.(\d+)\.conv1\.(.*)", r"body.\1.body.0.\2"),
@@ -31,7 +33,7 @@ BASICSR: Renames = (
 
 
 class EDSRBlock(nn.Module):
-    """Two convolutions, no batch norm, and the block's input added."""
+    """A residual block of two convolutions without batch norm."""
 
     def __init__(self, features: int, residual_scale: float) -> None:
         super().__init__()
@@ -40,11 +42,15 @@ class EDSRBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         residual = self.body(x)
+        # A factor of 1 is left out, so that the exported graph has no multiplication to quantize.
         return x + (residual if self.residual_scale == 1 else residual * self.residual_scale)
 
 
 class EDSR(nn.Module):
-    """The features work on levels of 0 to 255; the frozen mean shifts turn `input_range` into that and back.
+    """A network whose features work on levels of 0 to 255.
+
+    Frozen 1 x 1 convolutions subtract the mean at its input and add it at its output. They also convert between
+    `input_range` and these levels.
 
     >>> EDSR(upscale=2, features=8, blocks=1)(torch.zeros(1, 3, 5, 6)).shape
     torch.Size([1, 3, 10, 12])
@@ -67,7 +73,7 @@ class EDSR(nn.Module):
         self.body = nn.Sequential(*body, conv3x3(features, features))
         self.tail = nn.Sequential(nn.Sequential(*_upsampler(upscale, features)), conv3x3(features, 3))
         self.add_mean = nn.Conv2d(3, 3, 1).requires_grad_(requires_grad=False)
-        self.load_state_dict(_fed_in(_shifts(mean), LEVELS, input_range), strict=False)
+        self.load_state_dict(_change_range(_shifts(mean), LEVELS, input_range), strict=False)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.head(self.sub_mean(x))
@@ -75,38 +81,40 @@ class EDSR(nn.Module):
 
 
 def build(request: Request) -> SRNetwork:
-    """Build an EDSR whose size, mean and range are read from its weights."""
+    """Build an EDSR with the size, mean and input range of its weights."""
     if request.state is None:
         raise SrptqError("edsr: no weights; give a checkpoint of EDSR-PyTorch or BasicSR")
     state = _native(request.state)
     peak = _peak(state)
-    fed = request.input_range or (UNIT if "conv_first.weight" in request.state else (0.0, peak))
-    state = _fed_in(state, (0.0, peak), fed)
+    # BasicSR feeds images of 0 to 1 into networks that work on 0 to 255 inside.
+    input_range = request.input_range or (UNIT if "conv_first.weight" in request.state else (0.0, peak))
+    state = _change_range(state, (0.0, peak), input_range)
     module = _sized(state, request.arguments)
     load_into(module, state)
     red, green, blue = (round(float(level), 4) for level in state["add_mean.bias"])
-    return SRNetwork(module, fed, (red, green, blue))
+    return SRNetwork(module, input_range, (red, green, blue))
 
 
 def build_mini(request: Request) -> SRNetwork:
-    """Build one of the networks that come with this package, for x4 where nothing else is asked."""
+    """Build one of the networks bundled with this package, for x4 by default."""
     if request.state is not None:
         return build(request)
     upscale = str(request.arguments.get("upscale", 4))
     if upscale not in MINI:
-        raise SrptqError(f"edsr-mini: upscale={upscale}; it comes for {' and '.join(MINI)}; for others give weights")
+        raise SrptqError(f"edsr-mini: upscale={upscale}; give {' or '.join(MINI)}, or the weights of another network")
     return build(replace(request, state=load_state(MINI[upscale])))
 
 
-def _sized(state: State, given: Arguments) -> EDSR:
+def _sized(state: State, arguments: Arguments) -> EDSR:
     features = state["head.0.weight"].shape[0]
     blocks = sum(re.fullmatch(r"body\.\d+\.body\.0\.weight", key) is not None for key in state)
-    grown = [weight for key, weight in state.items() if re.fullmatch(r"tail\.0\.\d+\.weight", key)]
-    upscale = math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in grown)
-    seen = {"upscale": upscale, "features": features, "blocks": blocks}
-    defaults = {**seen, "residual_scale": 0.1 if features >= LARGE else 1.0}
-    sizes = settle("edsr", defaults, seen, given)
-    return EDSR(upscale, features, blocks, float(sizes["residual_scale"]))
+    # The convolution before a pixel shuffle by r has r^2 times as many outputs as inputs.
+    upsampling = [weight for key, weight in state.items() if re.fullmatch(r"tail\.0\.\d+\.weight", key)]
+    upscale = math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in upsampling)
+    sizes = {"upscale": upscale, "features": features, "blocks": blocks}
+    defaults = {**sizes, "residual_scale": 0.1 if features >= LARGE else 1.0}
+    settled = settle("edsr", defaults, sizes, arguments)
+    return EDSR(upscale, features, blocks, float(settled["residual_scale"]))
 
 
 def _native(state: State) -> State:
@@ -120,11 +128,12 @@ def _native(state: State) -> State:
         )
     blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
     renames = (*BASICSR, (r"conv_after_body\.(.*)", rf"body.{blocks}.\1"))
-    return renamed(state, renames) | _shifts(MEAN)
+    return rename_keys(state, renames) | _shifts(MEAN)
 
 
 def _peak(state: State) -> float:
-    """White inside the network, from its mean: EDSR-PyTorch trains on 0 to 255, or on 0 to 1."""
+    """Return the level of white inside the network: EDSR-PyTorch trains on 0 to 255 or on 0 to 1."""
+    # Every mean of photographs on 0 to 255 exceeds 1.
     return 1.0 if float(state["add_mean.bias"].abs().max()) <= 1 else 255.0
 
 
@@ -139,12 +148,15 @@ def _shifts(mean: Mean) -> dict[str, Tensor]:
     }
 
 
-def _fed_in(state: State, own: Range, fed: Range) -> State:
-    """Fold the change from the range `fed` to the network's own, and back, into the mean shifts."""
-    if own == fed:
+def _change_range(state: State, inner: Range, outer: Range) -> State:
+    """Return weights for images in the range `outer`, where features keep working on `inner`."""
+    if inner == outer:
         return state
-    gain = (own[1] - own[0]) / (fed[1] - fed[0])
-    offset = own[0] - fed[0] * gain
+    # inner level = gain * outer level + offset. Folded into the mean shifts, the map costs no operation:
+    #   sub_mean: W (gain x + offset) + b = (gain W) x + (b + offset * sum of W's row)
+    #   add_mean: (W y + b - offset) / gain, the inverse map
+    gain = (inner[1] - inner[0]) / (outer[1] - outer[0])
+    offset = inner[0] - outer[0] * gain
     weight = state["sub_mean.weight"]
     return {
         **state,

@@ -1,4 +1,4 @@
-"""A user's own network: `package.module:factory`, called with the arguments of `--model-args`."""
+"""A user's own network, built by calling `package.module:factory` with arguments."""
 
 import importlib
 import sys
@@ -14,9 +14,9 @@ from srptq_plugin.models.model_record import UNIT, Request, SRNetwork
 
 
 def build_from(path: str, request: Request) -> SRNetwork:
-    """Import the factory, the working directory included, call it, and load the weights if there are any."""
+    """Import and call a factory, then load the weights, if any. The working directory is importable meanwhile."""
     with _importable(Path.cwd()):
-        module = _called(path, _found(path), request)
+        module = _call(path, _import_factory(path), request)
     if request.state is not None:
         load_into(module, request.state)
     return SRNetwork(module, request.input_range or UNIT)
@@ -32,23 +32,23 @@ def _importable(folder: Path) -> Generator[None]:
         sys.path.remove(str(folder))
 
 
-def _found(path: str) -> Callable[..., object]:
+def _import_factory(path: str) -> Callable[..., object]:
     name, _, attribute = path.partition(":")
     if not name or not attribute:
         raise SrptqError(f"model {path}: give package.module:factory")
     try:
-        found = getattr(importlib.import_module(name), attribute, None)
+        factory = getattr(importlib.import_module(name), attribute, None)
     except Exception as error:
         raise SrptqError(
             f"model {path}: importing {name} failed ({_brief(error)}); run where it can be imported from, or install it"
         ) from error
-    if not callable(found):
-        what = f"has no {attribute}" if found is None else f"has {attribute}, which cannot be called"
-        raise SrptqError(f"model {path}: {name} {what}; give a function or class that returns the network")
-    return found
+    if not callable(factory):
+        fault = f"has no {attribute}" if factory is None else f"has {attribute}, which cannot be called"
+        raise SrptqError(f"model {path}: {name} {fault}; give a function or class that returns the network")
+    return factory
 
 
-def _called(path: str, factory: Callable[..., object], request: Request) -> nn.Module:
+def _call(path: str, factory: Callable[..., object], request: Request) -> nn.Module:
     arguments = dict(request.arguments)
     try:
         module = factory(**arguments)
@@ -57,7 +57,7 @@ def _called(path: str, factory: Callable[..., object], request: Request) -> nn.M
             f"model {path}: the factory failed when called with {arguments} ({_brief(error)}); check its arguments"
         ) from error
     if not isinstance(module, nn.Module):
-        raise SrptqError(f"model {path}: the factory returned a {type(module).__name__}, not a torch.nn.Module")
+        raise SrptqError(f"model {path}: the factory returned a {type(module).__name__}; return a torch.nn.Module")
     return module
 
 

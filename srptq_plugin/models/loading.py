@@ -1,4 +1,4 @@
-"""From what `--model` and `--weights` say to a network in eval mode with its record."""
+"""Loading a network by name, with weights, and recording the facts that later steps need."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ from srptq_plugin.models.model_record import (
     SRNetwork,
     check_range,
 )
-from srptq_plugin.models.probing import sizing_of
+from srptq_plugin.models.probing import probe
 from srptq_plugin.models.rdn import RDN_FAMILY
 from srptq_plugin.models.rrdb import RRDB_FAMILY
 from srptq_plugin.models.srgan import SRGAN_FAMILY
@@ -39,44 +39,58 @@ def load_model(
     families: Mapping[str, ModelFamily] = FAMILIES,
     size: Size | None = None,
 ) -> LoadedModel:
-    """Load a network by the name of its family or `package.module:factory`; without a name the bundled one.
+    """Load a network and return it in eval mode, ready to quantize, with its record.
 
     >>> load_model().record
     ModelRecord(name='edsr-mini', scale=4, input_range=(0.0, 255.0), mean=(114.4375, 111.4375, 103.0), \
 parameters=380955, multiple=1)
+
+    Args:
+        name: A family of networks or `package.module:factory`. By default the bundled network.
+        weights: A checkpoint: .safetensors, .pth or .pt.
+        args: Arguments of the network, such as `{"upscale": 2}`.
+        input_range: The levels of black and white that the network was trained with, if they are not the usual ones.
+        families: The families to choose from.
+        size: The input to try when the network runs at none of the usual sizes.
     """
     name = name or MINI_FAMILY.name
     if input_range is not None:
         check_range(input_range)
     request = Request(None if weights is None else load_state(weights), args or {}, input_range)
-    return describe(name, _built(name, request, families), size)
+    return describe(name, _build(name, request, families), size)
 
 
 def describe(name: str, network: SRNetwork, size: Size | None = None) -> LoadedModel:
-    """A network with its record. Its scale and the sizes that it takes are measured, the given one last."""
+    """Copy a network, run it to measure its scale and the sizes that it takes, and return it with its record.
+
+    Args:
+        name: The name for the record and for errors.
+        network: The network, which is left as it is.
+        size: The input to try when the network runs at none of the usual sizes.
+    """
     module = plain_copy(network.module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    sizing = sizing_of(name, module, sum(network.input_range) / 2, size)
-    known = network.input_range, network.mean, parameters
-    return LoadedModel(module, ModelRecord(name, sizing.scale, *known, sizing.multiple), sizing.fixed)
+    gray = sum(network.input_range) / 2
+    sizing = probe(name, module, gray, size)
+    record = ModelRecord(name, sizing.scale, network.input_range, network.mean, parameters, sizing.multiple)
+    return LoadedModel(module, record, sizing.fixed)
 
 
-def _built(name: str, request: Request, families: Mapping[str, ModelFamily]) -> SRNetwork:
+def _build(name: str, request: Request, families: Mapping[str, ModelFamily]) -> SRNetwork:
     if name in families:
-        return _of_family(families[name], request)
+        return _build_family(families[name], request)
     if ":" in name:
         return build_from(name, request)
     raise UnknownNameError("model", name, [*families, "package.module:factory"])
 
 
-def _of_family(family: ModelFamily, request: Request) -> SRNetwork:
-    """A family reads its sizes from the weights, which may be anything."""
+def _build_family(family: ModelFamily, request: Request) -> SRNetwork:
     try:
         return family.build(request)
     except SrptqError:
         raise
-    except Exception as error:
+    except Exception as error:  # a family reads sizes from shapes of any checkpoint, which can fail in any way
         raise SrptqError(
-            f"model {family.name}: the weights are of another network, or damaged "
-            f"({first_line(error)}); give those that it was saved with"
+            f"model {family.name}: the weights belong to another network, or are damaged "
+            f"({first_line(error)}); give a checkpoint of this network"
         ) from error

@@ -1,4 +1,4 @@
-"""What a network is: the records that families of networks and the loader exchange."""
+"""Records about networks, which families of networks and the loader exchange."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,18 +11,19 @@ from srptq_plugin.errors import SrptqError
 State = Mapping[str, Tensor]
 Arguments = Mapping[str, Any]
 Range = tuple[float, float]
+"""The levels of black and white."""
 UNIT: Range = (0.0, 1.0)
 
 
 def check_range(ends: Range) -> None:
-    """Refuse a range whose ends are not black and then white."""
+    """Raise SrptqError unless black is below white."""
     if not ends[0] < ends[1]:
-        raise SrptqError(f"input_range: {ends} is no input range; give black and white, such as 0:1 or 0:255")
+        raise SrptqError(f"input_range: {ends} is not a range; give black and white, such as 0:1 or 0:255")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: weights, arguments of the network, the range in which images are fed."""
+    """The weights, the arguments and the input range that a caller chose for a network."""
 
     state: State | None = None
     arguments: Arguments = field(default_factory=dict[str, Any])
@@ -31,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True)
 class SRNetwork:
-    """A module with its weights, what black and white are at both its ends, and the mean inside it."""
+    """A module with its weights, its range at input and output, and the mean that it subtracts."""
 
     module: nn.Module
     input_range: Range = UNIT
@@ -40,7 +41,7 @@ class SRNetwork:
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """A name for `--model`; `build` answers a request, or raises SrptqError where it cannot."""
+    """A family of networks. `build` turns a request into a network, or raises SrptqError."""
 
     name: str
     summary: str
@@ -51,7 +52,13 @@ class ModelFamily:
 class ModelRecord:
     """Facts about a network.
 
-    `mean` is what it subtracts itself, in units of its input. It takes images whose sides are multiples of `multiple`.
+    Attributes:
+        name: The family or factory.
+        scale: The upscaling factor.
+        input_range: The levels of black and white, at input and output.
+        mean: The RGB mean that the network subtracts itself, in units of its input.
+        parameters: The number of weights.
+        multiple: The sides of its images have to be multiples of this.
     """
 
     name: str
@@ -62,7 +69,7 @@ class ModelRecord:
     multiple: int = 1
 
     def fitted(self, side: int) -> int:
-        """Round a side up to what the network takes.
+        """Round a side up to the next multiple that the network takes.
 
         >>> ModelRecord("unet", 1, UNIT, None, 0, multiple=8).fitted(57)
         64
@@ -72,7 +79,7 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network ready to quantize, in eval mode, its record, and whether it takes no size but the one asked for."""
+    """A network in eval mode with its record. A `fixed` one runs at one input size only."""
 
     module: nn.Module
     record: ModelRecord

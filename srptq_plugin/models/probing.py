@@ -1,4 +1,4 @@
-"""Run a network at small sizes: which sizes it takes, and how much larger its output is."""
+"""Running a network at small sizes to learn which sizes it takes and how much larger its output is."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,21 +11,28 @@ from srptq_plugin.graph.types import Size
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 LEAST = (16, 64)
-"""The smallest sides tried for each multiple: some networks need a larger image."""
+"""The smallest sides tried for each multiple. Some networks need a larger image."""
 Sides = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Sizing:
-    """The upscaling factor, the number that sides must be a multiple of, and whether one size is taken only."""
+    """The upscaling factor, the number that divides all sides, and whether the network runs at one size only."""
 
     scale: int
     multiple: int = 1
     fixed: bool = False
 
 
-def sizing_of(name: str, module: nn.Module, level: float, size: Size | None = None) -> Sizing:
-    """Find the smallest multiple at which a network runs on a gray image, or else whether it runs at a size."""
+def probe(name: str, module: nn.Module, level: float, size: Size | None = None) -> Sizing:
+    """Run a network on gray images and return the smallest multiple of sides that works.
+
+    Args:
+        name: The network's name, for errors.
+        module: The network.
+        level: The level of gray.
+        size: The input to try last, if no multiple works.
+    """
     problems: list[SrptqError] = []
     for multiple, sides in _probes():
         try:
@@ -33,27 +40,29 @@ def sizing_of(name: str, module: nn.Module, level: float, size: Size | None = No
         except SrptqError as error:
             problems.append(error)
     if size is not None:
-        return Sizing(_scale_of(name, module, level, size[2:]), fixed=True)
-    told = next((each for each in problems if isinstance(each, _WrongOutputError)), problems[-1])
-    raise SrptqError(f"model {name}: {told}") from told
+        return _probe_fixed(name, module, level, size[2:])
+    # A network that ran and gave the wrong shape says more than one that failed at some size.
+    problem = next((error for error in problems if isinstance(error, _WrongOutputError)), problems[-1])
+    raise SrptqError(f"model {name}: {problem}") from problem
 
 
-def _scale_of(name: str, module: nn.Module, level: float, sides: Sides) -> int:
+def _probe_fixed(name: str, module: nn.Module, level: float, sides: Sides) -> Sizing:
     try:
-        return _scale_at(module, level, sides)
+        return Sizing(_scale_at(module, level, sides), fixed=True)
     except SrptqError as error:
         raise SrptqError(f"model {name}: {error}") from error
 
 
 def _probes() -> Iterator[tuple[int, Sides]]:
-    """Yield odd multiples for the height, which no larger multiple divides."""
+    """Yield each multiple with sides that are multiples of it, but not all of the next one."""
     for multiple in MULTIPLES:
+        # ceil(least / multiple), made odd: multiple * odd is no multiple of 2 * multiple, so a pass proves this one.
         for height in sorted({multiple * (-(-least // multiple) | 1) for least in LEAST}):
             yield multiple, (height, height + multiple)
 
 
 class _WrongOutputError(SrptqError):
-    """The network ran, and its output is no enlarged image."""
+    """The network ran, but its output is not an enlarged image."""
 
 
 def _scale_at(module: nn.Module, level: float, sides: Sides) -> int:
@@ -76,5 +85,5 @@ def _output(module: nn.Module, level: float, sides: Sides) -> object:
         raise SrptqError(
             f"running it on an input of {[1, 3, *sides]} failed ({type(error).__name__}: {first_line(error)}); it must "
             f"accept one RGB image whose height and width are any multiple of 1, 2, 4 or another power of two up to "
-            f"{MULTIPLES[-1]}, or the only size that `input_size` gives"
+            f"{MULTIPLES[-1]}, or be quantized for one input size"
         ) from error

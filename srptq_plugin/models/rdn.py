@@ -17,7 +17,7 @@ NEEDED = frozenset({"SFENet1.weight", "RDBs.0.convs.0.conv.0.weight", "UPNet.0.w
 
 
 class DenseLayer(nn.Module):
-    """A convolution whose output joins what it reads."""
+    """A convolution whose output is concatenated to its input."""
 
     def __init__(self, inputs: int, growth: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class DenseLayer(nn.Module):
 
 
 class ResidualDenseBlock(nn.Module):
-    """Dense layers, fused by a 1 x 1 convolution, and the block's input added."""
+    """A residual block of dense layers that a 1 x 1 convolution fuses."""
 
     def __init__(self, features: int, growth: int, layers: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ResidualDenseBlock(nn.Module):
 
 
 class RDN(nn.Module):
-    """The paper's D, C, G and G0 are `blocks`, `layers`, `growth` and `features`; upscales by 2, 3 or 4.
+    """A network that upscales by 2, 3 or 4. The paper's D, C, G and G0 are `blocks`, `layers`, `growth`, `features`.
 
     >>> RDN(upscale=3, features=8, growth=4, blocks=2, layers=2)(torch.zeros(1, 3, 5, 6)).shape
     torch.Size([1, 3, 15, 18])
@@ -60,29 +60,30 @@ class RDN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.SFENet1(x)
-        deep, each = self.SFENet2(shallow), list[Tensor]()
+        deep = self.SFENet2(shallow)
+        outputs: list[Tensor] = []
         for block in self.RDBs:
             deep = block(deep)
-            each.append(deep)
-        return self.UPNet(self.GFF(torch.cat(each, dim=1)) + shallow)
+            outputs.append(deep)
+        return self.UPNet(self.GFF(torch.cat(outputs, dim=1)) + shallow)
 
 
 def _upsampler(upscale: int, features: int, growth: int) -> nn.Sequential:
-    grown: list[nn.Module] = []
+    layers: list[nn.Module] = []
     for factor in shuffle_factors(upscale):
-        grown += [conv3x3(growth if grown else features, factor**2 * growth), nn.PixelShuffle(factor)]
-    return nn.Sequential(*grown, conv3x3(growth, 3))
+        layers += [conv3x3(growth if layers else features, factor**2 * growth), nn.PixelShuffle(factor)]
+    return nn.Sequential(*layers, conv3x3(growth, 3))
 
 
 def build(request: Request) -> SRNetwork:
-    """Build an RDN whose size is read from its weights; it is fed in the range that it was trained on, or 0 to 1."""
+    """Build an RDN with the size of its weights, by default for images of 0 to 1."""
     state = request.state
     if state is None or not state.keys() >= NEEDED:
-        found = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
-        raise SrptqError(f"rdn: {found}; give a checkpoint of EDSR-PyTorch's RDN")
-    seen = _sizes(state)
-    settle("rdn", seen, seen, request.arguments)
-    module = RDN(**seen)
+        fault = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
+        raise SrptqError(f"rdn: {fault}; give a checkpoint of EDSR-PyTorch's RDN")
+    sizes = _sizes(state)
+    settle("rdn", sizes, sizes, request.arguments)
+    module = RDN(**sizes)
     load_into(module, state)
     return SRNetwork(module, request.input_range or UNIT)
 
@@ -91,6 +92,7 @@ def _sizes(state: State) -> dict[str, int]:
     growth, features = state["RDBs.0.convs.0.conv.0.weight"].shape[:2]
     blocks = sum(re.fullmatch(r"RDBs\.\d+\.LFF\.weight", key) is not None for key in state)
     layers = sum(re.fullmatch(r"RDBs\.0\.convs\.\d+\.conv\.0\.weight", key) is not None for key in state)
+    # Two shuffles by 2 make x4. Otherwise one shuffle by r reads r^2 * growth channels.
     upscale = 4 if "UPNet.4.weight" in state else math.isqrt(state["UPNet.0.weight"].shape[0] // growth)
     return {"upscale": upscale, "features": features, "growth": growth, "blocks": blocks, "layers": layers}
 

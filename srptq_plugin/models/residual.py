@@ -1,15 +1,15 @@
-"""What the reference networks share."""
+"""Layers that the reference networks share."""
 
 from torch import nn
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
-    """Build a convolution that keeps height and width."""
+    """Build a 3 x 3 convolution that keeps height and width."""
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
 def shuffle_factors(upscale: int) -> list[int]:
-    """List the pixel shuffles that an upscaling is made of.
+    """Return the factors of the pixel shuffles that upscale in steps.
 
     >>> shuffle_factors(8), shuffle_factors(3)
     ([2, 2, 2], [3])

@@ -9,13 +9,13 @@ from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.arguments import settle
-from srptq_plugin.models.checkpoint import Renames, load_into, renamed
+from srptq_plugin.models.checkpoint import Renames, load_into, rename_keys
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3
 
 UPSCALES = (2, 4)
 ENLARGED = 4
-"""By the two nearest interpolations; a network that upscales by 2 folds its image smaller first."""
+"""The factor of the two nearest-neighbor interpolations. A network for x2 first halves its image by pixel unshuffle."""
 NEEDED = frozenset({"conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up1.weight", "conv_up2.weight"})
 RENAMES: Renames = (
     (r"RRDB_trunk\.(\d+)\.RDB(\d)\.(.*)", r"body.\1.rdb\2.\3"),
@@ -30,11 +30,11 @@ RENAMES: Renames = (
     (r"model\.8\.(.*)", r"conv_hr.\1"),
     (r"model\.10\.(.*)", r"conv_last.\1"),
 )
-"""From the two layouts of ESRGAN: by names, and numbered as before."""
+"""Keys of ESRGAN's code, and of its older code with numbered layers, to BasicSR's keys."""
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of which reads all before it; a fifth of what the last gives is added to the input."""
+    """A residual block of five densely connected convolutions, with the residual scaled by 0.2."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class DenseBlock(nn.Module):
 
 
 class ResidualInResidual(nn.Module):
-    """Three dense blocks; a fifth of what they give is added to the input."""
+    """A residual block of three dense blocks, with the residual scaled by 0.2."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class ResidualInResidual(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Upscales by 4; or by 2, where each 2 x 2 pixels become channels of one first, as Real-ESRGAN does.
+    """A network that upscales by 4, or by 2 after a pixel unshuffle of the image, as Real-ESRGAN does.
 
     >>> RRDB(upscale=2, features=8, growth=4, blocks=1)(torch.zeros(1, 3, 5, 6)).shape
     torch.Size([1, 3, 10, 12])
@@ -77,8 +77,8 @@ class RRDB(nn.Module):
         if upscale not in UPSCALES:
             raise SrptqError(f"rrdb: upscale={upscale}; give 2 or 4")
         self.upscale = upscale
-        self.folds = ENLARGED // upscale
-        self.conv_first = conv3x3(3 * self.folds**2, features)
+        self.unshuffle = ENLARGED // upscale
+        self.conv_first = conv3x3(3 * self.unshuffle**2, features)
         self.body = nn.Sequential(*(ResidualInResidual(features, growth) for _ in range(blocks)))
         self.conv_body = conv3x3(features, features)
         self.conv_up1 = conv3x3(features, features)
@@ -88,15 +88,16 @@ class RRDB(nn.Module):
         self.lrelu = nn.LeakyReLU(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Negative pads crop: of slices torch.export would take the even sizes for all."""
-        if self.folds == 1:
-            return self._enlarged(x)
-        down, right = x.shape[2] % self.folds, x.shape[3] % self.folds
-        even = functional.pad(x, (0, right, 0, down), mode="replicate")
-        drawn = self._enlarged(functional.pixel_unshuffle(even, self.folds))
-        return functional.pad(drawn, (0, -right * self.upscale, 0, -down * self.upscale))
+        if self.unshuffle == 1:
+            return self._enlarge(x)
+        # The remainder by 2 is also the padding that makes a side even.
+        bottom, right = x.shape[2] % self.unshuffle, x.shape[3] % self.unshuffle
+        even = functional.pad(x, (0, right, 0, bottom), mode="replicate")
+        enlarged = self._enlarge(functional.pixel_unshuffle(even, self.unshuffle))
+        # Negative padding crops. From a slice torch.export would conclude that all sizes are even.
+        return functional.pad(enlarged, (0, -right * self.upscale, 0, -bottom * self.upscale))
 
-    def _enlarged(self, x: Tensor) -> Tensor:
+    def _enlarge(self, x: Tensor) -> Tensor:
         shallow = self.conv_first(x)
         features = shallow + self.conv_body(self.body(shallow))
         for conv in (self.conv_up1, self.conv_up2):
@@ -105,27 +106,27 @@ class RRDB(nn.Module):
 
 
 def build(request: Request) -> SRNetwork:
-    """Build an RRDBNet whose size is read from its weights."""
-    state = renamed(request.state or {}, RENAMES)
+    """Build an RRDBNet with the size of its weights, by default for images of 0 to 1."""
+    state = rename_keys(request.state or {}, RENAMES)
     if not state.keys() >= NEEDED:
         lacking = f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
-        found = "no weights" if request.state is None else lacking
-        raise SrptqError(f"rrdb: {found}; give a checkpoint of ESRGAN, Real-ESRGAN or BasicSR")
-    seen = _sizes(state)
-    settle("rrdb", seen, seen, request.arguments)
-    module = RRDB(**seen)
+        fault = "no weights" if request.state is None else lacking
+        raise SrptqError(f"rrdb: {fault}; give a checkpoint of ESRGAN, Real-ESRGAN or BasicSR")
+    sizes = _sizes(state)
+    settle("rrdb", sizes, sizes, request.arguments)
+    module = RRDB(**sizes)
     load_into(module, state)
     return SRNetwork(module, request.input_range or UNIT)
 
 
 def _sizes(state: State) -> dict[str, int]:
     features, channels = state["conv_first.weight"].shape[:2]
-    folds = math.isqrt(channels // 3)
-    if 3 * folds**2 != channels:
-        raise SrptqError(f"rrdb: conv_first reads {channels} channels; the network of an RGB image has 3, or 12 for x2")
+    unshuffle = math.isqrt(channels // 3)
+    if 3 * unshuffle**2 != channels:
+        raise SrptqError(f"rrdb: conv_first reads {channels} channels; a network of RGB images has 3, or 12 for x2")
     growth = state["body.0.rdb1.conv1.weight"].shape[0]
     blocks = sum(re.fullmatch(r"body\.\d+\.rdb1\.conv1\.weight", key) is not None for key in state)
-    return {"upscale": ENLARGED // folds, "features": features, "growth": growth, "blocks": blocks}
+    return {"upscale": ENLARGED // unshuffle, "features": features, "growth": growth, "blocks": blocks}
 
 
 RRDB_FAMILY = ModelFamily("rrdb", "generator of ESRGAN (Wang et al. 2018); weights of ESRGAN or Real-ESRGAN", build)

@@ -13,7 +13,7 @@ from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
 
 class SRGANBlock(nn.Module):
-    """Two convolutions with batch norm, and the block's input added."""
+    """A residual block of two convolutions with batch norm."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -41,7 +41,9 @@ class UpsampleBlock(nn.Module):
 
 
 class SRGANGenerator(nn.Module):
-    """Upscales by a power of two, in [0, 1]; the children are `block1`, `block2`, ... in the order of use.
+    """A network that upscales by 2, 4 or 8, for images in [0, 1].
+
+    Its children are `block1`, `block2`, ... in the order of use.
 
     >>> SRGANGenerator(upscale=2, features=8, blocks=1).eval()(torch.zeros(1, 3, 5, 6)).shape
     torch.Size([1, 3, 10, 12])
@@ -61,6 +63,7 @@ class SRGANGenerator(nn.Module):
             self.add_module(f"block{number}", block)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Children keep the order in which __init__ added them.
         first, *body, upsample = self.children()
         shallow = first(x)
         deep = shallow
@@ -70,18 +73,18 @@ class SRGANGenerator(nn.Module):
 
 
 def build(request: Request) -> SRNetwork:
-    """Build a generator whose size is read from its weights."""
+    """Build a generator with the size of its weights."""
     state = request.state
     if state is None or "block1.0.weight" not in state:
-        found = "no weights" if state is None else "the weights lack block1.0.weight"
-        raise SrptqError(f"srgan: {found}; give a generator of leftthomas/SRGAN")
+        fault = "no weights" if state is None else "the weights lack block1.0.weight"
+        raise SrptqError(f"srgan: {fault}; give a generator of leftthomas/SRGAN")
     if request.input_range not in {None, UNIT}:
         raise SrptqError(f"srgan: input range {request.input_range}; its output is in 0 to 1, leave the range out")
     features = state["block1.0.weight"].shape[0]
     blocks = sum(re.fullmatch(r"block\d+\.conv1\.weight", key) is not None for key in state)
     doublings = sum(re.fullmatch(r"block\d+\.\d+\.conv\.weight", key) is not None for key in state)
-    seen = {"upscale": 2**doublings, "features": features, "blocks": blocks}
-    settle("srgan", seen, seen, request.arguments)
+    sizes = {"upscale": 2**doublings, "features": features, "blocks": blocks}
+    settle("srgan", sizes, sizes, request.arguments)
     module = SRGANGenerator(2**doublings, features, blocks)
     load_into(module, state)
     return SRNetwork(module)

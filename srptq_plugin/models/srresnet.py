@@ -17,7 +17,7 @@ NEEDED = frozenset({"conv_first.weight", "upconv1.weight", "conv_hr.weight"})
 
 
 class SRResNetBlock(nn.Module):
-    """Two convolutions and the block's input added."""
+    """A residual block of two convolutions."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class SRResNetBlock(nn.Module):
 
 
 class SRResNet(nn.Module):
-    """Learns what to add to the input enlarged bilinearly; upscales by 2, 3 or 4.
+    """A network that upscales by 2, 3 or 4. Its output is a residual added to the bilinearly enlarged input.
 
     >>> import torch
     >>> SRResNet(upscale=3, features=8, blocks=1)(torch.zeros(1, 3, 5, 6)).shape
@@ -41,12 +41,12 @@ class SRResNet(nn.Module):
         super().__init__()
         if upscale not in UPSCALES:
             raise SrptqError(f"srresnet: upscale={upscale}; give 2, 3 or 4")
-        factor, *again = shuffle_factors(upscale)
+        factor, *more = shuffle_factors(upscale)
         self.upscale = upscale
         self.conv_first = conv3x3(3, features)
         self.body = nn.Sequential(*(SRResNetBlock(features) for _ in range(blocks)))
         self.upconv1 = conv3x3(features, factor**2 * features)
-        self.upconv2 = conv3x3(features, factor**2 * features) if again else None
+        self.upconv2 = conv3x3(features, factor**2 * features) if more else None
         self.pixel_shuffle = nn.PixelShuffle(factor)
         self.conv_hr = conv3x3(features, features)
         self.conv_last = conv3x3(features, 3)
@@ -62,16 +62,16 @@ class SRResNet(nn.Module):
 
 
 def build(request: Request) -> SRNetwork:
-    """Build an SRResNet whose size is read from its weights."""
+    """Build an SRResNet with the size of its weights, by default for images of 0 to 1."""
     state = request.state
     if state is None or not state.keys() >= NEEDED:
-        found = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
-        raise SrptqError(f"srresnet: {found}; give a checkpoint of BasicSR's MSRResNet")
-    grown, features = state["upconv1.weight"].shape[:2]
+        fault = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
+        raise SrptqError(f"srresnet: {fault}; give a checkpoint of BasicSR's MSRResNet")
+    outputs, features = state["upconv1.weight"].shape[:2]
     blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
-    upscale = 4 if "upconv2.weight" in state else math.isqrt(grown // features)
-    seen = {"upscale": upscale, "features": features, "blocks": blocks}
-    settle("srresnet", seen, seen, request.arguments)
+    upscale = 4 if "upconv2.weight" in state else math.isqrt(outputs // features)
+    sizes = {"upscale": upscale, "features": features, "blocks": blocks}
+    settle("srresnet", sizes, sizes, request.arguments)
     module = SRResNet(upscale, features, blocks)
     load_into(module, state)
     return SRNetwork(module, request.input_range or UNIT)

@@ -1,1 +1,1 @@
-"""The folder in which everything of a run lands: made whole, and read back."""
+"""The run folder: written atomically, verified and read back."""

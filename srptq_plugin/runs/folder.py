@@ -1,4 +1,4 @@
-"""Where a run is written: beside its place first, then moved there whole."""
+"""The folder that a run is written to: first a draft within it, then all files moved in at once."""
 
 import json
 from collections.abc import Generator, Sequence
@@ -13,32 +13,32 @@ from srptq_plugin.runs.run_record import SCHEMA, is_name
 
 
 class RunFolder:
-    """A folder that is new, empty or an earlier run; of an earlier run only its own files are replaced."""
+    """A folder that is new, empty or an earlier run. Of an earlier run only its own files are replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         if self.folder.exists() and not self.folder.is_dir():
             raise ArgumentError("out", "is a file; give a folder", folder)
         complete(self.folder, SUMMARY)
-        if self.folder.is_dir() and any(map(_is_kept, self.folder.iterdir())) and not self._old_files():
+        if self.folder.is_dir() and any(map(_is_foreign, self.folder.iterdir())) and not self._old_files():
             raise ArgumentError(
-                "out", "holds files that are no run; give a new or empty folder, or an earlier run", folder
+                "out", "holds files that belong to no run; give a new or empty folder, or an earlier run", folder
             )
         for path in filter(Path.is_dir, self._old_files()):
             raise ArgumentError("out", f"{path.name} in it is a folder, where a run has a file; move it away", folder)
 
     @contextmanager
     def draft(self) -> Generator[Path]:
-        """A folder to write in; on success its files replace those of an earlier run, all of them or none."""
-        made = self._make()
-        with locked(self.folder), _without_empty(made), writing(str(self.folder), self.folder):
+        """Yield a folder to write in. On success its files replace the files of an earlier run, all or none."""
+        absent = self._make()
+        with locked(self.folder), _removed_if_empty(absent), writing(str(self.folder), self.folder):
             tidy(self.folder, SUMMARY)
             with TemporaryDirectory(dir=self.folder, prefix=DRAFT, ignore_cleanup_errors=True) as name:
                 yield Path(name)
                 commit(Path(name), self.folder, [path.name for path in self._old_files()], SUMMARY)
 
     def _make(self) -> list[Path]:
-        """Make the folder; those that were not there, the innermost first."""
+        """Make the folder. Return the folders that did not exist before, the innermost first."""
         try:
             absent = [folder for folder in (self.folder, *self.folder.parents) if not folder.exists()]
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ class RunFolder:
         return absent
 
     def _old_files(self) -> list[Path]:
-        """What an earlier run wrote, its summary first; nothing where there was none."""
+        """Return the paths that an earlier run may have written, its summary first, or none if there was no run."""
         try:
             summary = json.loads((self.folder / SUMMARY).read_text())
             artifacts = [Path(name).name for name in summary["artifacts"]] if summary["schema"] == SCHEMA else []
@@ -60,16 +60,15 @@ class RunFolder:
 
 
 @contextmanager
-def _without_empty(made: Sequence[Path]) -> Generator[None]:
-    """Remove folders that were made for nothing."""
+def _removed_if_empty(folders: Sequence[Path]) -> Generator[None]:
     try:
         yield
     finally:
-        for folder in made:
+        for folder in folders:
             if not any(folder.iterdir()):
                 folder.rmdir()
 
 
-def _is_kept(path: Path) -> bool:
-    """Whether a file is anybody's: a draft is what is left of a run that was killed."""
+def _is_foreign(path: Path) -> bool:
+    # Drafts and commits are ours: a run that was killed left them.
     return not path.name.startswith((DRAFT, COMMITTED))

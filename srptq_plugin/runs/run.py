@@ -1,4 +1,4 @@
-"""A run folder: what `quantize` wrote, read back by `verify` and `evaluate`."""
+"""A run folder, written by `quantize` or `train` and read back by the other commands."""
 
 import copy
 import json
@@ -28,33 +28,32 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.atomic_folder import complete
 from srptq_plugin.runs.program_file import read_program
-from srptq_plugin.runs.run_record import SCHEMA, artifacts_of, record_of, size_of
+from srptq_plugin.runs.run_record import SCHEMA, read_artifacts, read_model, read_size
 
-RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY = (
-    "recipe.yaml",
-    "model.onnx",
-    "model.pt2",
-    "quant_table.safetensors",
-    "summary.json",
-)
+RECIPE = "recipe.yaml"
+NETWORK = "model.onnx"
+PROGRAM = "model.pt2"
+TABLE = "quant_table.safetensors"
+SUMMARY = "summary.json"
 TRAINED = "training.jsonl"
 Forward = Callable[[Array], Array]
+"""A network as a function on arrays [images, 3, height, width]."""
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with a recipe, the float network, its quant table, a target's artifacts and a summary."""
+    """A folder with a recipe, the float network, its quant table, the target's files and a summary."""
 
     folder: Path
     registry: Registry
 
     @classmethod
     def open(cls, folder: Path | str, registry: Registry | None = None) -> "Run":
-        """Read a folder that `quantize` wrote; says which file is missing."""
+        """Open a run folder. Raise SrptqError if a file is missing or its summary is damaged."""
         folder = Path(folder)
         if not folder.is_dir():
-            raise SrptqError(f"{folder}: no such run folder; `srptq quantize --out {folder}` makes one")
+            raise SrptqError(f"{folder}: no such run folder; `srptq quantize` makes one")
         complete(folder, SUMMARY)
         missing = [name for name in (RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY) if not (folder / name).is_file()]
         if missing:
@@ -63,32 +62,32 @@ class Run:
             )
         run = cls(folder, registry or Registry())
         if run.summary.get("schema") != SCHEMA:
-            found = short(str(run.summary.get("schema")))
+            schema = short(str(run.summary.get("schema")))
             raise SrptqError(
-                f"{folder / SUMMARY}: schema {found}, this version reads {SCHEMA}; run `srptq quantize` again"
+                f"{folder / SUMMARY}: schema {schema}, this version reads {SCHEMA}; run `srptq quantize` again"
             )
         absent = [key for key in ("model", "artifacts") if key not in run.summary]
         if absent:
             raise SrptqError(f"{folder / SUMMARY}: no {' and no '.join(absent)} in it; run `srptq quantize` again")
-        if artifacts_of(run.summary) is None:
-            raise SrptqError(f"{folder / SUMMARY}: its artifacts are no names of files; run `srptq quantize` again")
-        run.record  # noqa: B018 - refused here, where it is damaged
+        if read_artifacts(run.summary) is None:
+            raise SrptqError(f"{folder / SUMMARY}: its artifacts are not names of files; run `srptq quantize` again")
+        run.record  # noqa: B018 - reading it refuses a damaged one here
         return run
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Every figure that the screen showed."""
+        """The content of `summary.json`."""
         try:
-            found = json.loads((self.folder / SUMMARY).read_text())
+            summary = json.loads((self.folder / SUMMARY).read_text())
         except (ValueError, RecursionError) as error:
             raise SrptqError(
                 f"{self.folder / SUMMARY}: not JSON ({first_line(error)}); run `srptq quantize` again"
             ) from error
-        return found if isinstance(found, dict) else {}
+        return summary if isinstance(summary, dict) else {}
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe, resolved."""
+        """The resolved recipe, with all defaults filled in."""
         return Recipe.load(self.folder / RECIPE)
 
     @cached_property
@@ -98,7 +97,7 @@ class Run:
 
     @cached_property
     def table(self) -> QuantTable:
-        """What was decided for every site."""
+        """The quant table: the plan, and the encoding of every site."""
         table = QuantTable.load(self.folder / TABLE)
         if fault := fault_of(table, Network(self.network)):
             raise SrptqError(
@@ -106,32 +105,33 @@ class Run:
             )
         if not table.states:
             return table
-        return replace(table, plan=replace(table.plan, qconfigs=self.bound.qconfigs))
+        # Dynamic quantizers are built again from the recipe, and the table restores their states.
+        return replace(table, plan=replace(table.plan, qconfigs=BoundRecipe.of(self.recipe, self.registry).qconfigs))
 
     @cached_property
     def target(self) -> Target:
-        """The target that the artifacts are for."""
-        return self.bound.target
+        """The target that the files are for."""
+        return self.registry.target(self.recipe.target).load()
 
     @property
     def artifacts(self) -> list[Path]:
-        """The target's files, the one to run first."""
+        """The target's files. The first is the one to run."""
         return [self.folder / name for name in self.summary["artifacts"]]
 
     @cached_property
     def record(self) -> ModelRecord:
-        """What is known of the network."""
+        """The record of the network."""
         try:
-            return record_of(self.summary["model"])
+            return read_model(self.summary["model"])
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise SrptqError(
-                f"{self.folder / SUMMARY}: what it says of the model is damaged ({short(repr(error), LONGEST)}); "
+                f"{self.folder / SUMMARY}: its entry for the model is damaged ({short(repr(error), LONGEST)}); "
                 "run `srptq quantize` again"
             ) from error
 
     @property
     def input_range(self) -> tuple[float, float]:
-        """What black and white are at the network's input and output."""
+        """The levels of black and white at the network's input and output."""
         return self.record.input_range
 
     @property
@@ -141,16 +141,16 @@ class Run:
 
     @property
     def input_size(self) -> Size | None:
-        """The only input that the exported file takes; none when it takes any height and width."""
-        return size_of(self.summary["model"])
+        """The only input that the exported file takes, or None if it takes any height and width."""
+        return read_size(self.summary["model"])
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Its height and width."""
+        """The height and width of `input_size`, or None."""
         return self.input_size[2:] if self.input_size else None
 
     def images(self) -> list[Image]:
-        """Those that it was calibrated on where they still are, else the sample photographs."""
+        """Load the calibration images, or the sample photographs if the folder is gone."""
         settings = self.recipe.calibration
         if settings.images and Path(settings.images).is_dir():
             return load_images(Path(settings.images), scale=settings.scale)
@@ -163,22 +163,22 @@ class Run:
             return graph_of(self.program())
 
     def program(self) -> ExportedProgram:
-        """The float network as it was exported, a new one each time."""
+        """Read the float network as it was exported. Each call returns a new one."""
         with _refusing(self.folder / PROGRAM):
             return read_program(self.folder / PROGRAM)
 
     def float(self, device: torch.device = CPU) -> Forward:
-        """The float network on arrays."""
+        """Return the float network as a function on arrays."""
         return _on_arrays(PreparedGraph.float_only(copy.deepcopy(self.network)), device)
 
     def simulation(self, device: torch.device = CPU) -> Forward:
-        """The quantized network in torch, from the table alone."""
+        """Return the quantized network, simulated in torch from the quant table, as a function on arrays."""
         return _on_arrays(self.table.simulate(copy.deepcopy(self.network)), device)
 
 
 @contextmanager
 def _refusing(path: Path) -> Generator[None]:
-    """Refuse a damaged file by name, whatever torch raises while it reads it."""
+    """Turn any error of reading a damaged file into an SrptqError that names the file."""
     try:
         yield
     except SrptqError:

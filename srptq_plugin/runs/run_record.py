@@ -1,4 +1,4 @@
-"""What a run's summary has to say to be read back, each refused where it is damaged."""
+"""The entries of a run's summary that are read back, with checks that refuse damaged ones."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -12,51 +12,56 @@ LARGEST_SCALE, LARGEST_SIDE = 64, 99_999
 COLORS = 3
 
 
-def record_of(found: Mapping[str, Any]) -> ModelRecord:
-    """What is known of the network; any of Python's errors about values says what is damaged.
+def read_model(model: Mapping[str, Any]) -> ModelRecord:
+    """Return the record of a network from the summary's `model`.
 
-    >>> record_of({"name": "toy", "input_range": [0, 1], "scale": 0, "parameters": 1})
+    Errors are of any kind that Python raises for bad values, and say which value is damaged.
+
+    >>> read_model({"name": "toy", "input_range": [0, 1], "scale": 0, "parameters": 1})
     Traceback (most recent call last):
     ValueError: scale: 0
     """
-    low, high = map(float, found["input_range"])
-    mean = tuple(map(float, found["mean"])) if found.get("mean") else None
-    scale, parameters = (_whole(found, key) for key in ("scale", "parameters"))
-    size_of(found)
+    low, high = map(float, model["input_range"])
+    mean = tuple(map(float, model["mean"])) if model.get("mean") else None
+    scale = _integer(model, "scale")
+    parameters = _integer(model, "parameters")
+    read_size(model)
     if not 1 <= scale <= LARGEST_SCALE:
         raise ValueError(f"scale: {scale}")
+    # The width of the range is checked as well: two finite ends can lie an infinity apart.
     if not (low < high and isfinite(high - low)):
-        raise ValueError(f"input_range: {found['input_range']}")
+        raise ValueError(f"input_range: {model['input_range']}")
     if mean is not None and len(mean) != COLORS:
-        raise ValueError(f"mean: {found['mean']}")
-    multiple = _whole({"multiple": 1, **found}, "multiple")
+        raise ValueError(f"mean: {model['mean']}")
+    multiple = _integer({"multiple": 1, **model}, "multiple")
     if not 1 <= multiple <= LARGEST_SIDE:
         raise ValueError(f"multiple: {multiple}")
-    known = (low, high), mean, parameters, multiple
-    return ModelRecord(str(found["name"]), scale, *known)  # pyright: ignore[reportArgumentType]
+    facts = (low, high), mean, parameters, multiple
+    return ModelRecord(str(model["name"]), scale, *facts)  # pyright: ignore[reportArgumentType]
 
 
-def size_of(found: Mapping[str, Any]) -> Size | None:
-    """The only input that the exported file takes; none when it takes any height and width.
+def read_size(model: Mapping[str, Any]) -> Size | None:
+    """Return the only input that the exported file takes, or None if it takes any height and width.
 
-    >>> size_of({"input_size": [1, 3, 270, 480]}), size_of({})
+    >>> read_size({"input_size": [1, 3, 270, 480]}), read_size({})
     ((1, 3, 270, 480), None)
     """
-    size = found.get("input_size")
+    size = model.get("input_size")
     if size is None:
         return None
     if not isinstance(size, list) or size[:2] != [1, COLORS] or len(size) != 4:  # noqa: PLR2004 - axes
         raise ValueError(f"input_size: {size}")
-    height, width = (_whole(dict(enumerate(size)), place) for place in (2, 3))
+    sides = dict(enumerate(size))
+    height, width = _integer(sides, 2), _integer(sides, 3)
     if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
         raise ValueError(f"input_size: {size}")
     return 1, COLORS, height, width
 
 
-def artifacts_of(summary: Mapping[str, Any]) -> list[str] | None:
-    """The names of the target's files; none where they are no names of files in the folder.
+def read_artifacts(summary: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of the target's files, or None unless all are names of files in the folder.
 
-    >>> artifacts_of({"artifacts": ["model.xml"]}), artifacts_of({"artifacts": ["a/../.."]})
+    >>> read_artifacts({"artifacts": ["model.xml"]}), read_artifacts({"artifacts": ["a/../.."]})
     (['model.xml'], None)
     """
     names = summary["artifacts"]
@@ -64,12 +69,12 @@ def artifacts_of(summary: Mapping[str, Any]) -> list[str] | None:
 
 
 def is_name(name: object) -> bool:
-    """Whether something names a file, and no path."""
+    """Return True for the name of a file in a folder, and False for a path that leads elsewhere."""
     return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
 
 
-def _whole(found: Mapping[Any, Any], key: str | int) -> int:
-    value = found[key]
-    if type(value) is not int:
+def _integer(values: Mapping[Any, Any], key: str | int) -> int:
+    value = values[key]
+    if type(value) is not int:  # isinstance would accept True
         raise ValueError(f"{key}: {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""What `summary.json` says of a run before it is verified."""
+"""The contents of `summary.json` before a run is verified."""
 
 import platform
 import re
@@ -22,24 +22,72 @@ Record = Mapping[str, Any]
 PACKAGES = ("srptq-plugin", "torch", "numpy", "onnx")
 
 
-def summary_of(
+def summarize(
     recipe: Recipe,
     record: ModelRecord,
     size: Size | None,
     table: QuantTable,
-    found: Mapping[str, Record] | None = None,
+    groups: Mapping[str, Record] | None = None,
 ) -> dict[str, Any]:
-    """Recipe, network, every site, and what stays float; `found` is by group what `of_group` gives."""
+    """Return the recipe, the network, all sites and the operations that stay float.
+
+    Args:
+        recipe: The recipe of the run.
+        record: The record of the network.
+        size: The only input size of the exported file, if there is one.
+        table: The quant table.
+        groups: Records from `of_group` by the name of the group.
+    """
     return {
         "schema": SCHEMA,
         "toolkit": recipe.toolkit,
         "target": recipe.target,
         "recipe": recipe.model_dump(mode="json"),
         "model": _model_record(record, size),
-        "sites": _site_records(table, found or {}),
+        "sites": _site_records(table, groups or {}),
         "floats": dict(table.plan.floats),
         "convs": len(table.plan.convs),
     }
+
+
+def of_group(cost: GridCost | None = None, observed: Bounds | None = None, tuned: Bounds | None = None) -> Record:
+    """Return the record of sites that share one encoding: the cost of its grid, and the outermost bounds before it.
+
+    >>> of_group(observed=Bounds.of(-3, 2))
+    {'projection': None, 'observed': [-3.0, 2.0], 'tuned': None}
+
+    Args:
+        cost: The cost of the target's grid, or None if the sites were not observed.
+        observed: The bounds that the observer found.
+        tuned: The bounds after tuning.
+    """
+    ends = {name: bounds and list(bounds.outermost) for name, bounds in (("observed", observed), ("tuned", tuned))}
+    return {"projection": _decibels(cost), **ends}
+
+
+def collect_versions(bound: BoundRecipe) -> dict[str, str]:
+    """Return the versions of Python, of required packages, of toolkits and of installed plugins, by name."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    for entry in bound.registry.entries("toolkit"):
+        with suppress(PackageNotFoundError):
+            versions[entry.name] = version(entry.name)
+    # The toolkit of this run reports its version itself, as it may be patched or no distribution at all.
+    versions[bound.recipe.toolkit] = bound.toolkit.version
+    return versions | {
+        plugin.distribution: plugin.version for plugin in bound.registry.plugins() if plugin.distribution
+    }
+
+
+def runtime_version(runtime: str | None) -> dict[str, str]:
+    """Return the package and the version in the name of a runtime, or nothing if it has none.
+
+    >>> runtime_version("openvino 2026.4.1"), runtime_version("onnxruntime 1.31.1, reading tables")
+    ({'openvino': '2026.4.1'}, {'onnxruntime': '1.31.1'})
+    >>> runtime_version("tiny-npu emulator"), runtime_version(None)
+    ({}, {})
+    """
+    match = re.match(r"(.+) (\d[^\s,]*)", runtime or "")
+    return {match[1]: match[2]} if match else {}
 
 
 def _model_record(record: ModelRecord, size: Size | None) -> dict[str, Any]:
@@ -54,7 +102,7 @@ def _model_record(record: ModelRecord, size: Size | None) -> dict[str, Any]:
     }
 
 
-def _site_records(table: QuantTable, found: Mapping[str, Record]) -> list[dict[str, Any]]:
+def _site_records(table: QuantTable, groups: Mapping[str, Record]) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for site in table.plan.sites:
         qparams = table.qparams[site.name]
@@ -67,46 +115,14 @@ def _site_records(table: QuantTable, found: Mapping[str, Record]) -> list[dict[s
             "bits": site.grid.bits,
             "group": site.group,
             "dynamic": site.group in table.states,
-            **(found.get(site.group) or of_group()),
+            **(groups.get(site.group) or of_group()),
         }
+        # One number per channel, or a list of one number per tensor.
         records.append(fields | {key: np.atleast_1d(value.numpy()).tolist() for key, value in numbers.items()})
     return records
 
 
-def of_group(projection: GridCost | None = None, observed: Bounds | None = None, tuned: Bounds | None = None) -> Record:
-    """Of sites of one encoding: what the grid costs, and the bounds before it, the outermost of all channels.
-
-    >>> of_group(observed=Bounds.of(-3, 2))
-    {'projection': None, 'observed': [-3.0, 2.0], 'tuned': None}
-    """
-    ends = {name: bounds and list(bounds.outermost) for name, bounds in (("observed", observed), ("tuned", tuned))}
-    return {"projection": _projection_record(projection), **ends}
-
-
-def _projection_record(found: GridCost | None) -> dict[str, float] | None:
-    """Decibels; none for a site that was not observed."""
-    if found is None:
+def _decibels(cost: GridCost | None) -> dict[str, float] | None:
+    if cost is None:
         return None
-    return {"cost_db": round(found.cost, 3), "won_db": round(found.won, 3), "tuned_db": round(found.tuned, 3)}
-
-
-def versions_of(bound: BoundRecipe) -> dict[str, str]:
-    """Return the versions of Python, of what every run uses, of installed toolkits, its own, and installed plugins."""
-    found = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-    for entry in bound.registry.entries("toolkit"):
-        with suppress(PackageNotFoundError):
-            found[entry.name] = version(entry.name)
-    found[bound.recipe.toolkit] = bound.toolkit.version
-    return found | {each.distribution: each.version for each in bound.registry.plugins() if each.distribution}
-
-
-def runtime_version(runtime: str | None) -> dict[str, str]:
-    """Return the version that a runtime's name holds.
-
-    >>> runtime_version("openvino 2026.4.1"), runtime_version("onnxruntime 1.31.1, reading tables")
-    ({'openvino': '2026.4.1'}, {'onnxruntime': '1.31.1'})
-    >>> runtime_version("tiny-npu emulator"), runtime_version(None)
-    ({}, {})
-    """
-    found = re.match(r"(.+) (\d[^\s,]*)", runtime or "")
-    return {found[1]: found[2]} if found else {}
+    return {"cost_db": round(cost.cost, 3), "won_db": round(cost.won, 3), "tuned_db": round(cost.tuned, 3)}

@@ -1,4 +1,7 @@
-"""The written file in the real runtime against the simulation: differences, integer convolutions, kernels, speed."""
+"""Verification: the exported file in its real runtime against the simulation.
+
+It compares outputs, counts integer convolutions and measures speed.
+"""
 
 import statistics
 import time
@@ -19,6 +22,7 @@ from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array
 from srptq_plugin.planning.plan import Plan
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.protocols import Finding, Kernels, Linter, Runtime
 from srptq_plugin.runs.run import NETWORK, Run
 from srptq_plugin.utils.progress import Progress, quiet
@@ -26,40 +30,57 @@ from srptq_plugin.utils.progress import Progress, quiet
 SIZES = ((48, 48), (33, 57), (75, 63), (64, 71))
 """Heights and widths, odd ones too."""
 LEAST_PSNR = 50.0
-"""dB between simulation and runtime at 8 bits."""
+"""The least PSNR in dB between simulation and runtime that passes at 8 bits."""
 INTEGER_WIDTH = 8
 FOREIGN = "the target's own runtime is not on this machine: its files were read, and checked against its rules"
 TIMED_SIZE = (128, 128)
 TIMED_RUNS = 5
 
 
+class Crop(NamedTuple):
+    """An image [1, 3, height, width] in the network's input range."""
+
+    name: str
+    image: Array
+
+
 def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progress = quiet) -> dict[str, Any]:
-    """Run the artifact and the simulation side by side; `passed` and `problems` say what came of it."""
-    rules = run.bound.rules
+    """Run the exported file and the simulation on the same images, and return the report.
+
+    `passed` in it is true if `problems` is empty. Without an exported file or its runtime nothing is measured, and
+    the run passes with a note.
+
+    Args:
+        run: The run.
+        images: The images to crop. By default the calibration images.
+        progress: A callback for progress.
+    """
+    rules = BoundRecipe.of(run.recipe, run.registry).rules
     if not run.artifacts:
-        return _unrun("simulation only: nothing was exported")
+        return _not_run("simulation only: nothing was exported")
     try:
         runtime = run.target.load(run.artifacts[0])
     except MissingRuntimeError as error:
-        return _unrun(str(error))
+        return _not_run(str(error))
+    plan = run.table.plan
     crops = _crops(run, images if images is not None else run.images())
-    found = _differences(run, runtime, crops, progress)
-    planned = integer_plan(run.table.plan, rules)
-    found |= {"runtime": runtime.name, "convs_planned": len(planned), "convs_int8": runtime.integer_convs()}
-    found |= _kernels(runtime)
-    foreign = found["convs_int8"] is None
-    found["own_psnr"] = own_psnr(run, [crop.image for crop in crops]) if _too_far(found, run.table.plan) else None
-    notes = FOREIGN if foreign else _note(run.table.plan), _spread(found)
-    found["note"] = "; ".join(filter(None, notes))
-    found["lint"] = _lint(run, ignore_vnni=not (run.recipe.weights.overflow_safe or found["saturates"]))
-    found["speedup"] = None if foreign else _speedup(run, runtime)
-    found["slower"] = slower(found["speedup"], run.table.plan)
-    problems = [*_problems(found, run.table.plan), *found["lint"]]
-    return found | {"passed": not problems, "problems": problems}
+    report = _differences(run, runtime, crops, progress)
+    planned = integer_convs(plan, rules)
+    report |= {"runtime": runtime.name, "convs_planned": len(planned), "convs_int8": runtime.integer_convs()}
+    report |= _kernels(runtime)
+    foreign = report["convs_int8"] is None
+    report["own_psnr"] = own_psnr(run, [crop.image for crop in crops]) if _too_far(report, plan) else None
+    notes = FOREIGN if foreign else _note(plan), _spread(report)
+    report["note"] = "; ".join(filter(None, notes))
+    report["lint"] = _lint(run, ignore_vnni=not (run.recipe.weights.overflow_safe or report["saturates"]))
+    report["speedup"] = None if foreign else _speedup(run, runtime)
+    report["slower"] = slower(report["speedup"], plan)
+    problems = [*_problems(report, plan), *report["lint"]]
+    return report | {"passed": not problems, "problems": problems}
 
 
-def integer_plan(plan: Plan, rules: Rules) -> list[str]:
-    """The convolutions that are to run in integers: weight and input at a width that the target computes in."""
+def integer_convs(plan: Plan, rules: Rules) -> list[str]:
+    """List the convolutions whose weight and input both have widths that the target computes in integers."""
     widths: dict[str, set[int]] = {}
     for site in plan.sites:
         for edge in site.consumers:
@@ -67,31 +88,31 @@ def integer_plan(plan: Plan, rules: Rules) -> list[str]:
     return [conv for conv in plan.convs if widths[conv] <= rules.integer_bits]
 
 
-def _lint(run: Run, *, ignore_vnni: bool) -> list[str]:
-    """List what breaks a rule of the target, unless it only matters to processors that the recipe rules out."""
-    if not isinstance(run.target, Linter):
-        return []
-    file = next((path for path in run.artifacts if path.suffix == ".onnx"), run.artifacts[0])
-    findings = run.target.lint(onnx.load(file))
-    severe = (each for each in findings if each.severe and not (each.without_vnni and ignore_vnni))
-    by_rule = groupby(sorted(severe, key=attrgetter("rule")), key=attrgetter("rule"))
-    return [_summarized(*group) for _, group in by_rule]
+def own_psnr(run: Run, crops: Sequence[Array]) -> float | None:
+    """Return the PSNR between the simulation and itself with its convolutions summed in another order.
+
+    A difference in the last bit flips a rounding, and every convolution spreads it. A runtime cannot be expected to
+    come nearer to the simulation than this.
+    """
+    simulation, (low, high) = run.simulation(), run.input_range
+    usual = np.concatenate([simulation(crop).ravel() for crop in crops])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns about TF32 on Intel GPUs, which is not used here
+        # Without oneDNN, torch's own kernels sum in another order. Any other difference would be a bug.
+        with torch.backends.mkldnn.flags(enabled=False):
+            reordered = np.concatenate([simulation(crop).ravel() for crop in crops])
+    return _finite(psnr(usual, reordered, high - low))
 
 
-def _summarized(first: Finding, *others: Finding) -> str:
-    more = f" and {len(others)} more" if others else ""
-    return f"{first.rule} at {first.node}{more}: {first.problem}; {first.cure}"
+def slower(speedup: float | None, plan: Plan) -> str:
+    """Return why integers are slower than float, or nothing if they are not."""
+    if speedup is None or speedup >= 1:
+        return ""
+    return f"slower than float: {len(plan.floats)} operations stay float, with conversions around them"
 
 
-def _kernels(runtime: Runtime) -> dict[str, Any]:
-    """Return which kernels run, and whether they add products in 16 bits; None where the runtime does not know."""
-    if not isinstance(runtime, Kernels):
-        return {"kernels": None, "saturates": None}
-    return {"kernels": dict(runtime.kernels()), "saturates": runtime.saturates()}
-
-
-def _unrun(note: str) -> dict[str, Any]:
-    """The same keys with nothing measured."""
+def _not_run(note: str) -> dict[str, Any]:
+    """Return a report that passes, with all keys and nothing measured."""
     measured = ("psnr", "max_levels", "p99_9_levels", "own_psnr")
     counted = ("convs_planned", "convs_int8", "kernels", "saturates", "speedup")
     figures = dict.fromkeys((*measured, *counted))
@@ -106,25 +127,13 @@ def _unrun(note: str) -> dict[str, Any]:
     }
 
 
-def _note(plan: Plan) -> str:
-    narrow = any(site.grid.bits < INTEGER_WIDTH for site in plan.sites)
-    return "below 8 bits the integers are stored and computed as 8 bits: the speed of 8 bits, no more" if narrow else ""
-
-
-class Crop(NamedTuple):
-    """An image to compare on."""
-
-    name: str
-    image: Array
-
-
 def _crops(run: Run, images: Sequence[Image]) -> list[Crop]:
-    """Cut the middle out of an image for each size, mirrored where it is smaller, and add worst-case patterns."""
+    """Return the middle of one image for each size, and worst-case patterns of the first size."""
     sizes = [run.size] if run.size else [_fitted(run, size) for size in SIZES]
     chosen = [(images[n % len(images)], size) for n, size in enumerate(sizes)]
-    pixels = [(image.name, _middle(image.pixels, size)) for image, size in chosen]
-    pixels += patterns(*sizes[0]).items()
-    return [Crop(name, to_tensor(each[None], run.input_range).numpy()) for name, each in pixels]
+    crops = [(image.name, _middle(image.pixels, size)) for image, size in chosen]
+    crops += patterns(*sizes[0]).items()
+    return [Crop(name, to_tensor(pixels[None], run.input_range).numpy()) for name, pixels in crops]
 
 
 def _fitted(run: Run, size: tuple[int, int]) -> tuple[int, int]:
@@ -132,8 +141,8 @@ def _fitted(run: Run, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _middle(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    padded = mirrored(pixels, size)
-    top, left = ((have - wanted) // 2 for wanted, have in zip(size, padded.shape, strict=False))
+    padded = mirrored(pixels, size)  # a smaller image is enlarged by mirroring
+    top, left = (padded.shape[0] - size[0]) // 2, (padded.shape[1] - size[1]) // 2
     return np.ascontiguousarray(padded[top : top + size[0], left : left + size[1]])
 
 
@@ -145,10 +154,12 @@ def _differences(run: Run, runtime: Runtime, crops: Sequence[Crop], progress: Pr
         progress("verifying", done, len(crops))
         outputs.append((simulation(crop.image), runtime(crop.image)))
     progress("verifying", len(crops), len(crops))
-    flat = [np.concatenate([pair[n].ravel() for pair in outputs]) for n in (0, 1)]
-    largest, most = level_differences(flat[0], flat[1], high - low)
+    # One PSNR over all pixels instead of a mean of decibels, which a crop without any difference makes infinite.
+    simulated = np.concatenate([simulated.ravel() for simulated, _ in outputs])
+    measured = np.concatenate([measured.ravel() for _, measured in outputs])
+    largest, most = level_differences(simulated, measured, high - low)
     return {
-        "psnr": _finite(psnr(flat[0], flat[1], high - low)),
+        "psnr": _finite(psnr(simulated, measured, high - low)),
         "max_levels": largest,
         "p99_9_levels": most,
         "sizes": [
@@ -158,67 +169,79 @@ def _differences(run: Run, runtime: Runtime, crops: Sequence[Crop], progress: Pr
     }
 
 
-def own_psnr(run: Run, crops: Sequence[Array]) -> float | None:
-    """How near the simulation is to itself when its convolutions are summed in another order.
-
-    A last bit decides a rounding, and every convolution spreads it: no runtime can be nearer than that.
-    """
-    simulation, (low, high) = run.simulation(), run.input_range
-    usual = np.concatenate([simulation(crop).ravel() for crop in crops])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch's own, about other qconfigs' GPUs
-        with torch.backends.mkldnn.flags(enabled=False):
-            other = np.concatenate([simulation(crop).ravel() for crop in crops])
-    return _finite(psnr(usual, other, high - low))
-
-
 def _finite(value: float) -> float | None:
-    """JSON has no infinity: equal images have no PSNR."""
+    """Round to three digits. Equal images have an infinite PSNR, which JSON cannot hold, so it becomes None."""
     return round(float(value), 3) if np.isfinite(value) else None
 
 
+def _kernels(runtime: Runtime) -> dict[str, Any]:
+    """Return the kernels that run, and whether they add products in 16 bits. None stands for unknown."""
+    if not isinstance(runtime, Kernels):
+        return {"kernels": None, "saturates": None}
+    return {"kernels": dict(runtime.kernels()), "saturates": runtime.saturates()}
+
+
+def _lint(run: Run, *, ignore_vnni: bool) -> list[str]:
+    """List the severe findings of the target's linter, one line per rule.
+
+    Args:
+        run: The run.
+        ignore_vnni: Leave out findings that only matter to processors without VNNI.
+    """
+    if not isinstance(run.target, Linter):
+        return []
+    file = next((path for path in run.artifacts if path.suffix == ".onnx"), run.artifacts[0])
+    findings = run.target.lint(onnx.load(file))
+    severe = (finding for finding in findings if finding.severe and not (finding.without_vnni and ignore_vnni))
+    by_rule = groupby(sorted(severe, key=attrgetter("rule")), key=attrgetter("rule"))
+    return [_summarize(*group) for _, group in by_rule]
+
+
+def _summarize(first: Finding, *others: Finding) -> str:
+    more = f" and {len(others)} more" if others else ""
+    return f"{first.rule} at {first.node}{more}: {first.problem}; {first.cure}"
+
+
 def _speedup(run: Run, runtime: Runtime) -> float:
-    """How many times faster than the float network in the same runtime; pairs of runs, medians."""
+    """Return the median time of the float network divided by the median time of the quantized one."""
     height, width = run.size or _fitted(run, TIMED_SIZE)
     low, high = run.input_range
     image = np.full((1, 3, height, width), (low + high) / 2, np.float32)
-    plain = run.target.load(run.folder / NETWORK)
-    seconds: dict[str, list[float]] = {"integer": [], "float": []}
+    forwards = {"integer": runtime, "float": run.target.load(run.folder / NETWORK)}
+    seconds: dict[str, list[float]] = {name: [] for name in forwards}
+    # The two take turns, so a change of the machine's load meets both. The first turn warms up.
     for turn in range(TIMED_RUNS + 1):
-        for name, each in (("integer", runtime), ("float", plain)):
+        for name, forward in forwards.items():
             start = time.perf_counter()
-            each(image)
+            forward(image)
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return round(statistics.median(seconds["float"]) / statistics.median(seconds["integer"]), 2)
 
 
-def slower(speedup: float | None, plan: Plan) -> str:
-    """Say why integers are slower than float, or nothing where they are not."""
-    if speedup is None or speedup >= 1:
-        return ""
-    return f"slower than float: {len(plan.floats)} operations stay float, with conversions around them"
+def _note(plan: Plan) -> str:
+    narrow = any(site.grid.bits < INTEGER_WIDTH for site in plan.sites)
+    return "below 8 bits the integers are stored and computed as 8 bits: the speed of 8 bits, no more" if narrow else ""
 
 
-def _too_far(found: Mapping[str, Any], plan: Plan) -> bool:
+def _spread(report: Mapping[str, Any]) -> str:
+    own = report["own_psnr"]
+    return f"summed in another order the simulation differs from itself by {own:.1f} dB" if own else ""
+
+
+def _too_far(report: Mapping[str, Any], plan: Plan) -> bool:
+    # Below 8 bits a flipped rounding costs more levels, so only 8 bits everywhere have a bar to meet.
     eight = all(site.grid.bits == INTEGER_WIDTH for site in plan.sites)
-    return eight and found["psnr"] is not None and found["psnr"] < LEAST_PSNR
+    return eight and report["psnr"] is not None and report["psnr"] < LEAST_PSNR
 
 
-def _problems(found: Mapping[str, Any], plan: Plan) -> list[str]:
+def _problems(report: Mapping[str, Any], plan: Plan) -> list[str]:
     problems: list[str] = []
-    if found["convs_int8"] is not None and found["convs_int8"] < found["convs_planned"]:
+    planned, integer = report["convs_planned"], report["convs_int8"]
+    if integer is not None and integer < planned:
+        problems.append(f"{planned - integer} of {planned} convolutions planned as int8 run in float")
+    if _too_far(report, plan):
         problems.append(
-            f"{found['convs_planned'] - found['convs_int8']} of {found['convs_planned']} convolutions "
-            "planned as int8 run in float"
-        )
-    if _too_far(found, plan):
-        problems.append(
-            f"simulation and runtime differ: {found['psnr']:.1f} dB, at 8 bits at least {LEAST_PSNR:.0f} dB"
+            f"simulation and runtime differ: {report['psnr']:.1f} dB, at 8 bits at least {LEAST_PSNR:.0f} dB"
         )
     return problems
-
-
-def _spread(found: Mapping[str, Any]) -> str:
-    own = found["own_psnr"]
-    return f"summed in another order the simulation differs from itself by {own:.1f} dB" if own else ""

@@ -1,4 +1,4 @@
-"""A run folder's files from a float network and a quant table: the target's, the summary, and what verifying found."""
+"""Writing the files of a run: the recipe, the quant table, the target's files and the verified summary."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.models import ModelRecord
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.runs.run import NETWORK, RECIPE, SUMMARY, TABLE, Run
-from srptq_plugin.runs.summary import Record, runtime_version, summary_of, versions_of
+from srptq_plugin.runs.summary import Record, collect_versions, runtime_version, summarize
 from srptq_plugin.runs.verify import verify
 from srptq_plugin.utils.progress import Progress
 from srptq_plugin.utils.timing import Clock
@@ -19,7 +19,7 @@ from srptq_plugin.utils.timing import Clock
 
 @dataclass(frozen=True)
 class RunWriter:
-    """Writes what every run holds; the float network's own files are there already."""
+    """A writer of the files that every run has. The float network's own files are written before."""
 
     bound: BoundRecipe
     record: ModelRecord
@@ -28,7 +28,7 @@ class RunWriter:
     progress: Progress
 
     def write(self, draft: Path, table: QuantTable) -> list[str]:
-        """The recipe, the table and the target's files; the names of these."""
+        """Write the recipe, the quant table and the target's files. Return the names of the target's files."""
         (draft / RECIPE).write_text(self.bound.recipe.to_yaml())
         table.save(draft / TABLE)
         written = self.bound.target.write(draft / NETWORK, table, draft, **self.bound.recipe.export)
@@ -40,13 +40,22 @@ class RunWriter:
         table: QuantTable,
         artifacts: list[str],
         figures: Mapping[str, Any],
-        found: Mapping[str, Record] | None = None,
+        groups: Mapping[str, Record] | None = None,
     ) -> None:
-        """The summary is written before verifying, which reads it, and again after."""
-        summary = summary_of(self.bound.recipe, self.record, self.size, table, found)
-        summary["versions"] = versions_of(self.bound)
+        """Verify the run and write its summary.
+
+        Args:
+            draft: The folder of the run.
+            table: The quant table.
+            artifacts: The names of the target's files.
+            figures: More entries of the summary.
+            groups: Records from `of_group` by the name of the group.
+        """
+        summary = summarize(self.bound.recipe, self.record, self.size, table, groups)
+        summary["versions"] = collect_versions(self.bound)
         summary["toolkit_version"] = self.bound.toolkit.version
         summary |= {**figures, "artifacts": artifacts, "seconds": self.clock.seconds}
+        # Verifying opens the run, which needs a summary. Its results are added afterwards.
         _write_json(draft / SUMMARY, summary)
         with self.clock("verify"):
             summary["verify"] = verify(Run.open(draft, self.bound.registry), progress=self.progress)

@@ -1,4 +1,4 @@
-"""The tensors that AIMET quantizes by Qualcomm's own settings for a kind of hardware.
+"""Tensors that AIMET quantizes with Qualcomm's settings for one kind of hardware.
 
 python aimet_placement.py network.onnx htp_quantsim_config_v73
 """
@@ -14,11 +14,12 @@ from aimet_onnx.quantsim import QuantizationSimModel  # pyright: ignore[reportMi
 
 
 def main(network: str, hardware: str) -> None:
-    """Print their names."""
+    """Print the names of the quantized tensors as JSON."""
     path = Path(next(iter(settings.__path__))) / f"{hardware}.json"
     with contextlib.redirect_stdout(sys.stderr):
         simulation = QuantizationSimModel(onnx.load(network), config_file=str(path))
-    print(json.dumps([name for name, each in simulation.qc_quantize_op_dict.items() if each.enabled]))  # noqa: T201 - it is what the caller reads
+    enabled = [name for name, quantizer in simulation.qc_quantize_op_dict.items() if quantizer.enabled]
+    print(json.dumps(enabled))  # noqa: T201 - the caller reads it
 
 
 if __name__ == "__main__":

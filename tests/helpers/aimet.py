@@ -1,4 +1,4 @@
-"""Qualcomm's AIMET as a reader of encodings, in an environment of its own: `SRPTQ_AIMET` names that Python."""
+"""Qualcomm's AIMET as a reader of encodings, in a separate environment whose Python `SRPTQ_AIMET` names."""
 
 import json
 import math
@@ -15,35 +15,39 @@ from numpy.typing import NDArray
 CLIENTS = Path(__file__).parents[1] / "clients"
 
 
-def simulated(network: Path, encodings: Path, image: NDArray[Any], wanted: NDArray[Any]) -> Mapping[str, Any]:
-    """How AIMET's simulation of two files differs from what is wanted of an image; skips where there is no AIMET."""
+def simulated(network: Path, encodings: Path, image: NDArray[Any], expected: NDArray[Any]) -> Mapping[str, Any]:
+    """Simulate a network with encodings in AIMET and return the differences from the expected output.
+
+    Skips the test if AIMET is not there.
+    """
     folder = encodings.parent
-    arrays = {"input": image, "output": wanted}
+    arrays = {"input": image, "output": expected}
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
-    return _said("aimet_encodings", network, encodings, *(folder / f"{name}.npy" for name in arrays))
+    return _run_client("aimet_encodings", network, encodings, *(folder / f"{name}.npy" for name in arrays))
 
 
 def quantized(network: Path, hardware: str) -> set[str]:
-    """The tensors that AIMET quantizes by one of Qualcomm's own settings; skips where there is no AIMET."""
-    return set(_said("aimet_placement", network, hardware))
+    """Return the tensors that AIMET quantizes for one kind of hardware. Skips the test if AIMET is not there."""
+    return set(_run_client("aimet_placement", network, hardware))
 
 
-def _said(client: str, *arguments: Path | str) -> Any:
+def decibels(record: Mapping[str, Any]) -> float:
+    return 10 * math.log10(record["range"] ** 2 / record["mean_square"]) if record["mean_square"] else math.inf
+
+
+def _run_client(client: str, *arguments: Path | str) -> Any:
     python = os.environ.get("SRPTQ_AIMET")
     if not python:
         pytest.skip("SRPTQ_AIMET names no Python that has aimet-onnx")
-    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(  # noqa: S603 - whom the tester names
+    # The other Python must not import this environment's packages.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(  # noqa: S603 - a Python that the tester chose
         [python, str(CLIENTS / f"{client}.py"), *map(str, arguments)],
-        env=kept,
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def decibels(record: Mapping[str, Any]) -> float:
-    return 10 * math.log10(record["range"] ** 2 / record["mean_square"]) if record["mean_square"] else math.inf

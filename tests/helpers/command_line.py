@@ -1,4 +1,4 @@
-"""Running the command line, for tests: what came out, and whether a mistake was told as it should be."""
+"""Running the command line in tests, checking its refusals, and stand-ins for functions."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ TINY = ("--set", "calibration.patches=4", "calibration.size=24", "reconstruction
 
 @dataclass(frozen=True)
 class Result:
-    """An exit code and what was printed."""
+    """An exit code and the printed text."""
 
     code: int
     out: str
@@ -26,7 +26,7 @@ Srptq = Callable[..., Result]
 
 @dataclass(frozen=True)
 class Written:
-    """A run folder, and what the program said when it made it."""
+    """A run folder, the output of the command that wrote it, and its summary."""
 
     folder: Path
     result: Result
@@ -34,15 +34,14 @@ class Written:
 
 
 class Terminal(StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
-        """Yes."""
         return True
 
 
 def shell(*argv: str | Path, **options: Any) -> Result:
-    """Run in a process of its own, with stdout buffered as it is for most people."""
+    """Run the command line in another process, with stdout buffered as most users have it."""
     command = [sys.executable, "-m", "srptq_plugin", *map(str, argv)]
     usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(command, check=False, env=usual, **options)  # noqa: S603
@@ -50,12 +49,12 @@ def shell(*argv: str | Path, **options: Any) -> Result:
 
 
 def captured(*argv: str | Path) -> Result:
-    """Run in a process of its own, with both streams captured."""
+    """Run the command line in another process and capture both streams."""
     return shell(*argv, capture_output=True, text=True)
 
 
 def refused(result: Result, *parts: str) -> None:
-    """The user's fault: 2, nothing on stdout, one message that says what."""
+    """Check that a command refused: exit code 2, an empty stdout, and one message that contains all `parts`."""
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("srptq: error: ")
     assert result.err.count("srptq: ") == 1
@@ -65,7 +64,7 @@ def refused(result: Result, *parts: str) -> None:
 
 
 def raising(error: BaseException) -> Callable[..., NoReturn]:
-    """A stand-in that fails."""
+    """Return a stand-in for a function that raises an error."""
 
     def fail(*_: object, **__: object) -> NoReturn:
         raise error
@@ -74,7 +73,7 @@ def raising(error: BaseException) -> Callable[..., NoReturn]:
 
 
 def returning(value: object) -> Callable[..., Any]:
-    """A stand-in that gives this."""
+    """Return a stand-in for a function that returns a value."""
 
     def give(*_: object, **__: object) -> object:
         return value

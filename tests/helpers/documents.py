@@ -1,4 +1,4 @@
-"""The documents, for tests: fenced blocks, the commands in them, inline code and links."""
+"""The documents: their fenced blocks, commands, inline code and links."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block; it prints as where it stands."""
+    """A fenced block, printed as its page and line."""
 
     page: Path
     line: int
@@ -44,50 +44,50 @@ class Command:
 
 @cache
 def blocks(language: str = "") -> tuple[Block, ...]:
-    """All blocks of all pages, or those in a language."""
-    found = (block for page in PAGES for block in _blocks(page))
-    return tuple(block for block in found if language in ("", block.language))
-
-
-def _blocks(page: Path) -> Iterator[Block]:
-    text = page.read_text(encoding="utf-8")
-    for found in FENCE.finditer(text):
-        yield Block(page, text.count("\n", 0, found.start()) + 1, found[2], found[3])
+    """Return the blocks of all pages, or only the blocks in one language."""
+    all_blocks = (block for page in PAGES for block in _blocks(page))
+    return tuple(block for block in all_blocks if language in ("", block.language))
 
 
 @cache
 def commands(program: str = "") -> tuple[Command, ...]:
-    """What the blocks tell to type, in order."""
-    found = (command for block in blocks("sh") for command in commands_of(block))
-    return tuple(command for command in found if program in ("", command.program))
+    """Return the shell commands of all pages in order, or only the commands that run one program."""
+    all_commands = (command for block in blocks("sh") for command in commands_of(block))
+    return tuple(command for command in all_commands if program in ("", command.program))
 
 
 def commands_of(block: Block) -> Iterator[Command]:
-    """The commands of one block."""
+    """Yield the commands of one block."""
     for line in block.text.replace("\\\n", " ").splitlines():
         for part in _parts(shlex.split(line, comments=True)):
             count = next(n for n, word in enumerate(part) if not re.match(r"[A-Z_]+=", word))
             yield Command(block, tuple(part[:count]), part[count], tuple(part[count + 1 :]))
 
 
-def _parts(words: list[str]) -> Iterator[list[str]]:
-    """What stands between `&&`."""
-    while words:
-        count = words.index("&&") if "&&" in words else len(words)
-        yield words[:count]
-        words = words[count + 1 :]
-
-
 def prose(page: Path) -> str:
-    """A page without its blocks."""
+    """Return a page without its blocks."""
     return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def spans(page: Path) -> list[str]:
-    """The inline code of a page."""
+    """Return the inline code of a page."""
     return [" ".join(span.split()) for span in SPAN.findall(prose(page))]
 
 
 def links(page: Path) -> list[str]:
-    """Where a page's links lead."""
+    """Return the targets of a page's links."""
     return LINK.findall(prose(page))
+
+
+def _blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for match in FENCE.finditer(text):
+        yield Block(page, text.count("\n", 0, match.start()) + 1, match[2], match[3])
+
+
+def _parts(words: list[str]) -> Iterator[list[str]]:
+    """Split a line of words at `&&`."""
+    while words:
+        count = words.index("&&") if "&&" in words else len(words)
+        yield words[:count]
+        words = words[count + 1 :]

@@ -1,4 +1,4 @@
-"""Forging the float network of a run folder, and judging that it ran nothing."""
+"""Forging the float network of a run folder, and checking that reading it runs no code."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Members = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Payload:
-    """Makes a folder where it is unpickled, and gives what it is told to."""
+    """An object whose unpickling makes a folder and returns the value of the expression `gives`."""
 
     marker: Path
     gives: str = "None"
@@ -37,12 +37,12 @@ class Payload:
 
     @property
     def code(self) -> str:
-        """An expression of Python that does the same."""
+        """A Python expression that makes the folder."""
         return f"__import__('os').mkdir('{self.marker}')"
 
 
 class Padded(nn.Module):
-    """Computes with sizes, keeps a mean, splits: all that an archive can hold of a network."""
+    """A network with size arithmetic, a buffer and a split, so that its archive has all kinds of entries."""
 
     mean: Tensor
 
@@ -58,7 +58,7 @@ class Padded(nn.Module):
         return functional.pixel_shuffle(self.tail(left + right), 2)[:, :, : 2 * height, : 2 * width]
 
 
-def members_of(path: Path) -> Members:
+def read_members(path: Path) -> Members:
     with ZipFile(path) as archive:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
@@ -70,7 +70,7 @@ def write(path: Path, members: Members, *, root: str = "model/", compression: in
 
 
 def forge(folder: Path, change: Callable[[Members], object]) -> None:
-    members = members_of(folder / PROGRAM)
+    members = read_members(folder / PROGRAM)
     change(members)
     write(folder / PROGRAM, members)
 
@@ -81,15 +81,15 @@ def edit(members: Members, name: str, change: Callable[[Any], object]) -> None:
     members[name] = json.dumps(document).encode()
 
 
-def as_older(members: Members, program: ExportedProgram, state: bytes | None = None) -> Members:
-    """The archive as torch 2.5 to 2.7 wrote it: pickles of tensors, no folder."""
-    found = serialize(program)
+def to_old_archive(members: Members, program: ExportedProgram, state: bytes | None = None) -> Members:
+    """Return the members as torch 2.5 to 2.7 wrote them: tensors are pickles, and there is no folder."""
+    artifact = serialize(program)
     return {
         "version": b"8.1",
         "serialized_exported_program.json": members[GRAPH],
-        "serialized_state_dict.pt": state or found.state_dict,
-        "serialized_constants.pt": found.constants,
-        "serialized_example_inputs.pt": found.example_inputs,
+        "serialized_state_dict.pt": state or artifact.state_dict,
+        "serialized_constants.pt": artifact.constants,
+        "serialized_example_inputs.pt": artifact.example_inputs,
     }
 
 
@@ -97,7 +97,7 @@ def use(folder: Path) -> None:
     Run.open(folder).float()(IMAGE)
 
 
-def is_refused(folder: Path, payload: Payload) -> None:
+def check_refused(folder: Path, payload: Payload) -> None:
     try:
         with pytest.raises(SrptqError, match=r"model\.pt2: not readable .*; run `srptq quantize` again"):
             use(folder)

@@ -1,7 +1,7 @@
-"""Killing `quantize` and `train` at moments drawn from a seed: `python tests/helpers/killing.py train 100`.
+"""Killing `quantize` and `train` at random moments: `python tests/helpers/killing.py train 100`.
 
-What is left is judged after each: one run or the other, whole, and nothing of a draft once the next has ended.
-A training goes on where it was, to the same bits.
+After each kill the folder holds the old run or the new one, whole. The next run leaves no draft behind.
+A killed training resumes and ends with the same bits as an uninterrupted one.
 """
 
 import importlib
@@ -30,30 +30,29 @@ SMALL = {"calibration": {"patches": 2, "size": 12}}
 STEPS = {"steps": 6, "patch": 8, "batch": 2, "every": 1}
 
 
-def state(folder: Path) -> Files:
-    """What a run decided; raises where it is no whole run."""
+def read_run(folder: Path) -> Files:
+    """Return the recipe and the quant table of a run. Raise SrptqError unless its files fit together."""
     run = Run.open(folder)
     if run.table.plan.sites and run.summary["recipe"] == run.recipe.model_dump(mode="json"):
         return (run.folder / RECIPE).read_bytes(), (run.folder / TABLE).read_bytes()
-    raise SrptqError(f"{folder}: of two runs")
+    raise SrptqError(f"{folder}: files of two runs")
 
 
-def quantized(bits: int, out: Path) -> None:
-    """Quantize, with these bits."""
+def quantize_toy(bits: int, out: Path) -> None:
     recipe = networks.recipe(bits, "paper", **SMALL)
     quantize(recipe, model=networks.network("shared"), out=out, device="cpu")
 
 
-def trained(start: Path, images: Path, out: Path) -> None:
-    """Train, from where it was."""
+def train_toy(start: Path, images: Path, out: Path) -> None:
+    """Train a run, from its last checkpoint if there is one."""
     recipe = networks.recipe(4, "paper", training=STEPS, **SMALL)
     resume = out.with_name(f"{out.name}.training") / CHECKPOINT
     train_run(recipe, start, images=images, out=out, resume=resume.is_file(), device="cpu")
 
 
 def spawn(work: Callable[[], None]) -> int:
-    """Do it in a process of its own, as a fork: importing takes longer than the work."""
-    child = os.fork()
+    """Do some work in a child process and return its id."""
+    child = os.fork()  # a new interpreter would import for longer than it works
     if child:
         return child
     code = 1
@@ -64,8 +63,8 @@ def spawn(work: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def finished(work: Callable[[], None]) -> float:
-    """How long it takes to the end."""
+def time_to_end(work: Callable[[], None]) -> float:
+    """Do some work in a child process and return how many seconds it took."""
     start = time.monotonic()
     _, status = os.waitpid(spawn(work), 0)
     if status:
@@ -73,8 +72,8 @@ def finished(work: Callable[[], None]) -> float:
     return time.monotonic() - start
 
 
-def killed(work: Callable[[], None], after: float) -> bool:
-    """Whether a kill came before the end."""
+def kill_after(work: Callable[[], None], after: float) -> bool:
+    """Do some work in a child process, kill it, and return True if the kill came before the end."""
     child = spawn(work)
     time.sleep(after)
     os.kill(child, signal.SIGKILL)
@@ -82,42 +81,43 @@ def killed(work: Callable[[], None], after: float) -> bool:
 
 
 def kill_quantize(place: Path, count: int, draw: random.Random) -> int:
-    """Kill the one that replaces the other."""
+    """Kill runs that replace another run. Return the number of kills that came in time."""
     out, whole = place / "run", dict[int, Files]()
     for bits in (4, 8):
-        seconds = finished(lambda bits=bits: quantized(bits, out))
-        whole[bits] = state(out)
+        seconds = time_to_end(lambda bits=bits: quantize_toy(bits, out))
+        whole[bits] = read_run(out)
+    # Every second kill is drawn near the end, where files are replaced.
     hits = 0
     for turn in range(count):
-        before = state(out)
+        before = read_run(out)
         bits = 4 if before == whole[8] else 8
         late = draw.uniform(0.9, 1.05) if turn % 2 else draw.uniform(0, 1)
-        hits += killed(lambda bits=bits: quantized(bits, out), seconds * late)
-        if state(out) not in (before, whole[bits]):
+        hits += kill_after(lambda bits=bits: quantize_toy(bits, out), seconds * late)
+        if read_run(out) not in (before, whole[bits]):
             raise SystemExit(f"kill {turn}: neither run is whole")
-    finished(lambda: quantized(8, out))
+    time_to_end(lambda: quantize_toy(8, out))
     check_clean(out)
     return hits
 
 
 def kill_train(place: Path, count: int, draw: random.Random) -> int:
-    """Kill a training, then let it go on."""
+    """Kill trainings and resume them. Return the number of kills that came in time."""
     start, images, out = place / "run", place / "images", place / "trained"
-    finished(lambda: quantized(4, start))
+    time_to_end(lambda: quantize_toy(4, start))
     save_images(images)
-    seconds = finished(lambda: trained(start, images, out))
-    whole, hits = state(out), 0
+    seconds = time_to_end(lambda: train_toy(start, images, out))
+    whole, hits = read_run(out), 0
     for turn in range(count):
-        hits += killed(lambda: trained(start, images, out), draw.uniform(0.02, 1.05) * seconds)
-        finished(lambda: trained(start, images, out))
-        if state(out) != whole:
-            raise SystemExit(f"kill {turn}: other bits than those of an uninterrupted training")
+        hits += kill_after(lambda: train_toy(start, images, out), draw.uniform(0.02, 1.05) * seconds)
+        time_to_end(lambda: train_toy(start, images, out))
+        if read_run(out) != whole:
+            raise SystemExit(f"kill {turn}: the bits differ from an uninterrupted training")
         check_clean(out)
     return hits
 
 
 def save_images(folder: Path) -> None:
-    """Three small images."""
+    """Write three small images."""
     import PIL.Image  # noqa: PLC0415
 
     folder.mkdir()
@@ -127,7 +127,7 @@ def save_images(folder: Path) -> None:
 
 
 def check_clean(out: Path) -> None:
-    """Nothing of a draft, of a commit or of a training is left."""
+    """Exit with an error if a draft, a commit or the files of a training are left."""
     left = [
         path.name
         for path in (*out.iterdir(), *out.parent.iterdir())
@@ -138,7 +138,7 @@ def check_clean(out: Path) -> None:
 
 
 def main(kind: str, count: int, seed: int = 0) -> None:
-    """Kill so often, and say how many were in time."""
+    """Kill `count` times and print the number of kills that came in time."""
     torch.set_num_threads(1)
     importlib.import_module("srptq_adapters.torchao.torchao_toolkit")  # once, not in each child
     networks.exported("shared")

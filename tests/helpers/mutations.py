@@ -1,4 +1,4 @@
-"""What damages a file or a value: cut short, bits flipped, values of other types, keys gone; each drawn from a seed."""
+"""Damaged files and values: cut short, with flipped bits, wrong types or missing keys, each drawn from a seed."""
 
 import json
 import math
@@ -14,49 +14,47 @@ WRONG: Sequence[Any] = (
     *("", "text", "8", "\0", "..", "../../elsewhere", "é" * 3, "x" * 5000, "a\nb", "{", "*"),
     *([], {}, [None], [[]], [1, 2, 3], ["a"], {"a": 1}, {"": None}, [{}], [0] * 40),
 )
-"""What a key may hold that should not."""
+"""Values that are wrong for most keys."""
 STOPPED = 0.3
-"""How often an edit stops at a key, and does not go on into what it holds."""
+"""The probability that an edit changes a value instead of descending into it."""
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A way to damage a file; its name is that of the case."""
+    """A way to damage a file. pytest shows its name."""
 
     name: str
     damage: Damage
 
     def __call__(self, content: bytes) -> bytes:
-        """The file, damaged."""
         return self.damage(content)
 
     def __str__(self) -> str:
-        """Shown by pytest."""
         return self.name
 
 
 def truncations(count: int) -> list[Mutation]:
-    """Cut at every n-th byte, the first of them at none."""
+    """Cut a file to n of `count` equal parts, from 0 parts on."""
     return [Mutation(f"cut-{n}-of-{count}", _cut(n / count)) for n in range(count)]
 
 
 def flips(count: int, bits: int = 1) -> list[Mutation]:
-    """So many bits flipped, somewhere."""
+    """Flip `bits` random bits, in `count` ways."""
     return [Mutation(f"{bits}-bits-{seed}", _flipped(seed, bits)) for seed in range(count)]
 
 
 def flips_in_front(count: int, within: int) -> list[Mutation]:
-    """A bit flipped among the first bytes, where headers are."""
+    """Flip one bit among the first `within` bytes, where headers are."""
     return [Mutation(f"front-{seed}", _flipped(seed, 1, within)) for seed in range(count)]
 
 
 def scribbles(count: int) -> list[Mutation]:
-    """Bytes written over, put in, or taken out."""
+    """Overwrite, insert or remove bytes."""
     return [Mutation(f"scribble-{seed}", _scribbled(seed)) for seed in range(count)]
 
 
 def replacements() -> list[Mutation]:
-    """Something else altogether."""
+    """Replace a file by entirely different content."""
     return [
         Mutation(name, lambda _, content=content: content)
         for name, content in {
@@ -81,13 +79,13 @@ def replacements() -> list[Mutation]:
 
 
 def binary(cuts: int, flipped: int, scribbled: int, front: int = 0) -> list[Mutation]:
-    """All that may happen to a file of bytes."""
+    """Return all kinds of damage to a binary file."""
     heads = flips_in_front(front, 256)
     return [*replacements(), *truncations(cuts), *flips(flipped), *heads, *flips(4, 64), *scribbles(scribbled)]
 
 
 def edits(count: int, keys: Sequence[str] = ()) -> list[Mutation]:
-    """Edits of a JSON file: a value of a wrong type, a key gone, renamed or of a neighbor; under these keys if any."""
+    """Replace, remove, rename or swap values of a JSON file, below the given keys if there are any."""
     return [Mutation(f"edit-{seed}", _in_json(_edit(seed, keys))) for seed in range(count)]
 
 
@@ -101,11 +99,11 @@ def _cut(share: float) -> Damage:
 
 def _flipped(seed: int, bits: int, within: int | None = None) -> Damage:
     def damage(content: bytes) -> bytes:
-        random, found = _drawn(seed), bytearray(content)
+        random, damaged = _drawn(seed), bytearray(content)
         for _ in range(bits):
-            place = random.randrange(min(len(found), within or len(found)))
-            found[place] ^= 1 << random.randrange(8)
-        return bytes(found)
+            position = random.randrange(min(len(damaged), within or len(damaged)))
+            damaged[position] ^= 1 << random.randrange(8)
+        return bytes(damaged)
 
     return damage
 
@@ -115,8 +113,8 @@ def _scribbled(seed: int) -> Damage:
         random = _drawn(seed)
         start, count = random.randrange(len(content)), random.choice((1, 8, 100, 1000))
         new = random.choice((b"", bytes(count), b"\xff" * count, random.randbytes(count)))
-        kept = random.choice((start, start + count))
-        return content[:start] + new + content[kept:]
+        end = random.choice((start, start + count))
+        return content[:start] + new + content[end:]
 
     return damage
 
@@ -126,11 +124,10 @@ def _in_json(edit: Callable[[Document], Document]) -> Damage:
 
 
 def _edit(seed: int, keys: Sequence[str]) -> Callable[[Document], Document]:
-    """Walk into a document as the seed says, and change what is there."""
 
     def edit(document: Document) -> Document:
         random = _drawn(seed)
-        parent, key = _place(document, random, keys)
+        parent, key = _descend(document, random, keys)
         change = random.choice((_replaced, _replaced, _replaced, _gone, _renamed, _of_a_neighbor))
         change(parent, key, random)
         return document
@@ -138,7 +135,7 @@ def _edit(seed: int, keys: Sequence[str]) -> Callable[[Document], Document]:
     return edit
 
 
-def _place(document: Document, random: Random, keys: Sequence[str]) -> tuple[Document, Any]:
+def _descend(document: Document, random: Random, keys: Sequence[str]) -> tuple[Document, Any]:
     parent, key = document, random.choice(keys or list(document))
     while isinstance(parent[key], dict | list) and parent[key] and random.random() > STOPPED:
         parent = parent[key]

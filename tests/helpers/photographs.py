@@ -1,4 +1,4 @@
-"""Images for tests, smooth as photographs are, in files."""
+"""Image files for tests, as smooth as photographs."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from helpers import networks
 
 
 def pixels(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth colors with some noise."""
+    """Draw a smooth image [height, width, 3] with some noise."""
     image = networks.images(1, height, width, seed=seed)[0]
     return (255 * image).round().byte().movedim(0, -1).numpy()
 
 
 def save(image: NDArray[np.uint8], path: Path) -> None:
-    """Write a file, and its folder."""
+    """Write an image file, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.fromarray(image).save(path)

@@ -1,4 +1,4 @@
-"""Work for several processes at once: started by torch, talking by gloo, each leaving one result."""
+"""Work for several processes at once. They communicate by gloo, and return one result each."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +20,7 @@ from srptq_plugin.reconstruction.pac import reconstruct
 
 Result = Mapping[str, Any]
 Work = Callable[[int, int], Result]
-"""Of this process's number and how many there are."""
+"""A function of the process's rank and the number of processes."""
 IMAGES = networks.images(8, seed=3)
 JOINT: Mapping[str, Any] = {"epochs": 2, "schedule": "joint", "weight_rate": 1e-2, "activation_rate": 1e-2}
 SCHEMES = {
@@ -30,23 +30,13 @@ SCHEMES = {
 
 
 def together(work: Work, count: int, folder: Path) -> list[Result]:
-    """The results of all processes, in order."""
-    multiprocessing.spawn(_one, (count, work, str(folder)), count)  # pyright: ignore[reportPrivateImportUsage]
+    """Run some work in `count` processes and return their results by rank."""
+    multiprocessing.spawn(_run_rank, (count, work, str(folder)), count)  # pyright: ignore[reportPrivateImportUsage]
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
 
 
-def _one(rank: int, count: int, work: Work, folder: str) -> None:
-    torch.set_num_threads(1)
-    if count > 1:
-        distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=count)
-    torch.save(work(rank, count), f"{folder}/{rank}.pt")
-    if count > 1:
-        distributed.barrier()
-        distributed.destroy_process_group()
-
-
 def tune(rank: int, count: int) -> Result:
-    """PaC on this process's share of the images; then again, where the first process has an image more."""
+    """Run PaC on this process's share of the images, and again with a share of unequal size, which is refused."""
     prepared = networks.calibrated("edsr", 4, "onnxruntime")
     figures = reconstruct(prepared, IMAGES[rank::count], batch=8 // count, **JOINT)
     bounds = _ends(prepared.quantizers.values())
@@ -57,27 +47,20 @@ def tune(rank: int, count: int) -> Result:
 
 
 def train_gates(rank: int, count: int) -> Result:
-    """DDTB on this process's share of each batch; the means in its gates after a step, and all that is left."""
+    """Train with DDTB on this process's share of each batch. Return its gates after a step and the final state."""
     keys = {"observer": "percentile", "options": {"percentile": 1}, "quantizer": "ddtb"}
     prepared = networks.calibrated("edsr", 2, "paper", activations=keys)
     prepared.on_train_begin(IMAGES[rank::count])
     training = Training(prepared, TrainingOptions(steps=4, every=1, value_rate=0.05, bound_rate=2e-3), peak=1.0)
     records = train(training, lambda step: (IMAGES[4 * (step % 2) :][rank:4:count], None), _closeness(rank, count))
     first = [next(records), next(records)]
-    known: dict[str, Tensor] = {name: each.clone() for name, each in prepared.module.named_buffers()}
+    known: dict[str, Tensor] = {name: buffer.clone() for name, buffer in prepared.module.named_buffers()}
     scores = [record.psnr for record in (*first, *records)]
     return {"known": known, "scores": scores, "state": prepared.module.state_dict()}
 
 
-def _closeness(rank: int, count: int) -> Callable[[PreparedGraph], float]:
-    def closeness(prepared: PreparedGraph) -> float:
-        return -float((prepared(IMAGES[rank::count]) - prepared.float_forward(IMAGES[rank::count])[0]).square().mean())
-
-    return closeness
-
-
 def calibrate_mqbench(rank: int, count: int) -> Result:
-    """A plain MQBench script, calibrated on this process's share of the batches and then tuned on them."""
+    """Run a plain MQBench script that calibrates and tunes on this process's share of the batches."""
     import srptq_plugin  # noqa: PLC0415 - MQBench is imported where its work is done
 
     srptq_plugin.activate("mqbench")
@@ -102,8 +85,25 @@ def calibrate_mqbench(rank: int, count: int) -> Result:
     return {"calibrated": _scales(model), "tuned": _scales(tuned), "refused": refused}
 
 
+def _run_rank(rank: int, count: int, work: Work, folder: str) -> None:
+    torch.set_num_threads(1)
+    if count > 1:
+        distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=count)
+    torch.save(work(rank, count), f"{folder}/{rank}.pt")
+    if count > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def _closeness(rank: int, count: int) -> Callable[[PreparedGraph], float]:
+    def closeness(prepared: PreparedGraph) -> float:
+        return -float((prepared(IMAGES[rank::count]) - prepared.float_forward(IMAGES[rank::count])[0]).square().mean())
+
+    return closeness
+
+
 def _refused(call: Callable[[], object]) -> str:
-    """What it was refused with, nothing where it was not."""
+    """Return the message of the error that a call raises, or nothing if it raises none."""
     try:
         call()
     except SrptqError as error:
@@ -117,4 +117,6 @@ def _scales(model: torch.nn.Module) -> Tensor:
 
 
 def _ends(quantizers: Iterable[BoundedFakeQuantize]) -> Tensor:
-    return torch.cat([end.detach().reshape(-1) for each in quantizers for end in (each.lower, each.upper)])
+    return torch.cat(
+        [end.detach().reshape(-1) for quantizer in quantizers for end in (quantizer.lower, quantizer.upper)]
+    )

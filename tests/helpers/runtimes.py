@@ -1,4 +1,4 @@
-"""Written files, run as they are: without a runtime's optimization, which would change what a test looks at."""
+"""Runtimes for exported files, without the optimizations that would change the computed numbers."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -30,11 +30,12 @@ def in_openvino(path: Path) -> Run:
 
 
 def integers(path: Path, image: Tensor) -> Iterator[tuple[Array, Array]]:
-    """Whatever a Q/DQ file turns into integers: the scale, and the integers that are read."""
+    """Yield the scale and the integers of each quantized tensor of a Q/DQ file."""
     model = onnx.load(path)
+    # Below 8 bits a Clip follows the QuantizeLinear, and its output is what DequantizeLinear reads.
     clips = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Clip"}
-    found = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    names = [(node.input[1], clips.get(node.output[0], node.output[0])) for node in found]
+    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    names = [(node.input[1], clips.get(node.output[0], node.output[0])) for node in quantizers]
     del model.graph.output[:]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(chain(*names)))
     session = _session(model)
@@ -43,15 +44,15 @@ def integers(path: Path, image: Tensor) -> Iterator[tuple[Array, Array]]:
         yield scale.reshape(-1), values
 
 
+def decibels(output: Array, expected: Array) -> float:
+    """Return the PSNR of an output, with the range of the expected output as its peak."""
+    error = float(np.square(output.astype(np.float64) - expected).mean())
+    return 10 * math.log10(float(np.ptp(expected)) ** 2 / error) if error else float("inf")
+
+
 def _session(model: onnx.ModelProto) -> Any:
     runtime = pytest.importorskip("onnxruntime")
     options = runtime.SessionOptions()
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     return runtime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-
-
-def decibels(found: Array, wanted: Array) -> float:
-    """How small the difference is beside the range of what was wanted; infinite where there is none."""
-    error = float(np.square(found.astype(np.float64) - wanted).mean())
-    return 10 * math.log10(float(np.ptp(wanted)) ** 2 / error) if error else float("inf")

@@ -1,9 +1,9 @@
-"""Emulate int8 convolutions of x86 processors without VNNI, which add pairs of products in saturating int16.
+"""An emulation of int8 convolutions of x86 processors without VNNI, which add pairs of products in saturating int16.
 
 The kernels multiply raw unsigned activations by signed weights with `vpmaddubsw`.
 That instruction adds two neighboring products and clips the sum to int16.
 All later sums are exact in int32, and the zero point's share is subtracted exactly.
-Written from probes of the runtimes, and equal to them on a thousand shapes; it shares no code with the package.
+It was written from probes of the runtimes, agrees with them on a thousand shapes, and shares no code with the package.
 """
 
 from typing import Any, Literal
@@ -18,7 +18,7 @@ ORDERS: tuple[Order, ...] = ("taps", "flat", "columns", "rows")
 """`taps`: oneDNN's convolutions. `flat`: MLAS, and oneDNN's GEMM. The others: oneDNN on AVX-512, one input channel."""
 INT16 = np.iinfo(np.int16)
 QUAD = 4
-"""How many channels a kernel reads at once in the order of taps."""
+"""The channels that a kernel reads at once in the order of taps."""
 
 
 def saturating_conv(
@@ -73,7 +73,7 @@ def pair_sums(activations: Integers, weights: Integers) -> Integers:
 
 
 def overflows(weights: Integers, largest: int = 255) -> bool:
-    """Tell whether some activations from 0 to `largest` overflow a pair of [O, C, kh, kw], in any order.
+    """Return True if some activations from 0 to `largest` overflow a pair of [O, C, kh, kw] in any order.
 
     The worst activations are `largest` wherever the weight has one sign, and 0 elsewhere.
     """
@@ -94,7 +94,7 @@ def _bordered(image: Integers, padding: int, value: int) -> Integers:
 
 def _patches(image: Integers, size: tuple[int, ...], stride: int, dilation: int) -> Integers:
     """Cut [N, C, kh, kw, H', W'] patches from [N, C, H, W]."""
-    reach = [dilation * (each - 1) + 1 for each in size]
+    reach = [dilation * (taps - 1) + 1 for taps in size]
     windows = sliding_window_view(image, reach, (2, 3))[:, :, ::stride, ::stride, ::dilation, ::dilation]
     return windows.transpose(0, 1, 4, 5, 2, 3)
 
@@ -108,4 +108,4 @@ def _spread(values: Integers) -> Integers:
 def _padded(values: Integers, axis: int, multiple: int) -> Integers:
     """Append zeros up to a multiple along an axis."""
     missing = -values.shape[axis] % multiple
-    return np.pad(values, [(0, missing if each == axis else 0) for each in range(values.ndim)])
+    return np.pad(values, [(0, missing if n == axis else 0) for n in range(values.ndim)])

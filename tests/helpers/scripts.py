@@ -1,4 +1,4 @@
-"""Scripts of examples and documents: shortened where they would take long, and run on their own."""
+"""Scripts of examples and documents, shortened and run in another process."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ SHORTER = {
 
 
 def shortened(example: str, folder: Path) -> Path:
-    """A copy in a folder of an example of training, with fewer patches and steps."""
+    """Copy an example of training into a folder, with fewer patches and steps. Return the copy."""
     text = (EXAMPLES / "qat" / example).read_text(encoding="utf-8")
     for long, short in SHORTER.items():
         assert text.count(long) == 1
@@ -24,7 +24,7 @@ def shortened(example: str, folder: Path) -> Path:
 
 
 def run(script: Path, folder: Path, *arguments: str) -> str:
-    """Run a script in this folder. Returns what it printed."""
+    """Run a script in a folder and return the text that it prints."""
     folder.mkdir(exist_ok=True)
     done = subprocess.run(  # noqa: S603 - our own
         [sys.executable, str(script), *arguments],

@@ -1,4 +1,4 @@
-"""The plugins that documents show, as if a reader had installed them: the examples', and the hooks in blocks."""
+"""The plugins of the examples and the hooks in code blocks of documents, as if a reader had installed them."""
 
 import tomllib
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from srptq_plugin.plugins.hookspecs import PROJECT
 
 FOLDERS = [path.parent for path in sorted((ROOT / "examples").glob("*/pyproject.toml"))]
 HOOKS = [block for block in blocks("python") if "@hookimpl" in block.text and not block.text.startswith("# ")]
-"""Those that are not the file of an example."""
+"""Blocks with hooks. A block that begins with a comment is the file of an example."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An entry point that leads to a block."""
+    """An entry point that loads a block."""
 
     block: Block
     dist: None = None
@@ -35,13 +35,13 @@ class Shown:
 
 
 def plugin_of(block: Block) -> object:
-    """What a module of this block would be."""
+    """Return the plugin that a module with the code of a block would be."""
     names: dict[str, Any] = {"__name__": str(block)}
     exec(block.text, names)  # noqa: S102 - our own documents
-    return SimpleNamespace(**{name: each for name, each in names.items() if name.startswith("srptq_")})
+    return SimpleNamespace(**{name: value for name, value in names.items() if name.startswith("srptq_")})
 
 
-def of_examples() -> Iterator[EntryPoint]:
+def example_entry_points() -> Iterator[EntryPoint]:
     for folder in FOLDERS:
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         for name, value in project["entry-points"][PROJECT].items():
@@ -49,12 +49,12 @@ def of_examples() -> Iterator[EntryPoint]:
 
 
 def install(patch: pytest.MonkeyPatch) -> None:
-    """Every registry finds them."""
+    """Let every registry load these plugins while `patch` lasts."""
     for folder in FOLDERS:
         patch.syspath_prepend(str(folder))
-    found = [*entry_points(group=PROJECT), *of_examples(), *map(Shown, HOOKS)]
+    points = [*entry_points(group=PROJECT), *example_entry_points(), *map(Shown, HOOKS)]
 
-    def of_group(group: str) -> list[Any]:
-        return found if group == PROJECT else []
+    def select(group: str) -> list[Any]:
+        return points if group == PROJECT else []
 
-    patch.setattr("srptq_plugin.plugins.registry.entry_points", of_group)
+    patch.setattr("srptq_plugin.plugins.registry.entry_points", select)

@@ -1,4 +1,4 @@
-"""For tests of initialize(): what a started model has to draw, and how near it is."""
+"""The expected output of a model that initialize() started, and its distance from the actual one."""
 
 import copy
 from collections.abc import Sequence
@@ -14,8 +14,12 @@ from srptq_plugin.runs.run import Run
 
 
 def simulated(run: Run, model: fx.GraphModule, started: Sequence[str]) -> PreparedGraph:
-    """What the run simulates at those tensors that the model quantizes as well, every weight among them."""
-    edges = {edge for each in iter_quantizers(Network(model)) if each.name in started for edge in each.consumers}
+    """Return the run's simulation, quantized only at the tensors that the model quantizes as well.
+
+    Every weight has to be among them.
+    """
+    quantizers = [quantizer for quantizer in iter_quantizers(Network(model)) if quantizer.name in started]
+    edges = {edge for quantizer in quantizers for edge in quantizer.consumers}
     shared = [(site, tuple(edge for edge in site.consumers if edge in edges)) for site in run.table.plan.sites]
     assert all(consumers for site, consumers in shared if site.role == "weight")
     sites = tuple(replace(site, consumers=consumers) for site, consumers in shared if consumers)
@@ -23,5 +27,5 @@ def simulated(run: Run, model: fx.GraphModule, started: Sequence[str]) -> Prepar
 
 
 def psnr(one: Tensor, other: Tensor, peak: float = 1.0) -> float:
-    """In dB, finite where both are equal."""
+    """Return the PSNR in dB, which is finite for equal tensors."""
     return float(10 * torch.log10(peak**2 / (one - other).double().square().mean().clamp(min=1e-30)))

@@ -1,4 +1,4 @@
-"""Running the command line on bad input, and judging what it did: an exit code, a message, and nothing left behind."""
+"""Running the command line on bad input, and checking its exit code, its message and the files it leaves."""
 
 import logging
 import os
@@ -22,11 +22,12 @@ PROMISED = (0, 1, 2)
 MOST_LINES = 12
 MOST_SECONDS = 20
 LONGEST = 1200
-Things = Mapping[str, tuple[int, ...]]
+Snapshot = Mapping[str, tuple[int, ...]]
+"""The state of each file and folder by its path."""
 
 
 class Sweep:
-    """A folder to work in, where every case is judged alike."""
+    """A folder to work in, and a check that is the same for every case."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -41,32 +42,37 @@ class Sweep:
     def __call__(
         self, *argv: str | Path, names: Sequence[str] = (), makes: Sequence[str] = (), loud: bool = False
     ) -> Result:
-        """Run a command; where it refuses, it names one of `names`, and where it does not, it makes these alone.
+        """Run a command, check its result and return it.
 
-        `loud`: code of the user's may print.
+        Args:
+            argv: The arguments.
+            names: A refusal has to contain one of these.
+            makes: A command that does not refuse may write these files and folders only.
+            loud: The user's code may print as well.
         """
-        before = self._things()
+        before = self._snapshot()
         result = run(*argv)
-        self._check_things(before, self._things(), makes if result.code != 2 else ())
+        self._check_files(before, self._snapshot(), makes if result.code != 2 else ())
         judge(result, names, loud=loud)
         return result
 
-    def _things(self) -> Things:
-        return {str(each): _stamp(each) for each in sorted(self.folder.rglob("*"))}
+    def _snapshot(self) -> Snapshot:
+        return {str(path): _stamp(path) for path in sorted(self.folder.rglob("*"))}
 
-    def _check_things(self, before: Things, after: Things, makes: Sequence[str]) -> None:
-        made = [str(self.place / name) for name in makes]
+    def _check_files(self, before: Snapshot, after: Snapshot, makes: Sequence[str]) -> None:
+        allowed = [str(self.place / name) for name in makes]
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-        others = {path for path in changed if not path.startswith(tuple(made))} if made else changed
+        others = {path for path in changed if not path.startswith(tuple(allowed))} if allowed else changed
+        # A folder may be replaced by another one, since its files are compared as well.
         assert not {path for path in others if not Path(path).is_dir() or path not in before}
 
 
 def run(*argv: str | Path) -> Result:
-    """The command line in this process; what it does to the root logger is undone."""
+    """Run the command line in this process, and restore the root logger afterwards."""
     root, out, err = logging.getLogger(), StringIO(), StringIO()
     handlers, level = root.handlers[:], root.level
     with redirect_stdout(out), redirect_stderr(err), _torch_logs_to(err), _limited():
-        code = main([str(each) for each in argv])
+        code = main([str(argument) for argument in argv])
     root.handlers[:] = handlers
     root.setLevel(level)
     return Result(code, out.getvalue(), err.getvalue())
@@ -76,7 +82,7 @@ def run(*argv: str | Path) -> Result:
 def _torch_logs_to(stream: TextIO) -> Generator[None]:
     """Redirect torch's own log handlers, which hold on to the stderr of when torch was imported."""
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("torch")]
-    handlers = [each for logger in loggers for each in logger.handlers if type(each) is logging.StreamHandler]
+    handlers = [handler for logger in loggers for handler in logger.handlers if type(handler) is logging.StreamHandler]
     before = [handler.setStream(stream) for handler in handlers]
     try:
         yield
@@ -87,7 +93,7 @@ def _torch_logs_to(stream: TextIO) -> Generator[None]:
 
 @contextmanager
 def _limited() -> Generator[None]:
-    """What never ends, ends as an internal error; the clock counts only while we compute."""
+    """Turn an endless computation into an internal error. The clock counts the time of this process only."""
     before = signal.signal(signal.SIGVTALRM, raising(TimeoutError("it hangs")))
     signal.setitimer(signal.ITIMER_VIRTUAL, MOST_SECONDS)
     try:
@@ -98,17 +104,17 @@ def _limited() -> Generator[None]:
 
 
 def judge(result: Result, names: Sequence[str] = (), *, loud: bool = False) -> None:
-    """A promised exit code; a refusal is one message of few lines that names what is wrong."""
+    """Check a result: the exit code is documented, and a refusal is one short message that contains one of `names`."""
     assert result.code in PROMISED, result.err
     assert "Traceback" not in result.err
     assert not _odd(result.err), repr(result.err)
     assert not _odd(result.out), repr(result.out)
     lines = result.err.splitlines()
     assert loud or all(line.startswith(("srptq: ", "    ")) for line in lines), result.err
-    told = [n for n, line in enumerate(lines) if line.startswith("srptq: error: ")]
-    assert len(told) == (result.code == 2), result.err
-    if told:
-        _judge_refusal(result, lines[told[0] :], names)
+    errors = [n for n, line in enumerate(lines) if line.startswith("srptq: error: ")]
+    assert len(errors) == (result.code == 2), result.err
+    if errors:
+        _judge_refusal(result, lines[errors[0] :], names)
 
 
 def _judge_refusal(result: Result, lines: Sequence[str], names: Sequence[str]) -> None:
@@ -121,10 +127,10 @@ def _judge_refusal(result: Result, lines: Sequence[str], names: Sequence[str]) -
 
 
 def _odd(message: str) -> list[str]:
-    """What would disturb a terminal."""
-    return [each for each in message if each != "\n" and not each.isprintable()]
+    """List the characters that would disturb a terminal."""
+    return [letter for letter in message if letter != "\n" and not letter.isprintable()]
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    found = os.lstat(path)
-    return found.st_mode, found.st_ino, *(() if path.is_dir() else (found.st_size, found.st_mtime_ns))
+    status = os.lstat(path)
+    return status.st_mode, status.st_ino, *(() if path.is_dir() else (status.st_size, status.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Trainings for tests: a few steps without labels, at a stretch or interrupted."""
+"""Short trainings without labels, uninterrupted or resumed."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ IMAGES = networks.images(12, 12, 12, seed=5)
 
 
 def begun(prepared: PreparedGraph, **options: float) -> Training:
-    """Of four steps on IMAGES, from what was observed on all of them."""
+    """Return a training of four steps on IMAGES, which are observed first."""
     prepared.observe([IMAGES])
     chosen: dict[str, Any] = {"steps": 4, "every": 2, "value_rate": 0.05, "bound_rate": 2e-3, **options}
     return Training(prepared, TrainingOptions(**chosen), peak=1.0)
@@ -31,11 +31,11 @@ def closeness(prepared: PreparedGraph) -> float:
 
 
 def everything(training: Training) -> list[Tensor]:
-    return [each.detach().clone() for each in training.prepared.module.state_dict().values()]
+    return [tensor.detach().clone() for tensor in training.prepared.module.state_dict().values()]
 
 
 def interrupted(start: Callable[[], Training], folder: Path) -> tuple[Training, Training]:
-    """One that was trained at a stretch, and one that went on from the file of a third, half way."""
+    """Return an uninterrupted training, and one that resumed from the saved state of a third, half way."""
     whole, first, second = (start() for _ in range(3))
     assert [record.step for record in train(whole, batch, closeness)] == [0, 2, 4]
     records = train(first, batch, closeness)

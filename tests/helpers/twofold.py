@@ -1,4 +1,4 @@
-"""A small network on arrays that enlarges twofold, and sees as far as is known."""
+"""A small network on arrays that enlarges twofold and has a known receptive field."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,23 @@ from torch import nn
 
 Array = NDArray[np.float32]
 RADIUS = 4
+"""The pixels that the network reads to each side, at low resolution."""
 
 
 def network(*, pooled: bool = False) -> Callable[[Array], Array]:
-    """Twofold: three convolutions at low resolution and one at high, so it sees `RADIUS` pixels; or all of them."""
+    """Build a network of three convolutions at low resolution and one at high. A pooled one reads the whole image."""
     torch.manual_seed(3)
     layers = [nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 12, 3, padding=1)]
     module = nn.Sequential(*layers, nn.PixelShuffle(2), nn.Conv2d(3, 3, 3, padding=1))
 
     def forward(image: Array) -> Array:
         with torch.no_grad():
-            given = torch.from_numpy(image)
-            return (module(given) + (given.mean((2, 3), keepdim=True) if pooled else 0)).numpy()
+            x = torch.from_numpy(image)
+            return (module(x) + (x.mean((2, 3), keepdim=True) if pooled else 0)).numpy()
 
     return forward
 
 
 def noise(height: int, width: int) -> Array:
-    """An image of its own for each size."""
+    """Draw an image. Each size has another one."""
     return np.random.default_rng(height * width).random((1, 3, height, width), dtype=np.float32)

@@ -15,7 +15,7 @@ TENSORS = {"weight": torch.arange(3.0), "count": torch.tensor(7)}
 
 
 class Touch:
-    """Creates a file when it is unpickled."""
+    """An object whose unpickling makes a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -89,12 +89,12 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [torch.zeros(1)], {}, {"state_dict": {}}, torch.zeros(3)])
 def test_other_content_is_refused(tmp_path: Path, content: object) -> None:
-    with pytest.raises(SrptqError, match="no state dict"):
+    with pytest.raises(SrptqError, match="not a state dict"):
         load_state(saved(tmp_path / "a.pth", content))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_weights_that_are_no_numbers_are_named(tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
     path = saved(tmp_path / "a.pth", {"good": torch.ones(2), "bad.bias": torch.tensor([0, value])})
     with pytest.raises(SrptqError, match=r"bad\.bias"):
         load_state(path)
@@ -126,7 +126,7 @@ def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
             load_state(tmp_path / "a.pth")
 
 
-def test_a_file_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
+def test_compressed_files_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(10**6)}, tmp_path / "a.pth")
     with ZipFile(tmp_path / "a.pth") as whole, ZipFile(tmp_path / "b.pth", "w", ZIP_DEFLATED) as packed:
         for name in whole.namelist():

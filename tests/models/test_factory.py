@@ -11,7 +11,7 @@ from srptq_plugin.models import load_model
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory with a module of a user's factories."""
+    """Change to a folder with a module of a user's factories."""
     (tmp_path / "user_networks.py").write_text(
         "from torch import nn\n"
         "def nearest(scale=2): return nn.Upsample(scale_factor=scale)\n"

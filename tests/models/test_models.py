@@ -41,12 +41,13 @@ def run(module: nn.Module, image: Tensor) -> Tensor:
 
 
 def set5(data: Path, model: LoadedModel) -> float:
-    scale, fed = model.record.scale, model.record.input_range
+    """Return the mean PSNR on Y over the images of Set5."""
+    scale, ends = model.record.scale, model.record.input_range
     scores: list[float] = []
     for path in list_images(data / "Set5" / f"LR_x{scale}"):
-        output = run(model.module, to_tensor(read_image(path)[None], fed))
+        output = run(model.module, to_tensor(read_image(path)[None], ends))
         reference = read_image(data / "Set5" / "HR" / path.name)
-        scores.append(psnr_y(to_pixels(output, fed)[0], reference, scale))
+        scores.append(psnr_y(to_pixels(output, ends)[0], reference, scale))
     return float(np.mean(scores))
 
 
@@ -104,7 +105,13 @@ def check_export(module: nn.Module) -> None:
 
 
 def basicsr_state(blocks: int, convs: Mapping[str, int], features: int) -> dict[str, Tensor]:
-    """Random weights with BasicSR's names; `convs` gives the outputs of those outside the body."""
+    """Draw random weights with BasicSR's names.
+
+    Args:
+        blocks: The number of residual blocks in the body.
+        convs: The output channels of the convolutions outside the body.
+        features: The channels in the body.
+    """
     generator = torch.Generator().manual_seed(1)
     outputs = {f"body.{block}.conv{conv}": features for block in range(blocks) for conv in (1, 2)}
     outputs.update(convs)
@@ -128,7 +135,7 @@ def basicsr_body(state: Mapping[str, Tensor], x: Tensor, blocks: int, scale: flo
 
 
 def basicsr_edsr(state: Mapping[str, Tensor], image: Tensor, scale: float) -> Tensor:
-    """The forward pass as BasicSR has it, for x4 and 3 blocks."""
+    """Compute BasicSR's forward pass, for x4 and 3 blocks."""
     x = conv(state, "conv_first", (image - MEAN) * 255)
     x = x + conv(state, "conv_after_body", basicsr_body(state, x, 3, scale))
     for name in ("upsample.0", "upsample.2"):
@@ -164,7 +171,7 @@ def test_srresnet_loads_basicsr(tmp_path: Path, upscale: int) -> None:
     torch.testing.assert_close(run(model.module, IMAGE), x)
 
 
-def test_srresnet_of_ten_blocks_is_fqsrs_lite(tmp_path: Path) -> None:
+def test_srresnet_reads_its_blocks_from_the_weights(tmp_path: Path) -> None:
     weights = save(tmp_path / "a.safetensors", SRResNet(2, features=4, blocks=10).state_dict())
     lite = load_model("srresnet", weights, {"blocks": "10"})
     assert len(lite.module.get_submodule("body")._modules) == 10  # pyright: ignore[reportPrivateUsage]
@@ -172,11 +179,11 @@ def test_srresnet_of_ten_blocks_is_fqsrs_lite(tmp_path: Path) -> None:
         load_model("srresnet", weights, {"blocks": "16"})
 
 
-@pytest.mark.parametrize("fed", [(0.0, 1.0), (-1.0, 1.0)])
-def test_the_range_is_folded_into_the_mean_shifts(fed: tuple[float, float]) -> None:
-    low, high = fed
-    plain, folded = load_model(), load_model(input_range=fed)
-    assert folded.record.input_range == fed
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 1.0)])
+def test_the_range_is_folded_into_the_mean_shifts(ends: tuple[float, float]) -> None:
+    low, high = ends
+    plain, folded = load_model(), load_model(input_range=ends)
+    assert folded.record.input_range == ends
     output = run(folded.module, IMAGE * (high - low) + low)
     torch.testing.assert_close((output - low) / (high - low), run(plain.module, IMAGE * 255) / 255)
 
@@ -209,7 +216,7 @@ def test_mean_shifts_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"upscale": 3}, "upscale=3; it comes for 2 and 4"),
+        ({"upscale": 3}, "upscale=3; give 2 or 4, or the weights of another network"),
         ({"blocks": "many"}, "give blocks as a positive int"),
         ({"blocks": [2]}, "give blocks as a positive int"),
         ({"blocks": True}, "give blocks as a positive int"),
@@ -232,7 +239,7 @@ def test_networks_without_fitting_weights_are_refused(tmp_path: Path, name: str)
         load_model(name, save(tmp_path / "a.safetensors", {"strange": torch.zeros(1)}))
 
 
-def test_networks_that_cannot_be_are_refused() -> None:
+def test_upscaling_factors_that_do_not_exist_are_refused() -> None:
     with pytest.raises(SrptqError, match="give 2, 3 or 4"):
         SRResNet(upscale=8)
     with pytest.raises(SrptqError, match="give 2, 4 or 8"):
@@ -244,7 +251,7 @@ def test_networks_that_cannot_be_are_refused() -> None:
 
 
 def test_wrong_ranges_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SrptqError, match="input range"):
+    with pytest.raises(SrptqError, match="input_range"):
         load_model(input_range=(1.0, 1.0))
     weights = save(tmp_path / "a.safetensors", SRGANGenerator(features=4, blocks=1).state_dict())
     with pytest.raises(SrptqError, match="output is in 0 to 1"):

@@ -1,4 +1,4 @@
-"""A wrong input range is warned of, once; a right one and a network that keeps its input are not."""
+"""The warning about a wrong input range, which a right range and an identity do not cause."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def warnings(module: nn.Module, ends: Range, caplog: pytest.LogCaptureFixture) -
 def test_edsr_in_another_range_is_warned_of(ends: Range, caplog: pytest.LogCaptureFixture) -> None:
     (message,) = warnings(load_model().module, ends, caplog)
     assert f"{ends[0]:g}:{ends[1]:g} is not the range it was trained with" in message
-    assert message.endswith("give `input_range`")
+    assert message.endswith("give its input range")
 
 
 def test_edsr_in_its_own_range_is_not(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Which sizes a network takes is found by running it, before anything else is done."""
+"""The sizes that a network takes, found by running it."""
 
 import pytest
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from srptq_plugin.models import LoadedModel, SRNetwork, describe
 
 
 class Strided(nn.Module):
-    """Halves the image, and adds it enlarged to itself: fails where a side is odd."""
+    """A network that adds the shrunk and enlarged image to itself. It fails unless 2^levels divides the sides."""
 
     def __init__(self, levels: int) -> None:
         super().__init__()
@@ -18,7 +18,7 @@ class Strided(nn.Module):
         return x + self.up(self.down(x))
 
 
-def described(module: nn.Module) -> LoadedModel:
+def describe_toy(module: nn.Module) -> LoadedModel:
     return describe("toy", SRNetwork(module))
 
 
@@ -33,11 +33,11 @@ def described(module: nn.Module) -> LoadedModel:
     ],
 )
 def test_the_smallest_multiple_is_found_with_the_scale(module: nn.Module, scale: int, multiple: int) -> None:
-    record = described(module).record
+    record = describe_toy(module).record
     assert (record.scale, record.multiple) == (scale, multiple)
 
 
-def test_a_network_of_other_sizes_is_refused_by_name() -> None:
+def test_a_network_of_other_sizes_is_refused() -> None:
     network = nn.Sequential(nn.PixelUnshuffle(3), nn.PixelShuffle(3))
     with pytest.raises(SrptqError, match=r"^model toy: .*divisible by 3.* power of two up to 64, or "):
-        described(network)
+        describe_toy(network)

@@ -1,4 +1,4 @@
-"""RDN: checkpoints of EDSR-PyTorch, and what is no such checkpoint."""
+"""RDN: checkpoints of EDSR-PyTorch, and refusals of others."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,24 +18,24 @@ State = dict[str, Tensor]
 
 
 def shapes(upscale: int) -> dict[str, tuple[int, int, int]]:
-    """Outputs, inputs and kernel size of each convolution in EDSR-PyTorch, by its name there."""
-    found = {"SFENet1": (FEATURES, 3, 3), "SFENet2": (FEATURES, FEATURES, 3)}
+    """Return the outputs, inputs and kernel size of each convolution by its name in EDSR-PyTorch."""
+    sizes = {"SFENet1": (FEATURES, 3, 3), "SFENet2": (FEATURES, FEATURES, 3)}
     for block in range(BLOCKS):
         for layer in range(LAYERS):
-            found[f"RDBs.{block}.convs.{layer}.conv.0"] = (GROWTH, FEATURES + layer * GROWTH, 3)
-        found[f"RDBs.{block}.LFF"] = (FEATURES, FEATURES + LAYERS * GROWTH, 1)
-    found |= {"GFF.0": (FEATURES, BLOCKS * FEATURES, 1), "GFF.1": (FEATURES, FEATURES, 3)}
+            sizes[f"RDBs.{block}.convs.{layer}.conv.0"] = (GROWTH, FEATURES + layer * GROWTH, 3)
+        sizes[f"RDBs.{block}.LFF"] = (FEATURES, FEATURES + LAYERS * GROWTH, 1)
+    sizes |= {"GFF.0": (FEATURES, BLOCKS * FEATURES, 1), "GFF.1": (FEATURES, FEATURES, 3)}
     if upscale == 4:
-        return found | {
+        return sizes | {
             "UPNet.0": (4 * GROWTH, FEATURES, 3),
             "UPNet.2": (4 * GROWTH, GROWTH, 3),
             "UPNet.4": (3, GROWTH, 3),
         }
-    return found | {"UPNet.0": (upscale**2 * GROWTH, FEATURES, 3), "UPNet.2": (3, GROWTH, 3)}
+    return sizes | {"UPNet.0": (upscale**2 * GROWTH, FEATURES, 3), "UPNet.2": (3, GROWTH, 3)}
 
 
 def published(upscale: int = 2) -> State:
-    """Random weights with the names of EDSR-PyTorch."""
+    """Draw random weights with the names of EDSR-PyTorch."""
     generator = torch.Generator().manual_seed(upscale)
     state: State = {}
     for name, (outputs, inputs, size) in shapes(upscale).items():
@@ -50,7 +50,7 @@ def conv(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 
 def paper(state: Mapping[str, Tensor], image: Tensor, upscale: int) -> Tensor:
-    """The paper's equations 1 to 9."""
+    """Compute the paper's equations 1 to 9."""
     shallow = conv(state, "SFENet1", image)
     block, blocks = conv(state, "SFENet2", shallow), list[Tensor]()
     for d in range(BLOCKS):
@@ -72,31 +72,31 @@ def load(folder: Path, state: State, **arguments: int) -> LoadedModel:
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
-def test_checkpoints_of_edsr_pytorch_draw_what_the_paper_says(upscale: int, tmp_path: Path) -> None:
+def test_checkpoints_of_edsr_pytorch_follow_the_paper(upscale: int, tmp_path: Path) -> None:
     state = published(upscale)
     sizes = {"upscale": upscale, "features": FEATURES, "growth": GROWTH, "blocks": BLOCKS, "layers": LAYERS}
     model = load(tmp_path, state, **sizes)
     assert (model.record.scale, model.record.input_range, model.record.mean) == (upscale, (0.0, 1.0), None)
-    assert model.record.parameters == sum(each.numel() for each in state.values())
+    assert model.record.parameters == sum(tensor.numel() for tensor in state.values())
     with torch.no_grad():
         torch.testing.assert_close(model.module(IMAGE), paper(state, IMAGE, upscale))
 
 
-def test_the_range_is_the_one_that_is_given(tmp_path: Path) -> None:
+def test_the_input_range_can_be_chosen(tmp_path: Path) -> None:
     save_file(published(), tmp_path / "a.safetensors")
     assert load_model("rdn", tmp_path / "a.safetensors", input_range=(0.0, 255.0)).record.input_range == (0.0, 255.0)
 
 
 @pytest.mark.parametrize(("upscale", "thousands"), [(2, 22123), (3, 22308), (4, 22271)])
-def test_unasked_it_is_the_paper_s_configuration(upscale: int, thousands: int) -> None:
-    """The numbers of parameters are those that papers comparing with RDN print."""
+def test_the_default_is_the_paper_s_configuration(upscale: int, thousands: int) -> None:
+    """Compare the number of parameters with the tables of papers that compare with RDN."""
     with torch.device("meta"):
         module = RDN(upscale)
-    assert sum(each.numel() for each in module.parameters()) // 1000 == thousands
+    assert sum(parameter.numel() for parameter in module.parameters()) // 1000 == thousands
 
 
 def changed(**shapes: tuple[int, ...]) -> State:
-    """Some tensors of another shape."""
+    """Return the weights with some tensors of another shape."""
     return published() | {name.replace("_", "."): torch.zeros(shape) for name, shape in shapes.items()}
 
 
@@ -110,7 +110,7 @@ def changed(**shapes: tuple[int, ...]) -> State:
         (changed(sub_mean_bias=(3,)), r"1 unexpected: sub\.mean\.bias"),
         ({"sfe1.weight": torch.zeros(6, 3, 3, 3)}, r"the weights lack RDBs\.0\..*, SFENet1\.weight, UPNet"),
     ],
-    ids=lambda each: "" if isinstance(each, dict) else None,
+    ids=lambda value: "" if isinstance(value, dict) else None,
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_named(state: State, message: str, tmp_path: Path) -> None:
     with pytest.raises(SrptqError, match=message):

@@ -1,4 +1,4 @@
-"""RRDB: checkpoints of ESRGAN, of its older code and of Real-ESRGAN, and what is no such checkpoint."""
+"""RRDB: checkpoints of ESRGAN, of its older code and of Real-ESRGAN, and refusals of others."""
 
 import re
 from collections.abc import Mapping
@@ -21,20 +21,20 @@ NUMBERED = {"conv_first": "0", "conv_body": f"1.sub.{BLOCKS}", "conv_up1": "3", 
 
 
 def shapes(channels: int) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of each convolution in Real-ESRGAN, by its name there."""
-    found = {"conv_first": (FEATURES, channels), "conv_last": (3, FEATURES)}
+    """Return the outputs and inputs of each convolution by its name in Real-ESRGAN."""
+    sizes = {"conv_first": (FEATURES, channels), "conv_last": (3, FEATURES)}
     for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
-        found[name] = (FEATURES, FEATURES)
+        sizes[name] = (FEATURES, FEATURES)
     for block in range(BLOCKS):
         for dense in (1, 2, 3):
             for n in range(5):
                 outputs = FEATURES if n == 4 else GROWTH
-                found[f"body.{block}.rdb{dense}.conv{n + 1}"] = (outputs, FEATURES + n * GROWTH)
-    return found
+                sizes[f"body.{block}.rdb{dense}.conv{n + 1}"] = (outputs, FEATURES + n * GROWTH)
+    return sizes
 
 
 def published(channels: int = 3) -> State:
-    """Random weights with the names of Real-ESRGAN."""
+    """Draw random weights with the names of Real-ESRGAN."""
     generator = torch.Generator().manual_seed(channels)
     state: State = {}
     for name, (outputs, inputs) in shapes(channels).items():
@@ -44,13 +44,13 @@ def published(channels: int = 3) -> State:
 
 
 def original(key: str) -> str:
-    """What ESRGAN calls it."""
+    """Return ESRGAN's name of a tensor."""
     name, _, kind = key.rpartition(".")
     return re.sub(r"body\.(\d+)\.rdb(\d)", r"RRDB_trunk.\1.RDB\2", f"{ORIGINAL.get(name, name)}.{kind}")
 
 
 def numbered(key: str) -> str:
-    """What ESRGAN's older code calls it."""
+    """Return the name of a tensor in ESRGAN's older code."""
     name, _, kind = key.rpartition(".")
     inner = re.sub(r"body\.(\d+)\.rdb(\d)\.conv(\d)", r"1.sub.\1.RDB\2.conv\3.0", name)
     return f"model.{(NUMBERED | {'conv_last': '10'}).get(name, inner)}.{kind}"
@@ -64,14 +64,14 @@ def conv(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 
 def dense(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    known = [x]
+    features = [x]
     for n in range(1, 5):
-        known.append(functional.leaky_relu(conv(state, f"{name}.conv{n}", torch.cat(known, 1)), 0.2))
-    return x + 0.2 * conv(state, f"{name}.conv5", torch.cat(known, 1))
+        features.append(functional.leaky_relu(conv(state, f"{name}.conv{n}", torch.cat(features, 1)), 0.2))
+    return x + 0.2 * conv(state, f"{name}.conv5", torch.cat(features, 1))
 
 
 def paper(state: Mapping[str, Tensor], image: Tensor) -> Tensor:
-    """The network of the paper's figures 3 and 4, four times as large."""
+    """Compute the network of the paper's figures 3 and 4, which upscales by 4."""
     shallow = conv(state, "conv_first", image)
     deep = shallow
     for block in range(BLOCKS):
@@ -91,44 +91,44 @@ def load(folder: Path, state: State, **arguments: int) -> LoadedModel:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_checkpoints_of_every_layout_draw_what_the_paper_says(layout: str, tmp_path: Path) -> None:
+def test_checkpoints_of_every_layout_follow_the_paper(layout: str, tmp_path: Path) -> None:
     state = published()
     renamed = {LAYOUTS[layout](key): value for key, value in state.items()}
     model = load(tmp_path, renamed, upscale=4, features=FEATURES, growth=GROWTH, blocks=BLOCKS)
     assert (model.record.scale, model.record.input_range, model.record.mean) == (4, (0.0, 1.0), None)
-    assert model.record.parameters == sum(each.numel() for each in state.values())
+    assert model.record.parameters == sum(tensor.numel() for tensor in state.values())
     with torch.no_grad():
         torch.testing.assert_close(model.module(IMAGE), paper(state, IMAGE))
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (9, 12), (8, 11), (9, 11)])
-def test_for_x2_pixels_become_channels_first(height: int, width: int, tmp_path: Path) -> None:
-    """And an odd side gets its last line once more, which is cut off again."""
+def test_x2_unshuffles_pixels_first(height: int, width: int, tmp_path: Path) -> None:
+    """Compare with the paper's network, where the last line of an odd side is repeated and cut off again."""
     state = published(channels=12)
     model = load(tmp_path, state)
     image = IMAGE[..., :height, :width]
     even = torch.cat([image, image[..., -1:, :]], 2) if height % 2 else image
     even = torch.cat([even, even[..., -1:]], 3) if width % 2 else even
     with torch.no_grad():
-        wanted = paper(state, functional.pixel_unshuffle(even, 2))[..., : 2 * height, : 2 * width]
-        torch.testing.assert_close(model.module(image), wanted)
+        expected = paper(state, functional.pixel_unshuffle(even, 2))[..., : 2 * height, : 2 * width]
+        torch.testing.assert_close(model.module(image), expected)
     assert model.record.scale == 2
 
 
-def test_the_range_is_the_one_that_is_given(tmp_path: Path) -> None:
+def test_the_input_range_can_be_chosen(tmp_path: Path) -> None:
     save_file(published(), tmp_path / "a.safetensors")
     assert load_model("rrdb", tmp_path / "a.safetensors", input_range=(0.0, 255.0)).record.input_range == (0.0, 255.0)
 
 
-def test_unasked_it_is_the_published_configuration() -> None:
-    """The 16.7 million parameters that papers comparing with ESRGAN print."""
+def test_the_default_is_the_published_configuration() -> None:
+    """Compare the number of parameters with the 16.7 million in papers that compare with ESRGAN."""
     with torch.device("meta"):
         module = RRDB()
-    assert sum(each.numel() for each in module.parameters()) == 16_697_987
+    assert sum(parameter.numel() for parameter in module.parameters()) == 16_697_987
 
 
 def changed(**shapes: tuple[int, ...]) -> State:
-    """Some tensors of another shape."""
+    """Return the weights with some tensors of another shape."""
     return published() | {name.replace("__", "."): torch.zeros(shape) for name, shape in shapes.items()}
 
 
@@ -147,7 +147,7 @@ def without(name: str) -> State:
         (without("conv_up2"), r"the weights lack conv_up2\.weight"),
         ({"model.0.weight": torch.zeros(6, 3, 3, 3)}, r"the weights lack body\.0\.rdb1\..*, conv_up1"),
     ],
-    ids=lambda each: "" if isinstance(each, dict) else None,
+    ids=lambda value: "" if isinstance(value, dict) else None,
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_named(state: State, message: str, tmp_path: Path) -> None:
     with pytest.raises(SrptqError, match=message):

@@ -1,4 +1,4 @@
-"""The plugins that documents show: found as a reader's would be, and all of them together in one run."""
+"""The plugins in documents and examples, installed as a reader would, each alone and all in one run."""
 
 import ast
 import math
@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import networks
 from helpers.documents import Block
-from helpers.shown_plugins import FOLDERS, HOOKS, install, plugin_of
+from helpers.shown_plugins import FOLDERS, HOOKS, example_entry_points, install, plugin_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +32,7 @@ def recipe(**keys: object) -> Recipe:
 
 
 @pytest.mark.parametrize("block", HOOKS, ids=str)
-def test_a_hook_in_a_document_gives_what_it_says(block: Block) -> None:
+def test_a_hook_in_a_document_registers_entries(block: Block) -> None:
     (info,) = Registry([plugin_of(block)], entry_points=False).plugins()
     assert info.registers
 
@@ -44,10 +44,10 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_a_plugin_imports_of_ours_what_is_promised_alone(name: str) -> None:
+def test_plugins_import_the_public_interface_only(name: str) -> None:
     nodes = (node for node in ast.walk(ast.parse(SHOWN[name])) if isinstance(node, ast.ImportFrom))
-    ours = {str(node.module) for node in nodes if str(node.module).startswith("srptq_plugin")}
-    assert ours <= {"srptq_plugin", "srptq_plugin.plugin_api"}
+    modules = {str(node.module) for node in nodes if str(node.module).startswith("srptq_plugin")}
+    assert modules <= {"srptq_plugin", "srptq_plugin.plugin_api"}
 
 
 def test_every_hook_is_shown() -> None:
@@ -55,7 +55,7 @@ def test_every_hook_is_shown() -> None:
     assert shown == set(KNOWN)
 
 
-def test_they_all_work_in_one_run(tmp_path: Path) -> None:
+def test_all_plugins_work_in_one_run(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     chosen = recipe(
         target="my-npu",
@@ -69,35 +69,35 @@ def test_they_all_work_in_one_run(tmp_path: Path) -> None:
     assert run.summary["verify"]["passed"]
 
 
-def test_the_example_s_observer_is_the_same_in_both_toolkits(tmp_path: Path) -> None:
+def test_the_example_observer_agrees_between_toolkits(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     activations = {"observer": "mean-sigma", "options": {"k": 2}}
     network = networks.network("edsr")
-    one, other = (
-        quantize(
+    tables = {
+        name: quantize(
             recipe(target="paper", toolkit=name, activations=activations), model=network, out=tmp_path / name
         ).table
         for name in ("torchao", "mqbench")
-    )
-    assert one.qparams.keys() == other.qparams.keys()
-    assert all(torch.equal(found.scale, other.qparams[name].scale) for name, found in one.qparams.items())
+    }
+    expected, qparams = tables["torchao"].qparams, tables["mqbench"].qparams
+    assert qparams.keys() == expected.keys()
+    assert all(torch.equal(qparams[site].scale, expected[site].scale) for site in expected)
 
 
 @given(batches=st.lists(ROWS, min_size=1, max_size=4), k=st.floats(0.1, 5))
-def test_the_example_s_observer_is_what_it_says(batches: list[list[float]], k: float) -> None:
+def test_the_example_observer_bounds_mean_and_deviation(batches: list[list[float]], k: float) -> None:
     with pytest.MonkeyPatch.context() as patch:
         install(patch)
         observer = Registry().observer("mean-sigma").load()(IntGrid(8), k=k)
-    wanted: list[tuple[float, float]] = []
+    ends: list[tuple[float, float]] = []
     for batch in batches:
         observer.update(torch.tensor(batch))
         mean = math.fsum(batch) / len(batch)
-        reach = k * math.sqrt(math.fsum((each - mean) ** 2 for each in batch) / len(batch))
-        wanted.append((max(min(batch), mean - reach), min(max(batch), mean + reach)))
-    lower, upper = (math.fsum(end) / len(wanted) for end in zip(*wanted, strict=True))
-    found = observer.bounds()
-    assert found.lower.item() == pytest.approx(lower, abs=1e-9)
-    assert found.upper.item() == pytest.approx(upper, abs=1e-9)
+        reach = k * math.sqrt(math.fsum((value - mean) ** 2 for value in batch) / len(batch))
+        ends.append((max(min(batch), mean - reach), min(max(batch), mean + reach)))
+    bounds = observer.bounds()
+    assert bounds.lower.item() == pytest.approx(math.fsum(lower for lower, _ in ends) / len(ends), abs=1e-9)
+    assert bounds.upper.item() == pytest.approx(math.fsum(upper for _, upper in ends) / len(ends), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -110,20 +110,19 @@ def test_the_example_s_observer_is_what_it_says(batches: list[list[float]], k: f
         ({"quantizer": "stepped", "quantizer_options": {"stp": 1}}, "activations.quantizer_options: stepped: .*'step'"),
     ],
 )
-def test_mistakes_in_its_options_are_told(activations: dict[str, object], message: str) -> None:
+def test_wrong_options_of_plugins_are_named(activations: dict[str, object], message: str) -> None:
     with pytest.raises(SrptqError, match=message):
         BoundRecipe.of(recipe(target="paper", activations=activations), Registry())
 
 
-def test_plugins_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plugins_command_lists_the_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins"]) == 0
     out = capsys.readouterr().out
     assert "mean-sigma" in out
     assert "tiny-npu" in out
 
 
-def test_the_examples_are_packages() -> None:
-    assert [folder.name for folder in FOLDERS] == ["third_party_observer", "third_party_target"]
-    assert all(
-        (folder / f"{name}.py").is_file() for folder, name in zip(FOLDERS, ("mean_sigma", "tiny_npu"), strict=True)
-    )
+def test_every_example_is_a_package_with_its_module() -> None:
+    assert FOLDERS
+    modules = {point.value for point in example_entry_points()}
+    assert modules == {path.stem for folder in FOLDERS for path in folder.glob("*.py")}

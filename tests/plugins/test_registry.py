@@ -1,8 +1,10 @@
-"""Plugins: what they register, what is refused, and that the registry stays whole."""
+"""The registry: entries of plugins, refusals of bad plugins, and entry points."""
 
+import inspect
 import logging
+import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +13,13 @@ import pytest
 
 import srptq_adapters.plugin
 from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.models import ModelFamily
 from srptq_plugin.plugins.entries import Entry, ObserverEntry, TargetEntry
 from srptq_plugin.plugins.hookspecs import PROJECT, hookimpl
-from srptq_plugin.plugins.registry import KINDS, PluginInfo, Registry
+from srptq_plugin.plugins.registry import HOOKS, KINDS, PluginInfo, Registry
+from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 EntryPoints = Callable[..., None]
 
@@ -46,46 +52,51 @@ def builtin() -> Registry:
 @pytest.fixture
 def announce(monkeypatch: pytest.MonkeyPatch) -> EntryPoints:
     def announce(**plugins: object) -> None:
-        points = [_Point(name, found) for name, found in plugins.items()]
+        points = [_Point(name, plugin) for name, plugin in plugins.items()]
         monkeypatch.setattr("srptq_plugin.plugins.registry.entry_points", lambda group="": points * (group == "srptq"))
 
     return announce
 
 
 class _Point:
-    def __init__(self, name: str, found: object) -> None:
-        self.name, self.value, self._found = name, f"{name}.plugin", found
+    """An entry point that loads a plugin, or raises the error that it was given."""
+
+    def __init__(self, name: str, plugin: object) -> None:
+        self.name, self.value, self._plugin = name, f"{name}.plugin", plugin
         self.dist = SimpleNamespace(name=f"{name}-dist", version="1.2")
 
     def load(self) -> object:
-        if isinstance(self._found, Exception):
-            raise self._found
-        return self._found
+        if isinstance(self._plugin, Exception):
+            raise self._plugin
+        return self._plugin
 
 
-@pytest.mark.parametrize(
-    ("kind", "names"),
-    [
-        ("toolkit", {"torchao", "mqbench"}),
-        ("target", {"paper", "onnxruntime", "openvino", "tensorrt", "snpe"}),
-        ("observer", {"dbdc", "minmax", "percentile", "mse", "entropy"}),
-        ("reconstruction", {"pac", "bias-correction"}),
-        ("quantizer", {"bounded", "pams", "fqsr", "daq", "daq-m", "linear", "ddtb"}),
-        ("model", {"edsr", "edsr-mini", "srresnet", "srgan", "rdn", "rrdb"}),
-    ],
-)
-def test_the_built_ins_are_found_by_kind_and_name(builtin: Registry, kind: str, names: set[str]) -> None:
-    assert {entry.name for entry in builtin.entries(kind)} == names
-    for name in names:
+@pytest.mark.parametrize(("hook", "kind"), HOOKS.items())
+def test_built_ins_are_looked_up_by_name(builtin: Registry, hook: str, kind: str) -> None:
+    registered = {entry.name: entry for entry in getattr(srptq_adapters.plugin, hook)()}
+    assert {entry.name for entry in builtin.entries(kind)} == registered.keys()
+    for name, entry in registered.items():
         assert isinstance(getattr(builtin, kind)(name), KINDS[kind])
+        assert {getattr(builtin, kind)(alias).name for alias in entry.names} == {name}
 
 
-@pytest.mark.parametrize("kind", ["observer", "reconstruction", "quantizer", "model", "target", "toolkit"])
+LOADED: Mapping[str, Callable[[Any], bool]] = {
+    "toolkit": lambda toolkit: bool(re.match(r"\d+\.", toolkit.version)),
+    "target": lambda target: all(isinstance(rules, Rules) for rules in target.presets.values()),
+    "observer": lambda observer: callable(observer(IntGrid(8)).update),
+    "reconstruction": lambda reconstruct: bool(inspect.signature(reconstruct).bind(None, None, progress=None, seed=0)),
+    "quantizer": lambda quantizer: issubclass(quantizer, BoundedFakeQuantize),
+    "model": lambda family: isinstance(family, ModelFamily),
+}
+"""A check of the loaded object for each kind of entry."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_built_in_loads(builtin: Registry, kind: str) -> None:
     if kind == "toolkit":
         pytest.importorskip("torchao")
     for entry in builtin.entries(kind):
-        assert entry.load() is not None
+        assert LOADED[kind](entry.load()), entry.name
 
 
 def test_an_alias_finds_the_same_entry(builtin: Registry) -> None:
@@ -136,7 +147,7 @@ def test_the_same_plugin_twice_is_once(builtin: Registry) -> None:
         ),
     ],
 )
-def test_a_plugin_at_fault_is_named_and_leaves_no_trace(builtin: Registry, bad: object, message: str) -> None:
+def test_a_bad_plugin_is_named_and_leaves_nothing(builtin: Registry, bad: object, message: str) -> None:
     before = builtin.plugins(), {kind: builtin.entries(kind) for kind in KINDS}
     with pytest.raises(SrptqError) as raised:
         builtin.register(bad, "bad")
@@ -147,7 +158,7 @@ def test_a_plugin_at_fault_is_named_and_leaves_no_trace(builtin: Registry, bad: 
     assert builtin.observer("good")
 
 
-def test_a_second_plugin_of_the_same_name_is_refused(builtin: Registry) -> None:
+def test_a_second_plugin_of_one_name_is_refused(builtin: Registry) -> None:
     with pytest.raises(SrptqError, match="another plugin has this name"):
         builtin.register(plugin(observer("mine")), "srptq_adapters.plugin")
 
@@ -206,12 +217,12 @@ def test_two_distributions_with_one_name_are_both_named(announce: EntryPoints) -
     assert "'second' (second-dist 1.2)" in str(raised.value)
 
 
-def test_the_built_ins_come_by_the_entry_point_that_outsiders_use() -> None:
+def test_built_ins_come_by_an_entry_point() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert project["entry-points"][PROJECT] == {"builtin": srptq_adapters.plugin.__name__}
 
 
-def test_a_toolkit_that_is_not_installed_says_how_to_install_it() -> None:
+def test_a_missing_toolkit_says_how_to_install_it() -> None:
     load = srptq_adapters.plugin.lazy("no_such_toolkit:Thing", "thing")
     with pytest.raises(SrptqError, match=r"no_such_toolkit is not installed; pip install 'srptq-plugin\[thing\]'"):
         load()

@@ -1,4 +1,4 @@
-"""The example of somebody else's target: one file, found by its entry point alone."""
+"""The example of a third party's target: one file, which its entry point registers."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from helpers import networks
+from helpers.command_line import raising
 
 from srptq_plugin import Recipe, Registry, SrptqError, quantize
 from srptq_plugin.errors import MissingRuntimeError
@@ -32,20 +33,20 @@ def recipe(**keys: object) -> Recipe:
     return Recipe.from_layers([RecipeLayer("test", {"target": "tiny-npu", "calibration": calibration, **keys})])
 
 
-def test_a_run_for_it_is_like_any_other(tiny_npu: ModuleType, tmp_path: Path) -> None:
+def test_a_run_for_the_example_passes(tiny_npu: ModuleType, tmp_path: Path) -> None:
     registry = Registry([tiny_npu])
     run = quantize(recipe(), model=networks.network("edsr"), out=tmp_path / "run", registry=registry)
-    found = run.summary["verify"]
-    assert (found["runtime"], found["passed"]) == ("tiny-npu emulator", True)
+    report = run.summary["verify"]
+    assert (report["runtime"], report["passed"]) == ("tiny-npu emulator", True)
     assert run.summary["artifacts"] == ["model_tiny_npu.onnx", "shifts.json"]
     assert run.summary["command"] == "tiny-npu-compile model_tiny_npu.onnx"
     assert not run.summary["versions"].keys() & {"tiny-npu emulator", "openvino", "onnxruntime"}
     shifts = json.loads((run.folder / "shifts.json").read_text())
-    scales = {name: found.scale.numpy() for name, found in run.table.qparams.items()}
+    scales = {name: qparams.scale.numpy() for name, qparams in run.table.qparams.items()}
     assert all(np.array_equal(np.exp2(shifts[name]), scale) for name, scale in scales.items())
 
 
-def test_versions_name_its_distribution_and_its_runtime(
+def test_versions_include_its_distribution_and_runtime(
     tiny_npu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = Registry([tiny_npu])
@@ -56,18 +57,16 @@ def test_versions_name_its_distribution_and_its_runtime(
     assert run.summary["versions"].items() >= {"srptq-tiny-npu": "0.3", "npu-runtime": "2.5"}.items()
 
 
-def test_its_missing_runtime_names_its_own_command(
+def test_a_missing_runtime_names_its_command(
     tiny_npu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(*_: object) -> None:
-        raise MissingRuntimeError("npu-runtime", "pip install npu-runtime")
-
-    monkeypatch.setattr(tiny_npu.TinyNpu, "require", missing)
+    missing = MissingRuntimeError("npu-runtime", "pip install npu-runtime")
+    monkeypatch.setattr(tiny_npu.TinyNpu, "require", raising(missing))
     with pytest.raises(SrptqError, match="npu-runtime is not installed; pip install npu-runtime"):
         quantize(recipe(), out=tmp_path / "run", registry=Registry([tiny_npu]))
 
 
-def test_its_own_options_are_checked_as_ours_are(tiny_npu: ModuleType, tmp_path: Path) -> None:
+def test_its_export_options_are_checked(tiny_npu: ModuleType, tmp_path: Path) -> None:
     registry = Registry([tiny_npu])
     with pytest.raises(SrptqError, match=r"export\.shifts: 'yaml' is not known; choices: json, none"):
         quantize(recipe(export={"shifts": "yaml"}), out=tmp_path / "run", registry=registry)

@@ -1,10 +1,11 @@
-"""Recipes: what ships loads, what extends merges, and whatever is wrong gets one clear error."""
+"""Recipes: the shipped ones load, extended ones merge, and unknown names are refused."""
 
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers.documents import PAGES
 from pydantic import ValidationError
 
 import srptq_adapters.plugin
@@ -40,24 +41,25 @@ def test_every_shipped_recipe_loads_and_its_names_exist(name: str, registry: Reg
     assert shipped()[name].read_text(encoding="utf-8").startswith("# For ")
 
 
-def test_the_shipped_recipes_are_those_that_are_documented() -> None:
-    targets = ["onnxruntime", "openvino", "snpe", "tensorrt"]
-    fast = [f"{target}-w8a8-fast" for target in targets]
-    usual = [f"{target}-w8a8" for target in targets]
-    others = ["openvino-w4a4", "openvino-w6a6", "snpe-w8a16", "snpe-w4a16"]
-    others += ["snpe-w8a8-edges16", "paper-w8a8-edges16"]
-    observers = ["minmax", "percentile", "mse", "entropy"]
-    paper = [f"paper-w{bits}a{bits}{kind}" for bits in (4, 6, 8) for kind in ("", "-best")]
-    baselines = [*(f"{target}-w8a8-stock" for target in targets), *(f"paper-w4a4-{each}" for each in observers)]
-    dynamic = ["paper-w4a4-daq", "paper-w4a4-dfq", "paper-w2a2-ddtb"]
-    fqsr = [f"paper-w{bits}a{bits}-fqsr-s{skips}" for bits, skips in ((4, 8), (4, 32), (6, 6), (6, 8), (8, 8), (8, 32))]
-    assert Recipe.names() == sorted([*usual, *fast, *others, "openvino-w4a4-best", *paper, *baselines, *fqsr, *dynamic])
-    assert all(Recipe.load(name).reconstruction is None for name in (*fast, *baselines))
-    assert all(Recipe.load(name).placement == "convs" for name in paper)
-    assert all(Recipe.load(name).preset == "fqsr" for name in fqsr)
+DOCUMENTS = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
-def test_the_first_and_last_layers_keep_8_bits_unless_told_otherwise() -> None:
+@pytest.mark.parametrize("name", Recipe.names())
+def test_every_shipped_recipe_is_documented(name: str) -> None:
+    assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", DOCUMENTS)
+
+
+@pytest.mark.parametrize("name", Recipe.names())
+def test_names_of_recipes_tell_their_kind(name: str, registry: Registry) -> None:
+    recipe, kind = Recipe.load(name), name.rsplit("-", 1)[1]
+    observers = {entry.name for entry in registry.entries("observer")}
+    assert kind not in {"fast", "stock", *observers} or recipe.reconstruction is None
+    assert kind not in observers or recipe.activations.observer == kind
+    assert ("-fqsr-" in name) == (recipe.preset == "fqsr")
+    assert recipe.target != "paper" or recipe.placement == ("full" if recipe.preset == "fqsr" else "convs")
+
+
+def test_head_and_tail_have_8_bits_by_default() -> None:
     recipe = Recipe.load("paper-w4a4", ["stages.tail.weights=null", "stages.body.quantize=false"])
     bits = {name: (stage.weights, stage.activations) for name, stage in recipe.stages.items()}
     assert bits == {"head": (8, 8), "body": (None, None), "upsample": (None, None), "tail": (None, 8)}
@@ -65,7 +67,7 @@ def test_the_first_and_last_layers_keep_8_bits_unless_told_otherwise() -> None:
     assert Recipe(target="paper").stages["head"].weights == 8
 
 
-def test_a_recipe_extends_deeply_another_by_name_or_by_path(tmp_path: Path) -> None:
+def test_a_recipe_extends_another_deeply(tmp_path: Path) -> None:
     write(tmp_path, "extends: openvino-w8a8\nname: never-inherited\ncalibration: {size: 32}\n", "base")
     (tmp_path / "deep").mkdir()
     path = write(tmp_path / "deep", "extends: ../base.yaml\nactivations: {bits: 4}\n")
@@ -75,7 +77,7 @@ def test_a_recipe_extends_deeply_another_by_name_or_by_path(tmp_path: Path) -> N
     assert (recipe.calibration.size, recipe.calibration.patches) == (32, 7)
 
 
-def test_a_file_may_extend_the_shipped_recipe_of_its_own_name(tmp_path: Path) -> None:
+def test_a_file_may_extend_its_shipped_namesake(tmp_path: Path) -> None:
     assert Recipe.load(write(tmp_path, "extends: openvino-w8a8", "openvino-w8a8")).target == "openvino"
 
 
@@ -144,7 +146,7 @@ def test_every_unknown_name_is_listed_with_its_key(registry: Registry) -> None:
     assert "did you mean 'paper'?" in str(raised.value)
 
 
-def test_a_plugins_reconstruction_is_a_name_like_any_other(registry: Registry) -> None:
+def test_a_plugins_reconstruction_is_accepted(registry: Registry) -> None:
     def hook() -> list[ReconstructionEntry]:
         return [ReconstructionEntry("widen", "", load=registry.reconstruction("pac").load)]
 
@@ -152,8 +154,8 @@ def test_a_plugins_reconstruction_is_a_name_like_any_other(registry: Registry) -
     BoundRecipe.of(Recipe.load("paper-w4a4", ["reconstruction={name: widen}"]), registry)
 
 
-def test_the_papers_own_settings_of_pac_are_all_named() -> None:
-    """Just as documents list them, on a recipe that has others."""
+def test_pacs_documented_paper_settings_are_complete() -> None:
+    """Load the settings that documents list, over a recipe with other settings."""
     assert PacOptions.__doc__
     (listed,) = re.findall(r"paper's own are (.*?), for images", PacOptions.__doc__, re.DOTALL)
     overrides = [f"reconstruction.{key}={value}" for key, value in re.findall(r"`(\w+):\s+(\S+)`", listed)]

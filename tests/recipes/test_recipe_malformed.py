@@ -1,4 +1,4 @@
-"""Malformed recipes: each gets one error that names the file, the key and what would be right."""
+"""Malformed recipes: one error names the file, the key and a correct value."""
 
 import json
 from contextlib import suppress
@@ -85,11 +85,11 @@ def refusal(name: str | Path, *overrides: str) -> str:
         ("weights=[", "--set weights:1: "),
     ],
 )
-def test_a_mistake_is_named_with_its_key_and_what_would_be_right(override: str, message: str) -> None:
+def test_a_mistake_is_named_with_its_cure(override: str, message: str) -> None:
     assert message in refusal("openvino-w8a8", override)
 
 
-def test_all_mistakes_are_listed_each_with_the_file_that_has_it(tmp_path: Path) -> None:
+def test_all_mistakes_are_listed_with_their_files(tmp_path: Path) -> None:
     base = write(tmp_path, "weights: {bits: 99}\nplacement: none\n", "base")
     path = write(tmp_path, "extends: base.yaml\nactivations: {observer: 3}\n")
     lines = refusal(path, "calibration.seed=-1").splitlines()
@@ -126,7 +126,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, message: s
     assert message in refusal(write(tmp_path, text))
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     assert "cannot be read" in refusal(path)
@@ -135,7 +135,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refusal(tmp_path / "folder.yaml")
 
 
-def survives(path: Path) -> None:
+def load_or_refuse(path: Path) -> None:
     with suppress(SrptqError):
         recipe = Recipe.load(path)
         assert parse(recipe.to_yaml(), "") == recipe.model_dump(mode="json")
@@ -153,7 +153,7 @@ def survives(path: Path) -> None:
 def test_any_text_gives_a_recipe_or_one_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    survives(path)
+    load_or_refuse(path)
 
 
 @IN_A_FOLDER
@@ -172,11 +172,11 @@ def test_any_values_give_a_recipe_or_one_error(tmp_path: Path, values: dict[str,
         for parent in parents:
             inner[parent] = inner = inner[parent] if isinstance(inner.get(parent), dict) else {}
         inner[last] = value
-    survives(write(tmp_path, _dump(data)))
+    load_or_refuse(write(tmp_path, _dump(data)))
 
 
 def _dump(data: object) -> str:
-    """JSON is YAML, but for the names of what is no number."""
+    """Write YAML. It is JSON with other names for NaN and infinity."""
     return json.dumps(data).replace("NaN", ".nan").replace("Infinity", ".inf")
 
 

@@ -1,4 +1,4 @@
-"""Changing a run folder as one: killed at every change of a file, by two processes, through links, on a full disk."""
+"""Atomic changes of a run folder: killed at every change of a file, by two processes, with links, on a full disk."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from helpers import killing, networks
 from helpers.command_line import raising, returning
-from helpers.killing import quantized, save_images
+from helpers.killing import quantize_toy, save_images
 
 from srptq_adapters.targets.paper import PaperTarget
 from srptq_plugin.errors import SrptqError
@@ -46,14 +46,18 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def killed_at(change: int, work: Callable[[], None]) -> bool:
-    """Do it in a fork that is killed before its n-th change of a file; whether there were so many."""
+    """Do some work in a child process and kill it before its n-th change of a file.
+
+    Returns:
+        False if the work ended with fewer changes.
+    """
     child = os.fork()
     if child:
         return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    left = count(change, -1)
+    countdown = count(change, -1)
 
     def watch(event: str, _: object) -> None:
-        if event in CHANGES and next(left) == 0:
+        if event in CHANGES and next(countdown) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
@@ -63,20 +67,21 @@ def killed_at(change: int, work: Callable[[], None]) -> bool:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks of this process")
 def test_killed_at_any_change_one_run_is_whole(tmp_path: Path) -> None:
-    seen: list[bool] = []
+    new: list[bool] = []
     for change in count():
         folder = tmp_path / str(change)
         put(folder, OLD)
         was_killed = killed_at(change, lambda folder=folder: replace(folder))
         complete(folder, SUMMARY)
         assert contents(folder) in (OLD, NEW), change
-        seen.append(contents(folder) == NEW)
+        new.append(contents(folder) == NEW)
         replace(folder)
         assert {path.name for path in folder.iterdir()} == {*NEW}
         if not was_killed:
             break
-    assert seen == sorted(seen)
-    assert 3 < seen.index(True) < len(seen) - 3
+    # One change decides: before it the old run stays, after it the new one is completed.
+    assert new == sorted(new)
+    assert 3 < new.index(True) < len(new) - 3
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
@@ -90,17 +95,17 @@ def test_killed_at_any_moment_a_run_is_whole(kind: str) -> None:
     assert f"of {kills} were killed" in done.stdout
 
 
-def test_a_commit_that_was_left_meanwhile_is_completed(tmp_path: Path) -> None:
+def test_another_process_s_commit_is_completed_first(tmp_path: Path) -> None:
     put(tmp_path / "run", OLD)
-    place = RunFolder(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     put(tmp_path / "run" / COMMITTED, {**NEW, "new.xml": "of another process"})
-    with place.draft() as draft:
+    with run.draft() as draft:
         assert contents(tmp_path / "run")["new.xml"] == "of another process"
         put(draft, NEW)
     assert contents(tmp_path / "run") == {**NEW, "old.xml": "old"}
 
 
-def test_a_commit_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
+def test_a_link_as_commit_is_not_followed(tmp_path: Path) -> None:
     put(tmp_path / "precious", {"thesis.tex": "mine"})
     put(tmp_path / "run", OLD)
     (tmp_path / "run" / COMMITTED).symlink_to(tmp_path / "precious")
@@ -108,7 +113,7 @@ def test_a_commit_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
     assert contents(tmp_path / "precious") == {"thesis.tex": "mine"}
 
 
-def test_drafts_of_killed_runs_are_removed_and_no_link_is_followed(tmp_path: Path) -> None:
+def test_old_drafts_are_removed_but_links_not_followed(tmp_path: Path) -> None:
     put(tmp_path / "precious", {"thesis.tex": "mine"})
     put(tmp_path / "run", OLD)
     put(tmp_path / "run" / f"{DRAFT}x", {"model.onnx": "half"})
@@ -118,7 +123,7 @@ def test_drafts_of_killed_runs_are_removed_and_no_link_is_followed(tmp_path: Pat
     assert not (tmp_path / "run" / f"{DRAFT}x").exists()
 
 
-def test_members_that_are_links_are_replaced_not_followed(tmp_path: Path) -> None:
+def test_links_as_run_files_are_replaced(tmp_path: Path) -> None:
     put(tmp_path / "run", OLD)
     for name in (RECIPE, "old.xml"):
         (tmp_path / name).write_text("mine")
@@ -130,7 +135,7 @@ def test_members_that_are_links_are_replaced_not_followed(tmp_path: Path) -> Non
     assert [(tmp_path / name).read_text() for name in (RECIPE, "old.xml")] == ["mine", "mine"]
 
 
-def test_a_draft_of_a_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_as_draft_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / f".{os.getpid()}.a.txt").symlink_to(tmp_path / "precious")
     with atomic_file.atomic_file(tmp_path / "a.txt") as draft:
@@ -153,7 +158,7 @@ except SrptqError as error:
 
 
 @pytest.mark.skipif(atomic_folder.fcntl is None, reason="Windows has no such locks")
-def test_of_two_processes_the_second_is_refused(tmp_path: Path) -> None:
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "run", OLD)
     command = [sys.executable, "-c", HOLDING, str(tmp_path / "run")]
     with RunFolder(tmp_path / "run").draft() as draft:
@@ -202,34 +207,34 @@ def test_a_full_disk_leaves_the_earlier_run(writer: str, honest: Path, tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(WRITERS[writer], raising(FULL))
         with pytest.raises(SrptqError, match=r"run: cannot be written \(No space left on device\); make room, or give"):
-            quantized(4, out)
+            quantize_toy(4, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_disk_that_others_found_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_behind_another_error_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", returning(SimpleNamespace(free=0)))
     monkeypatch.setattr("torch.export.save", raising(RuntimeError("PytorchStreamWriter failed writing file")))
     with pytest.raises(SrptqError, match=r"cannot be written \(No space left on device\)"):
-        quantized(8, tmp_path / "run")
+        quantize_toy(8, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_read_only_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path / "run", OLD)
     refusal = OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / "run"))
     monkeypatch.setattr("srptq_plugin.runs.folder.TemporaryDirectory", raising(refusal))
     with pytest.raises(SrptqError, match=r"run: cannot be written \(Read-only file system\)"):
-        quantized(8, tmp_path / "run")
+        quantize_toy(8, tmp_path / "run")
     assert contents(tmp_path / "run") == OLD
 
 
-def test_an_error_about_other_files_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_about_other_files_passes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PaperTarget, "write", raising(PermissionError(errno.EACCES, "denied", "/elsewhere")))
     with pytest.raises(PermissionError):
-        quantized(8, tmp_path / "run")
+        quantize_toy(8, tmp_path / "run")
 
 
-def test_a_training_on_a_full_disk_leaves_no_run(
+def test_training_on_a_full_disk_leaves_nothing(
     honest: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = networks.recipe(8, "paper", training={"steps": 2, "patch": 8, "batch": 2, "every": 1})

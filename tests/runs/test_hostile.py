@@ -1,4 +1,4 @@
-"""Run folders from elsewhere: a forged network runs no code, whatever member of the archive holds it."""
+"""Run folders from elsewhere: a forged network runs no code, in whichever member of the archive it is."""
 
 import json
 import pickle
@@ -18,10 +18,10 @@ from helpers.forging import (
     WEIGHTS,
     Members,
     Payload,
+    check_refused,
     edit,
     forge,
-    is_refused,
-    members_of,
+    read_members,
     saved,
     use,
 )
@@ -119,9 +119,9 @@ def namedtuple(document: Any, _: Payload) -> None:
 
 def saves_a_file(document: Any, payload: Payload) -> None:
     graph = document["graph_module"]["graph"]
-    place = {"name": "filename", "arg": {"as_string": str(payload.marker)}, "kind": 1}
+    filename = {"name": "filename", "arg": {"as_string": str(payload.marker)}, "kind": 1}
     item = {"name": "item", "arg": {"as_tensor": {"name": "x"}}, "kind": 1}
-    node = {"target": "torch.ops.aten.save.default", "inputs": [item, place], "outputs": [], "metadata": {}}
+    node = {"target": "torch.ops.aten.save.default", "inputs": [item, filename], "outputs": [], "metadata": {}}
     graph["nodes"].append(node)
 
 
@@ -162,7 +162,7 @@ def test_a_forged_member_runs_nothing(
 ) -> None:
     monkeypatch.syspath_prepend(str(payload.marker.parent))
     forge(received, lambda members: FORGED[kind](members, payload))
-    is_refused(received, payload)
+    check_refused(received, payload)
 
 
 @pytest.mark.parametrize("gives", ["None", "((__import__('torch').zeros(2, 3, 48, 64),), {})"])
@@ -174,7 +174,7 @@ def test_sample_inputs_are_not_read(gives: str, received: Path, payload: Payload
 
 
 def texts(value: Any, keys: Keys = ()) -> Iterator[Keys]:
-    """Where a document holds text."""
+    """Yield the keys that lead to each text of a document."""
     if isinstance(value, str):
         yield keys
     elif isinstance(value, dict | list):
@@ -186,18 +186,18 @@ NAMED = ("tensor_values", "sym_int_values", "config")
 
 
 def kind_of(keys: Keys) -> Keys:
-    """A place without its numbers and names: one of each kind is tried."""
+    """Replace the numbers and names among keys by `*`, which leaves the kind of a text."""
     return tuple(
         "*" if isinstance(key, int) or before in NAMED else key
         for before, key in zip(("", *keys[:-1]), keys, strict=True)
     )
 
 
-def places(document: Any) -> list[Keys]:
-    found: dict[Keys, Keys] = {}
+def one_text_per_kind(document: Any) -> list[Keys]:
+    firsts: dict[Keys, Keys] = {}
     for keys in texts(document):
-        found.setdefault(kind_of(keys), keys)
-    return list(found.values())
+        firsts.setdefault(kind_of(keys), keys)
+    return list(firsts.values())
 
 
 def put(document: Any, keys: Keys, value: object) -> None:
@@ -207,34 +207,34 @@ def put(document: Any, keys: Keys, value: object) -> None:
 
 
 SHAPES = ("{}", "x; {}; y", "x = {}", "x\n    {}\n    y", "'), {}, ('", '"), {}, ("', "x): pass\n{}\ndef f(y")
-"""How code could stand in a text that is evaluated, or is part of a source that is executed."""
+"""Ways to put code into a text that is evaluated, or that becomes part of executed source."""
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS])
 def test_a_text_is_never_code(name: str, shape: str, received: Path, payload: Payload) -> None:
-    document = json.loads(members_of(received / PROGRAM)[name])
-    kinds = [kind_of(keys)[-1] for keys in places(document)]
-    assert name != GRAPH or {"expr_str", "target", "name", "as_name", "in_spec", "nn_module_stack"} <= {*kinds}
-    for keys in places(document):
+    document = json.loads(read_members(received / PROGRAM)[name])
+    kinds = {kind_of(keys)[-1] for keys in one_text_per_kind(document)}
+    assert name != GRAPH or {"expr_str", "target", "name", "as_name", "in_spec", "nn_module_stack"} <= kinds
+    for keys in one_text_per_kind(document):
         copy = shutil.copytree(received, received.with_name("copy"))
         evil = shape.format(payload.code)
-        forge(copy, lambda members, keys=keys, evil=evil: edit(members, name, lambda found: put(found, keys, evil)))
-        is_refused(copy, payload)
+        forge(copy, lambda members, keys=keys, evil=evil: edit(members, name, lambda graph: put(graph, keys, evil)))
+        check_refused(copy, payload)
         shutil.rmtree(copy)
 
 
 def test_a_name_is_never_code(received: Path, payload: Payload) -> None:
-    document = json.loads(members_of(received / PROGRAM)[GRAPH])
+    document = json.loads(read_members(received / PROGRAM)[GRAPH])
     for name in ("tensor_values", "sym_int_values"):
         evil = json.loads(json.dumps(document))
         values = evil["graph_module"]["graph"][name]
         values[payload.code] = values.pop(next(iter(values)))
         forge(received, lambda members, evil=evil: members.update({GRAPH: json.dumps(evil).encode()}))
-        is_refused(received, payload)
+        check_refused(received, payload)
 
 
-def test_the_command_line_refuses_it(received: Path, payload: Payload) -> None:
+def test_the_command_line_refuses_a_forged_run(received: Path, payload: Payload) -> None:
     forge(received, lambda members: pickled_weight(members, payload))
     refused(srptq("cost", received), PROGRAM, "a pickle, which could run code", "run `srptq quantize` again")
     assert not payload.marker.exists()

@@ -1,4 +1,4 @@
-"""The float network of a run folder: read exactly, refused where it is damaged or is no arithmetic."""
+"""The float network of a run folder: read exactly, and refused if it is damaged or holds more than arithmetic."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +14,12 @@ from helpers.forging import (
     SAMPLES,
     WEIGHTS,
     Payload,
-    as_older,
+    check_refused,
     edit,
     forge,
-    is_refused,
-    members_of,
+    read_members,
     saved,
+    to_old_archive,
     use,
     write,
 )
@@ -32,40 +32,40 @@ pytest.importorskip("torchao")
 
 
 def test_an_honest_network_is_read_exactly(honest: Path) -> None:
-    ours, torchs = Run.open(honest).program(), torch.export.load(honest / PROGRAM)
-    assert str(ours.graph) == str(torchs.graph)
-    assert ours.module().code == torchs.module().code
-    assert ours.range_constraints == torchs.range_constraints
-    assert ours.module_call_graph == torchs.module_call_graph
-    for mine, other in zip(ours.graph.nodes, torchs.graph.nodes, strict=True):
-        assert str(mine.meta["val"]) == str(other.meta["val"])
-        assert mine.meta.get("nn_module_stack") == other.meta.get("nn_module_stack")
-    assert list(ours.state_dict) == list(torchs.state_dict)
-    for name, tensor in torchs.state_dict.items():
-        assert torch.equal(ours.state_dict[name], tensor)
-        assert type(ours.state_dict[name]) is type(tensor)
+    program, reference = Run.open(honest).program(), torch.export.load(honest / PROGRAM)
+    assert str(program.graph) == str(reference.graph)
+    assert program.module().code == reference.module().code
+    assert program.range_constraints == reference.range_constraints
+    assert program.module_call_graph == reference.module_call_graph
+    for node, expected in zip(program.graph.nodes, reference.graph.nodes, strict=True):
+        assert str(node.meta["val"]) == str(expected.meta["val"])
+        assert node.meta.get("nn_module_stack") == expected.meta.get("nn_module_stack")
+    assert list(program.state_dict) == list(reference.state_dict)
+    for name, tensor in reference.state_dict.items():
+        assert torch.equal(program.state_dict[name], tensor)
+        assert type(program.state_dict[name]) is type(tensor)
 
 
 def test_an_archive_of_an_older_torch_is_read(received: Path, payload: Payload) -> None:
-    run, members = Run.open(received), members_of(received / PROGRAM)
+    run, members = Run.open(received), read_members(received / PROGRAM)
     expected, program = run.float()(IMAGE), run.program()
-    write(received / PROGRAM, as_older(members, program), root="")
+    write(received / PROGRAM, to_old_archive(members, program), root="")
     assert (Run.open(received).float()(IMAGE) == expected).all()
-    write(received / PROGRAM, as_older(members, program, saved({"mean": payload})), root="")
-    is_refused(received, payload)
+    write(received / PROGRAM, to_old_archive(members, program, saved({"mean": payload})), root="")
+    check_refused(received, payload)
 
 
-def test_a_member_is_no_larger_than_the_file(received: Path, payload: Payload) -> None:
-    members = members_of(received / PROGRAM) | {"data/weights/weight_0": bytes(10**7)}
+def test_a_compressed_member_is_refused(received: Path, payload: Payload) -> None:
+    members = read_members(received / PROGRAM) | {"data/weights/weight_0": bytes(10**7)}
     write(received / PROGRAM, members, compression=ZIP_DEFLATED)
     assert (received / PROGRAM).stat().st_size < 10**6
-    is_refused(received, payload)
+    check_refused(received, payload)
 
 
-def test_a_member_stands_once(received: Path, payload: Payload) -> None:
+def test_a_duplicate_member_is_refused(received: Path, payload: Payload) -> None:
     with ZipFile(received / PROGRAM, "a") as archive:
         archive.writestr("other/data/sample_inputs/model.pt", saved(payload))
-    is_refused(received, payload)
+    check_refused(received, payload)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_member_stands_once(received: Path, payload: Payload) -> None:
         "s0 # s0",
     ],
 )
-def test_a_size_is_arithmetic(text: str, received: Path, payload: Payload) -> None:
+def test_a_size_other_than_arithmetic_is_refused(text: str, received: Path, payload: Payload) -> None:
     def change(document: Any) -> None:
         for sizes in document["graph_module"]["graph"]["tensor_values"].values():
             for size in sizes["sizes"]:
@@ -102,7 +102,7 @@ def test_a_size_is_arithmetic(text: str, received: Path, payload: Payload) -> No
                     size["as_expr"]["expr_str"] = text
 
     forge(received, lambda members: edit(members, GRAPH, change))
-    is_refused(received, payload)
+    check_refused(received, payload)
 
 
 MEMBERS = (GRAPH, WEIGHTS, CONSTANTS, SAMPLES, "archive_format", "archive_version", ".data/version", "byteorder")
@@ -110,7 +110,7 @@ MEMBERS = (GRAPH, WEIGHTS, CONSTANTS, SAMPLES, "archive_format", "archive_versio
 
 @pytest.mark.parametrize("name", [*MEMBERS, "data/weights/weight_0"])
 def test_a_damaged_member_is_read_or_refused(name: str, received: Path) -> None:
-    original = members_of(received / PROGRAM)
+    original = read_members(received / PROGRAM)
     for mutation in [*truncations(2), *flips(6 if name in (GRAPH, WEIGHTS) else 1), *flips(1, 40)]:
         write(received / PROGRAM, original | {name: mutation(original[name])})
         with suppress(SrptqError):

@@ -100,7 +100,7 @@ def test_edited_summaries(sweep: Sweep, copied: Copied, mutation: Mutation) -> N
 def test_summaries_edited_anywhere(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
     damage(copied("paper") / SUMMARY, mutation)
     sweep(*VERIFY, names=[SUMMARY])
-    sweep(*QUANTIZE, names=["gone.pth", "--out"])
+    sweep(*QUANTIZE, names=["gone.pth", "out: run"])
 
 
 MODELS: Sequence[Mapping[str, Any]] = (
@@ -133,9 +133,9 @@ ARTIFACTS: Sequence[object] = (
 def test_edited_artifacts(sweep: Sweep, copied: Copied, artifacts: object) -> None:
     summary = copied("onnxruntime") / SUMMARY
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "artifacts": artifacts}))
-    paths = [f"run/{name}" for name in artifacts] if isinstance(artifacts, list) else []
-    sweep(*VERIFY, names=[SUMMARY, *paths, "x1b", "x" * 300])
-    sweep(*QUANTIZE, names=["gone.pth", "--out", "x" * 300])
+    told = [f"run/{each}" for each in artifacts] if isinstance(artifacts, list) else []
+    sweep(*VERIFY, names=[SUMMARY, *told, "x1b", "x" * 300])
+    sweep(*QUANTIZE, names=["gone.pth", "out: run", "x" * 300])
 
 
 def in_header(mutation: Mutation) -> Callable[[Path], None]:
@@ -226,4 +226,4 @@ STATES: Mapping[str, Callable[[Path], object]] = {
 def test_files_that_cannot_be_read(sweep: Sweep, copied: Copied, state: str, name: str) -> None:
     STATES[state](copied("onnxruntime") / name)
     sweep(*VERIFY, names=[name, "/dev/null"])
-    sweep(*QUANTIZE, names=["gone.pth", "--out"])
+    sweep(*QUANTIZE, names=["gone.pth", "out: run"])

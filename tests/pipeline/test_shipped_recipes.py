@@ -1,0 +1,211 @@
+"""Every shipped recipe writes a whole run folder with each toolkit, and trainings start from it."""
+
+import importlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers import networks
+from helpers.small_runs import read_strict, require_runtime
+from helpers.starting import psnr, simulated
+from onnx import numpy_helper
+from torch import nn
+from torch.export import ExportedProgram
+
+import srptq_plugin
+from srptq_plugin import pipeline
+from srptq_plugin.calibration import calibrator
+from srptq_plugin.deploy.onnx_export import export_float
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.export import export_network
+from srptq_plugin.graph.stages import Stage
+from srptq_plugin.graph.types import Size
+from srptq_plugin.models import load_model
+from srptq_plugin.pipeline import DEFAULT_RECIPE, quantize
+from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, Run
+from srptq_plugin.runs.verify import FOREIGN
+
+pytest.importorskip("torchao")
+
+from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+from srptq_adapters.torchao import SRQuantizer
+
+OWN = {RECIPE, NETWORK, PROGRAM, TABLE, SUMMARY}
+KEYS = {"schema", "versions", "toolkit", "target", "recipe", "model", "sites", "seconds", "verify"}
+SITE_KEYS = {"name", "role", "stage", "bits", "scale", "zero_point", "lower", "upper"}
+CONVS: Mapping[Stage, int] = {"head": 1, "body": 33, "upsample": 2, "tail": 1}
+VERIFY_KEYS = {"runtime", "psnr", "max_levels", "convs_planned", "convs_int8", "speedup"}
+SAME_GRIDS = [
+    name for name in Recipe.names() if name.startswith(("onnxruntime", "tensorrt", "snpe-w8a8")) and "edges" not in name
+]
+"""Recipes whose grids MQBench's backend has as well."""
+BUNDLED = {"export_network": calibrator, "export_float": pipeline}
+PHASES = {"load", "observe", "reconstruct", "export", "verify"}
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return stand-ins for the exporting functions by name, which export once and only replace the weights.
+
+    Exporting would take half of the time.
+    """
+    folder = tmp_path_factory.mktemp("bundled")
+    program = export_network(load_model().module)
+
+    def write(own: ExportedProgram, path: Path, metadata: Mapping[str, object]) -> None:
+        if not (folder / NETWORK).exists():
+            export_float(program, folder / NETWORK, metadata)
+        model = onnx.load(folder / NETWORK)
+        for tensor in model.graph.initializer:
+            tensor.CopyFrom(numpy_helper.from_array(own.state_dict[tensor.name].detach().numpy(), tensor.name))
+        onnx.save(model, path)
+
+    def copy(_: nn.Module, size: Size | None = None, multiple: int = 1) -> ExportedProgram:  # noqa: ARG001
+        return networks.own(program)
+
+    return {"export_network": copy, "export_float": write}
+
+
+def require_toolkit(toolkit: str) -> None:
+    spec = find_spec(toolkit)
+    if spec is None or "standins" in str(spec.origin):
+        pytest.skip(f"needs {toolkit}")
+
+
+def shortened(recipe: Recipe) -> list[str]:
+    """Return overrides of a recipe that make it fast."""
+    overrides = ["calibration.patches=4", "calibration.size=24"]
+    if tunes(recipe):
+        overrides.append("reconstruction.epochs=1")
+    if recipe.target == "tensorrt":
+        # Four smaller patches clip long tails so much that a symmetric grid, which is wider, gains several dB.
+        overrides.append("calibration.size=48")
+    return overrides
+
+
+def tunes(recipe: Recipe) -> bool:
+    return recipe.reconstruction is not None and recipe.reconstruction.name == "pac"
+
+
+@pytest.mark.parametrize("toolkit", ["torchao", "mqbench"])
+@pytest.mark.parametrize("name", Recipe.names())
+def test_a_shipped_recipe_makes_a_whole_run_folder(
+    name: str, toolkit: str, tmp_path: Path, bundled: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = Recipe.load(name)
+    require_runtime(shipped.target)
+    require_toolkit(toolkit)
+    for function in bundled if name != DEFAULT_RECIPE else ():
+        monkeypatch.setattr(BUNDLED[function], function, bundled[function])
+    steps: list[str] = []
+    run = quantize(
+        name,
+        overrides=shortened(shipped),
+        out=tmp_path / "run",
+        toolkit=toolkit,
+        device="cpu",
+        progress=lambda step, _n, _all: steps.append(step),
+    )
+    assert {"observing", "writing files"} <= set(steps)
+    summary = read_strict(run.folder / SUMMARY)
+    assert {path.name for path in run.folder.iterdir()} == OWN | set(summary["artifacts"])
+    assert (summary["toolkit"], summary["recipe"]["name"]) == (toolkit, name)
+    assert_summary(summary, shipped.target)
+    assert_sites(summary["sites"], shipped)
+    assert_verified(summary["verify"], shipped.target, run.table)
+    assert bool(summary["reconstruction"]) == bool(shipped.reconstruction)
+    if tunes(shipped):
+        assert summary["reconstruction"]["loss_after"] <= summary["reconstruction"]["loss_before"]
+    if name == DEFAULT_RECIPE:
+        assert summary["verify"]["passed"], summary["verify"]["problems"]
+        assert summary["command"].startswith("benchmark_app -m model_openvino.xml")
+    assert Recipe.load(run.folder / RECIPE) == run.recipe
+    assert run.recipe.model_dump(mode="json") == summary["recipe"]
+    assert_starts(run)
+    if toolkit == "mqbench" and name in SAME_GRIDS:
+        assert_starts_in_mqbench(run)
+
+
+def assert_summary(summary: Mapping[str, Any], target: str) -> None:
+    assert summary.keys() >= KEYS
+    assert summary["schema"] == 1
+    assert summary["versions"].keys() >= {"srptq-plugin", "torch", "torchao", "python"}
+    assert summary["target"] == target
+    model = summary["model"]
+    assert (model["name"], model["parameters"], model["scale"]) == ("edsr-mini", 380955, 4)
+    assert summary["seconds"].keys() >= PHASES
+    assert all(isinstance(seconds, float) and seconds >= 0 for seconds in summary["seconds"].values())
+    assert bool(summary["artifacts"]) == (target != "paper")
+    assert all(name.startswith(f"model_{target}.") for name in summary["artifacts"])
+
+
+def assert_sites(sites: Sequence[Mapping[str, Any]], recipe: Recipe) -> None:
+    assert all(site.keys() >= SITE_KEYS for site in sites)
+    assert {site["role"] for site in sites} == {"weight", "activation"}
+    quantized = {stage: count for stage, count in CONVS.items() if recipe.stages[stage].quantize}
+    assert Counter(site["stage"] for site in sites if site["role"] == "weight") == quantized
+    assert {site["stage"] for site in sites} == set(quantized)
+    for site in sites:
+        kind = "weights" if site["role"] == "weight" else "activations"
+        own = getattr(recipe.stages[site["stage"]], kind)
+        sign = recipe.preset == "fqsr" and min(site["lower"]) < 0
+        skips = {recipe.skips.bits} if site["role"] == "activation" else set[int | None]()
+        assert site["bits"] - sign in {own or getattr(recipe, kind).bits} | skips
+        cost = site["projection"]
+        assert cost is None or (cost["cost_db"] > -3 and cost["tuned_db"] > 0)
+        assert len(site["scale"]) == len(site["zero_point"]) == len(site["lower"]) == len(site["upper"]) >= 1
+        assert all(scale > 0 for scale in site["scale"])
+        assert all(low <= high for low, high in zip(site["lower"], site["upper"], strict=True))
+
+
+def assert_verified(report: Mapping[str, Any], target: str, table: QuantTable) -> None:
+    assert report.keys() >= VERIFY_KEYS
+    if target == "paper":
+        assert (report["runtime"], report["passed"], report["problems"]) == (None, True, [])
+        assert "simulation only" in report["note"]
+        return
+    # Another runtime reads the files of a target whose own runtime cannot be here: no kernels, and no speed.
+    foreign = FOREIGN in report["note"]
+    assert report["runtime"].startswith("onnxruntime" if foreign else target)
+    assert report["convs_planned"] == len(table.plan.convs) == 37
+    assert report["convs_int8"] == (None if foreign else 37)
+    odd = [(size["height"] % 2, size["width"] % 2) for size in report["sizes"]]
+    assert odd == [(0, 0), (1, 1), (1, 1), (0, 1), *[(0, 0)] * 3]
+    assert [size["image"] for size in report["sizes"]][-3:] == ["white", "checkers", "noise"]
+    assert report["psnr"] > 40
+    assert foreign or isinstance(report["speedup"], float)
+    assert not report["lint"]
+    assert not [problem for problem in report["problems"] if "int8" in problem]
+
+
+def assert_starts(run: Run) -> None:
+    """Check that a training starts at the run's simulation, to the bit."""
+    image = 255 * networks.images(2, 24, 24)
+    exported = torch.export.export(load_model().module.eval(), (image,)).module()
+    model = prepare_pt2e(exported, SRQuantizer.from_recipe(run.recipe, input_range=run.input_range))
+    assert not srptq_plugin.initialize(model, run.folder).left
+    with torch.no_grad():
+        assert np.array_equal(model(image).numpy(), run.simulation()(image.numpy()))
+
+
+def assert_starts_in_mqbench(run: Run) -> None:
+    """Check the same at the tensors that MQBench's own placement quantizes, up to the rounding of folded weights."""
+    srptq_plugin.activate("mqbench")
+    try:
+        platform = importlib.import_module("mqbench.prepare_by_platform")
+        settings, network = run.recipe.mqbench(), load_model().module.eval()
+        model = platform.prepare_by_platform(network, settings.backend, settings.prepare_custom_config_dict).eval()
+        started = srptq_plugin.initialize(model, run.folder)
+    finally:
+        srptq_plugin.deactivate("mqbench")
+    image = 255 * networks.images(2, 24, 24)
+    with torch.no_grad():
+        assert psnr(model(image), simulated(run, model, started.sites)(image), peak=255) > 60
