@@ -1,5 +1,6 @@
 """The recipe as a whole: made from files, `--set` and mappings; validated, unknown keys refused."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
@@ -111,13 +112,12 @@ class Recipe(Settings):
         return list(shipped())
 
     def mqbench(self) -> Any:
-        """The recipe for a plain MQBench script: `.backend`, `.prepare_custom_config_dict`, `.reconstruction`.
-
-        `.differences` says where MQBench will not do what the recipe's target does.
-        """
+        """Forward to `srptq_adapters.mqbench.config_from(recipe)`, which replaces this deprecated method."""
         from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415 - the registry needs no recipe, but its plugins may
 
-        return Registry().toolkit("mqbench").load().settings(self)  # pyright: ignore[reportAttributeAccessIssue]
+        message = "Recipe.mqbench() is deprecated; use srptq_adapters.mqbench.config_from(recipe)"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return Registry().toolkit("mqbench").load().config_from(self)  # pyright: ignore[reportAttributeAccessIssue]
 
     def to_yaml(self) -> str:
         """The recipe in full; loading it gives the same recipe."""

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import srptq_plugin
+from srptq_adapters.mqbench import config_from
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.plugins.registry import Registry
@@ -142,7 +143,7 @@ def test_a_recipe_names_it_and_it_trains(toolkit: str) -> None:
 
 
 def test_a_class_of_that_name_is_among_mqbenchs() -> None:
-    settings = recipe(4).mqbench()
+    settings = config_from(recipe(4))
     config = settings.prepare_custom_config_dict["extra_qconfig_dict"]
     assert (config["w_fakequantize"], config["a_fakequantize"]) == ("srptq.fqsr", "srptq.fqsr")
     assert (config["w_qscheme"]["bit"], config["w_qscheme"]["symmetric_range"]) == (5, True)

@@ -14,7 +14,7 @@ from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[
 from mqbench.utils.state import enable_calibration, enable_quantization  # pyright: ignore[reportMissingImports]
 from torch import fx
 
-from srptq_adapters.mqbench.grids import grid_of
+from srptq_adapters.mqbench.grids import read_grid
 from srptq_plugin.reconstruction import pac
 
 pytestmark = pytest.mark.usefixtures("real", "active")
@@ -124,7 +124,7 @@ def reconstructed(model: fx.GraphModule, case: Case) -> fx.GraphModule:
 
 
 def assert_on_its_grid(quantizer: Any, case: Case) -> None:
-    grid = grid_of(quantizer)
+    grid = read_grid(quantizer)
     scale, zero_point = quantizer.scale.detach(), quantizer.zero_point.detach()
     assert torch.isfinite(scale).all()
     assert (scale > 0).all()

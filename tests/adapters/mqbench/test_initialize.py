@@ -16,7 +16,7 @@ from mqbench.utils.state import disable_all, enable_quantization  # pyright: ign
 from torch import Tensor, fx, nn
 
 import srptq_plugin
-from srptq_adapters.mqbench.grids import grid_of
+from srptq_adapters.mqbench.grids import read_grid
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import Network
 from srptq_plugin.pipeline import quantize
@@ -71,7 +71,7 @@ def by_name(model: fx.GraphModule) -> dict[str, PlacedQuantizer]:
 
 def wanted(run: Run, each: PlacedQuantizer) -> Bounds:
     bounds = run.table.qparams[IN_THE_RUN.get(each.name, each.name)].bounds
-    if grid_of(each.quantizer).channel_axis is not None:
+    if read_grid(each.quantizer).channel_axis is not None:
         return bounds
     return Bounds.of(bounds.lower.min(), bounds.upper.max())
 
@@ -88,7 +88,7 @@ def test_scales_and_zero_points_are_those_of_the_runs_bounds(
     assert started.sites
     for name in started.sites:
         each: Any = known[name].quantizer
-        found = project(wanted(run, known[name]), grid_of(each))
+        found = project(wanted(run, known[name]), read_grid(each))
         torch.testing.assert_close(each.scale.detach().reshape(-1), found.scale.reshape(-1), rtol=0, atol=0)
         assert each.zero_point.detach().reshape(-1).tolist() == found.zero_point.reshape(-1).tolist()
 
@@ -123,7 +123,7 @@ def test_pact_starts_at_the_runs_bounds(run: Run, prepare: Prepare) -> None:
     model = prepare(**kinds("PACT"))
     srptq_plugin.initialize(model, run.folder)
     pact: Any = model.get_submodule("head_post_act_fake_quantizer")
-    real_bounds = project(run.table.qparams["head/conv"].bounds, grid_of(pact)).bounds
+    real_bounds = project(run.table.qparams["head/conv"].bounds, read_grid(pact)).bounds
     assert float(pact.alpha) == pytest.approx(float(real_bounds.upper))
     assert float(pact.n_alpha) == pytest.approx(float(real_bounds.lower))
 

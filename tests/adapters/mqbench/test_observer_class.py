@@ -11,7 +11,7 @@ from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAtt
 from mqbench.observer import ObserverBase  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from srptq_adapters.mqbench.grids import grid_of, observer_arguments
+from srptq_adapters.mqbench.grids import observer_arguments, read_grid
 from srptq_adapters.mqbench.observer_class import SRObserver, observer_class
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.observers.dbdc import DBDCObserver
@@ -63,7 +63,7 @@ def test_it_has_the_cores_bounds_and_the_projections_parameters(name: str, kind:
         for batch in batches():
             core.update(batch)
         ours = seen(made(name, grid, **options), batches())
-        assert ours.grid == grid_of(ours) == grid
+        assert ours.grid == read_grid(ours) == grid
         bounds = core.bounds()
         assert same((ours.min_val, ours.max_val), (bounds.lower, bounds.upper)), bits
         wanted = project(bounds, grid)

@@ -16,7 +16,7 @@ from mqbench.utils.state import (  # pyright: ignore[reportMissingImports]
 )
 from torch import Tensor, nn
 
-from srptq_adapters.mqbench.grids import bounds_of, observer_arguments
+from srptq_adapters.mqbench.grids import observer_arguments, to_bounds
 from srptq_adapters.mqbench.observer_class import observer_class
 from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize, quantizer_class
 from srptq_plugin.errors import SrptqError
@@ -107,7 +107,7 @@ def test_values_pass_while_it_does_not_quantize(switch: Callable[[nn.Module], No
 def test_what_was_observed_is_quantized_by_the_cores_arithmetic(grid: IntGrid, observer: str) -> None:
     quantizer = calibrated(grid, observer)
     scale, zero_point = quantizer.activation_post_process.calculate_qparams()
-    found = project(bounds_of(scale, zero_point, grid), grid)
+    found = project(to_bounds(scale, zero_point, grid), grid)
     assert torch.equal(quantizer(sample(3)).detach(), fake_quantize(sample(3), found))
     assert_in_step(quantizer.scale, quantizer.zero_point, quantizer)
 

@@ -16,7 +16,7 @@ pytest.importorskip("torchao")
 from torchao.quantization.pt2e.fake_quantize import FakeQuantizeBase
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from srptq_adapters.torchao.fake_quantize_class import TorchaoFakeQuantize, constructor, grid_of, scheme_of
+from srptq_adapters.torchao.fake_quantize_class import TorchaoFakeQuantize, constructor, read_grid, to_qscheme
 
 TENSOR, CHANNEL = torch.per_tensor_affine, torch.per_channel_symmetric
 SPECS = [
@@ -45,7 +45,7 @@ def spec(dtype: torch.dtype, low: int | None, high: int | None, scheme: Any) -> 
 
 @pytest.mark.parametrize(("given", "grid"), SPECS)
 def test_the_grid_of_a_spec(given: tuple[Any, Any, Any, Any], grid: IntGrid) -> None:
-    found = grid_of(spec(*given))
+    found = read_grid(spec(*given))
     assert found == grid
     if given[1] is not None:
         assert (found.qmin, found.qmax) == given[1:3]
@@ -55,14 +55,14 @@ def test_the_grid_of_a_spec(given: tuple[Any, Any, Any, Any], grid: IntGrid) -> 
 def test_a_range_that_is_no_grid_is_refused(low: int, high: int) -> None:
     dtype = torch.int8 if low < 0 else torch.uint8
     with pytest.raises(SrptqError, match=rf"integers {low}\.\.{high} are no grid"):
-        grid_of(spec(dtype, low, high, TENSOR))
+        read_grid(spec(dtype, low, high, TENSOR))
 
 
 @pytest.mark.parametrize(("given", "grid"), SPECS)
 def test_torchao_reads_back_what_it_asked_for(given: tuple[Any, Any, Any, Any], grid: IntGrid) -> None:
     quantizer = TorchaoFakeQuantize("a", grid)
     assert isinstance(quantizer, FakeQuantizeBase)
-    assert quantizer.qscheme == given[3] == scheme_of(grid)
+    assert quantizer.qscheme == given[3] == to_qscheme(grid)
     assert (quantizer.quant_min, quantizer.quant_max) == (grid.qmin, grid.qmax)
     assert quantizer.ch_axis == (-1 if grid.channel_axis is None else grid.channel_axis)
     assert torch.iinfo(quantizer.dtype).min <= grid.qmin
