@@ -38,24 +38,24 @@ def after(kind: str, own: dict[str, Tensor], seed: int) -> Folded | None:
 
 @pytest.mark.parametrize("kind", ["batch norm", "mean shift", "nothing"])
 @given(seed=st.integers(0, 10_000), bias=st.sampled_from(["bias", "no bias"]))
-def test_what_was_unfolded_folds_to_the_values(kind: str, seed: int, bias: str) -> None:
+def test_folding_undoes_unfolding(kind: str, seed: int, bias: str) -> None:
     has_bias = bias == "bias"
     own = parameters(seed, has_bias=has_bias)
     convolution = Convolution("conv.weight", "conv.bias", folded := after(kind, own, seed))
     learns = kind == "batch norm"
     factor = 0.5 + numbers(seed + 8, CHANNELS).abs() if learns else torch.ones(CHANNELS)
-    wanted = numbers(seed + 9, CHANNELS) if has_bias or folded else None
-    values = Values(numbers(seed + 10, CHANNELS, 2, 3, 3), wanted)
+    bias_values = numbers(seed + 9, CHANNELS) if has_bias or folded else None
+    values = Values(numbers(seed + 10, CHANNELS, 2, 3, 3), bias_values)
     changed = own | convolution.unfold(values, own, factor)
-    again = values_of(changed, kind, own, seed)
+    again = refolded(changed, kind, own, seed)
     torch.testing.assert_close(again.weight, values.weight, rtol=1e-4, atol=1e-4)
-    if wanted is not None:
+    if bias_values is not None:
         assert again.bias is not None
-        torch.testing.assert_close(again.bias, wanted, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(again.bias, bias_values, rtol=1e-4, atol=1e-3)
 
 
-def values_of(changed: dict[str, Tensor], kind: str, own: dict[str, Tensor], seed: int) -> Values:
-    """The convolution by the changed parameters. A batch norm's scale and shift follow from these."""
+def refolded(changed: dict[str, Tensor], kind: str, own: dict[str, Tensor], seed: int) -> Values:
+    """Fold the convolution with the changed parameters. A batch norm's scale and shift follow from these."""
     folded = after(kind, changed, seed)
     if kind == "mean shift":
         assert folded is not None
@@ -67,7 +67,7 @@ def values_of(changed: dict[str, Tensor], kind: str, own: dict[str, Tensor], see
 def test_an_exported_network_has_nothing_to_unfold(kind: str) -> None:
     network = Network(graph_of(networks.exported(kind)))
     own = {name: value.detach() for name, value in network.module.named_parameters()}
-    found = list(convolutions(network, own, own))
-    assert {each.weight for each in found} == {name for name, value in own.items() if value.ndim == 4}
-    assert not [each.weight for each in found if each.folded]
-    assert all(torch.equal(each.values(own).weight, own[each.weight]) for each in found)
+    convs = list(convolutions(network, own, own))
+    assert {conv.weight for conv in convs} == {name for name, value in own.items() if value.ndim == 4}
+    assert not [conv.weight for conv in convs if conv.folded]
+    assert all(torch.equal(conv.values(own).weight, own[conv.weight]) for conv in convs)
