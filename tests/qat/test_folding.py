@@ -5,7 +5,9 @@ import torch
 from helpers import networks
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, fx, nn
+from torch.ao.nn.intrinsic.qat import ConvBn2d
+from torch.ao.quantization import get_default_qat_qconfig
 
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.graph.network import Network
@@ -71,3 +73,22 @@ def test_an_exported_network_has_nothing_to_unfold(kind: str) -> None:
     assert {conv.weight for conv in convs} == {name for name, value in own.items() if value.ndim == 4}
     assert not [conv.weight for conv in convs if conv.folded]
     assert all(torch.equal(conv.values(own).weight, own[conv.weight]) for conv in convs)
+
+
+def test_batch_norm_inside_a_layer_is_folded() -> None:
+    layer = ConvBn2d(3, 3, 1, bias=True, qconfig=get_default_qat_qconfig())
+    norm = layer.bn
+    norm.weight.data, norm.running_mean = torch.tensor([2.0, 0.5, 1.0]), torch.tensor([0.3, 0.0, -1.0])
+    graph = fx.Graph()
+    graph.output(graph.call_module("0", (graph.placeholder("image"),)))
+    model = fx.GraphModule(nn.Sequential(layer), graph)
+    own = {name: value.detach() for name, value in model.named_parameters()}
+    (conv,) = convolutions(Network(model), own, ())
+    assert conv.folded is not None
+    assert (conv.folded.gamma, conv.folded.beta, conv.folded.fused) == ("0.bn.weight", "0.bn.bias", True)
+    plain, values = nn.Conv2d(3, 3, 1), conv.values(own)
+    assert values.bias is not None
+    plain.weight.data, plain.bias.data = values.weight, values.bias  # pyright: ignore[reportOptionalMemberAccess]
+    image = numbers(0, 2, 3, 4, 4)
+    exact = norm.eval()(nn.functional.conv2d(image, layer.weight, layer.bias))
+    torch.testing.assert_close(plain(image), exact)

@@ -55,19 +55,19 @@ class Config(dict[str, Any]):
 def wrap(registry: Registry) -> Undo:
     """Add the patterns of the registry to MQBench's own."""
     stock = advanced_ptq.ptq_reconstruction
-    ours = {entry.name: entry for entry in registry.entries("reconstruction")}
+    patterns = {entry.name: entry for entry in registry.entries("reconstruction")}
 
     def ptq_reconstruction(
         model: fx.GraphModule, cali_data: Sequence[Tensor], config: Any, graph_module_list: Any = None
     ) -> Any:
         options = read_options(config)
         pattern = options.get("pattern")
-        if pattern in ours:
+        if pattern in patterns:
             if graph_module_list is not None:
                 raise SrptqError(f"pattern {pattern}: works on a whole model; leave graph_module_list out")
             return reconstruct(model, cali_data, pattern, options, registry)
         if pattern not in STOCK:
-            raise SrptqError(f"config.pattern: {UnknownNameError('pattern', str(pattern or ''), [*STOCK, *ours])}")
+            raise SrptqError(f"config.pattern: {UnknownNameError('pattern', str(pattern or ''), [*STOCK, *patterns])}")
         _require_rounding(model)
         floats = float_parameters(model)
         tuned = stock(model, cali_data, Config(options), graph_module_list)
@@ -76,7 +76,8 @@ def wrap(registry: Registry) -> Undo:
         return tuned
 
     for name in _imported_early(stock):
-        logger.warning("%s imported ptq_reconstruction before activate(), and will not find %s", name, ", ".join(ours))
+        names = ", ".join(patterns)
+        logger.warning("%s imported ptq_reconstruction before activate(), and will not find %s", name, names)
     return swapped(advanced_ptq, "ptq_reconstruction", ptq_reconstruction)
 
 

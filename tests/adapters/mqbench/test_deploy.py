@@ -43,7 +43,7 @@ Needs = Callable[[str], None]
 
 
 class Plain(nn.Module):
-    """A network without residuals: OpenVINO fuses an add into the convolution before it, without the quantizer between."""
+    """A network without residuals, as OpenVINO fuses an add into the convolution before it and skips a quantizer."""
 
     def __init__(self) -> None:
         super().__init__()
