@@ -39,12 +39,14 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize, round_through
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.quantization.quantizer_kinds import AnyQuantizer
 from srptq_plugin.quantization.trainable import TrainableQuantizer
 from srptq_plugin.utils.options import Options
 from srptq_plugin.utils.progress import Progress, quiet
 
 __all__ = [
     "Adopter",
+    "AnyQuantizer",
     "Array",
     "Average",
     "BatchObserver",

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from srptq_plugin.graph.module_stack import path_of, root_class
+from srptq_plugin.quantization.quantizer_kinds import AnyQuantizer
 
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
 IMAGE_AXES = 4
@@ -262,8 +263,8 @@ def _function_name(target: Any) -> str:
 
 
 def _layer_op(module: nn.Module) -> str:
-    """Name the operation of a called module: a quantizer, a layer of torch or a subclass, or any other class."""
-    if hasattr(module, "calculate_qparams") or hasattr(module, "qparams"):
+    """The operation of a called module: torch's own layers in any shape, quantizers, or somebody's own layer."""
+    if isinstance(module, AnyQuantizer):
         return QUANTIZER
     layers = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))
     layer = next((kind for kind in layers if kind is not nn.Module), type(module))

@@ -1,4 +1,4 @@
-"""What quantizes what, read back from a graph that a toolkit prepared."""
+"""The quantizers of a prepared graph, and the plan that they amount to."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,35 +9,64 @@ from srptq_plugin.graph.network import QUANTIZER, Network, tensor_arguments
 from srptq_plugin.graph.stages import find_blocks
 from srptq_plugin.planning.plan import Edge, Plan, Role, Site
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
-
-INSIDE = "weight_fake_quant"
-"""Where torch's quantized layers keep the quantizer of their weight."""
+from srptq_plugin.quantization.quantizer_kinds import AnyQuantizer
 
 
 @dataclass(frozen=True)
 class PlacedQuantizer:
-    """A quantizer in a graph: whose tensor, and who reads what leaves it."""
+    """A quantizer in a graph, with the tensor that it quantizes and the readers of its output."""
 
     path: str
+    """Where the module is in the graph module."""
     quantizer: nn.Module
     name: str
+    """The tensor: the key of an operation, or the path of a parameter."""
     role: Role
     consumers: tuple[Edge, ...]
 
 
 def iter_quantizers(network: Network) -> Iterator[PlacedQuantizer]:
-    """The quantizers that a graph calls, and those inside the layers that it calls."""
+    """Yield the quantizers that a graph calls, and those that the called layers keep for their weights."""
     for node, op in network.ops.items():
+        if node.op != "call_module":
+            continue
         path = str(node.target)
+        module = network.module.get_submodule(path)
         if op == QUANTIZER:
-            yield PlacedQuantizer(
-                path, network.module.get_submodule(path), *_tensor(network, node), _consumers(network, node)
-            )
-        elif node.op == "call_module":
-            inside = getattr(network.module.get_submodule(path), INSIDE, None)
-            if isinstance(inside, nn.Module):
-                edge = Edge(network.name(node), 1)
-                yield PlacedQuantizer(f"{path}.{INSIDE}", inside, f"{path}.weight", "weight", (edge,))
+            yield PlacedQuantizer(path, module, *_tensor(network, node), _consumers(network, node))
+        elif inner := _weight_quantizer(module):
+            name, quantizer = inner
+            reader = Edge(network.name(node), 1)  # The layer reads its image at place 0 and its weight at place 1.
+            yield PlacedQuantizer(f"{path}.{name}", quantizer, f"{path}.weight", "weight", (reader,))
+
+
+def plan_from_graph(module: fx.GraphModule) -> Plan:
+    """Return the plan of a graph that was prepared with our quantizers, by any toolkit.
+
+    Other quantizers are left out. Every site counts as part of the body, as a graph does not tell its stages.
+    """
+    network = Network(module)
+    sites = tuple(
+        Site(
+            placed.name,
+            placed.role,
+            "body",
+            placed.quantizer.grid,
+            placed.name,
+            placed.consumers,
+            group=placed.quantizer.name,
+        )
+        for placed in iter_quantizers(network)
+        if isinstance(placed.quantizer, BoundedFakeQuantize)
+    )
+    blocks = tuple(network.name(node) for node in find_blocks(network))
+    return Plan(sites, blocks, convs=tuple(network.name(conv) for conv in network.convs), floats={})
+
+
+def _weight_quantizer(layer: nn.Module) -> tuple[str, nn.Module] | None:
+    # By the naming rule of `AnyQuantizer`: the quantizer of a bias is a child as well, and no site.
+    children = ((name, child) for name, child in layer.named_children() if name.startswith("weight"))
+    return next(((name, child) for name, child in children if isinstance(child, AnyQuantizer)), None)
 
 
 def _tensor(network: Network, node: fx.Node) -> tuple[str, Role]:
@@ -48,15 +77,3 @@ def _tensor(network: Network, node: fx.Node) -> tuple[str, Role]:
 
 def _consumers(network: Network, node: fx.Node) -> tuple[Edge, ...]:
     return tuple(Edge(network.name(user), index) for user, index in network.edges_out(node))
-
-
-def plan_from_graph(module: fx.GraphModule) -> Plan:
-    """The sites of a graph that was prepared with our quantizers, by whichever means."""
-    network = Network(module)
-    sites = tuple(
-        Site(each.name, each.role, "body", each.quantizer.grid, each.name, each.consumers, group=each.quantizer.name)
-        for each in iter_quantizers(network)
-        if isinstance(each.quantizer, BoundedFakeQuantize)
-    )
-    blocks = tuple(network.name(node) for node in find_blocks(network))
-    return Plan(sites, blocks, convs=tuple(network.name(conv) for conv in network.convs), floats={})

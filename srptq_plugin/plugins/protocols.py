@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from srptq_plugin.planning.plan import Plan
     from srptq_plugin.planning.prepared_graph import PreparedGraph
     from srptq_plugin.plugins.registry import Registry
-    from srptq_plugin.recipes.recipe import Recipe
 
 
 class ObserverFactory(Protocol):
@@ -63,8 +62,20 @@ class Change:
 class Adopter(Protocol):
     """A toolkit whose own fake-quantizers can start from bounds."""
 
+    def owns(self, quantizer: "nn.Module") -> bool:
+        """Tell whether a quantizer is a fake-quantizer of this toolkit. Only such reach the other methods."""
+        ...
+
+    def channel_axis(self, quantizer: "nn.Module") -> int | None:
+        """Return the axis along which a fake-quantizer has bounds for each channel, or `None` for one pair."""
+        ...
+
     def adopt(self, quantizer: "nn.Module", bounds: Bounds) -> bool:
-        """Start a fake-quantizer of this toolkit, ready to quantize. Return whether it is one."""
+        """Start a fake-quantizer from bounds, ready to quantize. Return whether this toolkit can."""
+        ...
+
+    def observe(self, quantizer: "nn.Module") -> None:
+        """Let a fake-quantizer observe, and quantize nothing."""
         ...
 
 
@@ -86,10 +97,6 @@ class Host(Adopter, Protocol):
 
     def bounded(self, model: "GraphModule") -> AbstractContextManager[object]:
         """Within `with`, ours in the place of every quantizer; afterwards a model's own have the bounds of ours."""
-        ...
-
-    def settings(self, recipe: "Recipe") -> Any:
-        """What a plain script of this toolkit needs to follow a recipe."""
         ...
 
 

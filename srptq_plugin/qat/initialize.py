@@ -1,14 +1,14 @@
-"""initialize(): a prepared model starts training from a run, whichever toolkit made either."""
+"""initialize(): start the training of a prepared model from a run, whichever toolkit made either."""
 
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.ao.quantization import disable_fake_quant, enable_observer
 
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.plan import Site
@@ -22,12 +22,14 @@ from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.runs.run import Run
 
 ENDS = ("lower", "upper")
+"""The keys of a quantizer's state that every kind can restore: its bounds."""
+OWN_PACKAGES = ("torch.", "srptq_plugin.")
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class InitReport:
-    """The sites that got bounds, and those for which the run has none: calibrate these."""
+    """The sites that got bounds, and the sites for which the run has none. Calibrate the latter."""
 
     sites: tuple[str, ...]
     left: tuple[str, ...]
@@ -51,22 +53,21 @@ def initialize(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
     """
     registry = registry or Registry()
     opened = Run.open(run, registry)
+    adopters = _adopters(prepared, registry)
     transfer = Transfer(prepared, opened)
     transfer.apply()
     device = next(prepared.parameters()).device
-    groups = _by_quantizer(Network(prepared))
-    foreign = any(not isinstance(members[0].quantizer, BoundedFakeQuantize) for members in groups)
-    adopters = list(installed_adopters(registry)) if foreign else []
     started, left, lost = list[str](), list[str](), list[str]()
-    for members in groups:
-        matches = {each: site for each in members if (site := _site(opened, each)) is not None}
-        names, quantizer = [each.name for each in members], members[0].quantizer
-        if matches and _start(members[0], _bounds(matches, opened, transfer), device, adopters):
+    for members in _by_quantizer(Network(prepared)):
+        matches = {placed: site for placed in members if (site := _match(opened, placed)) is not None}
+        names, quantizer = [placed.name for placed in members], members[0].quantizer
+        owner = next((toolkit for toolkit in adopters if toolkit.owns(quantizer)), None)
+        if matches and _start(quantizer, _joint_bounds(matches, opened, transfer, owner), device, owner):
             started += names
-            if not _resumed(quantizer, [opened.table.states.get(site.group, {}) for site in matches.values()]):
+            if not _restore(quantizer, [opened.table.states.get(site.group, {}) for site in matches.values()]):
                 lost += names
         else:
-            _observe(quantizer)
+            _observe(quantizer, owner)
             left += names
     if left:
         logger.warning("%s has no bounds for %s: they observe until you enable quantization", run, ", ".join(left))
@@ -75,68 +76,89 @@ def initialize(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
     return InitReport(tuple(started), tuple(left))
 
 
+def _adopters(prepared: fx.GraphModule, registry: Registry) -> Sequence[Adopter]:
+    """Load the installed toolkits if the model may have fake-quantizers that are theirs.
+
+    This comes before the graph is read: loading a toolkit registers its classes as quantizers.
+    """
+    modules = (module for module in prepared.modules() if not isinstance(module, BoundedFakeQuantize))
+    foreign = any(not type(module).__module__.startswith(OWN_PACKAGES) for module in modules)
+    return list(installed_adopters(registry)) if foreign else []
+
+
 def _by_quantizer(network: Network) -> list[list[PlacedQuantizer]]:
-    """Group what one fake-quantizer is shared by."""
+    """Group the places that share one fake-quantizer."""
     groups: dict[int, list[PlacedQuantizer]] = defaultdict(list)
-    for each in iter_quantizers(network):
-        groups[id(each.quantizer)].append(each)
+    for placed in iter_quantizers(network):
+        groups[id(placed.quantizer)].append(placed)
     return list(groups.values())
 
 
-def _site(run: Run, each: PlacedQuantizer) -> Site | None:
-    """Match a tensor by its readers: its name depends on what was fused with the operation before it."""
-    sites = (site for site in run.table.plan.sites if set(site.consumers) & set(each.consumers))
+def _match(run: Run, placed: PlacedQuantizer) -> Site | None:
+    """Match a tensor by its readers. Its name depends on what was fused with the operation before it."""
+    sites = (site for site in run.table.plan.sites if set(site.consumers) & set(placed.consumers))
     return next(sites, None)
 
 
-def _bounds(matches: Mapping[PlacedQuantizer, Site], run: Run, transfer: Transfer) -> Bounds:
-    """The bounds of all tensors of a quantizer together: one range, or one for each channel, as it has it."""
+def _joint_bounds(
+    matches: Mapping[PlacedQuantizer, Site], run: Run, transfer: Transfer, owner: Adopter | None
+) -> Bounds:
+    """Return bounds that hold all tensors of a quantizer: one pair, or one for each channel, as the quantizer has."""
     (first, site), *_ = matches.items()
-    ranges = [_of_site(other, run, transfer) for other in matches.values()]
-    if not _per_channel(first.quantizer):
-        return Bounds.of(min(each.outermost[0] for each in ranges), max(each.outermost[1] for each in ranges))
-    channels = len(run.table.weights[site.name]) if site.role == "weight" else ranges[0].lower.numel()
-    lower = torch.stack([each.lower.expand(channels) for each in ranges]).amin(0)
-    return Bounds.of(lower, torch.stack([each.upper.expand(channels) for each in ranges]).amax(0))
+    bounds = [_site_bounds(match, run, transfer) for match in matches.values()]
+    if not _is_per_channel(first.quantizer, owner):
+        ends = [pair.outermost for pair in bounds]
+        return Bounds.of(min(lower for lower, _ in ends), max(upper for _, upper in ends))
+    channels = len(run.table.weights[site.name]) if site.role == "weight" else bounds[0].lower.numel()
+    # A run with one pair a tensor starts a model with one pair a channel: each channel gets the tensor's pair.
+    lower = torch.stack([pair.lower.expand(channels) for pair in bounds]).amin(0)
+    return Bounds.of(lower, torch.stack([pair.upper.expand(channels) for pair in bounds]).amax(0))
 
 
-def _of_site(site: Site, run: Run, transfer: Transfer) -> Bounds:
+def _site_bounds(site: Site, run: Run, transfer: Transfer) -> Bounds:
     bounds = run.table.qparams[site.name].bounds
     divisor = transfer.divisor(site.source) if site.role == "weight" else None
     if divisor is None:
         return bounds
+    # A negative divisor (the gamma of a batch norm may be one) swaps the ends of its channel.
     ends = torch.stack([bounds.lower / divisor, bounds.upper / divisor])
     return Bounds.of(ends.amin(0), ends.amax(0))
 
 
-def _per_channel(quantizer: nn.Module) -> bool:
+def _is_per_channel(quantizer: nn.Module, owner: Adopter | None) -> bool:
     if isinstance(quantizer, BoundedFakeQuantize):
         return quantizer.grid.channel_axis is not None
-    return getattr(quantizer, "ch_axis", -1) != -1
+    return owner is not None and owner.channel_axis(quantizer) is not None
 
 
-def _start(each: PlacedQuantizer, bounds: Bounds, device: torch.device, adopters: Sequence[Adopter]) -> bool:
-    """Give a quantizer its bounds. False for one that no toolkit knows how to start."""
-    if isinstance(each.quantizer, BoundedFakeQuantize):
-        each.quantizer.set_bounds(Bounds(bounds.lower.to(device), bounds.upper.to(device)))
-        each.quantizer.set_mode(Mode.QUANTIZE)
+def _start(quantizer: nn.Module, bounds: Bounds, device: torch.device, owner: Adopter | None) -> bool:
+    """Set a quantizer's bounds and let it quantize. Return whether anybody knows how."""
+    if isinstance(quantizer, BoundedFakeQuantize):
+        quantizer.set_bounds(Bounds(bounds.lower.to(device), bounds.upper.to(device)))
+        quantizer.set_mode(Mode.QUANTIZE)
         return True
-    return any(toolkit.adopt(each.quantizer, bounds) for toolkit in adopters)
+    return owner is not None and owner.adopt(quantizer, bounds)
 
 
-def _resumed(quantizer: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> bool:
-    """Take over a state; whether a quantizer of ours, also in a toolkit's shape, has all that the run's had."""
-    ours = next((each for each in quantizer.modules() if isinstance(each, BoundedFakeQuantize)), None)
-    if ours is None:
+def _restore(quantizer: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> bool:
+    """Restore the states of a run's quantizers, and return whether this quantizer holds all of their keys.
+
+    A quantizer in a toolkit's shape holds one of ours as a child. A toolkit's own holds nothing but bounds.
+    """
+    bounded = next((module for module in quantizer.modules() if isinstance(module, BoundedFakeQuantize)), None)
+    if bounded is None:
         return all(state.keys() <= set(ENDS) for state in states)
     for state in states:
-        ours.restore(state)
-    return all(state.keys() <= ours.state().keys() for state in states)
+        bounded.restore(state)
+    return all(state.keys() <= bounded.state().keys() for state in states)
 
 
-def _observe(quantizer: Any) -> None:
+def _observe(quantizer: nn.Module, owner: Adopter | None) -> None:
     if isinstance(quantizer, BoundedFakeQuantize):
         quantizer.set_mode(Mode.OBSERVE)
-    elif hasattr(quantizer, "enable_observer"):
-        quantizer.enable_observer()
-        quantizer.disable_fake_quant()
+    elif owner is not None:
+        owner.observe(quantizer)
+    else:
+        # Torch's own fake-quantizers belong to no toolkit. Its switches change nothing on any other module.
+        enable_observer(quantizer)
+        disable_fake_quant(quantizer)

@@ -1,4 +1,4 @@
-"""Copy the network of a run into a model that a toolkit prepared: scaled channels, tuned weights, tuned biases."""
+"""The copy of a run's network into a model that a toolkit prepared: scaled channels, tuned weights, tuned biases."""
 
 from collections import defaultdict
 from functools import cached_property
@@ -15,7 +15,7 @@ from srptq_plugin.quantization.grid import dequantize, quantize
 from srptq_plugin.runs.run import Run
 
 CLOSE = 1e-4
-"""The largest error of a parameter, relative to the largest value of its channel: folding rounds."""
+"""The largest error of a parameter, relative to the largest magnitude of its channel. Folding rounds in float32."""
 
 
 class Transfer:
@@ -25,8 +25,8 @@ class Transfer:
         self.prepared, self.run = prepared, run
         self.network, model = Network(run.network), Network(prepared)
         self.float = {name: value.detach().cpu() for name, value in float_parameters(prepared).items()}
-        kept = {name for name, _ in run.network.named_parameters()}
-        self.convolutions = {each.weight: each for each in convolutions(model, self.float, kept)}
+        unfolded = {name for name, _ in run.network.named_parameters()}
+        self.convolutions = {conv.weight: conv for conv in convolutions(model, self.float, unfolded)}
         self.values = self._float_values()
         self._sites = {site.source: site for site in run.table.plan.weights}
         self._readers: dict[str, list[str]] = defaultdict(list)
@@ -39,7 +39,7 @@ class Transfer:
         Raises:
             SrptqError: the model is not the run's network, even with scaled channels. Nothing has changed then.
         """
-        factors = self.factors
+        factors = self.factors  # This checks the whole network before anything changes.
         tuned, exact = dict(self.float), dict(self.float)
         for name, values in self.values.items():
             convolution, factor = self.convolutions[name], factors[name]
@@ -50,27 +50,24 @@ class Transfer:
         self.prepared.meta[FLOAT] = exact
 
     def divisor(self, weight: str) -> Tensor | None:
-        """Return by what the bounds of a weight have to be divided to fit the model's own weight."""
+        """Return the divisor that makes the run's bounds of a weight fit the model's own weight, or `None` for 1."""
         convolution = self.convolutions[weight]
         if convolution.folded is None or convolution.folded.fused:
-            return None
+            return None  # The quantizer sees the folded weight, as the run's does.
         return convolution.scale(self.factors[weight])
-
-    def _float_values(self) -> dict[str, Values]:
-        """The float convolutions of the run, by the name of the weight."""
-        found: dict[str, Values] = {}
-        for conv, op in self.network.ops.items():
-            weight, bias = (self.network.parameter(conv, place) if op == "conv" else None for place in (1, 2))
-            if weight is not None:
-                found[weight[0]] = Values(weight[1], None if bias is None else bias[1])
-        return found
 
     @cached_property
     def factors(self) -> dict[str, Tensor]:
-        """Return by what the output channels of each convolution were divided. Refuse another network."""
+        """The divisor of each output channel of each convolution, by the name of the weight.
+
+        Raises:
+            SrptqError: the model is not the run's network, even with scaled channels.
+        """
         self._check_shapes()
         before = {name: self.convolutions[name].values(self.float) for name in self.values}
-        scales = output_scales(self.network, {name: each.weight for name, each in before.items()})
+        # No run records its factors. They are recovered from the weights, in the order of the network: the factors of
+        # a layer's inputs are the divisors of the layers before.
+        scales = output_scales(self.network, {name: values.weight for name, values in before.items()})
         unscaled = torch.ones(1), torch.ones(1)
         for name, values in self.values.items():
             multiplied, divided = scales.get(name, unscaled)
@@ -78,8 +75,18 @@ class Transfer:
             if not _is_close(own.weight * multiplied, values.weight):
                 raise self._refusal(f"site {name}: differs from the run's, even with scaled channels")
             if not _is_close(_or_zero(own.bias) / divided, _or_zero(values.bias)):
-                raise self._refusal(f"the bias beside {name} differs from the run's, even with scaled channels")
+                raise self._refusal(f"site {name}: its bias differs from the run's, even with scaled channels")
         return {name: scales.get(name, unscaled)[1] for name in self.values}
+
+    def _float_values(self) -> dict[str, Values]:
+        """Return the run's float convolutions by the name of the weight."""
+        values: dict[str, Values] = {}
+        for conv, op in self.network.ops.items():
+            weight = self.network.parameter(conv, 1) if op == "conv" else None
+            if weight is not None:
+                bias = self.network.parameter(conv, 2)
+                values[weight[0]] = Values(weight[1], None if bias is None else bias[1])
+        return values
 
     def _check_shapes(self) -> None:
         absent = [name for name in self.values if name not in self.convolutions]
@@ -92,7 +99,12 @@ class Transfer:
                 raise self._refusal(f"site {name}: shape {tuple(shape)}, the run has {tuple(values.weight.shape)}")
 
     def _tuned(self, name: str, values: Values) -> Values:
-        """What the run executes: reconstruction, rounding or training may have moved the parameters."""
+        """Return the values that the run executes: reconstruction, rounding or training may have moved them.
+
+        A weight whose integers are the nearest ones keeps its float values, so training can go on from these. Any
+        other becomes the level of its integers. The bias of a weight that several convolutions read stays, since the
+        table may have one for each of them.
+        """
         table, weight, bias = self.run.table, values.weight, values.bias
         site = self._sites.get(name)
         if site is not None and not torch.equal(quantize(weight, table.qparams[site.name]), table.weights[site.name]):
@@ -114,7 +126,9 @@ def _or_zero(bias: Tensor | None) -> Tensor:
     return torch.zeros(1) if bias is None else bias
 
 
-def _is_close(one: Tensor, other: Tensor) -> bool:
+def _is_close(actual: Tensor, expected: Tensor) -> bool:
     """Tell whether two weights or biases are equal, up to what folding rounds."""
-    largest = other.abs().amax(tuple(range(1, other.ndim)), keepdim=True) if other.ndim > 1 else other.abs().amax()
-    return bool(((one - other).abs() <= CLOSE * largest).all())
+    # A weight is compared by output channel, since channels may be scaled apart. A bias is compared as a whole.
+    others = tuple(range(1, expected.ndim))
+    largest = expected.abs().amax(others, keepdim=True) if others else expected.abs().amax()
+    return bool(((actual - expected).abs() <= CLOSE * largest).all())

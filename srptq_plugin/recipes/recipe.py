@@ -122,15 +122,6 @@ class Recipe(Options):
         """Return the names of the shipped recipes."""
         return list(shipped())
 
-    def mqbench(self) -> Any:
-        """The recipe for a plain MQBench script: `.backend`, `.prepare_custom_config_dict`, `.reconstruction`.
-
-        `.differences` says where MQBench will not do what the recipe's target does.
-        """
-        from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415 - the registry needs no recipe, but its plugins may
-
-        return Registry().toolkit("mqbench").load().settings(self)  # pyright: ignore[reportAttributeAccessIssue]
-
     def to_yaml(self) -> str:
         """Return the recipe in full as YAML. Loading it gives the same recipe."""
         return dump(self.model_dump(mode="json"))

@@ -201,7 +201,8 @@ def assert_starts_in_mqbench(run: Run) -> None:
     srptq_plugin.activate("mqbench")
     try:
         platform = importlib.import_module("mqbench.prepare_by_platform")
-        settings, network = run.recipe.mqbench(), load_model().module.eval()
+        config_from = importlib.import_module("srptq_adapters.mqbench").config_from
+        settings, network = config_from(run.recipe), load_model().module.eval()
         model = platform.prepare_by_platform(network, settings.backend, settings.prepare_custom_config_dict).eval()
         started = srptq_plugin.initialize(model, run.folder)
     finally:

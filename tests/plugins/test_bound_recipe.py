@@ -165,7 +165,7 @@ def test_wrong_options_of_a_plugin_s_reconstruction(name: str, tmp_path: Path) -
     recipe = networks.recipe(reconstruction={"name": name, "strenght": 2.0})
     with pytest.raises(SrptqError, match=r"reconstruction\.strenght: unknown key; did you mean 'strength'"):
         quantize(recipe, images=tmp_path / "none", out=tmp_path / "run", registry=registry)
-    BoundRecipe.of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry).tune  # raises nothing
+    BoundRecipe.of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry)
 
 
 def test_compensated_rounding_needs_levels_of_a_grid() -> None:

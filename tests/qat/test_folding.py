@@ -5,7 +5,9 @@ import torch
 from helpers import networks
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, fx, nn
+from torch.ao.nn.intrinsic.qat import ConvBn2d
+from torch.ao.quantization import get_default_qat_qconfig
 
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.graph.network import Network
@@ -38,24 +40,24 @@ def after(kind: str, own: dict[str, Tensor], seed: int) -> Folded | None:
 
 @pytest.mark.parametrize("kind", ["batch norm", "mean shift", "nothing"])
 @given(seed=st.integers(0, 10_000), bias=st.sampled_from(["bias", "no bias"]))
-def test_what_was_unfolded_folds_to_the_values(kind: str, seed: int, bias: str) -> None:
+def test_folding_undoes_unfolding(kind: str, seed: int, bias: str) -> None:
     has_bias = bias == "bias"
     own = parameters(seed, has_bias=has_bias)
     convolution = Convolution("conv.weight", "conv.bias", folded := after(kind, own, seed))
     learns = kind == "batch norm"
     factor = 0.5 + numbers(seed + 8, CHANNELS).abs() if learns else torch.ones(CHANNELS)
-    wanted = numbers(seed + 9, CHANNELS) if has_bias or folded else None
-    values = Values(numbers(seed + 10, CHANNELS, 2, 3, 3), wanted)
+    bias_values = numbers(seed + 9, CHANNELS) if has_bias or folded else None
+    values = Values(numbers(seed + 10, CHANNELS, 2, 3, 3), bias_values)
     changed = own | convolution.unfold(values, own, factor)
-    again = values_of(changed, kind, own, seed)
+    again = refolded(changed, kind, own, seed)
     torch.testing.assert_close(again.weight, values.weight, rtol=1e-4, atol=1e-4)
-    if wanted is not None:
+    if bias_values is not None:
         assert again.bias is not None
-        torch.testing.assert_close(again.bias, wanted, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(again.bias, bias_values, rtol=1e-4, atol=1e-3)
 
 
-def values_of(changed: dict[str, Tensor], kind: str, own: dict[str, Tensor], seed: int) -> Values:
-    """The convolution by the changed parameters. A batch norm's scale and shift follow from these."""
+def refolded(changed: dict[str, Tensor], kind: str, own: dict[str, Tensor], seed: int) -> Values:
+    """Fold the convolution with the changed parameters. A batch norm's scale and shift follow from these."""
     folded = after(kind, changed, seed)
     if kind == "mean shift":
         assert folded is not None
@@ -67,7 +69,26 @@ def values_of(changed: dict[str, Tensor], kind: str, own: dict[str, Tensor], see
 def test_an_exported_network_has_nothing_to_unfold(kind: str) -> None:
     network = Network(graph_of(networks.exported(kind)))
     own = {name: value.detach() for name, value in network.module.named_parameters()}
-    found = list(convolutions(network, own, own))
-    assert {each.weight for each in found} == {name for name, value in own.items() if value.ndim == 4}
-    assert not [each.weight for each in found if each.folded]
-    assert all(torch.equal(each.values(own).weight, own[each.weight]) for each in found)
+    convs = list(convolutions(network, own, own))
+    assert {conv.weight for conv in convs} == {name for name, value in own.items() if value.ndim == 4}
+    assert not [conv.weight for conv in convs if conv.folded]
+    assert all(torch.equal(conv.values(own).weight, own[conv.weight]) for conv in convs)
+
+
+def test_batch_norm_inside_a_layer_is_folded() -> None:
+    layer = ConvBn2d(3, 3, 1, bias=True, qconfig=get_default_qat_qconfig())
+    norm = layer.bn
+    norm.weight.data, norm.running_mean = torch.tensor([2.0, 0.5, 1.0]), torch.tensor([0.3, 0.0, -1.0])
+    graph = fx.Graph()
+    graph.output(graph.call_module("0", (graph.placeholder("image"),)))
+    model = fx.GraphModule(nn.Sequential(layer), graph)
+    own = {name: value.detach() for name, value in model.named_parameters()}
+    (conv,) = convolutions(Network(model), own, ())
+    assert conv.folded is not None
+    assert (conv.folded.gamma, conv.folded.beta, conv.folded.fused) == ("0.bn.weight", "0.bn.bias", True)
+    plain, values = nn.Conv2d(3, 3, 1), conv.values(own)
+    assert values.bias is not None
+    plain.weight.data, plain.bias.data = values.weight, values.bias  # pyright: ignore[reportOptionalMemberAccess]
+    image = numbers(0, 2, 3, 4, 4)
+    exact = norm.eval()(nn.functional.conv2d(image, layer.weight, layer.bias))
+    torch.testing.assert_close(plain(image), exact)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import srptq_plugin
+from srptq_adapters.mqbench import config_from
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.plugins.registry import Registry
@@ -141,8 +142,8 @@ def test_recipe_names_it_and_it_trains(toolkit: str) -> None:
     assert torch.equal(added.lower, -added.upper)
 
 
-def test_mqbench_config_names_it() -> None:
-    settings = recipe(4).mqbench()
+def test_a_class_of_that_name_is_among_mqbenchs() -> None:
+    settings = config_from(recipe(4))
     config = settings.prepare_custom_config_dict["extra_qconfig_dict"]
     assert (config["w_fakequantize"], config["a_fakequantize"]) == ("srptq.fqsr", "srptq.fqsr")
     assert (config["w_qscheme"]["bit"], config["w_qscheme"]["symmetric_range"]) == (5, True)

@@ -1,30 +1,29 @@
-"""Bounds out of, and into, any fake-quantizer of MQBench's: its own learn a scale, ours two bounds."""
+"""Bounds out of and into any MQBench fake-quantizer. MQBench's own learn a scale, ours two bounds."""
 
 from typing import Any
 
 import torch
 from mqbench.fake_quantize import PACTFakeQuantize  # pyright: ignore[reportMissingImports]
-from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from srptq_adapters.mqbench.grids import bounds_of, grid_of
+from srptq_adapters.mqbench.grids import read_grid, to_bounds
 from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.quantization.grid import Bounds, QParams, project
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 PLAIN = ("Fixed", "Learnable", "DSQ", "PACT", "QDrop", "AdaRound")
-"""Those of MQBench's own that clip, scale and round, and do nothing else to their tensor."""
+"""MQBench's fake-quantizers that only clip, scale and round their tensor."""
 
 
 def is_plain(quantizer: Any) -> bool:
-    """Whether bounds are all that there is to know about a fake-quantizer."""
+    """Tell whether bounds determine all that a fake-quantizer computes."""
     known = type(quantizer).__name__ in [f"{name}FakeQuantize" for name in PLAIN]
     return isinstance(quantizer, SRFakeQuantize) or known
 
 
-def core_of(quantizer: Any, name: str) -> BoundedFakeQuantize:
-    """A bounded fake-quantizer that starts where this one stands."""
+def to_bounded(quantizer: Any, name: str) -> BoundedFakeQuantize:
+    """Return a bounded fake-quantizer with the bounds of a calibrated MQBench fake-quantizer."""
     if not is_plain(quantizer):
         names = ", ".join(f"{known}FakeQuantize" for known in PLAIN)
         raise SrptqError(
@@ -36,42 +35,44 @@ def core_of(quantizer: Any, name: str) -> BoundedFakeQuantize:
     if not torch.isfinite(quantizer.activation_post_process.min_val).all():
         hint = "; DSQ observes in train mode only" if type(quantizer).__name__.startswith("DSQ") else ""
         raise SrptqError(f"site {name}: no bounds yet; calibrate the model first{hint}")
-    core = BoundedFakeQuantize(name, grid_of(quantizer))
-    core.fixed = False
-    core.set_bounds(bounds_of(quantizer.scale, quantizer.zero_point, core.grid))
-    return core
+    bounded = BoundedFakeQuantize(name, read_grid(quantizer))
+    bounded.fixed = False
+    bounded.set_bounds(to_bounds(quantizer.scale, quantizer.zero_point, bounded.grid))
+    return bounded
 
 
-def adopt(quantizer: Any, bounds: Bounds) -> bool:
-    """Start from these bounds, observer off, quantization on; whether it is a fake-quantizer of MQBench's."""
-    if not isinstance(quantizer, QuantizeBase):
-        return False
+def adopt(quantizer: Any, bounds: Bounds) -> None:
+    """Start an MQBench fake-quantizer from bounds: observer off, quantization on."""
     quantizer.disable_observer()
     quantizer.enable_fake_quant()
     if isinstance(quantizer, SRFakeQuantize):
         quantizer.core.set_bounds(bounds)
         quantizer.sync()
-        return True
-    found = project(bounds, grid_of(quantizer)).detach()
-    _fill(quantizer, "scale", found.scale)
-    _fill(quantizer, "zero_point", found.integer_zero_point)
-    start_pact(quantizer, found)
-    seen = quantizer.activation_post_process
-    seen.min_val, seen.max_val = (end.to(seen.min_val) for end in (found.bounds.lower, found.bounds.upper))
-    return True
+        return
+    qparams = project(bounds, read_grid(quantizer)).detach()
+    _fill(quantizer, "scale", qparams.scale)
+    _fill(quantizer, "zero_point", qparams.integer_zero_point)
+    set_clip(quantizer, qparams)
+    # The observer gets the bounds too: with it enabled again, moving averages go on from these.
+    observer, projected = quantizer.activation_post_process, qparams.bounds
+    observer.min_val, observer.max_val = projected.lower.to(observer.min_val), projected.upper.to(observer.min_val)
 
 
-def start_pact(quantizer: Any, found: QParams) -> None:
-    """PACT clips at bounds of its own."""
+def set_clip(quantizer: Any, qparams: QParams) -> None:
+    """Set the clipping bounds of a PACT fake-quantizer, which has its own besides scale and zero point.
+
+    Any other fake-quantizer stays as it is.
+    """
     if not isinstance(quantizer, PACTFakeQuantize):
         return
-    lower, upper = found.bounds.lower, found.bounds.upper
+    lower, upper = qparams.bounds.lower, qparams.bounds.upper
     quantizer.alpha.data.fill_(float(upper))
-    if hasattr(quantizer, "n_alpha"):
+    if hasattr(quantizer, "n_alpha"):  # Symmetric PACT has no lower clip of its own.
         quantizer.n_alpha.data.fill_(float(lower))
 
 
 def _fill(quantizer: Any, name: str, values: Tensor) -> None:
-    """Write a parameter or buffer, its type and place kept."""
+    """Write a parameter or buffer, with its own type and device."""
     old = getattr(quantizer, name)
+    # Through .data the object stays the same one, as an optimizer may hold it, and its shape may change.
     old.data = values.reshape(-1).to(old)

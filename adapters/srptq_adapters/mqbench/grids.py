@@ -1,4 +1,4 @@
-"""MQBench's numbers for a grid, and ours: the same integers, both ways."""
+"""Conversions between MQBench's numbers for a grid and ours. The integers are the same."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +14,8 @@ RANGE = ("min_val", "max_val")
 """The buffers in which MQBench's observers keep their bounds."""
 
 
-def grid_of(part: Any) -> IntGrid:
-    """The grid of an observer or a fake-quantizer of MQBench's."""
+def read_grid(part: Any) -> IntGrid:
+    """Return the grid of an MQBench observer or fake-quantizer."""
     return IntGrid.between(
         part.quant_min,
         part.quant_max,
@@ -25,10 +25,10 @@ def grid_of(part: Any) -> IntGrid:
     )
 
 
-def scheme_of(grid: IntGrid) -> Mapping[str, Any]:
-    """A grid as `w_qscheme` or `a_qscheme` in a config.
+def to_scheme(grid: IntGrid) -> Mapping[str, Any]:
+    """Return a grid as `w_qscheme` or `a_qscheme` of a config.
 
-    >>> dict(scheme_of(IntGrid(4)))
+    >>> dict(to_scheme(IntGrid(4)))
     {'bit': 4, 'symmetry': False, 'per_channel': False, 'pot_scale': False}
     """
     scheme: dict[str, Any] = {
@@ -41,7 +41,7 @@ def scheme_of(grid: IntGrid) -> Mapping[str, Any]:
 
 
 def observer_arguments(grid: IntGrid) -> Mapping[str, Any]:
-    """A grid as the arguments of an observer."""
+    """Return a grid as the arguments of an MQBench observer."""
     per_channel = torch.per_channel_symmetric if grid.symmetric else torch.per_channel_affine
     per_tensor = torch.per_tensor_symmetric if grid.symmetric else torch.per_tensor_affine
     return {
@@ -54,15 +54,16 @@ def observer_arguments(grid: IntGrid) -> Mapping[str, Any]:
     }
 
 
-def bounds_of(scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Bounds:
-    """The bounds that a scale and a zero point of MQBench's stand for."""
-    one = () if grid.channel_axis is None else (-1,)
-    whole = zero_point.detach().round().clamp(grid.qmin, grid.qmax)
-    return QParams(scale.detach().abs().reshape(one), whole.float().reshape(one), grid).bounds
+def to_bounds(scale: Tensor, zero_point: Tensor, grid: IntGrid) -> Bounds:
+    """Return the bounds that MQBench's scale and zero point stand for."""
+    shape = () if grid.channel_axis is None else (-1,)
+    # MQBench's forward passes take abs() of a learned scale and round and clamp a learned zero point, too.
+    zero_point = zero_point.detach().round().clamp(grid.qmin, grid.qmax)
+    return QParams(scale.detach().abs().reshape(shape), zero_point.float().reshape(shape), grid).bounds
 
 
 def make_room(module: nn.Module, names: Sequence[str], state_dict: Mapping[str, Any], prefix: str) -> None:
-    """Give buffers the shapes that a state has: before they were calibrated they have one value."""
+    """Give buffers the shapes that a state has. Before calibration they have one value."""
     for name in names:
         saved = state_dict.get(prefix + name)
         if saved is not None:

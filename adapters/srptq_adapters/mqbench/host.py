@@ -1,4 +1,4 @@
-"""activate() and deactivate(): everything that is put into MQBench's tables, with its undoing."""
+"""activate() and deactivate(): the entries and repairs that MQBench gets, and how each is undone."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,14 +19,14 @@ Step = tuple[Change, Callable[[], Undo]]
 
 
 class ActivationState:
-    """What is active now: MQBench's tables are global, so this is too."""
+    """The changes that are in force. MQBench's tables are global, so this is too."""
 
     def __init__(self) -> None:
         self._undo: list[Undo] = []
         self._done: list[Change] = []
 
     def begin(self, registry: Registry) -> Sequence[Change]:
-        """Do every step that is needed, once."""
+        """Do every step that is needed. A second call does nothing."""
         if not self._done:
             for change, do in steps(registry):
                 if not change.skipped:
@@ -35,13 +35,13 @@ class ActivationState:
         return tuple(self._done)
 
     def end(self) -> None:
-        """Undo them, the last one first."""
+        """Undo all steps, the last one first."""
         while self._undo:
             self._undo.pop()()
         self._done.clear()
 
     def changes(self, registry: Registry) -> Sequence[Change]:
-        """What is done, or would be."""
+        """Return the changes in force, or those that `begin` would make."""
         return tuple(self._done) or tuple(change for change, _ in steps(registry))
 
 
@@ -49,7 +49,7 @@ ACTIVATION = ActivationState()
 
 
 def steps(registry: Registry) -> Iterator[Step]:
-    """Every entry and repair, with why one is left out."""
+    """Yield every entry and repair, with the reason if it is skipped."""
     yield from _entries(registry)
     for name, summary, do in config.checks():
         yield Change(name, summary), do
@@ -63,14 +63,14 @@ def steps(registry: Registry) -> Iterator[Step]:
 
 def _entries(registry: Registry) -> Iterator[Step]:
     for entry in registry.entries("observer"):
-        made = observer_class(entry.name, entry.load())
-        names = (entry.name, made.__name__) if entry.name == "dbdc" else (f"srptq.{entry.name}",)
+        observer = observer_class(entry.name, entry.load())
+        names = (entry.name, observer.__name__) if entry.name == "dbdc" else (f"srptq.{entry.name}",)
         for name in names:
-            yield _entry(ObserverDict, name, made, entry.summary)
+            yield _entry(ObserverDict, name, observer, entry.summary)
     for entry in registry.entries("quantizer"):
-        made = quantizer_class(entry.load())
-        name = made.__name__ if entry.name == "bounded" else f"srptq.{entry.name}"
-        yield _entry(FakeQuantizeDict, name, made, entry.summary)
+        quantizer = quantizer_class(entry.load())
+        name = quantizer.__name__ if entry.name == "bounded" else f"srptq.{entry.name}"
+        yield _entry(FakeQuantizeDict, name, quantizer, entry.summary)
 
 
 def _entry(table: dict[str, Any], name: str, value: Any, summary: str) -> Step:

@@ -1,4 +1,4 @@
-"""An exported graph with its planned convolutions as layers again: MQBench quantizes weights inside layers."""
+"""Layers in the place of an exported graph's planned convolutions, as MQBench quantizes weights inside layers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +9,13 @@ from torch import fx, nn
 from srptq_plugin.graph.network import GUARDS, Network, tensor_arguments
 from srptq_plugin.planning.plan import Plan, Site
 
+INSIDE = "weight_fake_quant"
+"""The attribute in which MQBench's quantized layers keep the quantizer of their weight."""
 DEFAULTS: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 
 
 def layer_sites(network: Network, plan: Plan) -> dict[str, Site]:
-    """The path of each layer to be, and the site of its weight: parameters that one convolution alone reads."""
+    """Return the weight sites that can become layers, by the layer's path: one convolution alone reads the weight."""
     return {site.name.removesuffix(".weight"): site for site in plan.sites if _is_layer(network, site)}
 
 
@@ -23,12 +25,13 @@ def _is_layer(network: Network, site: Site) -> bool:
     conv, path = network.nodes[site.consumers[0].consumer], site.source.removesuffix(".weight")
     bias = network.parameter(conv, 2) if len(tensor_arguments(conv)) > 2 else None  # noqa: PLR2004
     owner = network.module.get_submodule(path)
+    # The layer takes the place of the owner's module, which therefore must hold nothing but the weight and bias.
     plain = {name for name, _ in owner.named_parameters()} <= {"weight", "bias"} and not list(owner.children())
     return plain and conv.target is torch.ops.aten.conv2d.default and (bias is None or bias[0] == f"{path}.bias")
 
 
 def with_layers(network: Network, sites: Mapping[str, Site]) -> fx.GraphModule:
-    """Put layers in the place of those convolutions, in place."""
+    """Replace the convolutions of these sites by layers, in place."""
     module = network.module
     for path, site in sites.items():
         _call_layer(module, path, network.nodes[site.consumers[0].consumer])
@@ -52,10 +55,11 @@ def _call_layer(module: fx.GraphModule, path: str, conv: fx.Node) -> None:
     module.graph.erase_node(conv)
 
 
-def _layer(owner: nn.Module, given: Sequence[Any]) -> nn.Conv2d:
+def _layer(owner: nn.Module, arguments: Sequence[Any]) -> nn.Conv2d:
     weight, bias = owner.get_parameter("weight"), getattr(owner, "bias", None)
-    settings: dict[str, Any] = DEFAULTS | dict(zip(DEFAULTS, given, strict=False))
+    settings: dict[str, Any] = DEFAULTS | dict(zip(DEFAULTS, arguments, strict=False))
     inputs, outputs, size = weight.shape[1] * settings["groups"], weight.shape[0], (weight.shape[2], weight.shape[3])
+    # On the meta device no memory is spent on parameters that are replaced at once.
     layer = nn.Conv2d(inputs, outputs, size, **settings, bias=bias is not None, device="meta")
     layer.weight, layer.bias = weight, bias
     return layer

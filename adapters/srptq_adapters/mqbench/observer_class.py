@@ -1,4 +1,4 @@
-"""The core's observers in MQBench's shape: subclasses of its `ObserverBase`, for any of its fake-quantizers."""
+"""The core's observers as subclasses of MQBench's `ObserverBase`, which any of its fake-quantizers can use."""
 
 import inspect
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch
 from mqbench.observer import ObserverBase  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from srptq_adapters.mqbench.grids import RANGE, grid_of, make_room
+from srptq_adapters.mqbench.grids import RANGE, make_room, read_grid
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.plugins.protocols import ObserverFactory
 from srptq_plugin.quantization.grid import Bounds, project
@@ -18,16 +18,17 @@ from srptq_plugin.utils.distributed import all_gather
 
 
 class SRObserver(ObserverBase):  # pyright: ignore[reportUntypedBaseClass]
-    """An observer of the core's: batches become bounds, bounds become scale and zero point by the core's projection.
+    """An MQBench observer that turns batches into bounds by an observer of the core.
 
-    `min_val` and `max_val` are the bounds, as in MQBench's own, so whoever writes them (PACT does) is obeyed.
-    Under torch.distributed every process has the bounds of what all of them saw.
+    The core's projection turns bounds into scale and zero point. As in MQBench's own observers `min_val` and `max_val`
+    are the bounds, so values that others write there (PACT does) have effect. Under torch.distributed the bounds are
+    equal in every process, and cover what all of them observed.
     """
 
     factory: ClassVar[ObserverFactory]
     title: ClassVar[str]
     site = ""
-    """Where it observes, for messages."""
+    """The path in the model, for messages."""
 
     def __init__(  # noqa: PLR0917 - MQBench's signature
         self,
@@ -42,7 +43,7 @@ class SRObserver(ObserverBase):  # pyright: ignore[reportUntypedBaseClass]
         **options: Any,
     ) -> None:
         super().__init__(dtype, qscheme, reduce_range, quant_min, quant_max, ch_axis, pot_scale, factory_kwargs)
-        self.grid = grid_of(self)
+        self.grid = read_grid(self)
         try:
             self.observer = self.factory(self.grid, **options)
         except (TypeError, SrptqError) as error:
@@ -50,33 +51,34 @@ class SRObserver(ObserverBase):  # pyright: ignore[reportUntypedBaseClass]
                 name for name in inspect.signature(self.factory).parameters if name not in ("grid", "tensors_per_batch")
             ]
             raise SrptqError(f"observer {self.title}: {error}; options: {', '.join(known) or 'none'}") from error
+        # In float64, as the core has its bounds: rounded to float32, an end could move by a step of the grid.
         self.min_val, self.max_val = self.min_val.double(), self.max_val.double()
 
     def forward(self, values: Tensor) -> Tensor:
-        """Take in a batch."""
+        """Observe a batch and return it unchanged."""
         try:
             self.observer.update(values)
         except SrptqError as error:
             raise SrptqError(f"{self.site or 'observer ' + self.title}: {error}") from error
-        self._set(self._everyone().bounds())
+        bounds = self._merged().bounds()
+        self.min_val, self.max_val = bounds.lower, bounds.upper
         return values
 
-    def _everyone(self) -> Observer:
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point of the current bounds."""
+        qparams = project(Bounds.of(self.min_val, self.max_val), self.grid).detach()
+        return qparams.scale.reshape(-1), qparams.integer_zero_point.reshape(-1)
+
+    def _merged(self) -> Observer:
+        """Return an observer of all that every process observed."""
         observers = all_gather(self.observer)
         if len(observers) == 1:
             return self.observer
+        # Copies: merged into itself, this process's observer would count the others' batches again at the next call.
         first, *others = deepcopy(observers)
         for other in others:
             first.merge(other)
         return first
-
-    def _set(self, bounds: Bounds) -> None:
-        self.min_val, self.max_val = bounds.lower, bounds.upper
-
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point of the bounds as they stand."""
-        found = project(Bounds.of(self.min_val, self.max_val), self.grid).detach()
-        return found.scale.reshape(-1), found.integer_zero_point.reshape(-1)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         make_room(self, RANGE, state_dict, prefix)
@@ -84,6 +86,6 @@ class SRObserver(ObserverBase):  # pyright: ignore[reportUntypedBaseClass]
 
 
 def observer_class(name: str, factory: ObserverFactory) -> type[SRObserver]:
-    """The class to register for one of the core's observers, or of a plugin's."""
+    """Return the class to register for an observer of the core or of a plugin."""
     title = f"{name.upper() if name == 'dbdc' else name.title()}Observer"
     return type(title, (SRObserver,), {"factory": staticmethod(factory), "title": name})

@@ -1,4 +1,7 @@
-"""Changes to somebody else's module that can be taken back, the newest first; what others changed since stays."""
+"""Changes to somebody else's module, each with its undo.
+
+An undo leaves alone whatever others have changed since. Several changes are undone from the last to the first.
+"""
 
 from collections.abc import Callable, MutableMapping, MutableSequence
 from typing import Any
@@ -7,7 +10,7 @@ Undo = Callable[[], None]
 
 
 def swapped(owner: Any, name: str, new: Any) -> Undo:
-    """Replace an attribute."""
+    """Replace an attribute, and return the undo."""
     old = getattr(owner, name)
     setattr(owner, name, new)
 
@@ -19,7 +22,7 @@ def swapped(owner: Any, name: str, new: Any) -> Undo:
 
 
 def entered(table: MutableMapping[Any, Any], key: Any, value: Any) -> Undo:
-    """Add an entry to a table that has none of that name."""
+    """Add an entry to a table that has none of that name, and return the undo."""
     table[key] = value
 
     def undo() -> None:
@@ -30,11 +33,14 @@ def entered(table: MutableMapping[Any, Any], key: Any, value: Any) -> Undo:
 
 
 def inserted(items: MutableSequence[Any], new: Any, *, before: Any = None, behind: Any = None) -> Undo:
-    """Add an item to a list, beside another or at the end."""
-    place = len(items)
-    if before is not None or behind is not None:
-        place = items.index(behind) + 1 if before is None else items.index(before)
-    items.insert(place, new)
+    """Add an item to a list, before or behind another or at the end, and return the undo."""
+    if before is not None:
+        index = items.index(before)
+    elif behind is not None:
+        index = items.index(behind) + 1
+    else:
+        index = len(items)
+    items.insert(index, new)
 
     def undo() -> None:
         if new in items:

@@ -1,4 +1,4 @@
-"""`ptq_reconstruction` with one pattern more: PaC, on a model that MQBench prepared and calibrated."""
+"""PaC as one more pattern of `ptq_reconstruction`, on a model that MQBench prepared and calibrated."""
 
 import logging
 import sys
@@ -13,27 +13,29 @@ from mqbench.utils.logger import logger as mqbench_logger  # pyright: ignore[rep
 from mqbench.utils.state import enable_quantization  # pyright: ignore[reportMissingImports]
 from torch import Tensor, fx, nn
 
-from srptq_adapters.mqbench.bounds_transfer import adopt, core_of
+from srptq_adapters.mqbench.bounds_transfer import adopt, to_bounded
+from srptq_adapters.mqbench.layers import INSIDE
 from srptq_adapters.mqbench.patching import Undo, swapped
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.prepared_graph import FLOAT, PreparedGraph, float_parameters
-from srptq_plugin.planning.readback import INSIDE, PlacedQuantizer, iter_quantizers, plan_from_graph
+from srptq_plugin.planning.readback import PlacedQuantizer, iter_quantizers, plan_from_graph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 logger = logging.getLogger(__name__)
 
 STOCK = ("layer", "block")
-THEIRS = frozenset(
+"""MQBench's own patterns."""
+STOCK_KEYS = frozenset(
     {"scale_lr", "warm_up", "weight", "max_count", "b_range", "keep_gpu", "round_mode", "prob"}
     | {"exclude_node", "exclude_node_prefix"}
 )
-"""Keys of MQBench's own reconstruction, which stand in the config of whoever changes `pattern` only."""
+"""Keys of MQBench's own reconstruction. A config still has them where a user changed nothing but `pattern`."""
 
 
 class Config(dict[str, Any]):
-    """A config that MQBench can read, by attribute and by `in`.
+    """A config that MQBench can read: it uses attributes and `in`.
 
     >>> Config(pattern="pac").pattern
     'pac'
@@ -49,58 +51,60 @@ class Config(dict[str, Any]):
 
 
 def wrap(registry: Registry) -> Undo:
-    """Put the patterns of the registry beside MQBench's own."""
+    """Add the patterns of the registry to MQBench's own."""
     stock = advanced_ptq.ptq_reconstruction
-    ours = {entry.name: entry for entry in registry.entries("reconstruction")}
+    patterns = {entry.name: entry for entry in registry.entries("reconstruction")}
 
     def ptq_reconstruction(
         model: fx.GraphModule, cali_data: Sequence[Tensor], config: Any, graph_module_list: Any = None
     ) -> Any:
-        options = options_of(config)
+        options = read_options(config)
         pattern = options.get("pattern")
-        if pattern in ours:
+        if pattern in patterns:
             if graph_module_list is not None:
                 raise SrptqError(f"pattern {pattern}: works on a whole model; leave graph_module_list out")
             return reconstruct(model, cali_data, pattern, options, registry)
         if pattern not in STOCK:
-            raise SrptqError(f"config.pattern: {UnknownNameError('pattern', str(pattern or ''), [*STOCK, *ours])}")
+            raise SrptqError(f"config.pattern: {UnknownNameError('pattern', str(pattern or ''), [*STOCK, *patterns])}")
         _require_rounding(model)
-        known = float_parameters(model)
+        floats = float_parameters(model)
         tuned = stock(model, cali_data, Config(options), graph_module_list)
         if isinstance(tuned, fx.GraphModule):
-            tuned.meta[FLOAT] = known
+            tuned.meta[FLOAT] = floats  # A later training has the float network as its teacher, not the rounded one.
         return tuned
 
     for name in _imported_early(stock):
-        logger.warning("%s imported ptq_reconstruction before activate(), and will not find %s", name, ", ".join(ours))
+        names = ", ".join(patterns)
+        logger.warning("%s imported ptq_reconstruction before activate(), and will not find %s", name, names)
     return swapped(advanced_ptq, "ptq_reconstruction", ptq_reconstruction)
 
 
 def _imported_early(stock: Any) -> list[str]:
-    """The modules that hold MQBench's function itself."""
-    holders = ((name, getattr(module, "__dict__", {})) for name, module in list(sys.modules.items()))
+    """Return the names of modules that hold the stock function. Replacing MQBench's attribute does not reach them."""
+    # Some entries of sys.modules are no modules, and importing in another thread may change it meanwhile.
+    modules = ((name, getattr(module, "__dict__", {})) for name, module in list(sys.modules.items()))
     return [
-        name for name, held in holders if held.get("ptq_reconstruction") is stock and held is not vars(advanced_ptq)
+        name for name, names in modules if names.get("ptq_reconstruction") is stock and names is not vars(advanced_ptq)
     ]
 
 
-def options_of(config: Any) -> dict[str, Any]:
-    """The options of an EasyDict, dict or namespace.
+def read_options(config: Any) -> dict[str, Any]:
+    """Return the options of an EasyDict, dict or namespace.
 
     >>> from types import SimpleNamespace
-    >>> options_of(SimpleNamespace(pattern="pac", epochs=2))
+    >>> read_options(SimpleNamespace(pattern="pac", epochs=2))
     {'pattern': 'pac', 'epochs': 2}
     """
     if not isinstance(config, Mapping) and not hasattr(config, "__dict__"):
-        raise SrptqError(f"config: {config!r} is neither an EasyDict, nor a dict, nor a namespace")
+        raise SrptqError(f"config: {config!r} has no options; give an EasyDict, a dict or a namespace")
     return dict(config) if isinstance(config, Mapping) else dict(vars(config))
 
 
 def reconstruct(
     model: fx.GraphModule, cali_data: Sequence[Tensor], pattern: str, options: Mapping[str, Any], registry: Registry
 ) -> fx.GraphModule:
-    """A tuned copy of a calibrated model, quantization on."""
-    chosen = checked(pattern, options, registry)
+    """Return a tuned copy of a calibrated model, with quantization on."""
+    chosen = validate(pattern, options, registry)
     images = _images(cali_data, next(model.parameters()).device)
     tuned = deepcopy_graphmodule(model).eval()
     tuned.meta[FLOAT] = float_parameters(model)
@@ -108,23 +112,27 @@ def reconstruct(
         prepared = PreparedGraph.wrap(tuned, plan_from_graph(tuned))
         figures = registry.reconstruction(pattern).load()(prepared, images, **chosen)
     enable_quantization(tuned)
-    told = ", ".join(f"{name} {figure:.6g}" for name, figure in figures.items())
-    mqbench_logger.info(f"pattern {pattern}: {told}")
+    report = ", ".join(f"{name} {figure:.6g}" for name, figure in figures.items())
+    mqbench_logger.info(f"pattern {pattern}: {report}")
     return tuned
 
 
-def checked(pattern: str, options: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
-    """The recipe's keys, validated as a recipe's are; those of MQBench's reconstruction are named and left out."""
-    unused = sorted(key for key in options if key in THEIRS)
+def validate(pattern: str, options: Mapping[str, Any], registry: Registry) -> dict[str, Any]:
+    """Validate the options as a recipe's, and return them with their defaults.
+
+    Keys of MQBench's own reconstruction are left out, with a warning.
+    """
+    unused = sorted(key for key in options if key in STOCK_KEYS)
     if unused:
         logger.warning("pattern %s does not use %s", pattern, ", ".join(unused))
-    given = {key: value for key, value in options.items() if key not in THEIRS and key != "pattern"}
-    seed = {"seed": given.pop("seed")} if "seed" in given else {}
-    return {**dict(registry.reconstruction(pattern).options.parse(given, "config")), **seed}
+    keys = {key: value for key, value in options.items() if key not in STOCK_KEYS and key != "pattern"}
+    # A recipe has the seed under `calibration`, so the reconstruction's model does not know it.
+    seed = {"seed": keys.pop("seed")} if "seed" in keys else {}
+    return {**dict(registry.reconstruction(pattern).options.parse(keys, "config")), **seed}
 
 
 def _require_rounding(model: nn.Module) -> None:
-    """MQBench's own patterns learn rounding, in one kind of weight quantizer only."""
+    # MQBench's own patterns learn rounding and call `init` of each weight quantizer, which only one kind has.
     for name, module in model.named_modules():
         if name.endswith(INSIDE) and not hasattr(module, "init"):
             raise SrptqError(
@@ -147,24 +155,23 @@ def _images(cali_data: Sequence[Tensor], device: torch.device) -> Tensor:
 
 @contextmanager
 def bounded(model: fx.GraphModule) -> Generator[list[BoundedFakeQuantize]]:
-    """The model with our quantizer in every quantizer's place; afterwards its own have the bounds of ours."""
-    found = list(iter_quantizers(Network(model)))
-    originals = {each.path: each.quantizer for each in found}
-    cores = {each.path: _core(each) for each in found}
-    _put(model, cores)
+    """Replace every quantizer by ours within `with`. Afterwards the model's own have the bounds of ours."""
+    places = list(iter_quantizers(Network(model)))
+    originals = {placed.path: placed.quantizer for placed in places}
+    replacements = {placed.path: _replacement(placed) for placed in places}
+    _put(model, replacements)
     try:
-        yield list(cores.values())
+        yield list(replacements.values())
     finally:
         _put(model, originals)
         for path, quantizer in originals.items():
-            cores[path].finish_observing()
-            adopt(quantizer, cores[path].bounds)
+            adopt(quantizer, replacements[path].bounds)
 
 
-def _core(each: PlacedQuantizer) -> BoundedFakeQuantize:
-    core = core_of(each.quantizer, each.name)
-    core.constant = each.role == "weight"
-    return core
+def _replacement(placed: PlacedQuantizer) -> BoundedFakeQuantize:
+    bounded_quantizer = to_bounded(placed.quantizer, placed.name)
+    bounded_quantizer.constant = placed.role == "weight"
+    return bounded_quantizer
 
 
 def _put(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:

@@ -1,4 +1,4 @@
-"""The bounded fake-quantizer in MQBench's shape: its switches, its buffers, its export."""
+"""The bounded fake-quantizer with MQBench's switches, buffers and export."""
 
 from typing import Any, ClassVar
 
@@ -8,7 +8,7 @@ from mqbench.observer import MinMaxObserver  # pyright: ignore[reportMissingImpo
 from mqbench.utils.utils import is_tracing_state, no_jit_trace  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
-from srptq_adapters.mqbench.grids import RANGE, bounds_of, grid_of, make_room, observer_arguments
+from srptq_adapters.mqbench.grids import RANGE, make_room, observer_arguments, read_grid, to_bounds
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.quantization.observer import Observer
@@ -18,33 +18,34 @@ GRADIENTS = ("full", "pact")
 
 
 class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
-    """Two learnable bounds under MQBench: `core` holds them, `scale` and `zero_point` follow.
+    """An MQBench fake-quantizer around one of the core's. `core` holds the bounds, `scale` and `zero_point` follow.
 
-    Registered as `BoundedFakeQuantize`; `a_fakeq_params: {gradient: pact}` takes PACT's gradient instead of the kind's
-    own, and there are the options of a kind that has some.
+    It is registered as `BoundedFakeQuantize`. `a_fakeq_params: {gradient: pact}` selects PACT's gradient instead of the
+    kind's own. The options of the kind are given in the same way.
     """
 
     kind: ClassVar[type[BoundedFakeQuantize]] = BoundedFakeQuantize
+    """The class of `core`."""
 
     def __init__(self, observer: Any, gradient: str | None = None, **arguments: Any) -> None:
         options = {name: arguments.pop(name) for name in self.kind.choices if name in arguments}
         super().__init__(observer, **arguments)
         if gradient not in (None, *GRADIENTS):
-            raise SrptqError(f"gradient: {gradient!r} is not known; choices: {', '.join(GRADIENTS)}")
-        grid = grid_of(self)
+            raise SrptqError(f"gradient: {gradient!r} is unknown; give {' or '.join(GRADIENTS)}")
+        grid = read_grid(self)
         core = self.kind("", grid, _Observed(self.activation_post_process, grid), options=options)
         if gradient is not None:
             core.gradient = gradient  # pyright: ignore[reportAttributeAccessIssue]
-        self._take(core)
+        self._set_core(core)
 
     @classmethod
     def around(cls, core: BoundedFakeQuantize) -> "SRFakeQuantize":
-        """MQBench's shape for a quantizer that a plan made."""
-        made = cls(MinMaxObserver, **observer_arguments(core.grid))
-        made._take(core)
-        return made
+        """Wrap a quantizer that was built from a plan."""
+        wrapper = cls(MinMaxObserver, **observer_arguments(core.grid))  # The core has an observer of its own.
+        wrapper._set_core(core)
+        return wrapper
 
-    def _take(self, core: BoundedFakeQuantize) -> None:
+    def _set_core(self, core: BoundedFakeQuantize) -> None:
         self.core = core
         self._follows = False
         self._synced = (-1, -1)
@@ -53,12 +54,12 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
         core.set_mode(Mode.OBSERVE)
 
     def enable_observer(self, enabled: bool = True) -> None:  # noqa: FBT001, FBT002
-        """Observe; while quantizing too, the bounds follow every batch."""
+        """Switch observing on or off. With both on, the bounds follow every batch and it is quantized with them."""
         super().enable_observer(enabled)
         self._switch()
 
     def enable_fake_quant(self, enabled: bool = True) -> None:  # noqa: FBT001, FBT002
-        """Quantize, or let values pass."""
+        """Switch quantizing on or off. With both off, values pass."""
         super().enable_fake_quant(enabled)
         self._switch()
 
@@ -69,51 +70,56 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
         self.sync()
 
     def sync(self) -> None:
-        """Bring `scale` and `zero_point` up to the bounds."""
-        self.core.finish_observing()
+        """Recompute `scale` and `zero_point` from the bounds."""
         if self.core.has_bounds:
-            found = self.core.qparams().detach()
+            qparams = self.core.qparams().detach()
             self._synced = self._versions()
-            self.scale = found.scale.reshape(-1)
-            self.zero_point = found.integer_zero_point.reshape(-1)
-
-    def _versions(self) -> tuple[int, int]:
-        """How often an optimizer has changed each bound."""
-        return self.core.lower._version, self.core.upper._version  # noqa: SLF001 - torch's own counter
+            self.scale = qparams.scale.reshape(-1)
+            self.zero_point = qparams.integer_zero_point.reshape(-1)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point of the bounds as they stand."""
+        """Return scale and zero point of the current bounds."""
         self._refuse_dynamic()
         self.sync()
         return self.scale, self.zero_point
 
     def forward(self, values: Tensor) -> Tensor:
         if is_tracing_state():
-            return self._traced(values)
+            return self._export(values)
         if self._follows:
+            # The core has one mode at a time: observe the batch first, then quantize it with the new bounds.
             self.core.set_mode(Mode.OBSERVE)
             self.core(values)
             self.core.set_mode(Mode.QUANTIZE)
+        # An optimizer changes the bounds in place. Torch's version counters show when the buffers are out of date.
+        # Invariant: after a forward pass scale and zero point are those that it quantized with.
         if self.core.mode is Mode.QUANTIZE and self._synced != self._versions():
             self.sync()
         return self.core(values)
 
-    def _traced(self, values: Tensor) -> Tensor:
-        """What exporters know: torch's own fake-quantization, with plain numbers."""
+    def _versions(self) -> tuple[int, int]:
+        """Return torch's counters of changes in place, one for each bound."""
+        return self.core.lower._version, self.core.upper._version  # noqa: SLF001 - no public name
+
+    def _export(self, values: Tensor) -> Tensor:
+        """Quantize by torch's own operators with constant parameters, as exporters know no others."""
         if self.core.mode is not Mode.QUANTIZE:
             return values
         self._refuse_dynamic()
-        with no_jit_trace():
+        with no_jit_trace():  # Traced, the projection would become part of the file.
             self.sync()
         ends = (self.quant_min, self.quant_max)
         if self.is_per_channel:
             return torch.fake_quantize_per_channel_affine(values, self.scale, self.zero_point, self.ch_axis, *ends)
-        one = (self.scale.item(), int(self.zero_point.item()))
-        return torch.fake_quantize_per_tensor_affine(values, *one, *ends)
+        scale, zero_point = self.scale.item(), int(self.zero_point.item())
+        return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, *ends)
 
     def _refuse_dynamic(self) -> None:
         if self.core.dynamic:
-            raise SrptqError(f"site {self.core.name}: its levels are computed from each image; use BoundedFakeQuantize")
+            raise SrptqError(
+                f"site {self.core.name}: its levels are computed from each image, so it has no constant scale; "
+                "use BoundedFakeQuantize"
+            )
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self.sync()
@@ -126,25 +132,25 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
 
 
 def quantizer_class(kind: type[BoundedFakeQuantize]) -> type[SRFakeQuantize]:
-    """The class to register for one of the core's fake-quantizers, or of a plugin's."""
+    """Return the class to register for a fake-quantizer of the core or of a plugin."""
     return type(kind.__name__, (SRFakeQuantize,), {"kind": kind})
 
 
 class _Observed:
-    """An observer of MQBench's, ours or its own, as the core wants one."""
+    """An MQBench observer, ours or its own, behind the core's `Observer` protocol."""
 
     def __init__(self, observer: Any, grid: IntGrid) -> None:
         self.observer, self.grid = observer, grid
 
     def update(self, values: Tensor) -> None:
-        """Take in a batch."""
+        """Observe a batch."""
         self.observer(values)
 
     def merge(self, other: Observer) -> None:
-        """MQBench's observers exchange by themselves, while they observe."""
+        """Raise an error. MQBench's observers merge by themselves while they observe."""
         raise SrptqError(f"{type(self.observer).__name__} cannot be merged with {type(other).__name__}")
 
     def bounds(self) -> Bounds:
-        """What its scale and zero point stand for."""
+        """Return the bounds that its scale and zero point stand for."""
         scale, zero_point = self.observer.calculate_qparams()
-        return bounds_of(scale, zero_point, self.grid)
+        return to_bounds(scale, zero_point, self.grid)

@@ -1,4 +1,4 @@
-"""Parts of torch.onnx that moved in torch 2.9, under the names by which MQBench imports them, while it does."""
+"""The old names of torch.onnx modules that moved in torch 2.9. MQBench imports them by these names."""
 
 import sys
 from collections.abc import Generator
@@ -11,18 +11,22 @@ OLD = ("torch.onnx._type_utils", "torch.onnx._internal.jit_utils", "torch.onnx._
 
 
 def moved() -> list[str]:
-    """Which of the modules are no longer where MQBench looks for them."""
+    """Return the modules that torch no longer has where MQBench looks for them."""
     return [name for name in OLD if name not in sys.modules and find_spec(name) is None]
 
 
 @contextmanager
 def old_names() -> Generator[None]:
-    """Make them importable under their old names, inside this block only."""
+    """Make the modules importable under their old names, inside this block only.
+
+    Afterwards nothing is left of them, so that other libraries that probe for the old names find the truth.
+    """
     names = moved()
     parents = {name: import_module(name.rpartition(".")[0]) for name in names}
     for name in names:
         leaf = name.rpartition(".")[2]
         sys.modules[name] = import_module(f"{HOME}.{leaf}")
+        # `import a.b` reads sys.modules, `from a import b` the attribute. MQBench uses both.
         setattr(parents[name], leaf, sys.modules[name])
     try:
         yield

@@ -1,4 +1,4 @@
-"""`SRQuantizer` annotates a recipe's sites; `with_observer` puts an observer into a stock quantizer."""
+"""`SRQuantizer`, which annotates a recipe's sites, and `with_observer`, which puts observers into a stock quantizer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,7 +15,13 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.arm_inductor_quantizer import ArmInductorQuantizer
 from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
 
-from srptq_adapters.torchao.fake_quantize_class import TorchaoFakeQuantize, constructor, grid_of, scheme_of, shell_of
+from srptq_adapters.torchao.fake_quantize_class import (
+    TorchaoFakeQuantize,
+    constructor,
+    fake_quantize_class,
+    read_grid,
+    to_qscheme,
+)
 from srptq_plugin.graph.export import fold_mean_shifts
 from srptq_plugin.graph.network import Network, drop_identities, tensor_arguments
 from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, Site
@@ -27,16 +33,19 @@ from srptq_plugin.quantization.saturation import pair_limit
 from srptq_plugin.recipes.recipe import Recipe
 
 ANNOTATION = "quantization_annotation"
-ACTIVATIONS, PAIR_SUM_BITS = IntGrid(8), 16
-"""What X86InductorQuantizer multiplies weights by, and where kernels without VNNI add two products."""
+ACTIVATIONS = IntGrid(8)
+"""The grid of activations under X86InductorQuantizer."""
+PAIR_SUM_BITS = 16
+"""The bits of the integer in which x86 kernels without VNNI add two products."""
 Place = tuple[fx.Node, fx.Node]
+"""A tensor and one of its readers."""
 
 
 class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
-    """Annotates the sites of a plan, edge by edge.
+    """A PT2E quantizer that annotates the sites of a plan, edge by edge.
 
-    `SRQuantizer.from_recipe("openvino-w8a8")` plans by the graph that `prepare_pt2e` hands it; after that
-    `.plan` holds what was decided.
+    `SRQuantizer.from_recipe("openvino-w8a8")` makes its plan from the graph that `prepare_pt2e` hands it. Afterwards
+    `.plan` holds the plan.
     """
 
     def __init__(self, decide: Callable[[Network], Plan]) -> None:
@@ -48,7 +57,13 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
     def from_recipe(
         cls, recipe: str | Recipe, *, input_range: tuple[float, float] = (0.0, 1.0), registry: Registry | None = None
     ) -> "SRQuantizer":
-        """A quantizer that follows a recipe, shipped or of your own; `input_range` is that of the images."""
+        """Make a quantizer that follows a recipe.
+
+        Args:
+            recipe: a shipped recipe's name, or a recipe of your own.
+            input_range: the range of the images.
+            registry: where observers and quantizers are looked up.
+        """
         return cls(partial(BoundRecipe.resolve(recipe, registry or Registry()).plan, input_range=input_range))
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
@@ -56,43 +71,51 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         return fold_mean_shifts(drop_identities(model))
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Mark every site on the graph, in its order: torchao makes the first of a group and shares it later."""
+        """Annotate every site, in the order of the graph."""
         network = Network(model)
         self.plan = plan = self._decide(network)
         order = {node: n for n, node in enumerate(model.graph.nodes)}
         edges = [
             (network.nodes[edge.consumer], edge.input_index, site) for site in plan.sites for edge in site.consumers
         ]
+        # torchao makes the quantizer of a place before later places can share it. So the first place of a group, in the
+        # order of the graph, must be the one that the others refer to.
         first: dict[str, Place] = {}
-        for consumer, index, site in sorted(edges, key=lambda each: (order[each[0]], each[1])):
-            where = tensor_arguments(consumer)[index], consumer
+        for consumer, index, site in sorted(edges, key=lambda edge: (order[edge[0]], edge[1])):
+            place = tensor_arguments(consumer)[index], consumer
             if site.group in first:
-                _annotate(where, SharedQuantizationSpec(first[site.group]))
+                _annotate(place, SharedQuantizationSpec(first[site.group]))
             else:
-                first[site.group] = where
-                _annotate(where, _spec(site, constructor(partial(build_quantizer, plan, site.group, shell_of))))
+                first[site.group] = place
+                _annotate(
+                    place, _spec(site, constructor(partial(build_quantizer, plan, site.group, fake_quantize_class)))
+                )
         return model
 
     def validate(self, model: fx.GraphModule) -> None:
-        """Nothing is left to check: the plan was made on this graph."""
+        """Accept any graph: the plan was made from it."""
 
 
 def _spec(site: Site, build: Any) -> QuantizationSpec:
+    # torchao validates dtype and ends although `build` alone decides, so they are taken from a quantizer of this grid.
     example = TorchaoFakeQuantize(site.name, site.grid)
     return QuantizationSpec(
         dtype=example.dtype,
         observer_or_fake_quant_ctr=build,
         quant_min=site.grid.qmin,
         quant_max=site.grid.qmax,
-        qscheme=scheme_of(site.grid),
+        qscheme=to_qscheme(site.grid),
         ch_axis=site.grid.channel_axis,
     )
 
 
 def _annotate(place: Place, spec: QuantizationSpec | SharedQuantizationSpec) -> None:
     source, consumer = place
-    found = consumer.meta.setdefault(ANNOTATION, QuantizationAnnotation(_annotated=True, allow_implicit_sharing=False))
-    found.input_qspec_map[source] = spec
+    # Implicit sharing would merge the quantizers of a concat's inputs. The plan alone decides on sharing.
+    annotation = consumer.meta.setdefault(
+        ANNOTATION, QuantizationAnnotation(_annotated=True, allow_implicit_sharing=False)
+    )
+    annotation.input_qspec_map[source] = spec
 
 
 def with_observer(
@@ -104,7 +127,7 @@ def with_observer(
     overflow_safe: bool = True,
     registry: Registry | None = None,
 ) -> Quantizer:
-    """Wrap a stock quantizer so that our observers find its ranges; where it quantizes stays its own.
+    """Wrap a stock quantizer so that our observers find its ranges. What it quantizes stays its own choice.
 
     Args:
         quantizer: any PT2E quantizer.
@@ -114,14 +137,15 @@ def with_observer(
         overflow_safe: keep weights small enough for x86 processors without VNNI. Only X86InductorQuantizer needs it.
         registry: where observers are looked up.
     """
-    known = registry or Registry()
-    observe = partial(_observe, known.observer(activations).load(), dict(options or {}))
+    registry = registry or Registry()
+    for_activations = partial(_observe, registry.observer(activations).load(), dict(options or {}))
+    for_weights = partial(_observe, registry.observer(weights).load(), {})
     bits = PAIR_SUM_BITS if overflow_safe and _is_x86(quantizer) else None
-    return _Observing(quantizer, observe, partial(_observe, known.observer(weights).load(), {}), bits)
+    return _Observing(quantizer, for_activations, for_weights, bits)
 
 
 def _is_x86(quantizer: Quantizer) -> bool:
-    """Tell whether a quantizer, or one of those that it is composed of, is for x86 processors."""
+    # A ComposableQuantizer has parts. The quantizer for Arm is a subclass of the one for x86.
     parts = getattr(quantizer, "quantizers", [quantizer])
     return any(isinstance(part, X86InductorQuantizer) and not isinstance(part, ArmInductorQuantizer) for part in parts)
 
@@ -131,7 +155,7 @@ def _observe(factory: Any, options: Mapping[str, Any], grid: Any, tensors_per_ba
 
 
 class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
-    """Delegates to a stock quantizer and swaps the observers in its annotations."""
+    """A quantizer that delegates to a stock one and swaps the observers in its annotations."""
 
     def __init__(
         self, stock: Quantizer, activations: ObserverFactoryForGrid, weights: ObserverFactoryForGrid, bits: int | None
@@ -146,19 +170,20 @@ class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
         self._stock.annotate(model)
         for node in model.graph.nodes:
-            found = node.meta.get(ANNOTATION)
-            if found is not None:
-                for source, spec in found.input_qspec_map.items():
-                    found.input_qspec_map[source] = self._swap(spec, constant=source.op == "get_attr")
-                found.output_qspec = self._swap(found.output_qspec, constant=False)
+            annotation = node.meta.get(ANNOTATION)
+            if annotation is not None:
+                for source, spec in annotation.input_qspec_map.items():
+                    annotation.input_qspec_map[source] = self._swap(spec, constant=source.op == "get_attr")
+                annotation.output_qspec = self._swap(annotation.output_qspec, constant=False)
         return model
 
     def _swap(self, spec: Any, *, constant: bool) -> Any:
-        """Equal specs stay equal, so what the stock quantizer shares stays shared."""
+        """Return a spec with our observer. Specs of other kinds, of floats and of 32-bit biases stay."""
         if not isinstance(spec, QuantizationSpec) or spec.is_dynamic or spec.dtype.is_floating_point:
             return spec
         if "32" in str(spec.dtype):
             return spec
+        # torchao shares a quantizer between places with equal specs. One swapped spec for all equal ones keeps this.
         key = hash((spec, constant)), constant
         if key not in self._swapped:
             build = constructor(partial(self._build, self._grid(spec, constant=constant), constant))
@@ -166,7 +191,7 @@ class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         return self._swapped[key]
 
     def _grid(self, spec: QuantizationSpec, *, constant: bool) -> IntGrid:
-        grid = grid_of(spec)
+        grid = read_grid(spec)
         return replace(grid, pair_limit=pair_limit(self._bits, grid, ACTIVATIONS)) if constant else grid
 
     def _build(self, grid: Any, constant: bool) -> nn.Module:  # noqa: FBT001
@@ -174,13 +199,13 @@ class _Observing(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         return TorchaoFakeQuantize("", grid, qconfig(grid, 1), constant=constant)
 
     def prepare_obs_or_fq_callback(self, model: fx.GraphModule, edge_or_node_to_obs_or_fq: Mapping[Any, Any]) -> None:
-        """Name each quantizer by its tensor, and tell it how many tensors share it."""
+        """Name each quantizer by its tensor, and give it an observer for as many tensors as share it."""
         network = Network(model)
         tensors: dict[TorchaoFakeQuantize, list[fx.Node]] = {}
-        for edge, each in edge_or_node_to_obs_or_fq.items():
+        for edge, module in edge_or_node_to_obs_or_fq.items():
             source = edge[0] if isinstance(edge, tuple) else edge
-            if isinstance(each, TorchaoFakeQuantize) and source not in tensors.setdefault(each, []):
-                tensors[each].append(source)
+            if isinstance(module, TorchaoFakeQuantize) and source not in tensors.setdefault(module, []):
+                tensors[module].append(source)
         for quantizer, sources in tensors.items():
             quantizer.name = _tensor_name(network, sources[0])
             qconfig = self._weights if quantizer.constant else self._activations

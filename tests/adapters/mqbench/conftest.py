@@ -10,7 +10,7 @@ from torch import fx
 import srptq_plugin
 from srptq_plugin.plugins.protocols import Change
 
-# the adapter first: it makes MQBench importable
+# The adapter comes first, as it makes MQBench importable.
 _, mqbench, platform, switches = map(
     import_module, ("srptq_adapters.mqbench", "mqbench", "mqbench.prepare_by_platform", "mqbench.utils.state")
 )
@@ -39,20 +39,20 @@ def active() -> Iterator[Sequence[Change]]:
 
 @pytest.fixture
 def prepare(active: Sequence[Change]) -> Prepare:
-    """As a plain MQBench script prepares a network of the tests."""
+    """Return a function that prepares a toy network as a plain MQBench script does."""
     assert active
 
     def run(kind: str = "edsr", backend: str = "Academic", *, trains: bool = False, **qconfig: Any) -> fx.GraphModule:
         config = {"extra_qconfig_dict": {**SCHEMES, **OURS, **qconfig}}
-        chosen = platform.BackendType[backend]
-        return platform.prepare_by_platform(networks.network(kind).train(trains), chosen, config).eval()
+        backend_type = platform.BackendType[backend]
+        return platform.prepare_by_platform(networks.network(kind).train(trains), backend_type, config).eval()
 
     return run
 
 
 @pytest.fixture
 def calibrated(prepare: Prepare) -> Prepare:
-    """The same, calibrated and quantizing."""
+    """Return a function that prepares and calibrates a network, and lets it quantize."""
 
     def run(kind: str = "edsr", backend: str = "Academic", **qconfig: Any) -> fx.GraphModule:
         model = prepare(kind, backend, **qconfig)

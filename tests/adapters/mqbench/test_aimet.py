@@ -1,4 +1,4 @@
-"""AIMET reads what MQBench deploys for SNPE while we are active, and computes what torch computes."""
+"""AIMET reads the files that MQBench deploys for SNPE while we are active, and computes the output of torch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,32 +23,32 @@ EXACT: dict[str, dict[str, Any]] = {"full": CHANNEL, "narrow": CHANNEL | {"symme
 
 @pytest.fixture
 def simulated(calibrated: Prepare, tmp_path: Path) -> Callable[..., float]:
-    """How near AIMET's simulation of a deployed network is to the model that was deployed."""
+    """Return a function that deploys a network and gives the PSNR between its output and AIMET's simulation."""
 
     def run(kind: str, **qconfig: Any) -> float:
         model = calibrated(kind, "SNPE", a_qscheme=AFFINE, **qconfig)
         with torch.no_grad():
-            wanted = model(IMAGES).numpy()
+            expected = model(IMAGES).numpy()
         shape = {"x": list(IMAGES.shape)}
         deploying.convert_deploy(model, platform.BackendType.SNPE, shape, output_path=str(tmp_path), model_name="m")
         files = (tmp_path / "m_deploy_model.onnx", tmp_path / "m_clip_ranges.json")
-        found = aimet.simulated(*files, IMAGES.numpy(), wanted)
-        assert found["version"] == "0.6.1"
-        return aimet.decibels(found)
+        report = aimet.simulated(*files, IMAGES.numpy(), expected)
+        assert report["version"] == "0.6.1"
+        return aimet.decibels(report)
 
     return run
 
 
 @pytest.mark.parametrize("case", EXACT)
-def test_bounded_by_channel_aimet_draws_what_torch_draws(case: str, simulated: Callable[..., float]) -> None:
+def test_aimet_draws_the_output_of_torch_per_channel(case: str, simulated: Callable[..., float]) -> None:
     assert simulated("edsr", w_qscheme=EXACT[case]) > 120
 
 
-def test_with_mqbenchs_defaults_it_does_but_for_ties(simulated: Callable[..., float]) -> None:
+def test_mqbench_defaults_differ_in_ties_only(simulated: Callable[..., float]) -> None:
     assert simulated("edsr", **LEARNABLE, w_observer="MinMaxObserver", w_qscheme=AFFINE) > 60
 
 
-def test_a_concats_inputs_which_aimet_reads_at_its_outputs_scale_differ_slightly(
+def test_concat_differs_as_aimet_uses_its_output_scale(
     simulated: Callable[..., float],
 ) -> None:
     assert 50 < simulated("imdn", w_qscheme=CHANNEL) < 120

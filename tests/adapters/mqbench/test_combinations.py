@@ -1,4 +1,4 @@
-"""Any two settings of MQBench's together, with ours among them: prepared, calibrated, reconstructed, run."""
+"""Pairs of MQBench settings, with ours among them: prepared, calibrated, reconstructed and run."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[
 from mqbench.utils.state import enable_calibration, enable_quantization  # pyright: ignore[reportMissingImports]
 from torch import fx
 
-from srptq_adapters.mqbench.grids import grid_of
+from srptq_adapters.mqbench.grids import read_grid
 from srptq_plugin.reconstruction import pac
 
 pytestmark = pytest.mark.usefixtures("real", "active")
@@ -39,13 +39,16 @@ Case = dict[str, Any]
 
 @dataclass(frozen=True)
 class Losses:
-    """PaC's figures, run by run."""
+    """The figures of each run of PaC."""
 
     figures: list[Mapping[str, float]]
 
 
 def allowed(case: Case) -> bool:
-    """MQBench's own patterns learn rounding in one kind of quantizer, and run no network that splits tensors."""
+    """Tell whether MQBench can run a case.
+
+    Its own patterns learn rounding in one kind of quantizer only, and run no network that splits tensors.
+    """
     fits = case.get("weights", "AdaRound") == "AdaRound" and case.get("network", "edsr") == "edsr"
     return fits or case.get("steps", ("none",))[0] in ("none", "pac")
 
@@ -55,7 +58,7 @@ def pairs(case: Case) -> set[Any]:
 
 
 def pairwise() -> Iterator[Case]:
-    """Cases in which every two values of two factors meet, as far as they may; found greedily."""
+    """Yield cases in which all allowed pairs of values meet. A greedy search makes them few."""
     single = ([(name, value) for value in values] for name, values in FACTORS.items())
     every = [pair for one, other in combinations(single, 2) for pair in product(one, other)]
     left = dict.fromkeys(pair for pair in every if allowed(dict(pair)))
@@ -64,7 +67,7 @@ def pairwise() -> Iterator[Case]:
         for name, values in FACTORS.items():
             if name not in case:
                 fits = [case | {name: value} for value in values if allowed(case | {name: value})]
-                case = max(fits, key=lambda each: len(pairs(each) & left.keys()))
+                case = max(fits, key=lambda candidate: len(pairs(candidate) & left.keys()))
         for pair in pairs(case):
             left.pop(pair, None)
         yield {name: case[name] for name in FACTORS}
@@ -73,20 +76,20 @@ def pairwise() -> Iterator[Case]:
 CASES = list(pairwise())
 
 
-def name_of(case: Case) -> str:
+def case_name(case: Case) -> str:
     return "-".join(str(value) if not isinstance(value, tuple) else f"{value[0]}{value[1]}" for value in case.values())
 
 
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> Losses:
-    known, reconstruct = Losses([]), pac.reconstruct
+    losses, reconstruct = Losses([]), pac.reconstruct
 
     def watched(*args: Any, **options: Any) -> Mapping[str, float]:
-        known.figures.append(reconstruct(*args, **options))
-        return known.figures[-1]
+        losses.figures.append(reconstruct(*args, **options))
+        return losses.figures[-1]
 
     monkeypatch.setattr(pac, "reconstruct", watched)
-    return known
+    return losses
 
 
 def calibrated(case: Case) -> fx.GraphModule:
@@ -103,7 +106,7 @@ def calibrated(case: Case) -> fx.GraphModule:
     backend = platform.BackendType[case["backend"]]
     network = networks.network(case["network"])
     model = platform.prepare_by_platform(network, backend, {"extra_qconfig_dict": qconfig})
-    model.train("DSQ" in (case["weights"], case["activations"]))  # which observes in training only
+    model.train("DSQ" in (case["weights"], case["activations"]))  # DSQ observes in training only.
     enable_calibration(model)
     with torch.no_grad():
         for batch in BATCHES:
@@ -124,7 +127,7 @@ def reconstructed(model: fx.GraphModule, case: Case) -> fx.GraphModule:
 
 
 def assert_on_its_grid(quantizer: Any, case: Case) -> None:
-    grid = grid_of(quantizer)
+    grid = read_grid(quantizer)
     scale, zero_point = quantizer.scale.detach(), quantizer.zero_point.detach()
     assert torch.isfinite(scale).all()
     assert (scale > 0).all()
@@ -135,7 +138,7 @@ def assert_on_its_grid(quantizer: Any, case: Case) -> None:
         assert not zero_point.any()
 
 
-def test_every_two_values_that_may_meet_do() -> None:
+def test_cases_cover_all_allowed_pairs() -> None:
     met = set[Any]().union(*map(pairs, CASES))
     for one, other in combinations(FACTORS, 2):
         for values in product(FACTORS[one], FACTORS[other]):
@@ -143,20 +146,20 @@ def test_every_two_values_that_may_meet_do() -> None:
             assert (pair in met) == allowed(dict(pair))
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_together_they_run_and_pac_makes_nothing_worse(case: Case, losses: Losses) -> None:
+@pytest.mark.parametrize("case", CASES, ids=case_name)
+def test_combinations_run_and_pac_lowers_the_loss(case: Case, losses: Losses) -> None:
     torch.manual_seed(0)
     model = reconstructed(calibrated(case), case)
     with torch.no_grad():
         drawn, again = model(IMAGES), model(IMAGES)
     assert torch.isfinite(drawn).all()
     assert torch.equal(drawn, again)
-    found = [each for each in model.modules() if isinstance(each, QuantizeBase)]
-    assert found
-    for quantizer in found:
+    quantizers = [module for module in model.modules() if isinstance(module, QuantizeBase)]
+    assert quantizers
+    for quantizer in quantizers:
         assert_on_its_grid(quantizer, case)
     if case["steps"][0] != "none":
         advanced_ptq.ptq_reconstruction(model, BATCHES, PAC | {"epochs": 1, "batch": 4})
-        tuned, kept = losses.figures
+        tuned, repeated = losses.figures
         assert tuned["loss_after"] <= tuned["loss_before"]
-        assert kept["loss_before"] == pytest.approx(tuned["loss_after"], rel=1e-4)
+        assert repeated["loss_before"] == pytest.approx(tuned["loss_after"], rel=1e-4)

@@ -1,4 +1,4 @@
-"""What a user writes in MQBench's config: what is taken, named and refused."""
+"""A user's MQBench config: accepted keys, warnings and errors."""
 
 import copy
 import logging
@@ -26,12 +26,12 @@ BOUNDED = "BoundedFakeQuantize"
 BYTE = {"bit": 8, "symmetry": False, "per_channel": False, "pot_scale": False}
 
 
-def qconfig(backend: str = "QDQ", **given: Any) -> Any:
-    return platform.get_qconfig_by_platform(platform.BackendType[backend], given)
+def qconfig(backend: str = "QDQ", **keys: Any) -> Any:
+    return platform.get_qconfig_by_platform(platform.BackendType[backend], keys)
 
 
-def activation(backend: str = "QDQ", **given: Any) -> Any:
-    return qconfig(backend, **given).activation()
+def activation(backend: str = "QDQ", **keys: Any) -> Any:
+    return qconfig(backend, **keys).activation()
 
 
 def defaults() -> Any:
@@ -44,37 +44,37 @@ def defaults() -> Any:
     }
 
 
-def test_an_observer_by_name_is_one_of_the_cores() -> None:
-    made = activation(a_observer="dbdc", a_fakequantize=BOUNDED)
-    assert isinstance(made, SRFakeQuantize)
-    assert isinstance(made.activation_post_process, SRObserver)
-    assert isinstance(made.activation_post_process.observer, DBDCObserver)
+def test_observer_by_name_is_a_core_observer() -> None:
+    quantizer = activation(a_observer="dbdc", a_fakequantize=BOUNDED)
+    assert isinstance(quantizer, SRFakeQuantize)
+    assert isinstance(quantizer.activation_post_process, SRObserver)
+    assert isinstance(quantizer.activation_post_process.observer, DBDCObserver)
 
 
-def test_the_alias_is_the_activations_observer_only() -> None:
-    found = qconfig(observer="dbdc", w_observer="MinMaxObserver")
-    assert type(found.activation().activation_post_process).__name__ == "DBDCObserver"
-    assert isinstance(found.weight().activation_post_process, MinMaxObserver)
+def test_alias_sets_the_activation_observer_only() -> None:
+    both = qconfig(observer="dbdc", w_observer="MinMaxObserver")
+    assert type(both.activation().activation_post_process).__name__ == "DBDCObserver"
+    assert isinstance(both.weight().activation_post_process, MinMaxObserver)
 
 
-def test_the_alias_may_say_the_same_as_the_key() -> None:
+def test_alias_may_equal_the_key() -> None:
     assert activation(observer="dbdc", a_observer="dbdc").activation_post_process.title == "dbdc"
 
 
-def test_the_alias_and_the_key_in_conflict_are_refused() -> None:
+def test_alias_in_conflict_with_the_key_is_refused() -> None:
     with pytest.raises(SrptqError, match=r"observer is 'dbdc' and a_observer 'MinMaxObserver'; .* give one"):
         qconfig(observer="dbdc", a_observer="MinMaxObserver")
 
 
-def test_a_config_is_left_as_it_was_given() -> None:
-    given = {"observer": "dbdc", "a_observer_extra_args": {"bins": 64}}
-    before = copy.deepcopy(given)
-    platform.get_qconfig_by_platform(platform.BackendType.QDQ, given)
-    assert given == before
+def test_config_of_the_caller_stays_unchanged() -> None:
+    config = {"observer": "dbdc", "a_observer_extra_args": {"bins": 64}}
+    before = copy.deepcopy(config)
+    platform.get_qconfig_by_platform(platform.BackendType.QDQ, config)
+    assert config == before
 
 
 @pytest.mark.parametrize(
-    ("config", "named"),
+    ("config", "message"),
     [
         (
             {"extra_qconfig": {}},
@@ -84,26 +84,26 @@ def test_a_config_is_left_as_it_was_given() -> None:
         ({"extra_qconfig_dict": {"a_observr": "dbdc"}}, r"extra_qconfig_dict: .* 'a_observr'; .*a_observer"),
     ],
 )
-def test_a_key_that_nobody_reads_is_named(config: dict[str, Any], named: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_unused_key_is_named(config: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture) -> None:
     platform.prepare_by_platform(networks.network("edsr"), platform.BackendType.QDQ, config)
-    assert re.search(named, caplog.text)
+    assert re.search(message, caplog.text)
 
 
-def test_a_config_without_mistakes_is_not_remarked_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_correct_config_gives_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     config = {"extra_qconfig_dict": {"observer": "dbdc"}, "extra_quantizer_dict": {"exclude_module_name": ["head"]}}
     platform.prepare_by_platform(networks.network("edsr"), platform.BackendType.QDQ, config)
-    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("key", ["a_observer", "w_observer", "observer"])
-def test_an_unknown_observer_is_refused_with_the_choices(key: str) -> None:
-    named = key if "_" in key else "a_observer"
-    with pytest.raises(SrptqError, match=rf"extra_qconfig_dict.{named}: unknown observer 'dbcd'.*dbdc"):
+def test_unknown_observer_is_refused_with_the_choices(key: str) -> None:
+    key_of_config = key if "_" in key else "a_observer"
+    with pytest.raises(SrptqError, match=rf"extra_qconfig_dict.{key_of_config}: unknown observer 'dbcd'.*dbdc"):
         qconfig(**{key: "dbcd"})
 
 
 @pytest.mark.parametrize("key", ["a_fakequantize", "w_fakequantize"])
-def test_an_unknown_fake_quantizer_is_refused_with_the_choices(key: str) -> None:
+def test_unknown_fake_quantizer_is_refused_with_choices(key: str) -> None:
     with pytest.raises(
         SrptqError, match=rf"extra_qconfig_dict.{key}: unknown fakequantize 'Bounded'.*BoundedFakeQuantize"
     ):
@@ -112,28 +112,28 @@ def test_an_unknown_fake_quantizer_is_refused_with_the_choices(key: str) -> None
 
 @pytest.mark.parametrize("quantizer", [BOUNDED, "FixedFakeQuantize"])
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [({"bin": 64}, r"'bin'.*options: ratio, bins, average"), ({"bins": 0}, "bins: 0; give 1 or more")],
 )
-def test_a_wrong_option_is_refused_before_any_image(quantizer: str, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(SrptqError, match=rf"extra_qconfig_dict: a_observer_extra_args.*dbdc: .*{said}"):
+def test_wrong_option_is_refused_before_any_image(quantizer: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SrptqError, match=rf"extra_qconfig_dict: a_observer_extra_args.*dbdc: .*{message}"):
         qconfig(a_observer="dbdc", a_fakequantize=quantizer, a_observer_extra_args=options)
 
 
-def test_a_wrong_parameter_of_a_fake_quantizer_is_refused() -> None:
-    with pytest.raises(SrptqError, match=r"a_fakeq_params.*gradient: 'lsq' is not known; choices: full, pact"):
+def test_wrong_gradient_is_refused() -> None:
+    with pytest.raises(SrptqError, match=r"a_fakeq_params.*gradient: 'lsq' is unknown; give full or pact"):
         qconfig(a_fakequantize=BOUNDED, a_fakeq_params={"gradient": "lsq"})
 
 
-def test_a_quantizers_own_options_are_parameters_beside_those_of_the_observer() -> None:
-    given: Any = {"a_fakeq_params": {"gated": 0.5, "bypassed": 0}, "a_observer_extra_args": {"ratio": 0.05}}
-    made = activation(a_observer="dbdc", a_fakequantize="srptq.ddtb", **given)
-    assert made.core.options == {"gated": 0.5, "bypassed": 0}
-    assert made.activation_post_process.observer.ratios == (0.05,)
+def test_quantizer_options_and_observer_options_stay_apart() -> None:
+    keys: Any = {"a_fakeq_params": {"gated": 0.5, "bypassed": 0}, "a_observer_extra_args": {"ratio": 0.05}}
+    quantizer = activation(a_observer="dbdc", a_fakequantize="srptq.ddtb", **keys)
+    assert quantizer.core.options == {"gated": 0.5, "bypassed": 0}
+    assert quantizer.activation_post_process.observer.ratios == (0.05,)
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "said"),
+    ("name", "keys", "message"),
     [
         ("srptq.ddtb", {"a_fakeq_params": {"gatde": 1}}, r"params: unknown option 'gatde'.*bypassed, gated, gr"),
         ("srptq.ddtb", {"a_fakeq_params": {"gated": 2}}, r"gated: 2 is no share; give a number from 0 to 1"),
@@ -141,46 +141,49 @@ def test_a_quantizers_own_options_are_parameters_beside_those_of_the_observer() 
         (BOUNDED, {"a_fakeq_params": {"gated": 1}}, r"a_fakeq_params: unknown option 'gated'; choices: gradient"),
     ],
 )
-def test_wrong_options_of_a_quantizer_are_refused(name: str, given: dict[str, Any], said: str) -> None:
-    with pytest.raises(SrptqError, match=rf"extra_qconfig_dict.*{said}"):
-        qconfig(a_fakequantize=name, **given)
+def test_wrong_quantizer_options_are_refused(name: str, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(SrptqError, match=rf"extra_qconfig_dict.*{message}"):
+        qconfig(a_fakequantize=name, **keys)
 
 
 @pytest.mark.parametrize("name", ["srptq.daq", "srptq.linear", "srptq.ddtb"])
-def test_what_finds_its_levels_in_each_image_is_for_activations_and_not_deployed(name: str) -> None:
+def test_dynamic_quantizers_refuse_weights_and_export(name: str) -> None:
     with pytest.raises(SrptqError, match=rf"w_fakequantize: {name} is for activations here; give BoundedFakeQuantize"):
         qconfig(w_fakequantize=name)
-    made = activation(a_fakequantize=name)
-    made.core.set_bounds(Bounds.of(-1.0, 1.0))
-    made.disable_observer()
-    made.enable_fake_quant()
+    quantizer = activation(a_fakequantize=name)
+    quantizer.core.set_bounds(Bounds.of(-1.0, 1.0))
+    quantizer.disable_observer()
+    quantizer.enable_fake_quant()
     image = networks.images()
-    assert (made(image) - image).abs().max() < 0.5
+    assert (quantizer(image) - image).abs().max() < 0.5
 
     def through(values: Tensor) -> Tensor:
-        return made(values)
+        return quantizer(values)
 
-    with pytest.raises(SrptqError, match="its levels are computed from each image; use BoundedFakeQuantize"):
+    with pytest.raises(SrptqError, match=r"its levels are computed from each image, so .*; use BoundedFakeQuantize"):
         torch.jit.trace(through, image)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def test_options_reach_the_observer_and_parameters_the_quantizer() -> None:
+def test_options_reach_observer_and_quantizer() -> None:
     options = {"ratio": 0.05, "bins": 64}
-    made = activation(
+    quantizer = activation(
         observer="dbdc", a_fakequantize=BOUNDED, a_observer_extra_args=options, a_fakeq_params={"gradient": "pact"}
     )
-    assert (made.activation_post_process.observer.ratios, made.activation_post_process.observer.bins) == ((0.05,), 64)
-    assert made.core.gradient == "pact"
+    assert (quantizer.activation_post_process.observer.ratios, quantizer.activation_post_process.observer.bins) == (
+        (0.05,),
+        64,
+    )
+    assert quantizer.core.gradient == "pact"
 
 
 @pytest.mark.parametrize(("name", "gradient"), [(BOUNDED, "full"), ("srptq.pams", "pact"), ("srptq.fqsr", "full")])
-def test_the_gradient_is_the_kinds_own_unless_given(name: str, gradient: str) -> None:
+def test_gradient_is_the_default_of_the_kind(name: str, gradient: str) -> None:
     assert activation(a_fakequantize=name).core.gradient == gradient
 
 
 @pytest.mark.parametrize("bit", [1, 0, 9, 16, 4.0, "8", True])
 @pytest.mark.parametrize("side", ["w", "a"])
-def test_bits_that_a_file_cannot_hold_are_refused(bit: object, side: str) -> None:
+def test_bits_that_no_file_holds_are_refused(bit: object, side: str) -> None:
     with pytest.raises(
         SrptqError, match=rf"extra_qconfig_dict.{side}_qscheme.bit: QDQ cannot take {bit!r}; give 2 to 8"
     ):
@@ -188,30 +191,30 @@ def test_bits_that_a_file_cannot_hold_are_refused(bit: object, side: str) -> Non
 
 
 @pytest.mark.parametrize("bit", range(2, 17))
-def test_academic_takes_more(bit: int) -> None:
+def test_academic_takes_up_to_16_bits(bit: int) -> None:
     schemes = {f"{side}_qscheme": {**BYTE, "bit": bit} for side in "wa"}
     names = {"w_observer": "dbdc", "a_observer": "dbdc", "w_fakequantize": BOUNDED, "a_fakequantize": BOUNDED}
-    made = activation("Academic", **schemes, **names)
-    assert (made.core.grid.qmin, made.core.grid.qmax) == (0, 2**bit - 1)
+    quantizer = activation("Academic", **schemes, **names)
+    assert (quantizer.core.grid.qmin, quantizer.core.grid.qmax) == (0, 2**bit - 1)
 
 
 @pytest.mark.parametrize("side", ["w", "a"])
-def test_academic_without_a_scheme_is_refused(side: str) -> None:
+def test_academic_without_scheme_is_refused(side: str) -> None:
     other = {"w": "a", "a": "w"}[side]
     with pytest.raises(SrptqError, match=rf"extra_qconfig_dict.{side}_qscheme: missing; Academic needs bit, symmetry"):
         qconfig("Academic", **{f"{other}_qscheme": BYTE})
 
 
-def test_bits_of_weights_that_openvino_changes_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_weight_bits_that_openvino_changes_are_named(caplog: pytest.LogCaptureFixture) -> None:
     scheme = {"bit": 4, "symmetry": True, "per_channel": True, "pot_scale": False}
     qconfig("OPENVINO", w_qscheme=scheme)
     assert "w_qscheme.bit: MQBench's OPENVINO takes -64..63 for weights, not 4 bits" in caplog.text
 
 
-def test_the_table_of_defaults_stays_clean() -> None:
+def test_table_of_defaults_stays_unchanged() -> None:
     before = defaults()
-    made = activation(observer="dbdc", a_fakequantize=BOUNDED, a_observer_extra_args={"bins": 64})
-    assert made.activation_post_process.observer.bins == 64
+    quantizer = activation(observer="dbdc", a_fakequantize=BOUNDED, a_observer_extra_args={"bins": 64})
+    assert quantizer.activation_post_process.observer.bins == 64
     assert defaults() == before
     with pytest.raises(SrptqError, match="'bin'"):
         qconfig(observer="dbdc", a_observer_extra_args={"bin": 64})
@@ -220,14 +223,14 @@ def test_the_table_of_defaults_stays_clean() -> None:
 
 
 def test_our_observers_work_in_stock_quantizers() -> None:
-    made = activation(a_observer="dbdc", a_fakequantize="FixedFakeQuantize")
-    assert isinstance(made, FixedFakeQuantize)
-    assert isinstance(made.activation_post_process, SRObserver)
+    quantizer = activation(a_observer="dbdc", a_fakequantize="FixedFakeQuantize")
+    assert isinstance(quantizer, FixedFakeQuantize)
+    assert isinstance(quantizer.activation_post_process, SRObserver)
 
 
-def test_a_prepared_network_has_the_quantizers_that_were_asked_for(prepare: Callable[..., fx.GraphModule]) -> None:
+def test_prepared_network_has_the_quantizers_of_the_config(prepare: Callable[..., fx.GraphModule]) -> None:
     model = prepare("edsr", "QDQ")
-    made = [each for each in model.modules() if isinstance(each, SRFakeQuantize)]
-    assert len(made) > 10
-    assert {each.activation_post_process.title for each in made} == {"minmax", "dbdc"}
-    assert {each.core.grid.bits for each in made} == {4}
+    quantizers = [module for module in model.modules() if isinstance(module, SRFakeQuantize)]
+    assert len(quantizers) > 10
+    assert {quantizer.activation_post_process.title for quantizer in quantizers} == {"minmax", "dbdc"}
+    assert {quantizer.core.grid.bits for quantizer in quantizers} == {4}

@@ -13,30 +13,30 @@ Both = tuple[Result, Result, Result]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Both:
-    """Of two processes, and of one that has all batches."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> Both:
+    """Run two processes with half of the batches each, and one with all."""
     (alone,) = together(calibrate_mqbench, 1, tmp_path_factory.mktemp("one"))
     one, other = together(calibrate_mqbench, 2, tmp_path_factory.mktemp("two"))
     return one, other, alone
 
 
-def test_dbdc_finds_the_same_in_both_processes(found: Both) -> None:
-    one, other, _ = found
+def test_dbdc_bounds_are_equal_in_both_processes(results: Both) -> None:
+    one, other, _ = results
     assert torch.equal(one["calibrated"], other["calibrated"])
 
 
-def test_and_what_one_process_finds_in_all_batches(found: Both) -> None:
-    one, _, alone = found
+def test_dbdc_bounds_equal_one_process_with_all_batches(results: Both) -> None:
+    one, _, alone = results
     torch.testing.assert_close(one["calibrated"], alone["calibrated"], rtol=1e-6, atol=0)
 
 
-def test_pac_tunes_both_processes_to_the_same_bounds(found: Both) -> None:
-    one, other, _ = found
+def test_pac_tunes_both_processes_to_the_same_bounds(results: Both) -> None:
+    one, other, _ = results
     assert torch.equal(one["tuned"], other["tuned"])
     assert not torch.equal(one["tuned"], one["calibrated"])
 
 
-def test_unequal_numbers_of_images_are_refused_everywhere(found: Both) -> None:
-    for result in found[:2]:
+def test_unequal_numbers_of_images_are_refused_everywhere(results: Both) -> None:
+    for result in results[:2]:
         assert "the processes have [4, 2] images; give each of them as many" in result["refused"]
-    assert not found[2]["refused"]
+    assert not results[2]["refused"]

@@ -1,4 +1,4 @@
-"""The examples: what changes in a script of MQBench's, and that they run."""
+"""The examples for MQBench: the lines that change in a script, and the files that they write."""
 
 import difflib
 import shutil
@@ -17,7 +17,7 @@ CONFIG = 'CONFIG = {{"extra_qconfig_dict": {{"w_observer": "MinMaxObserver", "a_
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The examples, with a few patches instead of a hundred."""
+    """Copy the examples, with a few patches instead of a hundred."""
     copied = Path(shutil.copytree(FOLDER, tmp_path / "examples"))
     network = copied / "network.py"
     text = network.read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def written(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_the_activation_and_one_word_make_the_difference() -> None:
+def test_examples_differ_in_activation_and_one_word() -> None:
     before, after = ((FOLDER / name).read_text(encoding="utf-8").splitlines() for name in ("before.py", "after.py"))
     changes = [line for line in difflib.ndiff(before[1:], after[1:]) if line[0] in "+-"]
     assert changes == [
@@ -43,22 +43,22 @@ def test_the_activation_and_one_word_make_the_difference() -> None:
 
 
 @pytest.mark.usefixtures("real")
-def test_after_leaves_the_files_for_snpe(folder: Path, tmp_path: Path) -> None:
+def test_after_writes_the_files_for_snpe(folder: Path, tmp_path: Path) -> None:
     run(folder / "after.py", tmp_path / "out")
     assert written(tmp_path / "out") == {"edsr.onnx", "edsr_deploy_model.onnx", "edsr_clip_ranges.json"}
     onnx.checker.check_model(onnx.load(tmp_path / "out" / "edsr_deploy_model.onnx"))
 
 
 @pytest.mark.usefixtures("real")
-def test_run_leaves_a_file_and_says_that_nothing_was_lost(folder: Path, tmp_path: Path) -> None:
-    told = run(folder / "run.py", tmp_path / "out")
-    calibrated, reconstructed = (line.split() for line in told.splitlines() if " dB" in line)
+def test_run_writes_a_file_and_reports_psnr(folder: Path, tmp_path: Path) -> None:
+    output = run(folder / "run.py", tmp_path / "out")
+    calibrated, reconstructed = (line.split() for line in output.splitlines() if " dB" in line)
     assert float(reconstructed[1]) >= float(calibrated[1])
     assert written(tmp_path / "out") == {"edsr_w4a4.onnx"}
 
 
 @pytest.mark.usefixtures("real")
-def test_training_ends_no_worse_than_it_began_and_leaves_the_files(tmp_path: Path) -> None:
+def test_training_example_improves_psnr_and_writes_files(tmp_path: Path) -> None:
     overrides = ["calibration.patches=2", "calibration.size=24"]
     start = srptq_plugin.quantize("snpe-w8a8-fast", out=tmp_path / "run", overrides=overrides).folder
     words = run(shortened("mqbench_snpe.py", tmp_path), tmp_path / "out", str(start)).splitlines()[-1].split()

@@ -1,4 +1,4 @@
-"""activate() and deactivate(): what goes into MQBench's tables, and that nothing of it stays."""
+"""activate() and deactivate(): the entries in MQBench's tables, and that none of them stays."""
 
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ class Mine(BoundedFakeQuantize):
 
 
 def everything() -> Any:
-    """What MQBench consists of, as far as anybody could change it: names, values, lists and their order."""
+    """Return all of MQBench that activating could change: names, values, lists and their order."""
     tables = [platform.ObserverDict, platform.FakeQuantizeDict, platform.ParamsTable, DEFAULT_MODEL_QUANTIZER]
     deploys = {backend: list(functions) for backend, functions in BACKEND_DEPLOY_FUNCTION.items()}
     attributes = [{name: value for name, value in vars(owner).items() if name != "__builtins__"} for owner in OWNERS]
@@ -65,7 +65,7 @@ def skipped(changes: Mapping[str, Any]) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def inactive(active: object) -> None:
-    """Every test starts inactive; `active` deactivates at the end, whatever happened."""
+    """Deactivate before every test. `active` deactivates at the end, even after a failure."""
     assert active
     srptq_plugin.deactivate("mqbench")
 
@@ -103,64 +103,64 @@ def test_deactivating_what_is_not_active_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["dbdc", "srptq.mse"])
-def test_an_observer_of_others_under_our_name_is_kept_and_reported(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_observer_under_our_name_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(platform.ObserverDict, name, platform.ObserverDict["MinMaxObserver"])
-    found = skipped(srptq_plugin.activate("mqbench"))
-    assert found[name] == "taken by mqbench.observer"
+    reasons = skipped(srptq_plugin.activate("mqbench"))
+    assert reasons[name] == "taken by mqbench.observer"
     assert platform.ObserverDict[name] is platform.ObserverDict["MinMaxObserver"]
     assert "DBDCObserver" in platform.ObserverDict
     srptq_plugin.deactivate("mqbench")
     assert platform.ObserverDict[name] is platform.ObserverDict["MinMaxObserver"]
 
 
-def test_a_quantizer_of_others_under_our_name_is_kept_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_foreign_quantizer_under_our_name_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(platform.FakeQuantizeDict, "BoundedFakeQuantize", PACTFakeQuantize)
     assert "BoundedFakeQuantize" in skipped(srptq_plugin.activate("mqbench"))
     srptq_plugin.deactivate("mqbench")
     assert platform.FakeQuantizeDict["BoundedFakeQuantize"] is PACTFakeQuantize
 
 
-def test_what_others_enter_while_we_are_active_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_of_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     srptq_plugin.activate("mqbench")
     monkeypatch.setitem(platform.ObserverDict, "theirs", object)
     srptq_plugin.deactivate("mqbench")
     assert platform.ObserverDict["theirs"] is object
 
 
-def test_changes_are_the_same_foretold_and_done() -> None:
+def test_changes_are_equal_before_and_after() -> None:
     before, registry = everything(), Registry()
-    foretold = ACTIVATION.changes(registry)
+    planned = ACTIVATION.changes(registry)
     assert everything() == before
     done = srptq_plugin.activate("mqbench")["mqbench"]
-    assert tuple(done) == tuple(foretold) == tuple(ACTIVATION.changes(registry))
+    assert tuple(done) == tuple(planned) == tuple(ACTIVATION.changes(registry))
     srptq_plugin.deactivate("mqbench")
-    assert ACTIVATION.changes(registry) == foretold
+    assert ACTIVATION.changes(registry) == planned
 
 
-def test_every_change_has_a_name_of_its_own_and_a_summary() -> None:
+def test_changes_have_unique_names_and_summaries() -> None:
     changes = ACTIVATION.changes(Registry())
     assert len({change.name for change in changes}) == len(changes)
     assert all(change.summary for change in changes)
     assert {"pattern: pac, bias-correction", "zero points", "get_qconfig_by_platform", *OBSERVERS} <= {
-        each.name for each in changes
+        change.name for change in changes
     }
 
 
-def test_a_repair_that_is_not_needed_is_skipped_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unneeded_repair_is_skipped_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     srptq_plugin.activate("mqbench")
-    mended = deploy_linear.LinearQuantizer_process.parse_qparams
+    repaired = deploy_linear.LinearQuantizer_process.parse_qparams
     srptq_plugin.deactivate("mqbench")
-    monkeypatch.setattr(deploy_linear.LinearQuantizer_process, "parse_qparams", mended)
+    monkeypatch.setattr(deploy_linear.LinearQuantizer_process, "parse_qparams", repaired)
     assert skipped(srptq_plugin.activate("mqbench"))["zero points"] == "not broken here"
-    assert deploy_linear.LinearQuantizer_process.parse_qparams is mended
+    assert deploy_linear.LinearQuantizer_process.parse_qparams is repaired
 
 
-def test_components_of_a_plugin_show_up_with_our_prefix() -> None:
+def test_components_of_plugins_have_our_prefix() -> None:
     registry = third_party()
     srptq_plugin.activate("mqbench", registry=registry)
-    made = platform.ObserverDict["srptq.mine"]
-    assert issubclass(made, SRObserver)
-    assert isinstance(made().observer, MinMaxObserver)
+    observer = platform.ObserverDict["srptq.mine"]
+    assert issubclass(observer, SRObserver)
+    assert isinstance(observer().observer, MinMaxObserver)
     assert platform.FakeQuantizeDict["srptq.own"].kind is Mine
     srptq_plugin.deactivate("mqbench", registry=registry)
     assert not {"srptq.mine", "srptq.own"} & {*platform.ObserverDict, *platform.FakeQuantizeDict}

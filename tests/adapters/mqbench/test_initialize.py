@@ -1,4 +1,4 @@
-"""initialize(): what a run of one toolkit found starts a model that another one prepared."""
+"""initialize(): a run of one toolkit starts a model that another one prepared."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from mqbench.utils.state import disable_all, enable_quantization  # pyright: ign
 from torch import Tensor, fx, nn
 
 import srptq_plugin
-from srptq_adapters.mqbench.grids import grid_of
+from srptq_adapters.mqbench.grids import read_grid
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import Network
 from srptq_plugin.pipeline import quantize
@@ -36,9 +36,9 @@ from srptq_adapters.torchao import SRQuantizer
 
 Prepare = Callable[..., fx.GraphModule]
 LEFT = {"/input", "sub_mean.weight", "tail/conv", "add_mean.weight"}
-"""What the pipeline folds or keeps float: mean shifts and what they read."""
+"""Tensors that the pipeline folds or keeps float: mean shifts and their inputs."""
 IN_THE_RUN = {f"body.{block}.first/conv": f"body.{block}/relu" for block in (0, 1)} | {"add_mean/conv": "tail/conv"}
-"""MQBench fuses a ReLU into the convolution before it, the run has folded the last mean shift so."""
+"""Names in the run. MQBench fuses a ReLU into the convolution before it, and the run folds the last mean shift."""
 IMAGES = networks.images(4, seed=3)
 STANDIN = str(vars(mqbench)["__version__"]).endswith("+standin")
 real = pytest.mark.skipif(STANDIN, reason="needs the real MQBench")
@@ -54,47 +54,45 @@ class Chain(nn.Sequential):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Of the toolkit torchao."""
+    """Make a run by the toolkit torchao."""
     recipe = networks.recipe(8, "onnxruntime", calibration={"patches": 4, "size": 16, "batch": 2})
     folder = tmp_path_factory.mktemp("runs") / "run"
     return quantize(recipe, model=networks.network("edsr"), out=folder, device="cpu", toolkit="torchao")
 
 
 def kinds(quantizer: str) -> dict[str, Any]:
-    weights = "Fixed" if quantizer == "PACT" else quantizer  # which has one range, for activations
+    weights = "Fixed" if quantizer == "PACT" else quantizer  # PACT has one range, for activations.
     return {"w_fakequantize": f"{weights}FakeQuantize", "a_fakequantize": f"{quantizer}FakeQuantize"}
 
 
 def by_name(model: fx.GraphModule) -> dict[str, PlacedQuantizer]:
-    return {each.name: each for each in iter_quantizers(Network(model))}
+    return {placed.name: placed for placed in iter_quantizers(Network(model))}
 
 
-def wanted(run: Run, each: PlacedQuantizer) -> Bounds:
-    bounds = run.table.qparams[IN_THE_RUN.get(each.name, each.name)].bounds
-    if grid_of(each.quantizer).channel_axis is not None:
+def expected_bounds(run: Run, placed: PlacedQuantizer) -> Bounds:
+    bounds = run.table.qparams[IN_THE_RUN.get(placed.name, placed.name)].bounds
+    if read_grid(placed.quantizer).channel_axis is not None:
         return bounds
     return Bounds.of(bounds.lower.min(), bounds.upper.max())
 
 
 @pytest.mark.parametrize("backend", ["Academic", "SNPE"])
 @pytest.mark.parametrize("quantizer", KINDS)
-def test_scales_and_zero_points_are_those_of_the_runs_bounds(
-    quantizer: str, backend: str, run: Run, prepare: Prepare
-) -> None:
+def test_scales_and_zero_points_follow_the_bounds(quantizer: str, backend: str, run: Run, prepare: Prepare) -> None:
     model = prepare("edsr", backend, **kinds(quantizer))
     started = srptq_plugin.initialize(model, run.folder)
-    known = by_name(model)
-    assert set(started.sites) | set(started.left) == known.keys()
+    places = by_name(model)
+    assert set(started.sites) | set(started.left) == places.keys()
     assert started.sites
     for name in started.sites:
-        each: Any = known[name].quantizer
-        found = project(wanted(run, known[name]), grid_of(each))
-        torch.testing.assert_close(each.scale.detach().reshape(-1), found.scale.reshape(-1), rtol=0, atol=0)
-        assert each.zero_point.detach().reshape(-1).tolist() == found.zero_point.reshape(-1).tolist()
+        module: Any = places[name].quantizer
+        qparams = project(expected_bounds(run, places[name]), read_grid(module))
+        torch.testing.assert_close(module.scale.detach().reshape(-1), qparams.scale.reshape(-1), rtol=0, atol=0)
+        assert module.zero_point.detach().reshape(-1).tolist() == qparams.zero_point.reshape(-1).tolist()
 
 
 @pytest.mark.parametrize("per", ["tensor", "channel"])
-def test_one_range_or_one_for_each_channel_as_the_model_has_it(per: str, run: Run, prepare: Prepare) -> None:
+def test_bounds_are_per_tensor_or_per_channel(per: str, run: Run, prepare: Prepare) -> None:
     scheme = {"bit": 4, "symmetry": True, "per_channel": per == "channel", "pot_scale": False}
     model = prepare(w_qscheme=scheme)
     srptq_plugin.initialize(model, run.folder)
@@ -106,37 +104,37 @@ def test_one_range_or_one_for_each_channel_as_the_model_has_it(per: str, run: Ru
 
 @pytest.mark.parametrize("backend", ["Academic", "SNPE"])
 @pytest.mark.parametrize("quantizer", KINDS)
-def test_what_the_run_has_quantizes_and_what_is_left_observes(
+def test_started_quantizers_quantize_and_others_observe(
     quantizer: str, backend: str, run: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = prepare("edsr", backend, **kinds(quantizer))
     started = srptq_plugin.initialize(model, run.folder)
-    known: dict[str, Any] = {name: each.quantizer for name, each in by_name(model).items()}
+    modules: dict[str, Any] = {name: placed.quantizer for name, placed in by_name(model).items()}
     assert set(started.left) == LEFT
-    for name, each in known.items():
+    for name, module in modules.items():
         observes = name in started.left
-        assert (bool(each.observer_enabled[0]), bool(each.fake_quant_enabled[0])) == (observes, not observes)
+        assert (bool(module.observer_enabled[0]), bool(module.fake_quant_enabled[0])) == (observes, not observes)
     assert all(name in caplog.text for name in started.left)
 
 
-def test_pact_starts_at_the_runs_bounds(run: Run, prepare: Prepare) -> None:
+def test_pact_starts_at_the_bounds_of_the_run(run: Run, prepare: Prepare) -> None:
     model = prepare(**kinds("PACT"))
     srptq_plugin.initialize(model, run.folder)
     pact: Any = model.get_submodule("head_post_act_fake_quantizer")
-    real_bounds = project(run.table.qparams["head/conv"].bounds, grid_of(pact)).bounds
+    real_bounds = project(run.table.qparams["head/conv"].bounds, read_grid(pact)).bounds
     assert float(pact.alpha) == pytest.approx(float(real_bounds.upper))
     assert float(pact.n_alpha) == pytest.approx(float(real_bounds.lower))
 
 
 @pytest.mark.parametrize("quantizer", KINDS)
-def test_started_it_draws_nearly_what_the_float_network_draws(quantizer: str, run: Run, prepare: Prepare) -> None:
+def test_started_model_draws_nearly_the_float_output(quantizer: str, run: Run, prepare: Prepare) -> None:
     eight = {"bit": 8, "symmetry": True, "per_channel": True, "pot_scale": False}
     schemes = {"w_qscheme": eight, "a_qscheme": eight | {"symmetry": False, "per_channel": False}}
     model = prepare(**kinds(quantizer), **schemes)
     srptq_plugin.initialize(model, run.folder)
     exact = networks.network("edsr")(IMAGES)
     with torch.no_grad():
-        model.train(quantizer == "DSQ")  # which observes in training only
+        model.train(quantizer == "DSQ")  # DSQ observes in training only.
         model(IMAGES)
         enable_quantization(model)
         model.eval()
@@ -145,11 +143,11 @@ def test_started_it_draws_nearly_what_the_float_network_draws(quantizer: str, ru
 
 
 def scales(model: nn.Module) -> list[Tensor]:
-    found: list[Any] = [each for each in model.modules() if isinstance(each, QuantizeBase)]
-    return [each.scale.detach().clone() for each in found]
+    quantizers: list[Any] = [module for module in model.modules() if isinstance(module, QuantizeBase)]
+    return [quantizer.scale.detach().clone() for quantizer in quantizers]
 
 
-def test_a_run_of_another_network_is_refused(run: Run, prepare: Prepare) -> None:
+def test_run_of_another_network_is_refused(run: Run, prepare: Prepare) -> None:
     assert prepare
     names = dict.fromkeys(("w_fakequantize", "a_fakequantize"), "FixedFakeQuantize")
     names |= dict.fromkeys(("w_observer", "a_observer"), "MinMaxObserver")
@@ -161,15 +159,13 @@ def test_a_run_of_another_network_is_refused(run: Run, prepare: Prepare) -> None
         srptq_plugin.initialize(model, run.folder)
 
 
-def test_a_run_of_a_network_with_other_channels_is_refused(
-    run: Run, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_with_other_channels_is_refused(run: Run, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "FEATURES", 4)
     with pytest.raises(SrptqError, match=r"site head\.weight: shape \(4, 3, 3, 3\), the run has \(6, 3, 3, 3\)"):
         srptq_plugin.initialize(prepare(), run.folder)
 
 
-def test_the_scale_of_a_folded_mean_shift_is_taken_off_again(
+def test_scale_of_a_folded_mean_shift_is_undone(
     prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = networks.network("edsr")
@@ -189,7 +185,7 @@ def test_the_scale_of_a_folded_mean_shift_is_taken_off_again(
 
 @pytest.fixture(scope="module", params=["edsr", "normed"])
 def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
-    """A network and its run, with scaled channels and tuned weights and biases."""
+    """Make a run with scaled channels and tuned weights and biases. Return the kind of network and the run."""
     settings = {
         "calibration": {"patches": 4, "size": 16, "batch": 2},
         "reconstruction": {"name": "pac", "epochs": 2, "weights": "free"},
@@ -210,7 +206,7 @@ EIGHTS = {"w_qscheme": EIGHT, "a_qscheme": EIGHT | {"symmetry": False, "per_chan
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("backend", ["Academic", "QDQ"])
 @pytest.mark.parametrize("quantizer", ["Fixed", "Learnable", "Bounded"])
-def test_a_started_model_draws_what_the_run_simulates(
+def test_started_model_draws_what_the_run_simulates(
     quantizer: str, backend: str, mode: str, tuned: tuple[str, Run], prepare: Prepare
 ) -> None:
     kind, run = tuned
@@ -224,9 +220,7 @@ def test_a_started_model_draws_what_the_run_simulates(
         assert psnr(teacher, networks.network(kind)(IMAGES)) > 100
 
 
-def test_starting_again_from_another_run_is_as_starting_from_it_at_once(
-    tuned: tuple[str, Run], run: Run, prepare: Prepare
-) -> None:
+def test_starting_twice_equals_starting_from_the_last_run(tuned: tuple[str, Run], run: Run, prepare: Prepare) -> None:
     kind, other = tuned
     if kind == "edsr":
         one, both = prepare(**EIGHTS), prepare(**EIGHTS)
@@ -237,7 +231,7 @@ def test_starting_again_from_another_run_is_as_starting_from_it_at_once(
             torch.testing.assert_close(one(IMAGES), both(IMAGES), rtol=0, atol=1e-6)
 
 
-def test_a_network_that_was_trained_since_is_refused_and_stays_as_it_is(run: Run, prepare: Prepare) -> None:
+def test_trained_network_is_refused_and_unchanged(run: Run, prepare: Prepare) -> None:
     model = prepare()
     model.get_parameter("body.0.first.weight").data *= 1 + 0.01 * torch.randn(6, 6, 3, 3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -248,33 +242,33 @@ def test_a_network_that_was_trained_since_is_refused_and_stays_as_it_is(run: Run
 
 @pytest.fixture(scope="module")
 def gated(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Of DDTB, trained in the toolkit torchao."""
+    """Train DDTB with the toolkit torchao."""
     folder = tmp_path_factory.mktemp("gated")
     for n in range(3):
         save(pixels(24, 30, seed=n), folder / "low" / f"{n}.png")
     training = {"steps": 6, "every": 2, "batch": 2, "patch": 16, "value_rate": 0.0}
-    chosen = networks.recipe(8, "paper", activations={"quantizer": "ddtb"}, training=training)
+    recipe = networks.recipe(8, "paper", activations={"quantizer": "ddtb"}, training=training)
     start = quantize(
         networks.recipe(8, "paper", calibration=run.recipe.calibration.model_dump()),
         model=networks.network("edsr"),
         out=folder / "start",
         device="cpu",
     )
-    return train_run(chosen, start.folder, images=folder / "low", out=folder / "trained", device="cpu")
+    return train_run(recipe, start.folder, images=folder / "low", out=folder / "trained", device="cpu")
 
 
-def test_gates_come_along_and_stay_while_it_trains(
+def test_gates_are_restored_and_stay_in_training(
     gated: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = prepare(a_fakequantize="srptq.ddtb")
     srptq_plugin.initialize(model, gated.folder)
     assert "has gates for" not in caplog.text
-    named: dict[str, Any] = {IN_THE_RUN.get(name, name): each.quantizer for name, each in by_name(model).items()}
+    named: dict[str, Any] = {IN_THE_RUN.get(name, name): placed.quantizer for name, placed in by_name(model).items()}
     with_gates = {group: state for group, state in gated.table.states.items() if "gate.narrow" in state}
     assert with_gates
     for group, state in with_gates.items():
         core = named[group].core
-        assert all(torch.equal(core.state()[name], each) for name, each in state.items() if "gate" in name)
+        assert all(torch.equal(core.state()[name], value) for name, value in state.items() if "gate" in name)
     before = [core for core in model.modules() if getattr(core, "gate", None) is not None]
     srptq_plugin.train(model, IMAGES, steps=2, every=2)
     assert [core for core in model.modules() if getattr(core, "gate", None) is not None] == before
@@ -305,7 +299,7 @@ def test_three_steps_of_training_lower_the_loss(quantizer: str, run: Run, prepar
 
 
 def train(model: nn.Module, target: Tensor, steps: int) -> list[float]:
-    optimizer = torch.optim.Adam([each for each in model.parameters() if each.requires_grad], 1e-3)
+    optimizer = torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], 1e-3)
     losses: list[float] = []
     for _ in range(steps + 1):
         optimizer.zero_grad()
@@ -317,14 +311,14 @@ def train(model: nn.Module, target: Tensor, steps: int) -> list[float]:
     return losses
 
 
-def test_a_model_that_torchao_prepared_starts_from_it_too(run: Run) -> None:
+def test_torchao_model_starts_from_the_same_run(run: Run) -> None:
     module = torch.export.export(networks.folded("edsr"), (IMAGES,)).module()
     model = prepare_pt2e(module, SRQuantizer.from_recipe(run.recipe))
     started = srptq_plugin.initialize(model, run.folder)
     assert not started.left
     assert set(started.sites) == set(run.table.qparams)
-    for name, each in by_name(model).items():
-        quantizer: Any = each.quantizer
+    for name, placed in by_name(model).items():
+        quantizer: Any = placed.quantizer
         assert quantizer.mode is Mode.QUANTIZE
         assert torch.equal(quantizer.qparams().scale, run.table.qparams[name].scale)
         assert torch.equal(quantizer.qparams().zero_point, run.table.qparams[name].zero_point)

@@ -1,4 +1,4 @@
-"""MQBench realizes the core's plan: the same sites, the same bits, the same table."""
+"""MQBench realizes the core's plan with the same sites, the same bits and the same table."""
 
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ BATCHES = [networks.images(seed=seed) for seed in (1, 2)]
 
 @dataclass
 class Both:
-    """One plan, realized by the core alone and by MQBench."""
+    """A plan, realized by the core alone and by MQBench."""
 
     kind: str
     plan: Plan
@@ -64,7 +64,7 @@ def both(request: pytest.FixtureRequest) -> Both:
     return Both(kind, plan, core, mqbench)
 
 
-def test_both_have_the_same_sites_and_observe_and_tune_the_same_bounds(both: Both) -> None:
+def test_both_tune_equal_bounds_at_equal_sites(both: Both) -> None:
     assert both.core.qparams().keys() == both.mqbench.qparams().keys()
     for name, quantizer in both.core.quantizers.items():
         other = both.mqbench.quantizers[name]
@@ -82,27 +82,27 @@ def test_both_draw_the_same_bits(both: Both, size: tuple[int, int, int]) -> None
 
 
 def test_both_make_the_same_table(both: Both) -> None:
-    one, other = (QuantTable.of(prepared) for prepared in (both.core, both.mqbench))
-    assert one.plan.sites == other.plan.sites
-    for name, found in one.qparams.items():
-        assert found.grid == other.qparams[name].grid
-        assert torch.equal(found.scale, other.qparams[name].scale), name
-        assert torch.equal(found.zero_point, other.qparams[name].zero_point), name
-    assert one.weights.keys() == other.weights.keys()
-    assert all(torch.equal(integers, other.weights[name]) for name, integers in one.weights.items())
+    first, second = (QuantTable.of(prepared) for prepared in (both.core, both.mqbench))
+    assert first.plan.sites == second.plan.sites
+    for name, qparams in first.qparams.items():
+        assert qparams.grid == second.qparams[name].grid
+        assert torch.equal(qparams.scale, second.qparams[name].scale), name
+        assert torch.equal(qparams.zero_point, second.qparams[name].zero_point), name
+    assert first.weights.keys() == second.weights.keys()
+    assert all(torch.equal(integers, second.weights[name]) for name, integers in first.weights.items())
 
 
-def test_the_prepared_graph_is_made_of_mqbenchs_parts(both: Both) -> None:
-    layers = [each for each in both.mqbench.module.modules() if isinstance(each, qat.Conv2d)]
+def test_prepared_graph_consists_of_mqbench_modules(both: Both) -> None:
+    layers = [module for module in both.mqbench.module.modules() if isinstance(module, qat.Conv2d)]
     calls = [node for node in both.mqbench.module.graph.nodes if str(node.target).endswith("_post_act_fake_quantizer")]
     assert layers
     assert calls
-    assert all(isinstance(each.weight_fake_quant, SRFakeQuantize) for each in layers)
-    made = [each for each in both.mqbench.module.modules() if isinstance(each, SRFakeQuantize)]
-    assert {id(each.core) for each in made} == {id(each) for each in both.mqbench.quantizers.values()}
+    assert all(isinstance(layer.weight_fake_quant, SRFakeQuantize) for layer in layers)
+    wrappers = [module for module in both.mqbench.module.modules() if isinstance(module, SRFakeQuantize)]
+    assert {id(wrapper.core) for wrapper in wrappers} == {id(core) for core in both.mqbench.quantizers.values()}
 
 
-def test_realizing_changes_nothing_that_is_global(capsys: pytest.CaptureFixture[str]) -> None:
+def test_realizing_changes_nothing_global(capsys: pytest.CaptureFixture[str]) -> None:
     before = (dict(DEFAULT_MODEL_QUANTIZER), dict(platform.ObserverDict), logger.level)
     plan = plan_for("edsr", 8, "openvino")
     prepared = MqbenchToolkit().realize(networks.exported("edsr"), plan)
@@ -111,7 +111,7 @@ def test_realizing_changes_nothing_that_is_global(capsys: pytest.CaptureFixture[
     assert not capsys.readouterr().out
 
 
-def test_a_failure_while_realizing_leaves_nothing_behind() -> None:
+def test_failed_realizing_leaves_nothing_behind() -> None:
     before = (dict(DEFAULT_MODEL_QUANTIZER), logger.level)
     broken: Any = SimpleNamespace(sites=(), groups={"a": ()})
     with pytest.raises((AttributeError, IndexError)):
@@ -119,7 +119,7 @@ def test_a_failure_while_realizing_leaves_nothing_behind() -> None:
     assert (dict(DEFAULT_MODEL_QUANTIZER), logger.level) == before
 
 
-def test_the_network_can_be_realized_again() -> None:
+def test_network_can_be_realized_again() -> None:
     plan = plan_for("imdn", 8, "openvino")
     drawn: list[torch.Tensor] = []
     for _ in range(2):
@@ -133,21 +133,21 @@ def test_realizing_works_while_active(active: object) -> None:
     assert active
     plan = plan_for("edsr", 8, "openvino")
     prepared, core = MqbenchToolkit().realize(networks.exported("edsr"), plan), networks.realize("edsr", plan)
-    for each in (prepared, core):
-        each.observe(BATCHES)
+    for graph in (prepared, core):
+        graph.observe(BATCHES)
     assert torch.equal(prepared(BATCHES[0]), core(BATCHES[0]))
 
 
-def test_it_is_a_toolkit_and_a_host_with_a_version() -> None:
-    found = Registry().toolkit("mqbench").load()
-    assert isinstance(found, MqbenchToolkit)
-    assert isinstance(found, Host)
-    toolkit: Toolkit = found
+def test_toolkit_is_a_host_with_a_version() -> None:
+    host = Registry().toolkit("mqbench").load()
+    assert isinstance(host, MqbenchToolkit)
+    assert isinstance(host, Host)
+    toolkit: Toolkit = host
     assert toolkit.version[0].isdigit()
 
 
 def test_both_compensate_rounding_alike(both: Both) -> None:
-    """Last, as it changes the weights."""
+    """Compare rounding compensation. This comes last, as it changes the weights."""
     images = networks.images(4, seed=3)
     assert compensate(both.core, images) == compensate(both.mqbench, images) >= 0
     test_both_make_the_same_table(both)

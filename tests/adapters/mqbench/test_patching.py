@@ -1,4 +1,4 @@
-"""Every change can be taken back, and what others changed since is theirs."""
+"""Undoing of changes to other modules, which leaves later changes by others alone."""
 
 from itertools import permutations
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 from srptq_adapters.mqbench.patching import entered, inserted, swapped
 
 
-def test_an_attribute_is_swapped_and_comes_back() -> None:
+def test_swapped_attribute_is_restored() -> None:
     owner = SimpleNamespace(call=min)
     undo = swapped(owner, "call", max)
     assert owner.call is max
@@ -16,7 +16,7 @@ def test_an_attribute_is_swapped_and_comes_back() -> None:
     assert owner.call is min
 
 
-def test_an_attribute_that_others_replaced_since_stays_theirs() -> None:
+def test_attribute_replaced_by_others_stays() -> None:
     owner = SimpleNamespace(call=min)
     undo = swapped(owner, "call", max)
     owner.call = sum
@@ -24,7 +24,7 @@ def test_an_attribute_that_others_replaced_since_stays_theirs() -> None:
     assert owner.call is sum
 
 
-def test_an_entry_comes_and_goes() -> None:
+def test_entry_is_added_and_removed() -> None:
     table = {"a": 1}
     undo = entered(table, "b", 2)
     assert table == {"a": 1, "b": 2}
@@ -32,7 +32,7 @@ def test_an_entry_comes_and_goes() -> None:
     assert table == {"a": 1}
 
 
-def test_an_entry_that_others_replaced_or_took_out_since_stays_so() -> None:
+def test_entry_changed_by_others_stays() -> None:
     table: dict[str, object] = {"a": min}
     undos = [entered(table, name, max) for name in "bc"]
     table["b"] = sum
@@ -43,27 +43,27 @@ def test_an_entry_that_others_replaced_or_took_out_since_stays_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "wanted"),
+    ("where", "expected"),
     [({}, "abx"), ({"behind": "a"}, "axb"), ({"before": "a"}, "xab"), ({"before": "b"}, "axb")],
 )
-def test_an_item_goes_where_it_is_wanted(where: dict[str, str], wanted: str) -> None:
+def test_item_is_inserted_at_its_place(where: dict[str, str], expected: str) -> None:
     items = list("ab")
     undo = inserted(items, "x", **where)
-    assert "".join(items) == wanted
+    assert "".join(items) == expected
     undo()
     assert "".join(items) == "ab"
 
 
 @pytest.mark.parametrize("order", permutations(range(3)))
-def test_items_are_taken_out_in_any_order(order: tuple[int, ...]) -> None:
+def test_items_are_removed_in_any_order(order: tuple[int, ...]) -> None:
     items = list("ab")
     undos = [inserted(items, "x", behind="a"), inserted(items, "y", behind="x"), inserted(items, "z")]
-    for each in order:
-        undos[each]()
+    for index in order:
+        undos[index]()
     assert items == list("ab")
 
 
-def test_an_item_that_others_took_out_since_is_not_missed() -> None:
+def test_item_removed_by_others_is_not_missed() -> None:
     items = list("ab")
     undo = inserted(items, "x")
     items.remove("x")

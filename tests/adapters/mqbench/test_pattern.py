@@ -48,7 +48,7 @@ class Easy(dict[str, Any]):
 
 @dataclass
 class Seen:
-    """What reached PaC, and its figures."""
+    """The arguments and the figures of each call of PaC."""
 
     prepared: list[PreparedGraph] = field(default_factory=list[PreparedGraph])
     options: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -59,22 +59,22 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
-    known, reconstruct = Seen(), pac.reconstruct
+    calls, reconstruct = Seen(), pac.reconstruct
 
     def watched(prepared: PreparedGraph, images: Tensor, **options: Any) -> Any:
-        known.prepared.append(prepared)
-        known.options.append(options)
-        known.taught.append(prepared.float_forward(images)[0])
-        known.figures.append(reconstruct(prepared, images, **options))
-        known.drawn.append(draw(prepared))
-        return known.figures[-1]
+        calls.prepared.append(prepared)
+        calls.options.append(options)
+        calls.taught.append(prepared.float_forward(images)[0])
+        calls.figures.append(reconstruct(prepared, images, **options))
+        calls.drawn.append(draw(prepared))
+        return calls.figures[-1]
 
     monkeypatch.setattr(pac, "reconstruct", watched)
-    return known
+    return calls
 
 
-def namespace(given: dict[str, Any]) -> SimpleNamespace:
-    return SimpleNamespace(**given)
+def namespace(options: dict[str, Any]) -> SimpleNamespace:
+    return SimpleNamespace(**options)
 
 
 def tune(model: fx.GraphModule, config: Any, images: Iterable[Tensor] = BATCHES) -> fx.GraphModule:
@@ -95,24 +95,24 @@ def never(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", [Easy, dict, namespace])
-def test_a_config_of_any_kind(kind: Callable[[Any], Any], calibrated: Prepare, seen: Seen) -> None:
+def test_config_of_any_kind(kind: Callable[[Any], Any], calibrated: Prepare, seen: Seen) -> None:
     tune(calibrated(), kind({**QUICK, "weight_rate": 0.02, "seed": 5}))
     (options,) = seen.options
     assert (options["epochs"], options["weight_rate"], options["seed"]) == (1, 0.02, 5)
 
 
 @pytest.mark.parametrize("backend", ["Academic", "SNPE"])
-def test_biases_alone_are_corrected_too(backend: str, calibrated: Prepare) -> None:
+def test_bias_correction_changes_biases_only(backend: str, calibrated: Prepare) -> None:
     model = calibrated("edsr", backend)
     corrected = tune(model, {"pattern": "bias-correction"})
-    wanted = networks.network("edsr")(IMAGES).detach()
-    before, after = (float((draw(each) - wanted).abs().mean()) for each in (model, corrected))
+    expected = networks.network("edsr")(IMAGES).detach()
+    before, after = (float((draw(candidate) - expected).abs().mean()) for candidate in (model, corrected))
     assert after < before
     old, new = state(model), state(corrected)
     assert {name.rpartition(".")[2] for name in old if not torch.equal(old[name], new[name])} == {"bias"}
 
 
-def test_the_same_config_tunes_the_same_bits(calibrated: Prepare) -> None:
+def test_same_config_tunes_the_same_bits(calibrated: Prepare) -> None:
     model = calibrated()
     first, second = (draw(tune(model, Easy(QUICK))) for _ in range(2))
     assert torch.equal(first, second)
@@ -120,43 +120,43 @@ def test_the_same_config_tunes_the_same_bits(calibrated: Prepare) -> None:
 
 @pytest.mark.parametrize("backend", ["Academic", "QDQ", "SNPE"])
 @pytest.mark.parametrize("kind", ["edsr", "mixed", "imdn"])
-def test_the_loss_gets_no_worse(kind: str, backend: str, calibrated: Prepare, seen: Seen) -> None:
+def test_pac_never_raises_the_loss(kind: str, backend: str, calibrated: Prepare, seen: Seen) -> None:
     model = calibrated(kind, backend)
     tuned = tune(model, Easy(QUICK | STRONG))
     (figures,) = seen.figures
     assert figures["loss_after"] <= figures["loss_before"]
-    made = [each for each in tuned.modules() if isinstance(each, SRFakeQuantize)]
-    assert made
-    assert all(each.core.lower.numel() for each in made)
+    quantizers = [module for module in tuned.modules() if isinstance(module, SRFakeQuantize)]
+    assert quantizers
+    assert all(quantizer.core.lower.numel() for quantizer in quantizers)
     exact = networks.network(kind)(IMAGES)
     assert (draw(tuned) - exact).abs().mean() <= 1.5 * (draw(model) - exact).abs().mean()
 
 
-def test_the_tuned_model_has_the_tuned_quantizers_and_their_numbers(calibrated: Prepare, seen: Seen) -> None:
+def test_tuned_model_holds_the_tuned_quantizers(calibrated: Prepare, seen: Seen) -> None:
     tuned = tune(calibrated(), Easy(QUICK | STRONG))
-    own = [each for each in tuned.modules() if isinstance(each, SRFakeQuantize)]
-    assert {id(each.core) for each in own} == {id(each) for each in seen.prepared[0].quantizers.values()}
-    for each in own:
-        assert torch.equal(each.scale, each.core.qparams().scale.detach().reshape(-1))
+    wrappers = [module for module in tuned.modules() if isinstance(module, SRFakeQuantize)]
+    assert {id(wrapper.core) for wrapper in wrappers} == {id(core) for core in seen.prepared[0].quantizers.values()}
+    for wrapper in wrappers:
+        assert torch.equal(wrapper.scale, wrapper.core.qparams().scale.detach().reshape(-1))
     assert torch.equal(draw(tuned), seen.drawn[0])
 
 
 @pytest.mark.parametrize("backend", ["Academic", "QDQ"])
 @pytest.mark.parametrize("quantizer", ["FixedFakeQuantize", "LearnableFakeQuantize"])
-def test_stock_quantizers_are_tuned_too_and_end_with_the_same_bits(
+def test_stock_quantizers_are_tuned_to_the_same_bits(
     quantizer: str, backend: str, calibrated: Prepare, seen: Seen
 ) -> None:
     model = calibrated("edsr", backend, w_fakequantize=quantizer, a_fakequantize=quantizer, w_observer="MinMaxObserver")
     before = draw(model)
     tuned = tune(model, Easy(QUICK | STRONG))
     assert seen.figures[0]["loss_after"] < seen.figures[0]["loss_before"]
-    assert not any(isinstance(each, (SRFakeQuantize, BoundedFakeQuantize)) for each in tuned.modules())
+    assert not any(isinstance(module, (SRFakeQuantize, BoundedFakeQuantize)) for module in tuned.modules())
     assert torch.equal(draw(tuned), seen.drawn[0])
     assert not torch.equal(draw(tuned), before)
 
 
 @pytest.mark.parametrize("quantizer", ["BoundedFakeQuantize", "FixedFakeQuantize"])
-def test_weights_learn_in_the_tuned_model_alone(quantizer: str, calibrated: Prepare, seen: Seen) -> None:
+def test_weights_learn_in_the_tuned_model_only(quantizer: str, calibrated: Prepare, seen: Seen) -> None:
     model = calibrated("edsr", w_fakequantize=quantizer, w_observer="MinMaxObserver")
     before = state(model)
     tuned = tune(model, Easy(QUICK | STRONG | {"weights": "free", "value_rate": 0.05}))
@@ -168,7 +168,7 @@ def test_weights_learn_in_the_tuned_model_alone(quantizer: str, calibrated: Prep
     assert torch.equal(draw(tuned), seen.drawn[0])
 
 
-def test_the_original_model_is_left_as_it_was(calibrated: Prepare) -> None:
+def test_original_model_stays_unchanged(calibrated: Prepare) -> None:
     model = calibrated()
     before, drawn, meta = state(model), draw(model), dict(model.meta)
     modules = dict(model.named_modules())
@@ -181,7 +181,7 @@ def test_the_original_model_is_left_as_it_was(calibrated: Prepare) -> None:
     assert dict(model.named_modules()) == modules
 
 
-def test_the_tuned_model_quantizes_and_can_be_switched(calibrated: Prepare) -> None:
+def test_tuned_model_quantizes_and_can_be_switched(calibrated: Prepare) -> None:
     model = calibrated()
     tuned = tune(model, Easy(QUICK))
     exact = networks.network("edsr")(IMAGES)
@@ -190,20 +190,20 @@ def test_the_tuned_model_quantizes_and_can_be_switched(calibrated: Prepare) -> N
     torch.testing.assert_close(draw(tuned), exact)
 
 
-def test_a_model_that_is_still_calibrating_is_tuned(calibrated: Prepare) -> None:
+def test_calibrating_model_is_tuned(calibrated: Prepare) -> None:
     model = calibrated()
-    wanted = draw(tune(model, Easy(QUICK)))
+    expected = draw(tune(model, Easy(QUICK)))
     enable_calibration(model)
-    assert torch.equal(draw(tune(model, Easy(QUICK))), wanted)
+    assert torch.equal(draw(tune(model, Easy(QUICK))), expected)
 
 
-def test_keys_of_mqbenchs_own_reconstruction_are_named(calibrated: Prepare, caplog: pytest.LogCaptureFixture) -> None:
+def test_stock_keys_are_named(calibrated: Prepare, caplog: pytest.LogCaptureFixture) -> None:
     tune(calibrated(), Easy({**STOCK, **QUICK}))
     assert re.search(r"pattern pac does not use b_range, keep_gpu, max_count, .*warm_up, weight", caplog.text)
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         ({"pattern": "pac", "epoch": 2}, r"(?s)epoch.*epochs"),
         ({"pattern": "pac", "epochs": 0}, "epochs"),
@@ -211,18 +211,18 @@ def test_keys_of_mqbenchs_own_reconstruction_are_named(calibrated: Prepare, capl
         ({"epochs": 2}, r"config.*pattern.*block, layer, pac"),
     ],
 )
-def test_a_mistake_in_the_config_is_refused_before_anything_is_read(
-    config: dict[str, Any], said: str, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+def test_mistakes_in_the_config_are_refused_first(
+    config: dict[str, Any], message: str, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = prepare()
     monkeypatch.setattr("srptq_adapters.mqbench.pattern.deepcopy_graphmodule", never)
     monkeypatch.setattr(torch, "cat", never)
-    with pytest.raises(SrptqError, match=said):
+    with pytest.raises(SrptqError, match=message):
         tune(model, Easy(config))
 
 
 @pytest.mark.parametrize(
-    ("batches", "said"),
+    ("batches", "message"),
     [
         (
             [networks.images(2), networks.images(2, 14, 12)],
@@ -232,31 +232,31 @@ def test_a_mistake_in_the_config_is_refused_before_anything_is_read(
         ([{"input": networks.images(2)}], r"cali_data: 1 batches of dict"),
     ],
 )
-def test_images_that_cannot_be_stacked_are_refused(batches: list[Any], said: str, calibrated: Prepare) -> None:
-    with pytest.raises(SrptqError, match=said):
+def test_images_of_different_sizes_are_refused(batches: list[Any], message: str, calibrated: Prepare) -> None:
+    with pytest.raises(SrptqError, match=message):
         tune(calibrated(), Easy(QUICK), batches)
 
 
-def test_batches_may_differ_in_number_of_images(calibrated: Prepare, seen: Seen) -> None:
+def test_batches_may_differ_in_length(calibrated: Prepare, seen: Seen) -> None:
     tune(calibrated(), Easy(QUICK), [networks.images(3), networks.images(1, seed=4)])
     assert len(seen.taught[0]) == 4
 
 
 @pytest.mark.parametrize("quantizer", ["BoundedFakeQuantize", "FixedFakeQuantize"])
-def test_a_model_that_was_not_calibrated_is_refused_by_site(quantizer: str, prepare: Prepare) -> None:
+def test_uncalibrated_model_is_refused_by_site(quantizer: str, prepare: Prepare) -> None:
     model = prepare(w_fakequantize=quantizer, a_fakequantize=quantizer)
     enable_quantization(model)
     with pytest.raises(SrptqError, match=r"site [\w./]+: no bounds yet"):
         tune(model, Easy(QUICK))
 
 
-def test_a_list_of_parts_is_refused(calibrated: Prepare) -> None:
+def test_list_of_parts_is_refused(calibrated: Prepare) -> None:
     with pytest.raises(SrptqError, match="leave graph_module_list out"):
         advanced_ptq.ptq_reconstruction(calibrated(), BATCHES, Easy(QUICK), ["head"])
 
 
 @pytest.mark.parametrize("pattern", ["layer", "block"])
-def test_stock_patterns_reach_the_original_function(
+def test_stock_patterns_reach_the_stock_function(
     pattern: str, calibrated: Prepare, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     srptq_plugin.deactivate("mqbench")
@@ -270,12 +270,12 @@ def test_stock_patterns_reach_the_original_function(
 
 
 @pytest.mark.parametrize("pattern", ["layer", "block"])
-def test_a_stock_pattern_on_weights_that_cannot_learn_rounding_is_refused(pattern: str, calibrated: Prepare) -> None:
+def test_stock_pattern_without_adaround_is_refused(pattern: str, calibrated: Prepare) -> None:
     with pytest.raises(SrptqError, match=r"weight_fake_quant: BoundedFakeQuantize does not learn rounding.*AdaRound"):
         tune(calibrated(), Easy(STOCK, pattern=pattern))
 
 
-def test_after_a_stock_reconstruction_the_teacher_is_the_float_network(calibrated: Prepare, seen: Seen) -> None:
+def test_float_network_stays_the_teacher_after_stock_patterns(calibrated: Prepare, seen: Seen) -> None:
     model = calibrated(w_fakequantize="AdaRoundFakeQuantize", w_observer="MinMaxObserver")
     weight = model.get_parameter("head.weight").detach().clone()
     rounded = tune(model, Easy(STOCK, pattern="layer"))
@@ -294,14 +294,14 @@ def test_reconstructing_twice_keeps_the_float_teacher(calibrated: Prepare, seen:
 
 @pytest.mark.usefixtures("real")
 @pytest.mark.parametrize("kind", ["QDrop", "PACT"])
-def test_each_kind_of_mqbenchs_that_clips_and_rounds_is_tuned(kind: str, calibrated: Prepare, seen: Seen) -> None:
+def test_clipping_kinds_of_mqbench_are_tuned(kind: str, calibrated: Prepare, seen: Seen) -> None:
     tuned = tune(calibrated(a_fakequantize=f"{kind}FakeQuantize"), Easy(QUICK | STRONG))
     assert seen.figures[0]["loss_after"] < seen.figures[0]["loss_before"]
     assert torch.equal(draw(tuned), seen.drawn[0])
 
 
 @pytest.mark.usefixtures("real")
-def test_dsq_which_observes_while_it_trains_is_tuned(prepare: Prepare, seen: Seen) -> None:
+def test_dsq_observed_in_training_is_tuned(prepare: Prepare, seen: Seen) -> None:
     model = prepare(a_fakequantize="DSQFakeQuantize").train()
     enable_calibration(model)
     draw(model)
@@ -312,7 +312,7 @@ def test_dsq_which_observes_while_it_trains_is_tuned(prepare: Prepare, seen: See
 
 @pytest.mark.usefixtures("real")
 @pytest.mark.parametrize("kind", ["DoReFa", "Tqt"])
-def test_kinds_that_do_more_are_refused_with_those_that_can_be_tuned(kind: str, prepare: Prepare) -> None:
+def test_other_kinds_are_refused_with_the_choices(kind: str, prepare: Prepare) -> None:
     model = prepare(w_fakequantize=f"{kind}FakeQuantize", w_observer="MinMaxObserver")
     with pytest.raises(
         SrptqError, match=rf"site \S+: the bounds of a {kind}FakeQuantize .*use BoundedFakeQuantize, Fixed"
@@ -322,14 +322,14 @@ def test_kinds_that_do_more_are_refused_with_those_that_can_be_tuned(kind: str, 
 
 @pytest.mark.usefixtures("real")
 @pytest.mark.parametrize("pattern", ["layer", "block"])
-def test_mqbenchs_own_patterns_run_with_our_observer(pattern: str, calibrated: Prepare) -> None:
+def test_stock_patterns_run_with_our_observer(pattern: str, calibrated: Prepare) -> None:
     model = calibrated(w_fakequantize="AdaRoundFakeQuantize", a_fakequantize="QDropFakeQuantize")
     exact = networks.network("edsr")(IMAGES)
     tuned = tune(model, Easy(STOCK, pattern=pattern))
     assert 0 < (draw(tuned) - exact).abs().mean() < 0.5 * exact.std()
 
 
-def test_a_module_that_imported_the_function_early_is_named(
+def test_early_importers_of_the_function_are_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     early = ModuleType("early")

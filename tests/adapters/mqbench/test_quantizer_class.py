@@ -16,7 +16,7 @@ from mqbench.utils.state import (  # pyright: ignore[reportMissingImports]
 )
 from torch import Tensor, nn
 
-from srptq_adapters.mqbench.grids import bounds_of, observer_arguments
+from srptq_adapters.mqbench.grids import observer_arguments, to_bounds
 from srptq_adapters.mqbench.observer_class import observer_class
 from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize, quantizer_class
 from srptq_plugin.errors import SrptqError
@@ -47,12 +47,12 @@ def sample(seed: int = 0) -> Tensor:
     return 0.3 + scales * torch.randn(3, 3, 40, generator=torch.Generator().manual_seed(seed))
 
 
-def made(grid: IntGrid, observer: str = "minmax", **options: Any) -> SRFakeQuantize:
+def build(grid: IntGrid, observer: str = "minmax", **options: Any) -> SRFakeQuantize:
     return SRFakeQuantize(OBSERVERS[observer], **observer_arguments(grid), **options)
 
 
 def calibrated(grid: IntGrid, observer: str = "minmax", **options: Any) -> SRFakeQuantize:
-    quantizer = made(grid, observer, **options)
+    quantizer = build(grid, observer, **options)
     enable_calibration(quantizer)
     for seed in range(2):
         quantizer(sample(seed))
@@ -61,7 +61,7 @@ def calibrated(grid: IntGrid, observer: str = "minmax", **options: Any) -> SRFak
 
 
 def step(quantizer: SRFakeQuantize) -> None:
-    """As a training script of MQBench's does it: whatever parameters the model has."""
+    """Make one training step over all parameters, as an MQBench training script does."""
     optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.1)
     quantizer(sample(7)).square().mean().backward()
     optimizer.step()
@@ -69,7 +69,7 @@ def step(quantizer: SRFakeQuantize) -> None:
 
 
 def trace(quantizer: SRFakeQuantize) -> Any:
-    """As a function: MQBench's modules have methods that TorchScript cannot compile."""
+    """Trace a quantizer as a function. MQBench's modules have methods that TorchScript cannot compile."""
 
     def function(values: Tensor) -> Tensor:
         return quantizer(values)
@@ -78,12 +78,12 @@ def trace(quantizer: SRFakeQuantize) -> Any:
 
 
 def assert_in_step(scale: Tensor, zero_point: Tensor, quantizer: SRFakeQuantize) -> None:
-    wanted = project(quantizer.core.bounds, quantizer.core.grid)
-    assert torch.equal(scale, wanted.scale.detach().reshape(-1))
-    assert torch.equal(zero_point, wanted.integer_zero_point.reshape(-1))
+    expected = project(quantizer.core.bounds, quantizer.core.grid)
+    assert torch.equal(scale, expected.scale.detach().reshape(-1))
+    assert torch.equal(zero_point, expected.integer_zero_point.reshape(-1))
 
 
-def test_mqbenchs_switches_turn_it_to_each_mode() -> None:
+def test_mqbench_switches_set_each_mode() -> None:
     model = nn.Sequential(calibrated(IntGrid(8)))
     for switch, mode in (
         (enable_calibration, Mode.OBSERVE),
@@ -96,7 +96,7 @@ def test_mqbenchs_switches_turn_it_to_each_mode() -> None:
 
 
 @pytest.mark.parametrize("switch", [enable_calibration, disable_all])
-def test_values_pass_while_it_does_not_quantize(switch: Callable[[nn.Module], None]) -> None:
+def test_values_pass_without_quantizing(switch: Callable[[nn.Module], None]) -> None:
     quantizer = calibrated(IntGrid(2))
     switch(quantizer)
     assert torch.equal(quantizer(sample()), sample())
@@ -104,16 +104,16 @@ def test_values_pass_while_it_does_not_quantize(switch: Callable[[nn.Module], No
 
 @pytest.mark.parametrize("observer", OBSERVERS)
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_what_was_observed_is_quantized_by_the_cores_arithmetic(grid: IntGrid, observer: str) -> None:
+def test_forward_equals_the_arithmetic_of_the_core(grid: IntGrid, observer: str) -> None:
     quantizer = calibrated(grid, observer)
     scale, zero_point = quantizer.activation_post_process.calculate_qparams()
-    found = project(bounds_of(scale, zero_point, grid), grid)
-    assert torch.equal(quantizer(sample(3)).detach(), fake_quantize(sample(3), found))
+    qparams = project(to_bounds(scale, zero_point, grid), grid)
+    assert torch.equal(quantizer(sample(3)).detach(), fake_quantize(sample(3), qparams))
     assert_in_step(quantizer.scale, quantizer.zero_point, quantizer)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_a_stock_observer_gives_stock_numbers(grid: IntGrid) -> None:
+def test_stock_observer_gives_stock_numbers(grid: IntGrid) -> None:
     ours, stock = calibrated(grid, "stock"), FixedFakeQuantize(MinMaxObserver, **observer_arguments(grid))
     enable_calibration(stock)
     for seed in range(2):
@@ -124,19 +124,19 @@ def test_a_stock_observer_gives_stock_numbers(grid: IntGrid) -> None:
     assert torch.equal(ours(sample(3)), stock(sample(3)))
 
 
-def test_observing_and_quantizing_at_once_follows_every_batch() -> None:
-    quantizer = made(IntGrid(4))
+def test_bounds_follow_every_batch_with_both_on() -> None:
+    quantizer = build(IntGrid(4))
     enable_all(quantizer)
     for factor in (1.0, 10.0):
         values = factor * sample()
         output = quantizer(values).detach()
-        seen = project(Bounds.of(values.min(), values.max()), IntGrid(4))
-        assert torch.equal(output, fake_quantize(values, seen))
+        qparams = project(Bounds.of(values.min(), values.max()), IntGrid(4))
+        assert torch.equal(output, fake_quantize(values, qparams))
         assert len(output.unique()) > 4
-    assert quantizer.calculate_qparams()[0].item() == seen.scale.item()
+    assert quantizer.calculate_qparams()[0].item() == qparams.scale.item()
 
 
-def test_calibrating_again_takes_the_new_values_in() -> None:
+def test_calibrating_again_widens_the_bounds() -> None:
     quantizer = calibrated(IntGrid(8))
     before = quantizer.scale.clone()
     enable_calibration(quantizer)
@@ -152,17 +152,17 @@ def test_gradients_reach_both_bounds_and_the_values(gradient: str, grid: IntGrid
     quantizer.core.set_bounds(Bounds(0.5 * quantizer.core.lower, 0.5 * quantizer.core.upper))
     values = sample().requires_grad_()
     quantizer(values).square().sum().backward()
-    for each in (quantizer.core.lower, quantizer.core.upper, values):
-        assert each.grad is not None
-        assert each.grad.abs().sum() > 0
+    for tensor in (quantizer.core.lower, quantizer.core.upper, values):
+        assert tensor.grad is not None
+        assert tensor.grad.abs().sum() > 0
 
 
-def test_the_bounds_are_all_that_an_optimizer_finds() -> None:
+def test_bounds_are_the_only_parameters() -> None:
     assert [name for name, _ in calibrated(IntGrid(8)).named_parameters()] == ["core.lower", "core.upper"]
 
 
 @pytest.mark.parametrize("grid", LEARNING, ids=str)
-def test_training_moves_the_numbers_that_are_deployed(grid: IntGrid) -> None:
+def test_training_moves_scale_and_zero_point(grid: IntGrid) -> None:
     quantizer = calibrated(grid)
     before = quantizer.scale.clone()
     for _ in range(3):
@@ -174,7 +174,7 @@ def test_training_moves_the_numbers_that_are_deployed(grid: IntGrid) -> None:
 
 
 @pytest.mark.parametrize("grid", LEARNING, ids=str)
-def test_the_buffers_follow_each_forward_of_a_training(grid: IntGrid) -> None:
+def test_buffers_follow_each_forward_in_training(grid: IntGrid) -> None:
     quantizer = calibrated(grid)
     for _ in range(2):
         step(quantizer)
@@ -183,7 +183,7 @@ def test_the_buffers_follow_each_forward_of_a_training(grid: IntGrid) -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_traced_it_draws_the_bits_of_the_eager_one(grid: IntGrid) -> None:
+def test_traced_quantizer_equals_the_eager_one(grid: IntGrid) -> None:
     quantizer = calibrated(grid)
     step(quantizer)
     with torch.no_grad():
@@ -198,7 +198,7 @@ def test_traced_it_draws_the_bits_of_the_eager_one(grid: IntGrid) -> None:
             assert torch.equal(traced(values), quantizer(values))
 
 
-def test_traced_while_it_is_off_it_lets_values_pass() -> None:
+def test_traced_quantizer_that_is_off_passes_values() -> None:
     quantizer = calibrated(IntGrid(4))
     disable_all(quantizer)
     assert torch.equal(trace(quantizer)(sample(4)), sample(4))
@@ -208,19 +208,19 @@ def test_traced_while_it_is_off_it_lets_values_pass() -> None:
     ("grid", "observer"),
     [(grid, name) for grid in GRIDS for name in OBSERVERS if name != "stock" or grid.channel_axis is None],
 )
-def test_a_fresh_one_takes_a_state_dict(grid: IntGrid, observer: str) -> None:
+def test_new_quantizer_loads_a_state_dict(grid: IntGrid, observer: str) -> None:
     assert_round_trip(grid, observer)
 
 
-@pytest.mark.parametrize("grid", [each for each in GRIDS if each.channel_axis is not None], ids=str)
-def test_a_fresh_one_takes_a_state_dict_per_channel_with_a_stock_observer(grid: IntGrid) -> None:
+@pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid.channel_axis is not None], ids=str)
+def test_new_quantizer_with_stock_observer_loads_channels(grid: IntGrid) -> None:
     assert_round_trip(grid, "stock")
 
 
 def assert_round_trip(grid: IntGrid, observer: str) -> None:
     quantizer = calibrated(grid, observer)
     step(quantizer)
-    fresh = made(grid, observer)
+    fresh = build(grid, observer)
     fresh.load_state_dict(quantizer.state_dict())
     enable_quantization(fresh)
     assert torch.equal(fresh(sample(4)), quantizer(sample(4)))
@@ -228,16 +228,16 @@ def assert_round_trip(grid: IntGrid, observer: str) -> None:
     assert fresh.core.lower.requires_grad
 
 
-def test_a_fresh_one_trains_on_from_a_state_dict() -> None:
-    quantizer, fresh = calibrated(IntGrid(4, channel_axis=0)), made(IntGrid(4, channel_axis=0))
+def test_new_quantizer_trains_from_a_state_dict() -> None:
+    quantizer, fresh = calibrated(IntGrid(4, channel_axis=0)), build(IntGrid(4, channel_axis=0))
     fresh.load_state_dict(quantizer.state_dict())
     enable_quantization(fresh)
-    for each in (quantizer, fresh):
-        step(each)
+    for candidate in (quantizer, fresh):
+        step(candidate)
     assert torch.equal(fresh.core.upper, quantizer.core.upper)
 
 
-def test_a_copy_learns_apart() -> None:
+def test_copies_learn_independently() -> None:
     quantizer = calibrated(IntGrid(4))
     before = quantizer(sample()).detach()
     twin = copy.deepcopy(quantizer)
@@ -246,7 +246,7 @@ def test_a_copy_learns_apart() -> None:
     assert not torch.equal(twin(sample()), before)
 
 
-def test_a_copy_observes_apart() -> None:
+def test_copies_observe_independently() -> None:
     quantizer = calibrated(IntGrid(4))
     twin = copy.deepcopy(quantizer)
     enable_calibration(twin)
@@ -257,7 +257,7 @@ def test_a_copy_observes_apart() -> None:
     assert twin.scale > 5 * quantizer.scale
 
 
-def test_around_a_quantizer_of_a_plan_it_is_that_quantizer() -> None:
+def test_around_wraps_a_quantizer_of_a_plan() -> None:
     core = BoundedFakeQuantize("a", IntGrid(8), bounds=Bounds.of(-0.5, 1.0))
     quantizer = SRFakeQuantize.around(core)
     enable_quantization(quantizer)
@@ -268,18 +268,18 @@ def test_around_a_quantizer_of_a_plan_it_is_that_quantizer() -> None:
 
 
 def test_quantizing_before_calibration_is_refused() -> None:
-    quantizer = made(IntGrid(8))
+    quantizer = build(IntGrid(8))
     enable_quantization(quantizer)
     with pytest.raises(SrptqError, match="no bounds yet; run calibration images"):
         quantizer(sample())
 
 
-def test_an_unknown_gradient_is_refused() -> None:
-    with pytest.raises(SrptqError, match="gradient: 'lsq' is not known; choices: full, pact"):
-        made(IntGrid(8), gradient="lsq")
+def test_unknown_gradient_is_refused() -> None:
+    with pytest.raises(SrptqError, match="gradient: 'lsq' is unknown; give full or pact"):
+        build(IntGrid(8), gradient="lsq")
 
 
-def test_a_plugins_quantizer_is_the_core_of_its_class() -> None:
+def test_class_wraps_the_quantizer_of_a_plugin() -> None:
     class Mine(BoundedFakeQuantize):
         pass
 

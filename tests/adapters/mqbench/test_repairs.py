@@ -1,4 +1,4 @@
-"""What MQBench gets wrong, found by probing, and right while we are active."""
+"""Defects of MQBench, which probes detect and activating repairs."""
 
 from typing import Any
 from unittest.mock import Mock
@@ -23,18 +23,20 @@ from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 pytestmark = pytest.mark.usefixtures("active")
 
 EXPORT = "TorchScript export"
-"""Mended inside `convert_deploy` only; torch's own default stays."""
+"""The repair that works inside `convert_deploy` only. Torch's own default stays, and so the probe."""
 NODE = onnx.helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"])
 LONG_TAIL = torch.cat([torch.linspace(-1, 2, 5000), torch.tensor([-40.0, 70.0])])
 
 
 def parsed(scale: list[float], zero_point: list[int]) -> Any:
-    known = {"scale": np.array(scale, np.float32), "zero": np.array(zero_point, np.uint8)}
-    return deploy_linear.LinearQuantizer_process().parse_qparams(NODE, known)
+    constants = {"scale": np.array(scale, np.float32), "zero": np.array(zero_point, np.uint8)}
+    return deploy_linear.LinearQuantizer_process().parse_qparams(NODE, constants)
 
 
-def test_what_is_mended_no_longer_probes_as_broken() -> None:
-    assert not [each.name for each in repairs() if each.broken is not None and each.needed and each.name != EXPORT]
+def test_probes_pass_after_the_repairs() -> None:
+    assert not [
+        repair.name for repair in repairs() if repair.broken is not None and repair.needed and repair.name != EXPORT
+    ]
 
 
 def test_zero_points_do_not_wrap() -> None:
@@ -44,36 +46,36 @@ def test_zero_points_do_not_wrap() -> None:
     assert (0 - zero_point) * scale == -1.5
 
 
-def test_zero_points_of_channels_do_not_wrap_either() -> None:
+def test_zero_points_of_channels_do_not_wrap() -> None:
     _, scale, zero_point = parsed([0.5, 0.25], [3, 4])
     assert ((0 - zero_point) * scale).tolist() == [-1.5, -1.0]
 
 
-def test_an_output_has_a_reader_that_reads_nothing_more() -> None:
+def test_outputs_have_a_nameless_reader() -> None:
     output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([NODE], "probe", [], [output])
     producers, readers = deploy_linear.update_inp2node_out2node(graph)
     assert list(producers) == ["y"]
-    assert [each[0].op_type for each in readers["y"]] == [""]
-    assert [(each[0].op_type, each[1]) for each in readers["x"]] == [("QuantizeLinear", 0)]
+    assert [reader[0].op_type for reader in readers["y"]] == [""]
+    assert [(reader[0].op_type, reader[1]) for reader in readers["x"]] == [("QuantizeLinear", 0)]
     assert len(graph.node) == 1
 
 
-def test_exporting_is_by_torchscript_inside_mqbench_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_mqbench_exports_by_torchscript(monkeypatch: pytest.MonkeyPatch) -> None:
     export = Mock()
     monkeypatch.setattr(torch.onnx, "export", export)
     convert_deploy.torch.onnx.export("model", (), "path", opset_version=13)
     torch.onnx.export(torch.nn.Identity(), (), "path")
     scoped = {"dynamo": False} if moved() else {}
-    assert [each.kwargs for each in export.call_args_list] == [scoped | {"opset_version": 13}, {}]
+    assert [call.kwargs for call in export.call_args_list] == [scoped | {"opset_version": 13}, {}]
     assert convert_deploy.torch.no_grad is torch.no_grad
 
 
 @pytest.mark.parametrize("backend", ["Academic", "Tensorrt", "SNPE", "OPENVINO", "QDQ", "PPLCUDA"])
-def test_the_steps_of_mqbench_stay_in_their_order(backend: str) -> None:
+def test_steps_of_mqbench_stay_in_order(backend: str) -> None:
     functions = BACKEND_DEPLOY_FUNCTION[platform.BackendType[backend]]
-    stock = [each for each in functions if each.__module__.startswith("mqbench")]
-    assert [each for each in functions if each not in stock]
+    stock = [function for function in functions if function.__module__.startswith("mqbench")]
+    assert [function for function in functions if function not in stock]
     srptq_plugin.deactivate("mqbench")
     assert functions == stock
 
@@ -85,18 +87,18 @@ def test_pact_starts_from_the_bounds_of_dbdc(grid: IntGrid) -> None:
     pact = PACTFakeQuantize(platform.ObserverDict["dbdc"], **observer_arguments(grid), ratio=0.01)
     enable_calibration(pact)
     assert torch.equal(pact(LONG_TAIL), LONG_TAIL)
-    seen = pact.activation_post_process
-    wanted = project(Bounds.of(seen.min_val, seen.max_val), grid)
-    assert pact.alpha.item() == pytest.approx(wanted.bounds.upper.item())
+    observer = pact.activation_post_process
+    expected = project(Bounds.of(observer.min_val, observer.max_val), grid)
+    assert pact.alpha.item() == pytest.approx(expected.bounds.upper.item())
     assert 1 < pact.alpha.item() < 4
     if not grid.symmetric:
-        assert pact.n_alpha.item() == pytest.approx(wanted.bounds.lower.item())
+        assert pact.n_alpha.item() == pytest.approx(expected.bounds.lower.item())
     enable_quantization(pact)
-    assert torch.equal(pact.scale, wanted.scale.reshape(-1))
-    assert (pact(LONG_TAIL) - LONG_TAIL)[:-2].abs().max() <= 1.01 * wanted.scale
+    assert torch.equal(pact.scale, expected.scale.reshape(-1))
+    assert (pact(LONG_TAIL) - LONG_TAIL)[:-2].abs().max() <= 1.01 * expected.scale
 
 
-def test_pact_with_an_observer_of_mqbenchs_is_left_alone() -> None:
+def test_pact_with_stock_observer_stays_unchanged() -> None:
     pact = PACTFakeQuantize(platform.ObserverDict["MinMaxObserver"], **observer_arguments(IntGrid(8)))
     enable_calibration(pact)
     pact(LONG_TAIL)

@@ -1,4 +1,4 @@
-"""torch.onnx under its old names, while MQBench is imported and no longer."""
+"""Old names of torch.onnx, which exist only while MQBench is imported."""
 
 import sys
 from importlib import import_module
@@ -13,7 +13,7 @@ def visible() -> set[str]:
     return {name for name in sys.modules if name.startswith("torch.onnx.")}
 
 
-def test_inside_the_block_the_old_names_are_the_new_modules() -> None:
+def test_old_names_are_the_new_modules_inside() -> None:
     gone = moved()
     with old_names():
         for name in gone:
@@ -23,7 +23,7 @@ def test_inside_the_block_the_old_names_are_the_new_modules() -> None:
         assert not moved()
 
 
-def test_afterwards_nothing_is_left_of_them() -> None:
+def test_old_names_are_gone_afterwards() -> None:
     with old_names():
         pass
     before = visible()
@@ -38,14 +38,14 @@ def test_afterwards_nothing_is_left_of_them() -> None:
             import_module(name)
 
 
-def test_an_import_that_fails_leaves_nothing_either() -> None:
+def test_failed_import_leaves_no_old_names() -> None:
     gone = moved()
     with pytest.raises(ImportError, match="of somebody else's"), old_names():
         raise ImportError("of somebody else's")
     assert moved() == gone
 
 
-def test_names_that_torch_still_has_are_left_alone() -> None:
+def test_existing_names_stay() -> None:
     assert "torch.onnx.symbolic_helper" not in moved()
     with old_names():
         assert "torch.onnx._internal" in sys.modules

@@ -11,7 +11,7 @@ Calibrate = Callable[[fx.GraphModule], None]
 
 @pytest.fixture
 def calibrate() -> Calibrate:
-    """As a user of torchao does: run images, then switch observers off and quantizers on."""
+    """Return a function that calibrates as users of torchao do: observe images, then quantize."""
 
     def run(prepared: fx.GraphModule) -> None:
         from torchao.quantization.pt2e import disable_observer, enable_fake_quant  # noqa: PLC0415
@@ -27,11 +27,11 @@ def calibrate() -> Calibrate:
 
 @pytest.fixture
 def output() -> Callable[[Any, Tensor], Tensor]:
-    """What a module returns, out of its tuple if it is in one."""
+    """Return a function that runs a module and unpacks its output."""
 
     def run(module: Any, image: Tensor) -> Tensor:
         with torch.no_grad():
-            found = module(image)
-        return found[0] if isinstance(found, (tuple, list)) else found
+            result = module(image)
+        return result[0] if isinstance(result, (tuple, list)) else result
 
     return run

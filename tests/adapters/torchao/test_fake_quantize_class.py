@@ -1,4 +1,4 @@
-"""The fake-quantizer in torchao's shape, and grids read from torchao's specs."""
+"""The fake-quantizer as a torchao class, and grids read from torchao's specs."""
 
 import copy
 from typing import Any
@@ -16,7 +16,7 @@ pytest.importorskip("torchao")
 from torchao.quantization.pt2e.fake_quantize import FakeQuantizeBase
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from srptq_adapters.torchao.fake_quantize_class import TorchaoFakeQuantize, constructor, grid_of, scheme_of
+from srptq_adapters.torchao.fake_quantize_class import TorchaoFakeQuantize, constructor, read_grid, to_qscheme
 
 TENSOR, CHANNEL = torch.per_tensor_affine, torch.per_channel_symmetric
 SPECS = [
@@ -43,26 +43,26 @@ def spec(dtype: torch.dtype, low: int | None, high: int | None, scheme: Any) -> 
     )
 
 
-@pytest.mark.parametrize(("given", "grid"), SPECS)
-def test_the_grid_of_a_spec(given: tuple[Any, Any, Any, Any], grid: IntGrid) -> None:
-    found = grid_of(spec(*given))
-    assert found == grid
-    if given[1] is not None:
-        assert (found.qmin, found.qmax) == given[1:3]
+@pytest.mark.parametrize(("arguments", "grid"), SPECS)
+def test_grid_is_read_from_a_spec(arguments: tuple[Any, Any, Any, Any], grid: IntGrid) -> None:
+    actual = read_grid(spec(*arguments))
+    assert actual == grid
+    if arguments[1] is not None:
+        assert (actual.qmin, actual.qmax) == arguments[1:3]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 100), (3, 255), (-100, 127)])
-def test_a_range_that_is_no_grid_is_refused(low: int, high: int) -> None:
+def test_range_of_no_grid_is_refused(low: int, high: int) -> None:
     dtype = torch.int8 if low < 0 else torch.uint8
     with pytest.raises(SrptqError, match=rf"integers {low}\.\.{high} are no grid"):
-        grid_of(spec(dtype, low, high, TENSOR))
+        read_grid(spec(dtype, low, high, TENSOR))
 
 
-@pytest.mark.parametrize(("given", "grid"), SPECS)
-def test_torchao_reads_back_what_it_asked_for(given: tuple[Any, Any, Any, Any], grid: IntGrid) -> None:
+@pytest.mark.parametrize(("arguments", "grid"), SPECS)
+def test_attributes_equal_the_spec_of_torchao(arguments: tuple[Any, Any, Any, Any], grid: IntGrid) -> None:
     quantizer = TorchaoFakeQuantize("a", grid)
     assert isinstance(quantizer, FakeQuantizeBase)
-    assert quantizer.qscheme == given[3] == scheme_of(grid)
+    assert quantizer.qscheme == arguments[3] == to_qscheme(grid)
     assert (quantizer.quant_min, quantizer.quant_max) == (grid.qmin, grid.qmax)
     assert quantizer.ch_axis == (-1 if grid.channel_axis is None else grid.channel_axis)
     assert torch.iinfo(quantizer.dtype).min <= grid.qmin
@@ -78,13 +78,13 @@ def test_torchao_gets_the_projected_parameters() -> None:
     assert not scale.requires_grad
 
 
-def test_the_paper_has_no_parameters_for_torchao() -> None:
+def test_paper_grid_is_refused_for_torchao() -> None:
     quantizer = TorchaoFakeQuantize("a", IntGrid(4, float_zero_point=True), bounds=Bounds.of(0.5, 1.0))
     with pytest.raises(SrptqError, match="no integer grid"):
         quantizer.calculate_qparams()
 
 
-def test_torchaos_switches_turn_observing_and_quantizing_on_and_off() -> None:
+def test_torchao_switches_set_each_mode() -> None:
     quantizer = TorchaoFakeQuantize("a", IntGrid(8), MinMaxObserver(IntGrid(8)))
     quantizer(torch.tensor([-1.0, 1.0]))
     assert quantizer.mode is Mode.OBSERVE
@@ -99,14 +99,14 @@ def test_torchaos_switches_turn_observing_and_quantizing_on_and_off() -> None:
     assert quantizer.mode is Mode.OBSERVE
 
 
-def test_a_constructor_can_be_copied_and_makes_a_new_module_each_time() -> None:
+def test_constructor_can_be_copied() -> None:
     make = constructor(lambda: TorchaoFakeQuantize("a", IntGrid(8)))
     copied: Any = copy.deepcopy(make)
     assert copied() is not make()
     assert isinstance(copied.with_args(eps=1e-5)(), TorchaoFakeQuantize)
 
 
-def test_a_copy_learns_apart() -> None:
+def test_copies_learn_independently() -> None:
     quantizer = TorchaoFakeQuantize("a", IntGrid(8), MinMaxObserver(IntGrid(8)), Bounds.of(-1.0, 1.0))
     twin = copy.deepcopy(quantizer)
     twin.upper.data *= 2

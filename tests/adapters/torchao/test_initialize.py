@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module", params=["edsr", "normed", "mixed"])
 def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
-    """A network and its run, with scaled channels and tuned weights and biases."""
+    """Make a run with scaled channels and tuned weights and biases. Return the kind of network and the run."""
     folder = tmp_path_factory.mktemp("tuned") / "run"
     recipe = networks.recipe(8, "onnxruntime", **SETTINGS)
     return request.param, quantize(recipe, model=networks.network(request.param), out=folder, device="cpu")
@@ -53,31 +53,29 @@ def stock() -> Quantizer:
 
 
 def trained(kind: str, quantizer: Quantizer) -> fx.GraphModule:
-    """A network prepared for training, batch norms in training mode."""
+    """Prepare a network for training, with batch norms in training mode."""
     module = torch.export.export(networks.network(kind).train(), (IMAGES,)).module()
     return prepare_qat_pt2e(module, quantizer)
 
 
 @pytest.mark.parametrize("quantizer", [stock, lambda: with_observer(stock(), "dbdc")], ids=["stock", "ours within"])
-def test_a_model_in_training_starts_as_the_run_simulates(
-    quantizer: Callable[[], Quantizer], tuned: tuple[str, Run]
-) -> None:
+def test_training_model_starts_as_the_run_simulates(quantizer: Callable[[], Quantizer], tuned: tuple[str, Run]) -> None:
     kind, run = tuned
     model = trained(kind, quantizer())
     started = srptq_plugin.initialize(model, run.folder)
     assert {site.name for site in run.table.plan.weights} <= {name.replace("/mul", ".weight") for name in started.sites}
-    wanted = simulated(run, model, started.sites)
+    reference = simulated(run, model, started.sites)
     move_exported_model_to_eval(model)
     with torch.no_grad():
-        assert psnr(model(IMAGES), wanted(IMAGES)) > 60
+        assert psnr(model(IMAGES), reference(IMAGES)) > 60
 
 
 @pytest.mark.parametrize("recipe", ["onnxruntime-w8a8-fast", "paper-w4a4"])
-def test_our_quantizer_in_training_starts_at_a_run_of_its_recipe(recipe: str, tmp_path: Path) -> None:
-    chosen = srptq_plugin.Recipe.load(recipe, ["calibration.patches=4", "calibration.size=16"])
-    chosen = chosen.model_copy(update={"reconstruction": None})
-    run = quantize(chosen, model=networks.network("normed"), out=tmp_path / "run", device="cpu")
-    model = trained("normed", SRQuantizer.from_recipe(chosen))
+def test_our_quantizer_starts_from_its_recipe_in_training(recipe: str, tmp_path: Path) -> None:
+    loaded = srptq_plugin.Recipe.load(recipe, ["calibration.patches=4", "calibration.size=16"])
+    loaded = loaded.model_copy(update={"reconstruction": None})
+    run = quantize(loaded, model=networks.network("normed"), out=tmp_path / "run", device="cpu")
+    model = trained("normed", SRQuantizer.from_recipe(loaded))
     assert not srptq_plugin.initialize(model, run.folder).left
     move_exported_model_to_eval(model)
     with torch.no_grad():
@@ -85,7 +83,7 @@ def test_our_quantizer_in_training_starts_at_a_run_of_its_recipe(recipe: str, tm
 
 
 @pytest.mark.parametrize("tuned", ["normed"], indirect=True)
-def test_batch_norms_keep_the_statistics_of_what_they_norm(tuned: tuple[str, Run]) -> None:
+def test_batch_norms_keep_their_statistics(tuned: tuple[str, Run]) -> None:
     kind, run = tuned
     before, after = (normed_features(trained(kind, stock()), folder) for folder in (None, run.folder))
     for name, (mean, variance) in before.items():
@@ -94,38 +92,38 @@ def test_batch_norms_keep_the_statistics_of_what_they_norm(tuned: tuple[str, Run
 
 
 def normed_features(model: fx.GraphModule, run: Path | None) -> dict[str, tuple[Tensor, Tensor]]:
-    """The mean and variance, by channel, of what each batch norm reads. Nothing is quantized."""
+    """Return the mean and variance of each batch norm's input, by channel. Nothing is quantized."""
     if run is not None:
         srptq_plugin.initialize(model, run)
     model.apply(disable_observer)
     model.apply(disable_fake_quant)
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    statistics: dict[str, tuple[Tensor, Tensor]] = {}
 
     class Watching(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             if "batch_norm" in n.name:
                 read = super().fetch_args_kwargs_from_env(n)[0][0]
-                found[n.name] = read.mean((0, 2, 3)), read.var((0, 2, 3))
+                statistics[n.name] = read.mean((0, 2, 3)), read.var((0, 2, 3))
             return super().run_node(n)
 
     with torch.no_grad():
         Watching(model).run(IMAGES)
-    return found
+    return statistics
 
 
-def test_what_torchao_converts_computes_what_the_run_simulates(tmp_path: Path) -> None:
+def test_converted_model_computes_what_the_run_simulates(tmp_path: Path) -> None:
     network = nn.Sequential(networks.conv(3, 6), nn.ReLU(), networks.conv(6, 12), nn.PixelShuffle(2)).eval()
     run = quantize(networks.recipe(8, "onnxruntime", **SETTINGS), model=network, out=tmp_path / "run", device="cpu")
     model = prepare_qat_pt2e(torch.export.export(network, (IMAGES,)).module(), stock())
     started = srptq_plugin.initialize(model, run.folder)
     assert not started.left
-    wanted = simulated(run, model, started.sites)
+    reference = simulated(run, model, started.sites)
     move_exported_model_to_eval(model)
     with torch.no_grad():
-        assert psnr(convert_pt2e(model)(IMAGES), wanted(IMAGES)) > 60
+        assert psnr(convert_pt2e(model)(IMAGES), reference(IMAGES)) > 60
 
 
-def test_the_float_network_stays_the_teacher(tuned: tuple[str, Run]) -> None:
+def test_float_network_stays_the_teacher(tuned: tuple[str, Run]) -> None:
     kind, run = tuned
     module = torch.export.export(networks.network(kind), (IMAGES,)).module()
     model = prepare_pt2e(module, SRQuantizer.from_recipe(run.recipe))
@@ -137,12 +135,12 @@ def test_the_float_network_stays_the_teacher(tuned: tuple[str, Run]) -> None:
         assert psnr(functional_call(model, model.meta[FLOAT], (IMAGES,)), networks.network(kind)(IMAGES)) > 100
 
 
-def test_the_run_s_own_network_is_what_the_refusal_names(tuned: tuple[str, Run]) -> None:
+def test_refusal_names_a_way_that_works(tuned: tuple[str, Run]) -> None:
     kind, run = tuned
     other = networks.network(kind)
     next(other.parameters()).data.mul_(torch.randn(3, 1, 1, 1) if kind == "edsr" else torch.randn(6, 1, 1, 1))
-    weights = [each for each in other.modules() if isinstance(each, nn.Conv2d)]
-    weights[-2].weight.data += 0.1 * torch.randn_like(weights[-2].weight)
+    convs = [module for module in other.modules() if isinstance(module, nn.Conv2d)]
+    convs[-2].weight.data += 0.1 * torch.randn_like(convs[-2].weight)
     model = prepare_pt2e(torch.export.export(other, (IMAGES,)).module(), SRQuantizer.from_recipe(run.recipe))
     with pytest.raises(SrptqError, match="program") as refused:
         srptq_plugin.initialize(model, run.folder)

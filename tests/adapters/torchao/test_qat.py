@@ -30,7 +30,7 @@ QUANTIZERS: dict[str, Callable[[], Quantizer]] = {
 
 
 def calibrated(quantizer: str) -> fx.GraphModule:
-    """A network with batch norms, in training mode, prepared and observed."""
+    """Prepare a network with batch norms in training mode, and let it observe."""
     module = torch.export.export(networks.network("normed").train(), (IMAGES,)).module()
     prepared = prepare_qat_pt2e(module, QUANTIZERS[quantizer]())
     with torch.no_grad():
@@ -41,9 +41,9 @@ def calibrated(quantizer: str) -> fx.GraphModule:
 
 
 def trained(prepared: fx.GraphModule, steps: int = 4) -> list[float]:
-    """Train with plain torch. Returns the loss before each step, and after the last."""
+    """Train with plain torch. Return the loss before each step, and after the last."""
     answers = networks.network("normed")(IMAGES).detach()
-    optimizer = torch.optim.Adam([each for each in prepared.parameters() if each.requires_grad], 1e-3)
+    optimizer = torch.optim.Adam([parameter for parameter in prepared.parameters() if parameter.requires_grad], 1e-3)
     losses: list[float] = []
     for _ in range(steps + 1):
         loss = (prepared(IMAGES) - answers).abs().mean()
@@ -55,17 +55,17 @@ def trained(prepared: fx.GraphModule, steps: int = 4) -> list[float]:
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
-def test_every_bound_gets_a_gradient_and_the_loss_falls(quantizer: str) -> None:
+def test_all_bounds_learn_and_the_loss_falls(quantizer: str) -> None:
     prepared = calibrated(quantizer)
     losses = trained(prepared)
     assert losses[-1] < losses[0]
-    learning = [each for each in prepared.modules() if isinstance(each, TorchaoFakeQuantize) and not each.fixed]
+    learning = [module for module in prepared.modules() if isinstance(module, TorchaoFakeQuantize) and not module.fixed]
     assert learning
-    assert all(each.lower.grad is not None and each.upper.grad is not None for each in learning)
-    assert any(bool((each.upper.grad != 0).any()) for each in learning if each.upper.grad is not None)
+    assert all(quantizer.lower.grad is not None and quantizer.upper.grad is not None for quantizer in learning)
+    assert any(bool((quantizer.upper.grad != 0).any()) for quantizer in learning if quantizer.upper.grad is not None)
 
 
-def test_statistics_of_batch_norms_move_until_the_model_evaluates() -> None:
+def test_batch_norm_statistics_move_in_training_only() -> None:
     prepared = calibrated("within x86")
     before = prepared.get_buffer("body.0.1.running_mean").clone()
     trained(prepared)

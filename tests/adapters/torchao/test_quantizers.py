@@ -1,4 +1,4 @@
-"""torchao's own three calls, with our quantizer and with our observers in stock quantizers."""
+"""torchao's prepare, calibrate and convert, with our quantizer and with our observers in stock quantizers."""
 
 import shutil
 from collections.abc import Callable
@@ -33,13 +33,13 @@ STOCK = ["x86", "arm", "composed", "xnnpack"]
 
 
 def exported(kind: str) -> ExportedProgram:
-    """As torchao's users export: batch norms left in, any batch, height and width."""
+    """Export as users of torchao do: with batch norms, for any batch, height and width."""
     sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
     return torch.export.export(networks.network(kind), (networks.images(2),), dynamic_shapes=(sizes,))
 
 
 def stock(name: str) -> Any:
-    """A quantizer of torchao, as its tutorials make it."""
+    """Make a quantizer of torchao as its tutorials do."""
     if name == "x86":
         config = x86.get_default_x86_inductor_quantization_config()
         return x86.X86InductorQuantizer().set_global(config)
@@ -54,46 +54,46 @@ def stock(name: str) -> Any:
 
 
 def quantizers(prepared: fx.GraphModule) -> list[TorchaoFakeQuantize]:
-    return [each for each in prepared.modules() if isinstance(each, TorchaoFakeQuantize)]
+    return [module for module in prepared.modules() if isinstance(module, TorchaoFakeQuantize)]
 
 
 def scales(converted: fx.GraphModule, call: str = ".quantize_per_tensor") -> set[float]:
-    """Of the activations."""
+    """Return the scales of the activations."""
     return {float(node.args[1]) for node in converted.graph.nodes if call in str(node.target)}
 
 
 @pytest.mark.parametrize("kind", ["edsr", "mixed", "imdn", "shared", "normed"])
-def test_a_recipe_through_prepare_calibrate_reconstruct_convert(kind: str, calibrate: Calibrate, output: Run) -> None:
-    chosen = networks.recipe(4, "onnxruntime", activations={"observer": "dbdc"})
-    prepared = prepare_pt2e(exported(kind).module(), SRQuantizer.from_recipe(chosen))
+def test_recipe_through_prepare_calibrate_reconstruct_convert(kind: str, calibrate: Calibrate, output: Run) -> None:
+    recipe = networks.recipe(4, "onnxruntime", activations={"observer": "dbdc"})
+    prepared = prepare_pt2e(exported(kind).module(), SRQuantizer.from_recipe(recipe))
     calibrate(prepared)
-    for each in quantizers(prepared):
-        if not each.fixed:
-            each.set_bounds(Bounds(0.6 * each.lower, 0.6 * each.upper))
-    found = reconstruct(prepared, networks.images(4, seed=3), epochs=4, schedule="joint", activation_rate=1e-2)
-    assert found["loss_after"] < found["loss_before"]
-    wanted = [output(prepared, networks.images(*size)) for size in SIZES]
+    for quantizer in quantizers(prepared):
+        if not quantizer.fixed:
+            quantizer.set_bounds(Bounds(0.6 * quantizer.lower, 0.6 * quantizer.upper))
+    figures = reconstruct(prepared, networks.images(4, seed=3), epochs=4, schedule="joint", activation_rate=1e-2)
+    assert figures["loss_after"] < figures["loss_before"]
+    outputs = [output(prepared, networks.images(*size)) for size in SIZES]
     converted = convert_pt2e(prepared)
-    for size, expected in zip(SIZES, wanted, strict=True):
+    for size, expected in zip(SIZES, outputs, strict=True):
         assert torch.equal(output(converted, networks.images(*size)), expected)
 
 
-def test_a_shipped_recipe_by_name(calibrate: Calibrate, output: Run) -> None:
+def test_shipped_recipe_by_name(calibrate: Calibrate, output: Run) -> None:
     quantizer = SRQuantizer.from_recipe("openvino-w8a8", input_range=(0.0, 255.0))
     prepared = prepare_pt2e(exported("imdn").module(), quantizer)
     calibrate(prepared)
-    image = next(each for each in quantizers(prepared) if each.name == "/input")
+    image = next(module for module in quantizers(prepared) if module.name == "/input")
     assert (image.lower.item(), image.upper.item()) == pytest.approx((0.0, 255.0))
-    observed = [each.observer for each in quantizers(prepared) if not each.constant and not each.fixed]
-    assert observed
-    assert all(isinstance(each, DBDCObserver) for each in observed)
+    learning = [module for module in quantizers(prepared) if not module.constant and not module.fixed]
+    assert learning
+    assert all(isinstance(module.observer, DBDCObserver) for module in learning)
     picture = 255 * networks.images()
     before, exact = output(prepared, picture), networks.network("imdn")(picture)
     assert torch.equal(output(convert_pt2e(prepared), picture), before)
     assert before.shape == exact.shape
 
 
-def test_a_recipe_of_the_paper_is_refused_by_convert(calibrate: Calibrate) -> None:
+def test_convert_refuses_a_recipe_of_the_paper(calibrate: Calibrate) -> None:
     prepared = prepare_pt2e(exported("edsr").module(), SRQuantizer.from_recipe("paper-w4a4"))
     calibrate(prepared)
     with pytest.raises(SrptqError, match="use a recipe of a real target"):
@@ -106,7 +106,7 @@ def test_conversion_before_calibration_names_the_site() -> None:
         convert_pt2e(prepared)
 
 
-def test_reconstructing_a_graph_of_others_is_refused() -> None:
+def test_reconstructing_a_foreign_graph_is_refused() -> None:
     with pytest.raises(SrptqError, match="prepare it with SRQuantizer or with_observer"):
         reconstruct(exported("edsr").module(), networks.images())
 
@@ -117,59 +117,59 @@ def test_our_observers_in_a_stock_quantizer(name: str, kind: str, calibrate: Cal
     prepared = prepare_pt2e(exported(kind).module(), with_observer(stock(name), "dbdc"))
     assert len(quantizers(prepared)) > 5
     calibrate(prepared)
-    found = reconstruct(prepared, networks.images(4, seed=3), epochs=2, schedule="joint")
-    assert found["loss_after"] <= found["loss_before"]
+    figures = reconstruct(prepared, networks.images(4, seed=3), epochs=2, schedule="joint")
+    assert figures["loss_after"] <= figures["loss_before"]
     expected = [output(prepared, networks.images(*size)) for size in SIZES]
     converted = convert_pt2e(prepared)
     assert not quantizers(converted)
-    for size, wanted in zip(SIZES, expected, strict=True):
-        assert torch.equal(output(converted, networks.images(*size)), wanted)
+    for size, before in zip(SIZES, expected, strict=True):
+        assert torch.equal(output(converted, networks.images(*size)), before)
     image = networks.images()
     exact = networks.network(kind)(image)
     assert 0 < (output(converted, image) - exact).abs().mean() < 0.1 * exact.std()
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_a_stock_quantizer_really_uses_the_bounds_of_dbdc(name: str, calibrate: Calibrate) -> None:
+def test_stock_quantizer_uses_the_bounds_of_dbdc(name: str, calibrate: Calibrate) -> None:
     prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock(name), "dbdc", options={"ratio": 0.05}))
     calibrate(prepared)
-    wanted: set[float] = set()
-    for each in quantizers(prepared):
-        if each.constant:
-            assert isinstance(each.observer, MinMaxObserver)
+    expected: set[float] = set()
+    for module in quantizers(prepared):
+        if module.constant:
+            assert isinstance(module.observer, MinMaxObserver)
             continue
-        assert isinstance(each.observer, DBDCObserver)
-        assert each.observer.ratios == (0.05,)
-        wanted.add(project(each.observer.bounds(), each.grid).scale.item())
-    assert scales(convert_pt2e(prepared)) == wanted
+        assert isinstance(module.observer, DBDCObserver)
+        assert module.observer.ratios == (0.05,)
+        expected.add(project(module.observer.bounds(), module.grid).scale.item())
+    assert scales(convert_pt2e(prepared)) == expected
 
     plain = prepare_pt2e(exported("edsr").module(), with_observer(stock(name), "minmax"))
     calibrate(plain)
-    assert max(scales(convert_pt2e(plain))) > max(wanted)
+    assert max(scales(convert_pt2e(plain))) > max(expected)
 
 
 @pytest.mark.parametrize("name", STOCK)
-def test_a_stock_quantizer_places_as_many_as_without_us(name: str) -> None:
+def test_stock_quantizer_keeps_its_placement(name: str) -> None:
     ours = prepare_pt2e(exported("imdn").module(), with_observer(stock(name)))
     theirs = prepare_pt2e(exported("imdn").module(), stock(name))
     one, other = (
-        [node.target for node in each.graph.nodes if str(node.target).startswith("activation_post_process")]
-        for each in (ours, theirs)
+        [node.target for node in graph.graph.nodes if str(node.target).startswith("activation_post_process")]
+        for graph in (ours, theirs)
     )
     assert one == other
     assert len({id(ours.get_submodule(str(t))) for t in one}) == len({id(theirs.get_submodule(str(t))) for t in other})
 
 
-def test_of_composed_quantizers_the_first_decides() -> None:
+def test_first_of_composed_quantizers_decides() -> None:
     prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("composed")))
-    names = {each.name for each in quantizers(prepared)}
+    names = {module.name for module in quantizers(prepared)}
     assert "body.0.first.weight" in names
     assert "head.weight" not in names
 
 
-def test_quantizers_in_a_stock_graph_have_the_names_of_their_tensors() -> None:
+def test_quantizers_in_stock_graphs_bear_tensor_names() -> None:
     prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock("x86")))
-    names = {each.name for each in quantizers(prepared)}
+    names = {module.name for module in quantizers(prepared)}
     assert {"head.weight", "shuffle/pixel_shuffle"} <= names
     plan = plan_from_graph(prepared)
     assert {site.group for site in plan.sites} == names
@@ -188,8 +188,8 @@ def test_nan_names_the_tensor_of_a_stock_graph() -> None:
 
 
 @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="no C++ compiler")
-def test_the_converted_model_compiles(output: Run) -> None:
-    """Inductor sums in another order, so a few values round the other way."""
+def test_converted_model_compiles(output: Run) -> None:
+    """Compare with a tolerance, as Inductor sums in another order and a few values round the other way."""
     module = torch.nn.Sequential(networks.conv(3, 4), torch.nn.ReLU(), networks.conv(4, 3)).eval()
     program = torch.export.export(module, (networks.images(1),))
     prepared = prepare_pt2e(program.module(), SRQuantizer.from_recipe("openvino-w8a8"))
@@ -197,15 +197,15 @@ def test_the_converted_model_compiles(output: Run) -> None:
         prepared(networks.images(1))
     converted = convert_pt2e(prepared)
     image = networks.images(1, seed=5)
-    wanted = output(converted, image)
+    expected = output(converted, image)
     compiled = output(torch.compile(converted), image)
-    torch.testing.assert_close(compiled, wanted, rtol=0, atol=0.05 * float(wanted.std()))
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=0.05 * float(expected.std()))
 
 
 def integer_weights(converted: fx.GraphModule) -> list[Any]:
-    """The weights of convolutions as convert_pt2e stores them."""
+    """Return the weights of convolutions as `convert_pt2e` stores them."""
     stored = (*converted.parameters(), *converted.buffers())
-    return [each.detach().numpy() for each in stored if each.dtype == torch.int8 and each.ndim == 4]
+    return [tensor.detach().numpy() for tensor in stored if tensor.dtype == torch.int8 and tensor.ndim == 4]
 
 
 @pytest.mark.parametrize("safe", [True, False])
@@ -229,4 +229,4 @@ def test_weights_of_a_recipe_never_overflow(calibrate: Calibrate) -> None:
 def test_other_processors_keep_their_scales(name: str, calibrate: Calibrate) -> None:
     prepared = prepare_pt2e(exported("edsr").module(), with_observer(stock(name)))
     calibrate(prepared)
-    assert all(each.grid.pair_limit is None for each in quantizers(prepared))
+    assert all(module.grid.pair_limit is None for module in quantizers(prepared))

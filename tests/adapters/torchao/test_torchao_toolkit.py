@@ -1,4 +1,4 @@
-"""torchao realizes the core's plan: the same bits before, in and after `convert_pt2e`."""
+"""torchao realizes the core's plan with the same bits, also after `convert_pt2e`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ Parameters = tuple[Tensor, Tensor]
 
 @dataclass
 class Both:
-    """One plan, realized by the core alone and by torchao."""
+    """A plan, realized by the core alone and by torchao."""
 
     kind: str
     plan: Plan
@@ -83,7 +83,7 @@ def test_both_draw_the_same_bits(both: Both, size: tuple[int, int, int]) -> None
 
 
 def converted(both: Both) -> fx.GraphModule:
-    """In a copy, as conversion takes the prepared graph apart."""
+    """Convert a copy, as conversion takes the prepared graph apart."""
     again = TorchaoToolkit().realize(networks.exported(both.kind), both.plan)
     for name, quantizer in again.quantizers.items():
         quantizer.load_state_dict(both.torchao.quantizers[name].state_dict())
@@ -98,21 +98,21 @@ def constant(module: fx.GraphModule, argument: Any) -> Tensor:
 
 
 def read_from(module: fx.GraphModule, site: Site) -> Iterator[fx.Node]:
-    """The dequantize node at each consumer of a site."""
+    """Yield the dequantize node at each consumer of a site."""
     network = Network(module)
     for edge in site.consumers:
         yield tensor_arguments(network.nodes[edge.consumer])[edge.input_index]
 
 
-def of_converted(module: fx.GraphModule, site: Site) -> Iterator[Parameters]:
+def converted_parameters(module: fx.GraphModule, site: Site) -> Iterator[Parameters]:
     for node in read_from(module, site):
         assert "dequantize" in str(node.target)
         yield constant(module, node.args[1]).float(), constant(module, node.args[2])
 
 
-def of_file(model: onnx.ModelProto, site: Site) -> Iterator[Parameters]:
+def file_parameters(model: onnx.ModelProto, site: Site) -> Iterator[Parameters]:
     named = OnnxNetwork(model).nodes
-    constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     producers = {name: node for node in model.graph.node for name in node.output}
     for edge in site.consumers:
         if edge.consumer in named:
@@ -122,25 +122,25 @@ def of_file(model: onnx.ModelProto, site: Site) -> Iterator[Parameters]:
             yield scale, zero_point
 
 
-def test_the_converted_graph_draws_the_same_bits(both: Both, output: Run) -> None:
+def test_converted_graph_draws_the_same_bits(both: Both, output: Run) -> None:
     module = converted(both)
     for size in ((2, 12, 14), (1, 17, 9)):
         image = networks.images(*size)
         assert (output(module, image) - both.torchao(image)).abs().max() == 0
 
 
-def test_parameters_are_the_same_prepared_converted_and_in_the_file(both: Both) -> None:
+def test_parameters_equal_prepared_converted_and_in_file(both: Both) -> None:
     table = QuantTable.of(both.torchao)
     module = converted(both)
     model = Placer(networks.float_model(both.kind), table).place()
     for site in both.plan.sites:
-        wanted = table.qparams[site.name]
-        for scale, zero_point in (*of_converted(module, site), *of_file(model, site)):
-            assert torch.equal(scale, wanted.scale), site.name
-            assert torch.equal(zero_point.to(torch.int32), wanted.integer_zero_point), site.name
+        expected = table.qparams[site.name]
+        for scale, zero_point in (*converted_parameters(module, site), *file_parameters(model, site)):
+            assert torch.equal(scale, expected.scale), site.name
+            assert torch.equal(zero_point.to(torch.int32), expected.integer_zero_point), site.name
 
 
-def test_integer_weights_are_the_same_prepared_and_converted(both: Both) -> None:
+def test_integer_weights_equal_prepared_and_converted(both: Both) -> None:
     table = QuantTable.of(both.torchao)
     module = converted(both)
     for site in both.plan.sites:
@@ -150,14 +150,14 @@ def test_integer_weights_are_the_same_prepared_and_converted(both: Both) -> None
             assert torch.equal(stored.to(torch.int32), table.weights[site.name])
 
 
-def test_the_table_of_torchao_simulates_its_prepared_graph(both: Both) -> None:
+def test_table_simulates_the_prepared_graph(both: Both) -> None:
     table = QuantTable.of(both.torchao)
     exact = replace(table, plan=replace(table.plan, integer_bias=False))
     image = networks.images(seed=9)
     assert torch.equal(exact.simulate(networks.graph(both.kind))(image), both.torchao(image))
 
 
-def test_the_paper_runs_and_is_refused_by_convert() -> None:
+def test_paper_runs_and_convert_refuses_it() -> None:
     plan = networks.plan("edsr", networks.recipe(4, "paper"))
     prepared = TorchaoToolkit().realize(networks.exported("edsr"), plan)
     prepared.observe(BATCHES)
@@ -168,5 +168,5 @@ def test_the_paper_runs_and_is_refused_by_convert() -> None:
         convert_pt2e(prepared.module)
 
 
-def test_it_says_its_version() -> None:
+def test_toolkit_has_a_version() -> None:
     assert TorchaoToolkit().version[0].isdigit()

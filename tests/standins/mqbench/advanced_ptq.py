@@ -18,9 +18,9 @@ def ptq_reconstruction(
         raise NotImplementedError
     tuned = deepcopy_graphmodule(model)
     disable_all(model)
-    for each in tuned.modules():
-        quantizer = getattr(each, "weight_fake_quant", None)
+    for layer in tuned.modules():
+        quantizer = getattr(layer, "weight_fake_quant", None)
         if isinstance(quantizer, AdaRoundFakeQuantize):
-            quantizer.init(each.weight)  # pyright: ignore[reportArgumentType]
+            quantizer.init(layer.weight)  # pyright: ignore[reportArgumentType]
     enable_quantization(tuned)
     return tuned

@@ -70,7 +70,7 @@ ParamsTable: dict[BackendType, dict[str, Any]] = {
 }
 ObserverDict: dict[str, Any] = {"MinMaxObserver": MinMaxObserver}
 FakeQuantizeDict: dict[str, Any] = {
-    each.__name__: each for each in (AdaRoundFakeQuantize, FixedFakeQuantize, LearnableFakeQuantize, PACTFakeQuantize)
+    kind.__name__: kind for kind in (AdaRoundFakeQuantize, FixedFakeQuantize, LearnableFakeQuantize, PACTFakeQuantize)
 }
 
 

@@ -2,7 +2,7 @@ import onnx
 
 
 class ONNXGraph:
-    """A file with its initializers by name, which ordering the nodes takes for what exists."""
+    """A file with its initializers by name. Ordering the nodes starts from these."""
 
     def __init__(self, path: str) -> None:
         self.graph = onnx.load(path).graph
@@ -10,4 +10,4 @@ class ONNXGraph:
         self.prepare_initializer()
 
     def prepare_initializer(self) -> None:
-        self.initializer = {each.name: (each, place) for place, each in enumerate(self.graph.initializer)}
+        self.initializer = {tensor.name: (tensor, index) for index, tensor in enumerate(self.graph.initializer)}

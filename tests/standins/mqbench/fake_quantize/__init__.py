@@ -53,7 +53,7 @@ class PACTFakeQuantize(FixedFakeQuantize):
 
 class AdaRoundFakeQuantize(FixedFakeQuantize):
     def init(self, weight: Tensor) -> None:
-        """MQBench would learn which way to round; the nearest level will do here."""
+        """Round to the nearest level. MQBench would learn the way to round."""
         weight.data = self.quantized(weight.data)
 
 

@@ -8,13 +8,13 @@ from .logger import logger
 
 def _switch(model: nn.Module, *, observe: bool, quantize: bool) -> None:
     logger.info("observe: %s, quantize: %s", observe, quantize)
-    for each in _quantizers(model):
-        each.enable_observer(observe)
-        each.enable_fake_quant(quantize)
+    for quantizer in _quantizers(model):
+        quantizer.enable_observer(observe)
+        quantizer.enable_fake_quant(quantize)
 
 
 def _quantizers(model: nn.Module) -> Iterator[FakeQuantizeBase]:
-    return (each for each in model.modules() if isinstance(each, FakeQuantizeBase))
+    return (module for module in model.modules() if isinstance(module, FakeQuantizeBase))
 
 
 def enable_calibration(model: nn.Module) -> None:
