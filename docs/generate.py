@@ -33,15 +33,13 @@ GRIDS = {
 WISHES = {
     "inputs": "Under `full` quantized in front of",
     "outputs": "Under `full` quantized behind",
-    "fused": "Computed inside the operation before, so quantized behind both",
-    "fused_in_conv": "The same, where that is a convolution",
-    "shared_concat": "What a concat reads and gives shares one encoding",
-    "joins_in_conv": "A convolution adds the skip itself: its own branch of an add is not quantized",
+    "nonnegative_activations": "Activations that are never negative",
+    "fusions": "Computed in the kernel of an operation before it, so not quantized between them",
+    "shared_scales": "Inputs and output have one scale",
     "integer_bias": "Biases are 32-bit integers",
-    "one_encoding": "All who read a tensor read the same integers",
+    "one_grid_per_tensor": "All readers of a tensor read the same integers",
     "per_channel": "A weight may have a scale for each channel",
     "pair_sum_bits": "Without VNNI two products are added in integers of so many bits, which weights must not overflow",
-    "unsigned_if_nonnegative": "What is never negative is unsigned",
     "sign_bit": "A recipe's bits are those of the magnitude; a sign has one more",
 }
 """The words for what a target's rules say."""

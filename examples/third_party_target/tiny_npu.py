@@ -1,4 +1,4 @@
-"""A target of one's own, in one file: an NPU whose scales are powers of two, fed by a table of shifts."""
+"""A third-party target in one file: an NPU whose scales are powers of two, fed by a table of shifts."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from srptq_plugin.plugin_api import Array, IntGrid, Placer, QuantTable, Rules, Size, TargetEntry, hookimpl
+from srptq_plugin.plugin_api import Array, Fusion, IntGrid, Placer, QuantTable, Rules, Size, TargetEntry, hookimpl
 
 BITS = frozenset({8})
 
 
 class TinyNpu:
-    """8 bits on both sides; convolutions and adds read integers; convolutions add the skip by themselves."""
+    """8 bits for weights and activations. Convolutions also compute the activation or the add that follows them."""
 
     presets: Mapping[str, Rules] = {
         "default": Rules(
@@ -24,35 +24,35 @@ class TinyNpu:
             weight_bits=BITS,
             activation_bits=BITS,
             inputs=frozenset({"conv", "add"}),
-            outputs=frozenset(),
-            joins_in_conv=True,
+            outputs=frozenset({"conv", "add"}),
+            fusions=tuple(Fusion(op, behind="conv") for op in ("relu", "clamp", "add")),
         )
     }
     exports: Mapping[str, Sequence[str]] = {"shifts": ("json", "none")}
 
     def require(self) -> None:
-        """Writing needs nothing that is not there."""
+        """Accept every machine: writing needs ONNX only."""
 
     def write(self, network: Path, table: QuantTable, folder: Path, *, shifts: str = "json") -> Sequence[Path]:
-        """The Q/DQ file that the NPU's compiler reads, and the shifts for its drivers."""
+        """Write the Q/DQ file for the NPU's compiler, and the shifts for its driver."""
         onnx.save(Placer(onnx.load(network), table).place(), folder / "model_tiny_npu.onnx")
         if shifts == "none":
             return (folder / "model_tiny_npu.onnx",)
-        record = {name: np.log2(found.scale.numpy()).astype(int).tolist() for name, found in table.qparams.items()}
+        record = {name: np.log2(qparams.scale.numpy()).astype(int).tolist() for name, qparams in table.qparams.items()}
         (folder / "shifts.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return (folder / "model_tiny_npu.onnx", folder / "shifts.json")
 
     def load(self, artifact: Path) -> "Emulator":
-        """The NPU's emulator; here ONNX Runtime."""
+        """Load a file in the NPU's emulator, which is ONNX Runtime here."""
         return Emulator(artifact)
 
     def command(self, artifact: Path, size: Size | None) -> str:
-        """The next command line."""
+        """Return the compiler's command line."""
         return f"tiny-npu-compile {artifact.name}" + (f" --shape {'x'.join(map(str, size))}" if size else "")
 
 
 class Emulator:
-    """Runs a written file."""
+    """A written file, ready to run."""
 
     name = "tiny-npu emulator"
 
@@ -66,10 +66,10 @@ class Emulator:
         return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: image})[0])
 
     def integer_convs(self) -> None:
-        """The emulator cannot tell."""
+        """Return None: the emulator runs everything in float."""
 
 
 @hookimpl
 def srptq_targets() -> Iterable[TargetEntry]:
-    """What the entry point registers."""
+    """Return the targets that the entry point registers."""
     return [TargetEntry("tiny-npu", "8 bits, scales are powers of two", TinyNpu)]

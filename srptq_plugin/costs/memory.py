@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from srptq_plugin.costs.shapes import Shape
-from srptq_plugin.graph.fusion import Fusing
+from srptq_plugin.graph.fusion import FusionMatcher
 from srptq_plugin.graph.network import MOVEMENT, OUTPUT, Network
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan
@@ -141,13 +141,6 @@ def packed(elements: int, bits: int) -> int:
 
 def _inside(network: Network, rules: Rules) -> dict[fx.Node, fx.Node]:
     """The tensors that never leave what is computed together, each with the operation that reads it."""
-    fusing = Fusing(network, rules, frozenset(network.convs))
-    inside: dict[fx.Node, fx.Node] = {}
-    for node in network.ops:
-        if node is not network.input and fusing.last(node) is not node:
-            inside[node] = next(iter(network.edges_out(node)))[0]
-        branch = fusing.branch(node)
-        while branch is not None:
-            inside[branch] = next(iter(network.edges_out(branch)))[0]
-            branch = network.edges_in(branch)[0][1] if network.ops[branch] == "mul" else None
-    return inside
+    fusions = FusionMatcher(network, rules.fusions, frozenset(network.convs))
+    readers = ((node, fusions.fused_reader(node)) for node in network.ops if node is not network.input)
+    return {node: reader for node, reader in readers if reader is not None}

@@ -13,6 +13,7 @@ from torch import nn
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.network import MOVEMENT, Network, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan, Site
@@ -126,7 +127,7 @@ def test_convs_quantizes_what_convolutions_read_and_nothing_else() -> None:
 def test_a_relu_comes_before_the_quantizer_and_leaky_relu_where_the_target_fuses_it() -> None:
     assert "body.0.first/conv" not in planned("edsr", target="onnxruntime")
     assert "block1.first/conv" in planned("imdn", target="onnxruntime")
-    fused = replace(RULES, fused=frozenset({"relu", "leaky_relu"}))
+    fused = replace(RULES, fusions=(Fusion("relu"), Fusion("leaky_relu")))
     assert "block1.first/conv" not in sites(networks.plan("imdn", networks.recipe(), rules=fused))
 
 
@@ -230,7 +231,7 @@ def test_the_parts_of_a_split_share_its_encoding() -> None:
 def test_a_concat_shares_its_encoding_where_the_target_says_so() -> None:
     chosen = networks.recipe()
     apart = sites(networks.plan("imdn", chosen, rules=RULES))
-    shared = sites(networks.plan("imdn", chosen, rules=replace(RULES, shared_concat=True)))
+    shared = sites(networks.plan("imdn", chosen, rules=replace(RULES, shared_scales=frozenset({"cat"}))))
     parts = ["/cat", "block1/add", "block2/add"]
     assert len({apart[name].group for name in parts}) == 3
     assert len({shared[name].group for name in parts}) == 1

@@ -148,7 +148,7 @@ def test_observed_bounds_are_the_extremes_of_the_tensors() -> None:
 def test_tensors_of_one_group_are_observed_as_one(kind_of_observer: str) -> None:
     """Merged once a batch: the joint extremes, and as many batches as there were."""
     chosen = networks.recipe(activations={"observer": kind_of_observer})
-    shared = replace(rules_of(chosen, Registry()), shared_concat=True)
+    shared = replace(rules_of(chosen, Registry()), shared_scales=frozenset({"cat"}))
     together = networks.realize("imdn", networks.plan("imdn", chosen, rules=shared))
     apart = networks.realize("imdn", networks.plan("imdn", chosen))
     for prepared in (together, apart):

@@ -16,6 +16,7 @@ from srptq_adapters.targets.probe import saturates
 from srptq_adapters.targets.qdq_file import installed, moved_into, write_qdq
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
 from srptq_plugin.plugins.protocols import Finding
@@ -36,11 +37,15 @@ MIXED = Rules(
     placements=("full", "convs"),
     inputs=frozenset({"conv", "add", "cat", "pixel_shuffle"}),
     outputs=frozenset(),
-    joins_in_conv=True,
+    fusions=(Fusion("relu"), Fusion("add", behind="conv", through=frozenset({"scale", "add"}))),
     pair_sum_bits=16,
     integer_bits=BITS,
 )
-PERFORMANCE = replace(MIXED, activations=IntGrid(8, signed=True, symmetric=True), unsigned_if_nonnegative=True)
+PERFORMANCE = replace(
+    MIXED,
+    activations=IntGrid(8, signed=True, symmetric=True),
+    nonnegative_activations=IntGrid(8, symmetric=True),
+)
 
 
 class OpenVinoTarget:

@@ -39,7 +39,7 @@ class PaperTarget:
             activation_bits=BITS - {16},
             placements=("full", "convs"),
             outputs=frozenset({"add", "cat"}),
-            unsigned_if_nonnegative=True,
+            nonnegative_activations=IntGrid(8, symmetric=True),
             sign_bit=True,
             integer_bits=frozenset(),
         ),

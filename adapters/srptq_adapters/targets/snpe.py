@@ -16,6 +16,7 @@ from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, short
+from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Size
 from srptq_plugin.planning.plan import Site
@@ -24,6 +25,7 @@ from srptq_plugin.quantization.grid import IntGrid, QParams, dequantize, quantiz
 FILE, ENCODINGS = "model_snpe.onnx", "model_snpe.encodings"
 OPSET_OF_16_BITS = 21
 OPS = frozenset({"conv", "add", "cat", "leaky_relu", "prelu"})
+RELU = Fusion("relu")
 
 DEFAULT = Rules(
     weights=IntGrid(8, signed=True, symmetric=True, channel_axis=0),
@@ -33,12 +35,12 @@ DEFAULT = Rules(
     placements=("full",),
     inputs=OPS,
     outputs=OPS,
-    fused_in_conv=frozenset({"leaky_relu", "prelu"}),
-    shared_concat=True,
-    one_encoding=True,
+    fusions=(RELU, Fusion("leaky_relu", behind="conv"), Fusion("prelu", behind="conv")),
+    shared_scales=frozenset({"cat"}),
+    one_grid_per_tensor=True,
     integer_bits=frozenset({4, 8, 16}),
 )
-DSP = replace(DEFAULT, fused_in_conv=frozenset())
+DSP = replace(DEFAULT, fusions=(RELU,))
 LEGACY = replace(DSP, weights=IntGrid(8), weight_bits=frozenset({8}), per_channel=False)
 
 

@@ -12,6 +12,7 @@ from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_adapters.targets.tensorrt_rules import check
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Size
 from srptq_plugin.plugins.protocols import Finding
@@ -33,8 +34,8 @@ class TensorRtTarget:
             activation_bits=BITS,
             inputs=frozenset({"conv", "add"}),
             outputs=frozenset(),
-            shared_concat=True,
-            joins_in_conv=True,
+            fusions=(Fusion("relu"), Fusion("add", behind="conv", through=frozenset({"scale", "add"}))),
+            shared_scales=frozenset({"cat"}),
         )
     }
 
