@@ -79,7 +79,7 @@ class _Planner:
             grid = replace(self.rules.sized(self.rules.weights, bits), channel_axis=axis)
             grid = replace(grid, pair_limit=self._pair_limit(grid, convs))
             edges = tuple(Edge(self.network.name(conv), 1) for conv in convs)
-            yield Site(name, "weight", stage, grid, name, edges, group=name)
+            yield Site(name, "weight", stage, grid, None, edges, group=name)
 
     def activations(self) -> list[Site]:
         """Return one site per tensor and grid, in groups of one encoding."""
@@ -97,7 +97,7 @@ class _Planner:
                 "activation",
                 stages[source, grid],
                 grid,
-                self.network.name(source),
+                self.network.keys[source],
                 tuple(sorted(edges)),
                 bounds=self.network.image_bounds(source, self.image),
             )

@@ -53,8 +53,11 @@ def _consumers(network: Network, node: fx.Node) -> tuple[Edge, ...]:
 def plan_from_graph(module: fx.GraphModule) -> Plan:
     """The sites of a graph that was prepared with our quantizers, by whichever means."""
     network = Network(module)
+    keys = {str(key): key for key in network.keys.values()}
     sites = tuple(
-        Site(each.name, each.role, "body", each.quantizer.grid, each.name, each.consumers, group=each.quantizer.name)
+        Site(
+            each.name, each.role, "body", each.quantizer.grid, keys.get(each.name), each.consumers, each.quantizer.name
+        )
         for each in iter_quantizers(network)
         if isinstance(each.quantizer, BoundedFakeQuantize)
     )

@@ -14,7 +14,7 @@ from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.fusion import Fusion
-from srptq_plugin.graph.network import MOVEMENT, Network, tensor_arguments
+from srptq_plugin.graph.network import MOVEMENT, Network, OpKey, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan, Site
 from srptq_plugin.planning.planner import make_plan
@@ -316,6 +316,8 @@ def test_the_onnx_file_has_the_same_keys_and_weights(kind: str) -> None:
 
 
 def test_a_weight_has_no_op_whatever_its_name() -> None:
-    weight = Site("pad.weight", "weight", "body", WEIGHT, "pad.weight", (Edge("pad/conv", 1),), group="pad.weight")
-    moved = Site("body/pad", "activation", "body", IntGrid(8), "body/pad.1", (Edge("pad/conv", 0),), group="body/pad")
+    weight = Site("pad.weight", "weight", "body", WEIGHT, None, (Edge("pad/conv", 1),), group="pad.weight")
+    moved = Site(
+        "body/pad", "activation", "body", IntGrid(8), OpKey("body", "pad", 1), (Edge("pad/conv", 0),), group="body/pad"
+    )
     assert (weight.op, moved.op) == ("", "pad")
