@@ -13,7 +13,7 @@ import onnx
 
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
-from srptq_adapters.targets.qdq_file import installed, moved_into, write_qdq
+from srptq_adapters.targets.qdq_file import installed, write_qdq
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.rules import Rules
@@ -53,8 +53,7 @@ class OnnxRuntimeTarget:
 
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """One ONNX file."""
-        with moved_into(folder) as draft:
-            write_qdq(network, table, draft / FILE)
+        write_qdq(network, table, folder / FILE)
         return (folder / FILE,)
 
     def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:

@@ -13,7 +13,7 @@ import onnx
 
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
-from srptq_adapters.targets.qdq_file import installed, moved_into, write_qdq
+from srptq_adapters.targets.qdq_file import installed, write_qdq
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import Fusion
@@ -62,10 +62,9 @@ class OpenVinoTarget:
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """Intermediate representation (.xml, .bin), and the Q/DQ ONNX file that it was read from."""
         openvino = installed("openvino")
-        with moved_into(folder) as draft:
-            onnx_file, xml = draft / f"{STEM}.onnx", draft / f"{STEM}.xml"
-            write_qdq(network, _unsigned(table), onnx_file, behind_movement=False)
-            openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
+        onnx_file, xml = folder / f"{STEM}.onnx", folder / f"{STEM}.xml"
+        write_qdq(network, _unsigned(table), onnx_file, behind_movement=False)
+        openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
         return tuple(folder / f"{STEM}.{kind}" for kind in ("xml", "bin", "onnx"))
 
     def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:

@@ -11,7 +11,6 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 
 from srptq_adapters.targets.encodings import VERSIONS, Encodings, Version, read
-from srptq_adapters.targets.qdq_file import moved_into
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -65,9 +64,8 @@ class SnpeTarget:
         read = OnnxNetwork(model)
         found = _encodings(read, table)
         _put_tuned(model, read, table)
-        with moved_into(folder) as draft:
-            onnx.save(model, draft / FILE)
-            found.write(draft / ENCODINGS, encodings)
+        onnx.save(model, folder / FILE)
+        found.write(folder / ENCODINGS, encodings)
         return (folder / FILE, folder / ENCODINGS)
 
     def load(self, artifact: Path) -> ReferenceRuntime:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 import onnx
 
-from srptq_adapters.targets.qdq_file import moved_into, write_qdq
+from srptq_adapters.targets.qdq_file import write_qdq
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_adapters.targets.tensorrt_rules import check
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
@@ -48,10 +48,9 @@ class TensorRtTarget:
         self, network: Path, table: QuantTable, folder: Path, *, calibration_cache: bool = False
     ) -> Sequence[Path]:
         """One ONNX file, and with `calibration_cache` the ranges that TensorRT 10 reads beside the float file."""
-        with moved_into(folder) as draft:
-            write_qdq(network, table, draft / FILE)
-            if calibration_cache:
-                (draft / CACHE).write_text(cache(onnx.load(network), table), encoding="ascii")
+        write_qdq(network, table, folder / FILE)
+        if calibration_cache:
+            (folder / CACHE).write_text(cache(onnx.load(network), table), encoding="ascii")
         return (folder / FILE, folder / CACHE) if calibration_cache else (folder / FILE,)
 
     def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:
