@@ -128,7 +128,7 @@ def test_a_fusion_behind_depthwise_convolutions_leaves_others_alone() -> None:
     assert list(plan.floats) == ["/relu.1"]
 
 
-def test_sums_and_scales_behind_a_convolution_are_one_kernel() -> None:
+def test_scaled_sums_share_the_kernel_of_a_convolution() -> None:
     chain = {"body/conv": "/mul", "/mul": "/add", "/add": "/mul.1", "/mul.1": "/add.1"}
     assert inside(Sums(), [RESIDUAL]) == {**chain, "left/conv": "/add.2"}
     assert inside(Sums(), [RESIDUAL, Fusion("relu")]) == {**chain, "left/conv": "/add.2", "active/conv": "/relu"}

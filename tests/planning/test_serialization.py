@@ -24,7 +24,7 @@ def test_a_record_holds_operation_keys_as_text() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "body.0", "body.0/add.0", "body.0/add.x", "body.0/add.01"])
-def test_a_source_that_is_no_operation_key_is_refused(text: str) -> None:
+def test_a_source_that_names_no_operation_is_refused(text: str) -> None:
     record = record_of(networks.plan("edsr", networks.recipe()))
     site = next(site for site in record["sites"] if site["role"] == "activation")
     site["source"] = text

@@ -11,7 +11,7 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError
 
 
-def installed(runtime: str) -> Any:
+def import_runtime(runtime: str) -> Any:
     """Import a runtime's package. The extra of the same name installs it."""
     try:
         return import_module(runtime)
