@@ -155,6 +155,7 @@ class _Planner:
         for consumer, index, source in (*self._input_edges(), *self._output_edges()):
             known = (consumer, index) in seen or is_pooled(source)
             if not known and not self._is_float_skip(consumer, source):
+                # Both sides may ask for one edge: the output of an operation, and the input of the next.
                 seen.add((consumer, index))
                 yield consumer, index, source
 
@@ -245,6 +246,7 @@ class _Planner:
 
     def _needs_no_kernel(self, node: fx.Node, op: str) -> bool:
         """Tell whether an operation keeps integers integers: it moves them, or a kernel of another one computes it."""
+        # An activation that fuses behind anything counts as fused also if a second reader prevents it.
         fused_anywhere = any(fusion.op == op and fusion.behind == ANY for fusion in self.rules.fusions)
         fused = fused_anywhere or (op not in self.rules.inputs and self.fusions.is_fused(node))
         return fused or op in MOVEMENT or op in (INPUT, OUTPUT)
