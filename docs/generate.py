@@ -32,18 +32,16 @@ GRIDS = {
     "placements": "Placements, the default first",
 }
 WISHES = {
-    "inputs": "Quantized inputs under `full`",
-    "outputs": "Quantized outputs under `full`",
-    "fused": "Fused into the operation before it, so quantized after both",
-    "fused_in_conv": "The same, if that operation is a convolution",
-    "shared_concat": "The inputs and the output of a concat share one encoding",
-    "joins_in_conv": "A convolution computes the add, so its own branch of the add is not quantized",
+    "inputs": "Under `full` quantized in front of",
+    "outputs": "Under `full` quantized behind",
+    "nonnegative_activations": "Activations that are never negative",
+    "fusions": "Computed in the kernel of an operation before it, so not quantized between them",
+    "shared_scales": "Inputs and output have one scale",
     "integer_bias": "Biases are 32-bit integers",
-    "one_encoding": "All readers of a tensor read the same integers",
+    "one_grid_per_tensor": "All readers of a tensor read the same integers",
     "per_channel": "A weight may have a scale for each channel",
-    "pair_sum_bits": "Without VNNI two products add up in integers of this many bits, which weights must not overflow",
-    "unsigned_if_nonnegative": "Tensors that are never negative are unsigned",
-    "sign_bit": "A recipe's bits count the magnitude, and a sign has one more",
+    "pair_sum_bits": "Without VNNI two products are added in integers of so many bits, which weights must not overflow",
+    "sign_bit": "A recipe's bits are those of the magnitude; a sign has one more",
 }
 """Row titles for the fields of a target's rules."""
 OF_THE_PIPELINE = ("grid", "tensors_per_batch")

@@ -16,6 +16,7 @@ from srptq_plugin import models
 from srptq_plugin.plugin_api import (
     Entry,
     Finding,
+    Fusion,
     Host,
     Kernels,
     Linter,
@@ -36,7 +37,7 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_quantizers": (),
     "srptq_reconstructions": (Reconstruction,),
     "srptq_models": (models.ModelFamily, models.Request, models.SRNetwork),
-    "srptq_targets": (Target, Rules, Runtime, Kernels, Linter, Finding),
+    "srptq_targets": (Target, Rules, Fusion, Runtime, Kernels, Linter, Finding),
     "srptq_toolkits": (Toolkit, Host),
 }
 """The contracts of each hook, in the order in which people need them."""

@@ -4,6 +4,7 @@ from srptq_plugin.deploy.qdq import Placer
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError, NotInstalledError, SrptqError, UnknownNameError
 from srptq_plugin.graph.export import own_module
+from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
 from srptq_plugin.models import ModelFamily, Request, SRNetwork, load_into
@@ -55,6 +56,7 @@ __all__ = [
     "Change",
     "Entry",
     "Finding",
+    "Fusion",
     "Host",
     "IntGrid",
     "Kernels",

@@ -81,7 +81,7 @@ def srptq_toolkits() -> Iterable[ToolkitEntry]:
 
 @hookimpl
 def srptq_targets() -> Iterable[TargetEntry]:
-    """Register the targets, each in a file of its own."""
+    """Return the targets, one module each."""
     return [
         TargetEntry("paper", "unconstrained quantizer, simulation only", _target("paper")),
         TargetEntry("onnxruntime", "QDQ ONNX, uint8 affine, CPU", _target("onnxruntime"), aliases=("ort",)),

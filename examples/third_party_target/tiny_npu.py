@@ -1,4 +1,4 @@
-"""A complete third-party target in one file: an NPU with power-of-two scales that reads a table of shifts."""
+"""A third-party target in one file: an NPU whose scales are powers of two, fed by a table of shifts."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from srptq_plugin.plugin_api import Array, IntGrid, Placer, QuantTable, Rules, Size, TargetEntry, hookimpl
+from srptq_plugin.plugin_api import Array, Fusion, IntGrid, Placer, QuantTable, Rules, Size, TargetEntry, hookimpl
 
 BITS = frozenset({8})
 
 
 class TinyNpu:
-    """A target with 8-bit weights and activations. Convolutions and adds read integers, and convolutions fuse adds."""
+    """8 bits for weights and activations. Convolutions also compute the activation or the add that follows them."""
 
     presets: Mapping[str, Rules] = {
         "default": Rules(
@@ -24,17 +24,17 @@ class TinyNpu:
             weight_bits=BITS,
             activation_bits=BITS,
             inputs=frozenset({"conv", "add"}),
-            outputs=frozenset(),
-            joins_in_conv=True,
+            outputs=frozenset({"conv", "add"}),
+            fusions=tuple(Fusion(op, behind="conv") for op in ("relu", "clamp", "add")),
         )
     }
     exports: Mapping[str, Sequence[str]] = {"shifts": ("json", "none")}
 
     def require(self) -> None:
-        """Check for what writing needs: nothing."""
+        """Accept every machine: writing needs ONNX only."""
 
     def write(self, network: Path, table: QuantTable, folder: Path, *, shifts: str = "json") -> Sequence[Path]:
-        """Write the Q/DQ file for the NPU's compiler and the shifts for its driver. Return their paths."""
+        """Write the Q/DQ file for the NPU's compiler, and the shifts for its driver."""
         onnx.save(Placer(onnx.load(network), table).place(), folder / "model_tiny_npu.onnx")
         if shifts == "none":
             return (folder / "model_tiny_npu.onnx",)
@@ -43,11 +43,11 @@ class TinyNpu:
         return (folder / "model_tiny_npu.onnx", folder / "shifts.json")
 
     def load(self, artifact: Path) -> "Emulator":
-        """Load a written file into the NPU's emulator, here ONNX Runtime."""
+        """Load a file in the NPU's emulator, which is ONNX Runtime here."""
         return Emulator(artifact)
 
     def command(self, artifact: Path, size: Size | None) -> str:
-        """Return the vendor's next command line."""
+        """Return the compiler's command line."""
         return f"tiny-npu-compile {artifact.name}" + (f" --shape {'x'.join(map(str, size))}" if size else "")
 
 
@@ -66,10 +66,10 @@ class Emulator:
         return np.asarray(self._session.run(None, {self._session.get_inputs()[0].name: image})[0])
 
     def integer_convs(self) -> None:
-        """Return None: the emulator cannot count integer convolutions."""
+        """Return None: the emulator runs everything in float."""
 
 
 @hookimpl
 def srptq_targets() -> Iterable[TargetEntry]:
-    """Register the target."""
+    """Return the targets that the entry point registers."""
     return [TargetEntry("tiny-npu", "8 bits, scales are powers of two", TinyNpu)]

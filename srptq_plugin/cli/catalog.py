@@ -1,7 +1,7 @@
 """The commands that list recipes, targets and plugins."""
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
@@ -146,7 +146,9 @@ def _rules(rules: Rules) -> Record:
 
 
 def _listed(value: object) -> object:
-    return sorted(cast("frozenset[str]", value)) if isinstance(value, frozenset) else value
+    if isinstance(value, IntGrid):
+        return _grid(value, frozenset({value.bits}))
+    return sorted(map(str, cast("Collection[object]", value))) if isinstance(value, frozenset | tuple) else value
 
 
 def _grid(grid: IntGrid, bits: frozenset[int]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from srptq_plugin.costs.shapes import Shape
-from srptq_plugin.graph.fusion import Fusing
+from srptq_plugin.graph.fusion import FusionMatcher
 from srptq_plugin.graph.network import MOVEMENT, OUTPUT, Network
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan
@@ -145,16 +145,8 @@ def packed_bytes(elements: int, bits: int) -> int:
     return -(-elements * bits // 8)
 
 
-def _find_fused(network: Network, rules: Rules) -> dict[fx.Node, fx.Node]:
-    """Map each tensor between fused operations to the operation that reads it."""
-    fusing = Fusing(network, rules, frozenset(network.convs))
-    fused: dict[fx.Node, fx.Node] = {}
-    for node in network.ops:
-        if node is not network.input and fusing.last(node) is not node:
-            fused[node] = next(iter(network.edges_out(node)))[0]
-        # A branch that is added inside its convolution stays in the accumulators, also if a constant scales it.
-        branch = fusing.branch(node)
-        while branch is not None:
-            fused[branch] = next(iter(network.edges_out(branch)))[0]
-            branch = network.edges_in(branch)[0][1] if network.ops[branch] == "mul" else None
-    return fused
+def _inside(network: Network, rules: Rules) -> dict[fx.Node, fx.Node]:
+    """The tensors that never leave what is computed together, each with the operation that reads it."""
+    fusions = FusionMatcher(network, rules.fusions, frozenset(network.convs))
+    readers = ((node, fusions.fused_reader(node)) for node in network.ops if node is not network.input)
+    return {node: reader for node, reader in readers if reader is not None}

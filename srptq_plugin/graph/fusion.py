@@ -1,39 +1,95 @@
-"""Which operations a target computes together: what passes between them is never rounded, and never stored."""
+"""Fusions: operations that one kernel of a target computes. Inside a kernel no tensor is rounded or stored."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from torch import fx
 
 from srptq_plugin.graph.network import Network
-from srptq_plugin.graph.rules import Rules
+
+ANY = "any"
+"""Matches every operation."""
+DEPTHWISE, SCALE = "depthwise_conv", "scale"
 
 
-class Fusing:
-    """What a target's rules say of one network; `planned` are the convolutions that it computes in integers."""
+@dataclass(frozen=True)
+class Fusion:
+    """An operation that a target computes in the kernel of an operation before it.
 
-    def __init__(self, network: Network, rules: Rules, planned: Collection[fx.Node]) -> None:
-        self.network, self.rules, self.planned = network, rules, planned
+    Operations have the names of `Network.ops`. Two names are narrower: `depthwise_conv`, and `scale` for a `mul` by a
+    constant. A convolution that the plan leaves float counts as `any` only.
+
+    >>> print(Fusion("clamp", behind="conv"))
+    clamp behind conv
+    >>> print(Fusion("add", behind="conv", through=frozenset({"scale", "add"})))
+    add behind conv, through add or scale
+    """
+
+    op: str
+    """The operation that is fused. Of its inputs only one comes from inside the kernel."""
+    behind: str = ANY
+    """The operation that begins the kernel."""
+    through: frozenset[str] = frozenset()
+    """Operations that may lie between the two, in any order and number."""
+
+    def __str__(self) -> str:
+        path = f", through {' or '.join(sorted(self.through))}" if self.through else ""
+        return f"{self.op} behind {self.behind}{path}"
+
+
+class FusionMatcher:
+    """Finds the fusions of a target in one network. `planned` are the convolutions that run in integers."""
+
+    def __init__(self, network: Network, fusions: Sequence[Fusion], planned: Collection[fx.Node]) -> None:
+        self.network, self.fusions, self.planned = network, fusions, planned
 
     def last(self, node: fx.Node) -> fx.Node:
-        """The tensor that leaves an operation and those that are computed with it."""
-        users = [user for user, _ in self.network.edges_out(node)]
-        if len(users) == 1 and self._is_fused(users[0], node):
-            return self.last(users[0])
-        return node
+        """Return the tensor that leaves the kernel that computes a node."""
+        reader = self.fused_reader(node)
+        return node if reader is None else self.last(reader)
 
-    def branch(self, node: fx.Node) -> fx.Node | None:
-        """What an add reads from the convolution that it is computed with."""
-        if not self.rules.joins_in_conv or self.network.ops[node] != "add":
+    def fused_reader(self, node: fx.Node) -> fx.Node | None:
+        """Return the operation that reads a tensor inside its kernel, or None if the tensor leaves the kernel."""
+        reader = self._only_reader(node)
+        if reader is None or not any(self._passes(fusion, node, reader) for fusion in self.fusions):
             return None
-        sources = (source for _, source in self.network.edges_in(node))
-        return next(filter(self._leaves_conv, sources), None)
+        return reader
 
-    def _leaves_conv(self, node: fx.Node) -> bool:
-        """Whether a tensor of one reader is a convolution's, also scaled by a constant or after an add joined to it."""
-        sources = [source for _, source in self.network.edges_in(node)]
-        scaled = self.network.ops[node] == "mul" and len(sources) == 1 and self._leaves_conv(sources[0])
-        return len(node.users) == 1 and (node in self.planned or scaled or self.branch(node) is not None)
+    def is_fused(self, node: fx.Node) -> bool:
+        """Tell whether a kernel that began with an earlier operation computes a node."""
+        fusions = (fusion for fusion in self.fusions if self._matches(node, fusion.op))
+        return any(self._operand(fusion, node) is not None for fusion in fusions)
 
-    def _is_fused(self, node: fx.Node, before: fx.Node) -> bool:
-        in_conv = before in self.planned and self.network.ops[node] in self.rules.fused_in_conv
-        return in_conv or self.network.ops[node] in self.rules.fused
+    def _only_reader(self, node: fx.Node) -> fx.Node | None:
+        # A kernel must store a tensor that a second operation reads.
+        readers = {user for user, _ in self.network.edges_out(node)}
+        return next(iter(readers)) if len(readers) == 1 else None
+
+    def _passes(self, fusion: Fusion, node: fx.Node, reader: fx.Node) -> bool:
+        """Tell whether the kernel hands a tensor to its reader: the fused operation, or one on the way to it."""
+        if self._operand(fusion, reader) is not node:
+            return False
+        if self._matches(reader, fusion.op):
+            return True
+        after = self._only_reader(reader)
+        return self._is_between(fusion, reader) and after is not None and self._passes(fusion, reader, after)
+
+    def _operand(self, fusion: Fusion, node: fx.Node) -> fx.Node | None:
+        """Return the input that a node gets from inside the kernel: the first, if several could be."""
+        sources = (source for _, source in self.network.edges_in(node) if self._only_reader(source) is node)
+        return next((source for source in sources if self._is_inside(fusion, source)), None)
+
+    def _is_inside(self, fusion: Fusion, node: fx.Node) -> bool:
+        begins = self._matches(node, fusion.behind)
+        return begins or (self._is_between(fusion, node) and self._operand(fusion, node) is not None)
+
+    def _is_between(self, fusion: Fusion, node: fx.Node) -> bool:
+        return any(self._matches(node, op) for op in fusion.through)
+
+    def _matches(self, node: fx.Node, op: str) -> bool:
+        """Tell whether a node is the operation that a fusion names."""
+        if op in ("conv", DEPTHWISE):
+            return node in self.planned and (op == "conv" or self.network.is_depthwise(node))
+        if op == SCALE:
+            return self.network.ops[node] == "mul" and len(self.network.edges_in(node)) == 1
+        return op in (ANY, self.network.ops[node])

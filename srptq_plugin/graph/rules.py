@@ -1,53 +1,53 @@
-"""What a target allows, and where it wants quantizers."""
+"""The rules of a target: its grids, its fusions, and where it needs quantizers."""
 
 from dataclasses import dataclass
 
+from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.quantization.grid import IntGrid
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a target allows, and where it wants quantizers."""
+    """The rules of a target: its grids, its fusions, and where it needs quantizers.
+
+    Operations have the names of `Network.ops`.
+    """
 
     weights: IntGrid
-    """The grid of weights; a recipe says the bits."""
+    """The grid of weights. A recipe sets the bits."""
     activations: IntGrid
-    """The grid of activations."""
+    """The grid of activations. A recipe sets the bits."""
     weight_bits: frozenset[int]
     """The bits that a weight may have."""
     activation_bits: frozenset[int]
     """The bits that an activation may have."""
+    nonnegative_activations: IntGrid | None = None
+    """The grid of activations that are never negative by construction. Without one they have the grid of the others."""
     placements: tuple[str, ...] = ("full", "convs")
-    """The placements that it runs, its default first."""
+    """The placements that it runs, the default first."""
     inputs: frozenset[str] = frozenset({"conv", "add", "cat"})
     """Operations whose inputs are quantized under `full`."""
     outputs: frozenset[str] = frozenset({"conv", "add", "cat"})
     """Operations whose outputs are quantized under `full`."""
-    fused: frozenset[str] = frozenset({"relu"})
-    """Operations that are computed inside the one before them, so that the quantizer comes after them."""
-    fused_in_conv: frozenset[str] = frozenset()
-    """The same, only where that is a convolution."""
-    shared_concat: bool = False
-    """What a concat reads and gives shares one encoding."""
-    joins_in_conv: bool = False
-    """A convolution adds the skip itself: the branch of an add that comes straight from one has no quantizer."""
-    integer_bias: bool = False
-    """Biases are 32-bit integers at the scale of the products."""
-    one_encoding: bool = False
-    """All readers of a tensor read the same integers."""
+    fusions: tuple[Fusion, ...] = (Fusion("relu"),)
+    """Operations that it computes in the kernel of an operation before them. No quantizer stands inside a kernel."""
+    shared_scales: frozenset[str] = frozenset()
+    """Operations whose inputs and output have one scale. Those that only move values always have one."""
+    one_grid_per_tensor: bool = False
+    """All readers of a tensor read the same integers, as in files that name a tensor once. The most bits win."""
     per_channel: bool = True
-    """A weight may have a scale for each channel; otherwise it has one."""
+    """A weight may have one scale per output channel. Otherwise it has one scale."""
+    integer_bias: bool = False
+    """Biases are 32-bit integers. Their scale is the input's times the weight's."""
     pair_sum_bits: int | None = None
-    """Bits of the saturating integers in which kernels without VNNI add two products; none where sums have 32."""
-    unsigned_if_nonnegative: bool = False
-    """What is never negative is unsigned."""
+    """Bits of the saturating sum of two products on processors without VNNI. None if all sums have 32 bits."""
     sign_bit: bool = False
-    """A recipe's bits are those of the magnitude, and a signed grid has one more."""
+    """The sign takes one bit more than a recipe names: signed grids of M bits have M + 1."""
     integer_bits: frozenset[int] = frozenset({8})
-    """The bits that it computes in integers; with none it is a simulation, which may leave parts float."""
+    """The bits that it computes in integers. With none it is a simulation, which may leave parts float."""
 
     def sized(self, grid: IntGrid, bits: int) -> IntGrid:
-        """A grid with a recipe's number of bits.
+        """Return a grid with a recipe's number of bits.
 
         >>> signed = IntGrid(8, signed=True, symmetric=True, narrow_range=True)
         >>> Rules(signed, signed, frozenset({4}), frozenset({4}), sign_bit=True).sized(signed, 4).qmax
@@ -55,15 +55,15 @@ class Rules:
         """
         return grid.at(bits + (self.sign_bit and grid.signed))
 
-    def placement(self, asked: str | None) -> str:
-        """What a recipe asks for, or the default.
+    def named(self, grid: IntGrid) -> int:
+        """Return the number of bits by which a recipe names a grid: the inverse of `sized`."""
+        return grid.bits - (self.sign_bit and grid.signed)
+
+    def placement(self, choice: str | None) -> str:
+        """Return a recipe's placement, or the default if it names none.
 
         >>> grid = IntGrid(8)
         >>> Rules(grid, grid, frozenset({8}), frozenset({8})).placement(None)
         'full'
         """
-        return asked or self.placements[0]
-
-    def named(self, grid: IntGrid) -> int:
-        """The number of bits by which a recipe names a grid, `sized` undone."""
-        return grid.bits - (self.sign_bit and grid.signed)
+        return choice or self.placements[0]

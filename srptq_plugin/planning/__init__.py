@@ -1,1 +1,1 @@
-"""What is quantized, and the graph that has it."""
+"""Plans of quantization, and the graphs that realize them."""

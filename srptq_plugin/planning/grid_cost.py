@@ -1,4 +1,4 @@
-"""What a target's grid costs at each site against the paper's real offset, and what tuning on that grid won back."""
+"""The cost of a target's grid at each site, against the paper's real offset, and what tuning on that grid won back."""
 
 import math
 from collections.abc import Generator, Mapping
@@ -14,23 +14,23 @@ from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode, fake_quantize
 
 FINEST = 1e-30
+"""The least power, so that ratios and logarithms are finite."""
 
 
 @dataclass(frozen=True)
 class GridCost:
-    """Signal to quantization noise at one site, in dB, on the float network's tensors.
-
-    `paper`: the bounds as observed, on a grid with a real offset; `target`: the same bounds on the target's grid;
-    `tuned`: the bounds as they ended, on the target's grid.
-    """
+    """The signal to quantization noise at one site, in dB, on the float network's tensors."""
 
     paper: float
+    """On the observed bounds, on a grid with a real offset."""
     target: float
+    """On the observed bounds, on the target's grid."""
     tuned: float
+    """On the tuned bounds, on the target's grid."""
 
     @property
     def cost(self) -> float:
-        """What the target's grid costs.
+        """The loss on the target's grid.
 
         >>> GridCost(30.0, 28.5, 29.0).cost, GridCost(30.0, 28.5, 29.0).won
         (1.5, 0.5)
@@ -39,13 +39,13 @@ class GridCost:
 
     @property
     def won(self) -> float:
-        """What tuning won back; negative where it gave some of this site up for the image."""
+        """The gain by tuning. It is negative if tuning gave up some of this site for the sake of the image."""
         return self.tuned - self.target
 
 
 @dataclass
 class _Sums:
-    """The power of a tensor, and of what each way of rounding it leaves."""
+    """The power of a tensor, and of the noise of each way of rounding it."""
 
     ways: tuple[QParams, ...]
     signal: float = 0.0
@@ -54,35 +54,41 @@ class _Sums:
     def add(self, values: Tensor) -> None:
         self.signal += float(values.double().square().sum())
         for n, way in enumerate(self.ways):
+            # Sums over a batch are in float64: small differences of large tensors would vanish in float32.
             self.noise[n] += float((fake_quantize(values, way) - values).double().square().sum())
 
-    def projection(self) -> GridCost:
+    def cost(self) -> GridCost:
         decibels = [10 * math.log10(max(self.signal, FINEST) / max(noise, FINEST)) for noise in self.noise]
         return GridCost(*decibels)
 
 
 def observed_bounds(prepared: PreparedGraph) -> dict[str, Bounds]:
-    """What the observers found, before any grid; nothing for what was not observed, or has no bounds to keep."""
-    kept = ((group, each) for group, each in prepared.quantizers.items() if not each.dynamic)
-    return {group: each.observed for group, each in kept if each.observed is not None}
+    """Return the bounds that observers chose, before any grid, for groups that were observed and keep bounds."""
+    static = ((group, quantizer) for group, quantizer in prepared.quantizers.items() if not quantizer.dynamic)
+    return {group: quantizer.observed for group, quantizer in static if quantizer.observed is not None}
 
 
 def tuned_bounds(prepared: PreparedGraph) -> dict[str, Bounds]:
-    """Where the bounds that could learn have ended, before any grid."""
-    kept = {group: each for group, each in prepared.quantizers.items() if not (each.fixed or each.dynamic)}
-    return {group: Bounds.of(each.bounds.lower, each.bounds.upper) for group, each in kept.items()}
+    """Return the learnable bounds after tuning, before any grid."""
+    learnable = {group: q for group, q in prepared.quantizers.items() if not (q.fixed or q.dynamic)}
+    return {group: Bounds.of(q.bounds.lower, q.bounds.upper) for group, q in learnable.items()}
 
 
 def grid_costs(prepared: PreparedGraph, observed: Mapping[str, Bounds], images: Tensor) -> dict[str, GridCost]:
-    """By group; `observed` are the bounds before they were tuned."""
+    """Measure the cost of the grid at each group on the float network's tensors.
+
+    Args:
+        observed: The bounds before tuning.
+    """
     sums = {group: _Sums(_ways(prepared.quantizers[group], bounds)) for group, bounds in observed.items()}
     with prepared.mode(Mode.OFF), torch.no_grad(), _listening(prepared, sums):
         prepared(images)
-    return {group: each.projection() for group, each in sums.items()}
+    return {group: tensor.cost() for group, tensor in sums.items()}
 
 
 def _ways(quantizer: BoundedFakeQuantize, bounds: Bounds) -> tuple[QParams, ...]:
     grid = quantizer.grid
+    # The paper's grid has a real offset: the same levels, without a zero point rounded to an integer.
     paper = replace(IntGrid(grid.bits), channel_axis=grid.channel_axis, float_zero_point=True)
     return project(bounds, paper), quantizer.project(bounds).detach(), quantizer.qparams().detach()
 
@@ -90,8 +96,8 @@ def _ways(quantizer: BoundedFakeQuantize, bounds: Bounds) -> tuple[QParams, ...]
 @contextmanager
 def _listening(prepared: PreparedGraph, sums: Mapping[str, _Sums]) -> Generator[None]:
     with ExitStack() as stack:
-        for group, each in sums.items():
-            handle = prepared.quantizers[group].register_forward_pre_hook(partial(_listen, each))
+        for group, tensor in sums.items():
+            handle = prepared.quantizers[group].register_forward_pre_hook(partial(_listen, tensor))
             stack.callback(handle.remove)
         yield
 

@@ -14,7 +14,7 @@ from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 @dataclass(frozen=True)
 class OverflowCost:
-    """Output channels whose scale was raised, of those that had to be checked, and the noise that it adds."""
+    """The output channels with a raised scale, the channels that were checked, and the noise that raising adds."""
 
     raised: int
     channels: int
@@ -22,7 +22,7 @@ class OverflowCost:
 
 
 def overflow_cost(prepared: PreparedGraph, images: Tensor) -> OverflowCost | None:
-    """Compare an observed graph with itself at the scales that were observed; None if no weight had to be checked."""
+    """Compare an observed graph with itself at the observed scales. Return None if no weight had to be checked."""
     guarded = [weight for weight in prepared.of_role("weight").values() if weight.grid.pair_limit is not None]
     if not guarded:
         return None
@@ -43,7 +43,7 @@ def _raised(quantizer: BoundedFakeQuantize) -> Tensor:
 
 @contextmanager
 def _unguarded(quantizers: list[BoundedFakeQuantize]) -> Generator[None]:
-    """Let weights keep the scales that were observed."""
+    """Give weights the observed scales within `with`."""
     before = [(weight, weight.grid, Bounds.of(weight.bounds.lower, weight.bounds.upper)) for weight in quantizers]
     try:
         for weight, grid, bounds in before:

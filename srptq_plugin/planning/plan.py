@@ -1,4 +1,4 @@
-"""The records of a plan: which tensors are quantized, for whom, and on which grid."""
+"""The records of a plan: which tensors are quantized, for which readers, and on which grid."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from srptq_plugin.graph.network import MOVEMENT
+from srptq_plugin.graph.network import MOVEMENT, OpKey
 from srptq_plugin.graph.stages import Stage
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.observer import Observer
@@ -14,55 +14,69 @@ from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 Role = Literal["weight", "activation"]
 ObserverFactoryForGrid = Callable[[IntGrid, int], Observer]
-"""Makes an observer for a grid and a number of places."""
+"""Makes an observer for a grid and a number of tensors that share it."""
 
 
 @dataclass(frozen=True)
 class QConfig:
-    """What the sites of a role are observed and quantized by."""
+    """The observer and the quantizer of all sites of a role."""
 
     observer: ObserverFactoryForGrid
     quantizer: type[BoundedFakeQuantize] = BoundedFakeQuantize
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """The quantizer's."""
+    """Options of the quantizer."""
 
 
 @dataclass(frozen=True, order=True)
 class Edge:
-    """One consumer of a tensor: the operation that reads it, and at which place."""
+    """One reader of a tensor: an operation, and the index of the tensor among its tensor arguments."""
 
+    # The consumer is the text of an `OpKey`, since plans, tables and artifacts look operations up by it, and nothing
+    # parses it. Edges are ordered by it as well: the first consumer of a site follows from that order.
     consumer: str
     input_index: int
 
 
 @dataclass(frozen=True)
 class Site:
-    """One tensor for one group of consumers, with bits and a grid of its own."""
+    """A quantization point: one tensor, for the readers that want the same grid."""
 
     name: str
     role: Role
     stage: Stage
     grid: IntGrid
-    source: str
+    producer: OpKey | None
+    """The operation that computes the tensor. None for a weight."""
     consumers: tuple[Edge, ...]
     group: str = ""
+    """The name of the encoding. Sites of one group share bounds, and one quantizer."""
     bounds: tuple[float, float] | None = None
+    """The exact range of a tensor that is the image. No observer looks at it."""
+
+    @property
+    def source(self) -> str:
+        """The key of the producer as text, or the name of the parameter."""
+        return self.name if self.producer is None else str(self.producer)
 
     @property
     def op(self) -> str:
-        """The kind of operation that gives the tensor, empty for a weight."""
-        return "" if self.role == "weight" else self.source.rpartition("/")[2].partition(".")[0]
+        """The kind of operation that computes the tensor, empty for a weight."""
+        return "" if self.producer is None else self.producer.op
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The sites of a network, the blocks that PaC looks at, and what stays float and why."""
+    """The sites of a network, and its parts by operation key."""
 
     sites: tuple[Site, ...]
     blocks: tuple[str, ...]
+    """The operations whose outputs PaC compares with the float network's."""
     convs: tuple[str, ...]
+    """The convolutions that run in integers."""
     floats: Mapping[str, str]
+    """Why each other operation stays float."""
     integer_bias: bool = False
+    """Biases are 32-bit integers."""
     qconfigs: Mapping[Role, QConfig] = field(default_factory=dict[Role, QConfig], repr=False)
 
     @cached_property
@@ -75,7 +89,7 @@ class Plan:
 
     @cached_property
     def by_edge(self) -> Mapping[Edge, Site]:
-        """Who reads what by which site."""
+        """The site behind each edge that carries integers."""
         return {edge: site for site in self.sites for edge in site.consumers}
 
     @property
@@ -84,6 +98,6 @@ class Plan:
         return tuple(site for site in self.sites if site.role == "weight")
 
     def is_moved(self, site: Site) -> bool:
-        """Whether a site only repeats the encoding of integers that were moved: what moved them reads that encoding."""
+        """Tell whether a site repeats an encoding: movement made its tensor from integers of the same group."""
         edges = (edge for other in self.groups[site.group] for edge in other.consumers)
         return site.op in MOVEMENT and any(edge.consumer == site.source for edge in edges)

@@ -1,24 +1,21 @@
-"""Where quantizers go: the network's graph, a target's rules and a recipe's wishes become sites."""
+"""The planner: from a network's graph, a target's rules and a recipe to the sites of quantizers."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
-from typing import Literal
 
 from torch import fx
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph.fusion import Fusing
-from srptq_plugin.graph.image_range import compute_image_range
-from srptq_plugin.graph.network import MOVEMENT, Network, is_pooled, tensor_arguments
+from srptq_plugin.graph.fusion import ANY, FusionMatcher
+from srptq_plugin.graph.network import INPUT, MOVEMENT, OUTPUT, Network, is_pooled, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
+from srptq_plugin.planning.recipe_choices import RecipeChoices
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.saturation import pair_limit
 from srptq_plugin.recipes.recipe import Recipe
-from srptq_plugin.recipes.schema import Override
 
 
 def make_plan(
@@ -28,7 +25,12 @@ def make_plan(
     image: tuple[float, float],
     qconfigs: Mapping[Role, QConfig] | None = None,
 ) -> Plan:
-    """Decide every site once, for every toolkit."""
+    """Plan every site of a network. All toolkits place their quantizers by this one plan.
+
+    Args:
+        image: The lower and the upper end of the network's input range.
+        qconfigs: Observers and quantizers by role. A plan without them can be read, and not be realized.
+    """
     planner = _Planner(network, rules, recipe, image)
     sites = [
         *(planner.weights() if recipe.weights.quantize else ()),
@@ -46,20 +48,71 @@ def make_plan(
     )
 
 
-_Requests = Mapping[tuple[fx.Node, IntGrid], set[Edge]]
-"""Which readers of a tensor want which grid."""
+_Tensor = tuple[fx.Node, IntGrid]
+"""A tensor on one grid. Readers that want different bits make several of one node."""
+_Readers = Mapping[_Tensor, set[Edge]]
 
 
 class _Planner:
     def __init__(self, network: Network, rules: Rules, recipe: Recipe, image: tuple[float, float]) -> None:
         self.network, self.rules, self.recipe, self.image = network, rules, recipe, image
         self.stages = Stages(network)
+        self.choices = RecipeChoices(network, self.stages, recipe)
         self.full = rules.placement(recipe.placement) == "full"
         self.refused: dict[fx.Node, str] = {}
         self.planned = [conv for conv in network.convs if self._plans(conv)]
-        self.fusing = Fusing(network, rules, self.planned)
-        joined = (node for node, op in network.ops.items() if op == "add" and self._joins(node))
-        self.sums = {self.fusing.last(add): add for add in joined}
+        self.fusions = FusionMatcher(network, rules.fusions, self.planned)
+        self.skips = [node for node, op in network.ops.items() if op == "add" and self._joins(node)]
+        self.sums = {self.fusions.last(add): add for add in self.skips}
+
+    def weights(self) -> Iterator[Site]:
+        """Yield one site per parameter, also if several convolutions read it."""
+        readers: dict[str, list[fx.Node]] = defaultdict(list)
+        for conv in self.planned:
+            parameter = self.network.parameter(conv, 1)
+            if parameter:
+                readers[parameter[0]].append(conv)
+        for name, convs in readers.items():
+            stage = self.stages.of(convs[0])
+            bits = self.choices.bits("weights", stage, convs[0], name)
+            axis = 0 if self.recipe.weights.per_channel else None
+            grid = replace(self.rules.sized(self.rules.weights, bits), channel_axis=axis)
+            grid = replace(grid, pair_limit=self._pair_limit(grid, convs))
+            edges = tuple(Edge(self.network.name(conv), 1) for conv in convs)
+            yield Site(name, "weight", stage, grid, None, edges, group=name)
+
+    def activations(self) -> list[Site]:
+        """Return one site per tensor and grid, in groups of one encoding."""
+        requests: dict[_Tensor, set[Edge]] = defaultdict(set)
+        stages: dict[_Tensor, Stage] = {}
+        for consumer, index, source in self._edges():
+            stage = self._stage_of_edge(consumer, source)
+            tensor = source, self._grid(consumer, source, stage)
+            requests[tensor].add(Edge(self.network.name(consumer), index))
+            stages.setdefault(tensor, stage)
+        readers = self._on_one_grid(requests) if self.rules.one_grid_per_tensor else requests
+        sites = {
+            (source, grid): Site(
+                self._site_name(source, grid, readers),
+                "activation",
+                stages[source, grid],
+                grid,
+                self.network.keys[source],
+                tuple(sorted(edges)),
+                bounds=self.network.image_bounds(source, self.image),
+            )
+            for (source, grid), edges in readers.items()
+        }
+        return self._share(sites)
+
+    def floats(self) -> dict[str, str]:
+        """Return why operations stay float, by operation key."""
+        reasons = {self.network.name(conv): reason for conv, reason in self.refused.items()}
+        for node, op in self.network.ops.items():
+            is_integer = node in self.network.convs or self._needs_no_kernel(node, op) or self._reads_integers(node, op)
+            if node in self.network.varying and not is_integer:
+                reasons[self.network.name(node)] = self._why_not_integer(op)
+        return reasons
 
     def _plans(self, conv: fx.Node) -> bool:
         reason = self._why_float(conv)
@@ -72,87 +125,21 @@ class _Planner:
             return "works on pooled 1 x 1 maps: too little arithmetic to gain from integers"
         if self.network.parameter(conv, 1) is None:
             return "its weight is computed, not a parameter"
-        if not self._wanted(conv):
+        if not self.choices.quantizes(conv):
             return "the recipe leaves it float"
         return ""
 
-    def _wanted(self, node: fx.Node) -> bool:
-        wanted = self.recipe.stages[self.stages.of(node)].quantize
-        wanted = wanted and (self.recipe.skips.quantize or self.network.ops[node] != "add")
-        for override in self._overrides(self._names(node)):
-            wanted = wanted if override.quantize is None else override.quantize
-        return wanted
-
-    def _names(self, node: fx.Node) -> list[str]:
-        key = self.network.keys[node]
-        return [key.path, str(key)]
-
-    def _overrides(self, names: list[str], tensor: str = "") -> Iterator[Override]:
-        """Those that mean an operation, or a tensor that it reads."""
-        for override in self.recipe.overrides:
-            by_reader = override.sites is not None and any(fnmatchcase(name, override.sites) for name in names)
-            if by_reader or (override.tensors is not None and fnmatchcase(tensor, override.tensors)):
-                yield override
-
-    def weights(self) -> Iterator[Site]:
-        """One site a parameter, whoever shares it."""
-        readers: dict[str, list[fx.Node]] = defaultdict(list)
-        for conv in self.planned:
-            found = self.network.parameter(conv, 1)
-            if found:
-                readers[found[0]].append(conv)
-        for name, convs in readers.items():
-            stage = self.stages.of(convs[0])
-            bits = self._overridden(self._bits("weights", stage), "weights", [name, *self._names(convs[0])], name)
-            axis = 0 if self.recipe.weights.per_channel else None
-            grid = replace(self.rules.sized(self.rules.weights, bits), channel_axis=axis)
-            grid = replace(grid, pair_limit=self._pair_limit(grid, convs))
-            edges = tuple(Edge(self.network.name(conv), 1) for conv in convs)
-            yield Site(name, "weight", stage, grid, name, edges, group=name)
-
     def _pair_limit(self, grid: IntGrid, convs: list[fx.Node]) -> int | None:
-        """Return the largest safe sum of two neighboring weights, by what the convolutions of a weight read."""
+        """Return the largest safe sum of two neighboring weights. Inputs of more bits allow smaller sums."""
+        # A depthwise kernel adds no products of two channels, so nothing saturates.
         if not self.recipe.weights.overflow_safe or all(self.network.is_depthwise(conv) for conv in convs):
             return None
         inputs = ((conv, tensor_arguments(conv)[0]) for conv in convs)
         grids = [self._grid(conv, source, self.stages.of(conv)) for conv, source in inputs]
         return pair_limit(self.rules.pair_sum_bits, grid, max(grids, key=lambda grid: grid.bits))
 
-    def _bits(self, kind: Literal["weights", "activations"], stage: Stage) -> int:
-        settings = self.recipe.stages[stage]
-        return getattr(settings, kind) or getattr(self.recipe, kind).bits
-
-    def _overridden(self, bits: int, kind: Literal["weights", "activations"], names: list[str], tensor: str) -> int:
-        for override in self._overrides(names, tensor):
-            bits = getattr(override, kind) or override.bits or bits
-        return bits
-
-    def activations(self) -> list[Site]:
-        """One site a tensor and grid; sharing by data movement, and by concat where the target says so."""
-        wishes: dict[tuple[fx.Node, IntGrid], set[Edge]] = defaultdict(set)
-        stages: dict[tuple[fx.Node, IntGrid], Stage] = {}
-        for consumer, index, source in self._edges():
-            stage = self._stage_of_edge(consumer, source)
-            wanted = source, self._grid(consumer, source, stage)
-            wishes[wanted].add(Edge(self.network.name(consumer), index))
-            stages.setdefault(wanted, stage)
-        requests = self._whole(wishes) if self.rules.one_encoding else wishes
-        sites = {
-            (source, grid): Site(
-                self._site_name(source, grid, requests),
-                "activation",
-                stages[source, grid],
-                grid,
-                self.network.name(source),
-                tuple(sorted(edges)),
-                bounds=compute_image_range(self.network, source, self.image),
-            )
-            for (source, grid), edges in requests.items()
-        }
-        return self._share(sites)
-
-    def _whole(self, requests: _Requests) -> _Requests:
-        """One grid a tensor, that of most bits, for all who read it."""
+    def _on_one_grid(self, requests: _Readers) -> _Readers:
+        """Give each tensor the grid of most bits for all of its readers, also those that asked for none."""
         grids: dict[fx.Node, list[IntGrid]] = defaultdict(list)
         for source, grid in requests:
             grids[source].append(grid)
@@ -163,56 +150,47 @@ class _Planner:
         }
 
     def _edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
-        """The edges that carry integers: consumer, index, source; each once."""
+        """Yield each edge that carries integers once: consumer, index, source."""
         seen: set[tuple[fx.Node, int]] = set()
         for consumer, index, source in (*self._input_edges(), *self._output_edges()):
             known = (consumer, index) in seen or is_pooled(source)
             if not known and not self._is_float_skip(consumer, source):
+                # Both sides may ask for one edge: the output of an operation, and the input of the next.
                 seen.add((consumer, index))
                 yield consumer, index, source
 
     def _input_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         for conv in self.planned:
             yield conv, 0, tensor_arguments(conv)[0]
-            if self.rules.one_encoding:
+            if self.rules.one_grid_per_tensor:
                 yield from self._moved_image(tensor_arguments(conv)[0])
         for node in self._others(self.rules.inputs):
-            branch = self.fusing.branch(node)
             for index, source in self.network.edges_in(node):
-                if source is not branch and self.fusing.last(source) is source:
+                if self.fusions.fused_reader(source) is None:
                     yield node, index, source
 
     def _moved_image(self, node: fx.Node) -> Iterator[tuple[fx.Node, int, fx.Node]]:
-        """Where pixels are moved before the first convolution, the image itself has the encoding."""
-        if self.network.ops[node] in MOVEMENT and compute_image_range(self.network, node, self.image) is not None:
+        """Yield the edges from the image through movement to the first convolution: they have one encoding."""
+        if self.network.ops[node] in MOVEMENT and self.network.image_bounds(node, self.image) is not None:
             for index, source in self.network.edges_in(node):
                 yield node, index, source
                 yield from self._moved_image(source)
 
-    def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
-        """The add that gives or reads a tensor, unless a convolution reads it."""
-        if consumer in self.planned:
-            return None
-        return consumer if consumer in self.sums.values() else self.sums.get(source)
-
-    def _is_float_skip(self, consumer: fx.Node, source: fx.Node) -> bool:
-        add = self._skip(consumer, source)
-        return add is not None and not self.recipe.skips.quantize and not self._wanted(add)
-
     def _output_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         producers = self.planned if self.full and "conv" in self.rules.outputs else []
         for node in (*producers, *self._others(self.rules.outputs)):
-            last = self.fusing.last(node)
+            last = self.fusions.last(node)
             for consumer, index in self.network.edges_out(last):
                 yield consumer, index, last
 
-    def _others(self, kinds: frozenset[str]) -> Iterator[fx.Node]:
-        """Operations of these kinds that join feature maps or only move them to convolutions; none under `convs`."""
+    def _others(self, ops: frozenset[str]) -> Iterator[fx.Node]:
+        """Yield the operations of these kinds, except convolutions, that run in integers: none under `convs`."""
         for node, op in self.network.ops.items():
-            if self.full and op in kinds and op != "conv" and self._joins(node) and self._wanted(node):
+            if self.full and op in ops and op != "conv" and self._joins(node) and self.choices.quantizes(node):
                 yield node
 
     def _joins(self, node: fx.Node) -> bool:
+        """Tell whether an operation joins feature maps, or moves them to convolutions only."""
         if self.network.ops[node] in MOVEMENT:
             return all(user in self.planned for user, _ in self.network.edges_out(node))
         sources = self.network.edges_in(node)
@@ -220,55 +198,61 @@ class _Planner:
         several = len(sources) > 1 or self.network.ops[node] not in ("add", "mul")
         return whole and several and self.stages.of(node) != "tail" and node in self.network.varying
 
+    def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
+        """Return the add that reads or makes a tensor, or None if there is none or a convolution reads it."""
+        if consumer in self.planned:
+            return None
+        return consumer if consumer in self.skips else self.sums.get(source)
+
+    def _is_float_skip(self, consumer: fx.Node, source: fx.Node) -> bool:
+        add = self._skip(consumer, source)
+        return add is not None and not self.recipe.skips.quantize and not self.choices.quantizes(add)
+
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
         quantized = consumer in self.planned or self.network.ops[consumer] in self.rules.inputs
         return self.stages.of(consumer if quantized else source)
 
     def _grid(self, consumer: fx.Node, source: fx.Node, stage: Stage) -> IntGrid:
-        bits = self._bits("activations", stage)
-        if self._skip(consumer, source) is not None:
-            bits = self.recipe.skips.bits or bits
-        tensor = self.network.name(source)
-        bits = self._overridden(bits, "activations", [*self._names(consumer), tensor], tensor)
-        grid = self.rules.activations
-        if self.rules.unsigned_if_nonnegative and self.network.is_nonnegative(source):
-            grid = replace(grid, signed=False, narrow_range=False)
-        return self.rules.sized(grid, bits)
+        skip = self._skip(consumer, source) is not None
+        bits = self.choices.bits("activations", stage, consumer, self.network.name(source), skip=skip)
+        nonnegative = self.rules.nonnegative_activations
+        if nonnegative is not None and self.network.is_nonnegative(source):
+            return self.rules.sized(nonnegative, bits)
+        return self.rules.sized(self.rules.activations, bits)
 
-    def _site_name(self, source: fx.Node, grid: IntGrid, requests: _Requests) -> str:
-        alone = sum(other is source for other, _ in requests) == 1
+    def _site_name(self, source: fx.Node, grid: IntGrid, readers: _Readers) -> str:
+        alone = sum(other is source for other, _ in readers) == 1
         return self.network.name(source) + ("" if alone else f"@{grid.bits}")
 
-    def _share(self, sites: Mapping[tuple[fx.Node, IntGrid], Site]) -> list[Site]:
-        """Give sites on both sides of data movement, and of a shared concat, one group."""
-        group = {wanted: site.name for wanted, site in sites.items()}
+    def _share(self, sites: Mapping[_Tensor, Site]) -> list[Site]:
+        """Put sites of one encoding into one group: what movement and the target's shared scales connect."""
+        groups = {tensor: site.name for tensor, site in sites.items()}
         for source, grid in sites:
-            for origin in self._one_encoding_with(source):
-                if (origin, grid) in group:
-                    old, new = group[source, grid], group[origin, grid]
-                    group.update({wanted: new for wanted, name in group.items() if name == old})
-        return [replace(site, group=group[wanted]) for wanted, site in sites.items()]
+            for origin in self._of_one_scale(source):
+                if (origin, grid) in groups:
+                    old, new = groups[source, grid], groups[origin, grid]
+                    groups.update({tensor: new for tensor, name in groups.items() if name == old})
+        return [replace(site, group=groups[tensor]) for tensor, site in sites.items()]
 
-    def _one_encoding_with(self, node: fx.Node) -> Iterator[fx.Node]:
+    def _of_one_scale(self, node: fx.Node) -> Iterator[fx.Node]:
+        """Yield the tensors before an operation that have the scale of its output."""
         op = self.network.ops[node]
-        if op == "cat" and self.rules.shared_concat:
+        if op in self.rules.shared_scales:
             yield from (source for _, source in self.network.edges_in(node))
         if op in MOVEMENT:
             for _, source in self.network.edges_in(node):
                 yield source
-                yield from self._one_encoding_with(source)
+                yield from self._of_one_scale(source)
 
-    def floats(self) -> dict[str, str]:
-        """What stays float, and why."""
-        reasons = {self.network.name(conv): reason for conv, reason in self.refused.items()}
-        for node, op in self.network.ops.items():
-            known = op in MOVEMENT or op in self.rules.fused or op in ("input", "output") or node in self.network.convs
-            if node in self.network.varying and not known and not self._reads_integers(node, op):
-                reasons[self.network.name(node)] = self._why_not_integer(op)
-        return reasons
+    def _needs_no_kernel(self, node: fx.Node, op: str) -> bool:
+        """Tell whether an operation keeps integers integers: it moves them, or a kernel of another one computes it."""
+        # An activation that fuses behind anything counts as fused also if a second reader prevents it.
+        fused_anywhere = any(fusion.op == op and fusion.behind == ANY for fusion in self.rules.fusions)
+        fused = fused_anywhere or (op not in self.rules.inputs and self.fusions.is_fused(node))
+        return fused or op in MOVEMENT or op in (INPUT, OUTPUT)
 
     def _reads_integers(self, node: fx.Node, op: str) -> bool:
-        return self.full and op in self.rules.inputs - {"conv"} and self._joins(node) and self._wanted(node)
+        return self.full and op in self.rules.inputs - {"conv"} and self._joins(node) and self.choices.quantizes(node)
 
     def _why_not_integer(self, op: str) -> str:
         if op == "conv":

@@ -1,4 +1,4 @@
-"""The prepared graph: a network with fake-quantizers at its sites, whichever toolkit put them there."""
+"""The prepared graph: a network with fake quantizers at its sites, placed by any toolkit."""
 
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,23 +17,28 @@ from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.utils.progress import Progress, quiet
 
 Features = tuple[Tensor, tuple[Tensor, ...]]
+"""The output image, and the outputs of the blocks."""
 SILENT = 1e-30
+"""The least noise, so that its logarithm is finite."""
 SHAPED = frozenset({"reshape", "expand", "repeat"})
-"""Operations that a graph traced for one image runs on one image only."""
+"""Operations with the batch in their arguments: a graph that was traced for one image holds 1 there."""
 FLOAT = "srptq_float"
-"""Under this name a graph module's meta keeps the float network's parameters, once its own may change."""
+"""The key in a graph module's meta of the float network's parameters, kept when its own may change."""
 
 
 class PreparedGraph:
-    """Observe, tune, compare: everything specific to super-resolution works on this one form."""
+    """A network with quantizers, and the float network with the same graph.
+
+    Observing, tuning and comparing work on this form only, so they know no toolkit.
+    """
 
     def __init__(self, module: fx.GraphModule, plan: Plan) -> None:
         self.module, self.plan = module, plan
-        found = {each.name: each for each in module.modules() if isinstance(each, BoundedFakeQuantize)}
-        missing = [group for group in plan.groups if group not in found]
+        quantizers = {part.name: part for part in module.modules() if isinstance(part, BoundedFakeQuantize)}
+        missing = [group for group in plan.groups if group not in quantizers]
         if missing:
             raise SrptqError(f"prepared graph: no quantizer was placed for {', '.join(missing)}")
-        self.quantizers = {group: found[group] for group in plan.groups}
+        self.quantizers = {group: quantizers[group] for group in plan.groups}
         self.capture = _with_features(module, plan.blocks)
         self._single = takes_one_image(module)
         self._float = {name: p.detach().clone() for name, p in _float_parameters(self.capture)}
@@ -43,23 +48,23 @@ class PreparedGraph:
 
     @classmethod
     def float_only(cls, module: fx.GraphModule) -> "PreparedGraph":
-        """The float network in the same form, without a site."""
+        """Return the float network in this form, without a site."""
         return cls(module, Plan((), (), (), {}))
 
     @classmethod
     def wrap(cls, module: fx.GraphModule, plan: Plan) -> "PreparedGraph":
-        """A toolkit's prepared model, in place: however often it is tuned, the teacher stays the float network."""
+        """Wrap a toolkit's prepared model in place. Wrapped again after tuning, it has the same float network."""
         module.meta[FLOAT] = float_parameters(module)
         return cls(module, plan)
 
     @classmethod
     def from_plan(cls, module: fx.GraphModule, plan: Plan) -> "PreparedGraph":
-        """A plan realized without a toolkit; the parameters stay those of the module."""
+        """Insert quantizers by a plan, without a toolkit. The parameters are shared with the module."""
         quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
         return cls(insert_quantizers(module, plan, quantizers), plan)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The output, in whatever mode the quantizers are."""
+        """Run images in the present mode of the quantizers, and return the output images."""
         return self.features(images)[0]
 
     def to(self, device: torch.device) -> "PreparedGraph":
@@ -70,36 +75,36 @@ class PreparedGraph:
         return self
 
     def features(self, images: Tensor) -> Features:
-        """The output and the outputs of the blocks, each a sample for every image."""
+        """Return the output and the outputs of the blocks, with one sample per image in each."""
         return self._in_parts(images, self.capture)
 
     def float_forward(self, images: Tensor) -> Features:
-        """The same from the float network: quantizers off, on the parameters as they were at first."""
+        """Return the features of the float network: quantizers off, parameters as before tuning."""
         with self.mode(Mode.OFF), torch.no_grad():
             return self._in_parts(images, lambda part: functional_call(self.capture, self._float, (part,)))
 
     def _in_parts(self, images: Tensor, forward: Callable[[Tensor], Features]) -> Features:
-        """Run as many images at once as the graph takes."""
-        found: list[Features] = []
+        """Run as many images at once as the graph takes, and join what comes out."""
+        chunks: list[Features] = []
         for part in images.split(self.batch(len(images))):
             output, maps = forward(part)
-            found.append((output, tuple(by_image(each, len(part)) for each in maps)))
-        if len(found) == 1:
-            return found[0]
-        outputs, maps = zip(*found, strict=True)
+            chunks.append((output, tuple(by_image(feature, len(part)) for feature in maps)))
+        if len(chunks) == 1:
+            return chunks[0]
+        outputs, maps = zip(*chunks, strict=True)
         return torch.cat(outputs), tuple(map(torch.cat, zip(*maps, strict=True)))
 
     def batch(self, usual: int) -> int:
-        """How many images may run at once, at most as many as usual."""
+        """Return how many images may run at once: `usual`, or 1 if the graph was traced for one."""
         return 1 if self._single else usual
 
     def noise(self, images: Tensor, teacher: Tensor) -> float:
-        """Return the mean squared difference from the float network's images, and never quite zero."""
+        """Return the mean squared difference from the float network's images, at least `SILENT`."""
         with torch.no_grad():
             return max(float((self(images) - teacher).double().square().mean()), SILENT)
 
     def of_role(self, role: Role) -> dict[str, BoundedFakeQuantize]:
-        """The quantizers of weights, or of activations."""
+        """Return the quantizers of weights or of activations, by group."""
         return {g: self.quantizers[g] for g, sites in self.plan.groups.items() if sites[0].role == role}
 
     def set_mode(self, mode: Mode) -> None:
@@ -109,7 +114,7 @@ class PreparedGraph:
 
     @contextmanager
     def mode(self, mode: Mode) -> Generator[None]:
-        """Switch every quantizer for a while; what is held stays held."""
+        """Switch every quantizer within `with`. Frozen values stay frozen."""
         before = {quantizer: quantizer.mode for quantizer in self.quantizers.values()}
         try:
             for quantizer in before:
@@ -120,7 +125,7 @@ class PreparedGraph:
                 quantizer.mode = old
 
     def observe(self, batches: Sequence[Tensor], progress: Progress = quiet) -> None:
-        """Let the observers see every batch, then quantize by what they found."""
+        """Run every batch through the observers, then quantize on the bounds that they chose."""
         self.set_mode(Mode.OBSERVE)
         with torch.no_grad():
             for done, batch in enumerate(batches):
@@ -130,7 +135,7 @@ class PreparedGraph:
         progress("observing", len(batches), len(batches))
 
     def on_train_begin(self, images: Tensor) -> None:
-        """Before a training: the quantizers of each kind may look at what the float network makes of some images."""
+        """Let the quantizers of each class prepare a training. They may run the float network on `images`."""
         kinds: dict[type[BoundedFakeQuantize], list[BoundedFakeQuantize]] = defaultdict(list)
         for quantizer in self.quantizers.values():
             kinds[type(quantizer)].append(quantizer)
@@ -138,7 +143,7 @@ class PreparedGraph:
             kind.on_train_begin(members, partial(self.float_forward, images))
 
     def qparams(self) -> dict[str, QParams]:
-        """What each site would export now."""
+        """Return the quantization parameters of each site as they would be exported now."""
         for site in self.plan.weights:
             self.quantizers[site.group].refresh(self.parameter(site))
         for quantizer in self.quantizers.values():
@@ -147,11 +152,11 @@ class PreparedGraph:
         return {site.name: by_group[site.group] for site in self.plan.sites}
 
     def parameter(self, site: Site) -> nn.Parameter:
-        """The float parameter of a weight's site."""
+        """Return the parameter of a weight's site, as tuned."""
         return self.module.get_parameter(site.source)
 
     def float_weight(self, site: Site) -> Tensor:
-        """What it was in the float network."""
+        """Return the parameter of a weight's site as in the float network."""
         return self._float[self._names[self.parameter(site)]]
 
     @cached_property
@@ -162,26 +167,27 @@ class PreparedGraph:
     def biases(self) -> dict[str, nn.Parameter]:
         """The biases of the planned convolutions, by operation key."""
         network, own = Network(self.module), dict(self.module.named_parameters())
-        found = {conv: network.parameter(network.nodes[conv], 2) for conv in self.plan.convs}
-        return {conv: own[bias[0]] for conv, bias in found.items() if bias and bias[0] in own}
+        biases = {conv: network.parameter(network.nodes[conv], 2) for conv in self.plan.convs}
+        return {conv: own[bias[0]] for conv, bias in biases.items() if bias and bias[0] in own}
 
     def tuned_biases(self) -> dict[str, Tensor]:
-        """Those biases that are no longer the float network's."""
-        was = {conv: self._float[self._names[bias]] for conv, bias in self.biases.items()}
-        return {conv: bias.detach().clone() for conv, bias in self.biases.items() if not torch.equal(bias, was[conv])}
+        """Return copies of the biases that differ from the float network's, by operation key."""
+        before = {conv: self._float[self._names[bias]] for conv, bias in self.biases.items()}
+        tuned = ((conv, bias) for conv, bias in self.biases.items() if not torch.equal(bias, before[conv]))
+        return {conv: bias.detach().clone() for conv, bias in tuned}
 
 
 Shell = Callable[[type[BoundedFakeQuantize]], type[BoundedFakeQuantize]]
-"""Gives a quantizer's class the shape that a toolkit accepts."""
+"""Derives from a quantizer's class one that a toolkit accepts."""
 
 
 def unchanged(kind: type[BoundedFakeQuantize]) -> type[BoundedFakeQuantize]:
-    """The shell of those who need none."""
+    """Return the class itself, for graphs without a toolkit."""
     return kind
 
 
 def build_quantizer(plan: Plan, group: str, shell: Shell = unchanged) -> BoundedFakeQuantize:
-    """The quantizer that a group of sites shares."""
+    """Build the quantizer that a group of sites shares, on exact bounds if all of its tensors are the image."""
     sites = plan.groups[group]
     first = sites[0]
     ends = [site.bounds for site in sites if site.bounds is not None]
@@ -196,18 +202,22 @@ def build_quantizer(plan: Plan, group: str, shell: Shell = unchanged) -> Bounded
 
 
 Naming = Callable[[int, fx.Node], str]
-"""The name of a quantizer in a graph, from the number of the site and the node of its tensor."""
+"""Returns the name of a quantizer in a graph, from the number of the site and the node of its tensor."""
 
 
 def site_number(number: int, _source: fx.Node) -> str:
-    """The usual name."""
+    """Return the usual name."""
     return f"srptq_site_{number}"
 
 
 def insert_quantizers(
     module: fx.GraphModule, plan: Plan, by_group: Mapping[str, nn.Module], naming: Naming = site_number
 ) -> fx.GraphModule:
-    """A copy of an exported network with one quantizer call a site, its consumers rewired."""
+    """Return a copy of an exported network with one quantizer call per site, which the consumers of the site read.
+
+    Args:
+        by_group: The module of each group. Sites of one group call the same module.
+    """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(module.graph, copies)
@@ -230,18 +240,19 @@ def insert_quantizers(
 
 def _readers(network: Network, copies: Mapping[fx.Node, fx.Node], site: Site, graph: fx.Graph) -> list[fx.Node]:
     nodes = (network.nodes[edge.consumer] for edge in site.consumers)
+    # `graph_copy` leaves the output node out. The new one is the last node.
     return [next(iter(reversed(graph.nodes))) if node.op == "output" else copies[node] for node in nodes]
 
 
 def _last_definition(node: fx.Node, graph: fx.Graph) -> fx.Node:
-    """Where a call on a node may stand: behind it, and behind the graph's inputs."""
+    """Return the node behind which a call on `node` may stand: all inputs of a graph come before its calls."""
     if node.op not in ("placeholder", "get_attr"):
         return node
     return next(n for n in reversed(list(graph.nodes)) if n.op in ("placeholder", "get_attr"))
 
 
 def _with_features(module: fx.GraphModule, blocks: Sequence[str]) -> fx.GraphModule:
-    """The same modules under a graph that returns the blocks' outputs as well, at any image size."""
+    """Return a graph of the same modules that returns the outputs of the blocks as well, without checks of sizes."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(module.graph, copies)
@@ -256,20 +267,20 @@ def _with_features(module: fx.GraphModule, blocks: Sequence[str]) -> fx.GraphMod
 
 
 def fixed_size(module: fx.GraphModule) -> tuple[int, int] | None:
-    """Return the only height and width that a graph was traced for, or None where it takes others."""
+    """Return the only height and width that a graph runs at, or None if it runs at others."""
     height, width = Network(module).input.meta["val"].shape[2:]
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def takes_one_image(module: fx.GraphModule) -> bool:
-    """Tell whether a graph was traced for one image, and has that in its shapes."""
+    """Tell whether a graph runs one image at a time: it was traced for one, and has that in its shapes."""
     network = Network(module)
     batch, *_ = getattr(network.input.meta.get("val"), "shape", (None,))  # not every tracer records shapes
     return isinstance(batch, int) and batch == 1 and not SHAPED.isdisjoint(network.ops.values())
 
 
 def by_image(features: Tensor, images: int) -> Tensor:
-    """Gather what a network folded into the batch: windows, or channels one by one.
+    """Return features with one sample per image. Networks may fold windows or channels into the batch.
 
     >>> by_image(torch.zeros(6, 8, 5, 5), 2).shape
     torch.Size([2, 24, 5, 5])
@@ -278,11 +289,12 @@ def by_image(features: Tensor, images: int) -> Tensor:
 
 
 def float_parameters(module: nn.Module) -> dict[str, Tensor]:
-    """The float network's parameters: a model's own, unless something changed them and kept these."""
+    """Return the float network's parameters: the kept ones of a model that may have been tuned, or its own."""
     known: dict[str, Tensor] | None = getattr(module, "meta", {}).get(FLOAT)
     return known or {name: p.detach().clone() for name, p in _float_parameters(module)}
 
 
 def _float_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    # By identity: a quantizer may be registered under several names, and its bounds belong to no network.
     bounds = {id(p) for m in module.modules() if isinstance(m, BoundedFakeQuantize) for p in m.parameters()}
     return ((name, p) for name, p in module.named_parameters() if id(p) not in bounds)

@@ -77,3 +77,18 @@ def _tensor(network: Network, node: fx.Node) -> tuple[str, Role]:
 
 def _consumers(network: Network, node: fx.Node) -> tuple[Edge, ...]:
     return tuple(Edge(network.name(user), index) for user, index in network.edges_out(node))
+
+
+def plan_from_graph(module: fx.GraphModule) -> Plan:
+    """The sites of a graph that was prepared with our quantizers, by whichever means."""
+    network = Network(module)
+    keys = {str(key): key for key in network.keys.values()}
+    sites = tuple(
+        Site(
+            each.name, each.role, "body", each.quantizer.grid, keys.get(each.name), each.consumers, each.quantizer.name
+        )
+        for each in iter_quantizers(network)
+        if isinstance(each.quantizer, BoundedFakeQuantize)
+    )
+    blocks = tuple(network.name(node) for node in find_blocks(network))
+    return Plan(sites, blocks, convs=tuple(network.name(conv) for conv in network.convs), floats={})

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from srptq_plugin.costs.memory import Memory, Moment
 from srptq_plugin.costs.shapes import trace_shapes
 from srptq_plugin.graph.export import export_network, graph_of
-from srptq_plugin.graph.network import GUARDS, MOVEMENT, Network
+from srptq_plugin.graph.network import GUARDS, MOVEMENT, Network, OpKey
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan, Site
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
@@ -129,12 +129,12 @@ def planned(draw: st.DrawFn) -> tuple[Network, Plan]:
         for bits, edges in readers.items():
             if bits:
                 name = f"{network.name(node)}@{bits}"
-                sites.append(_site(name, network.name(node), bits, edges))
+                sites.append(_site(name, network.keys[node], bits, edges))
     return network, Plan(tuple(sites), (), (), {})
 
 
-def _site(name: str, source: str, bits: int, edges: list[Edge]) -> Site:
-    return Site(name, "activation", "body", IntGrid(bits), source, tuple(edges), group=name)
+def _site(name: str, producer: OpKey | None, bits: int, edges: list[Edge]) -> Site:
+    return Site(name, "activation", "body", IntGrid(bits), producer, tuple(edges), group=name)
 
 
 class BruteForce:
@@ -192,9 +192,9 @@ def test_more_bits_never_take_less_memory(case: tuple[Network, Plan], number: in
     network, plan = case
     sites = list(plan.sites)
     if sites:
-        number %= len(sites)
-        site = sites[number]
-        sites[number] = _site(site.name, site.source, site.grid.bits + 3, list(site.consumers))
+        chosen = which % len(sites)
+        site = sites[chosen]
+        sites[chosen] = _site(site.name, site.producer, site.grid.bits + 3, list(site.consumers))
     more = Plan(tuple(sites), (), (), {})
     pairs = zip(memory(network).timeline(plan), memory(network).timeline(more), strict=True)
     assert all(before.bytes <= after.bytes for before, after in pairs)

@@ -1,4 +1,4 @@
-"""Where quantizers go."""
+"""The sites that the planner chooses, and their grids and groups."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +13,8 @@ from torch import nn
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
-from srptq_plugin.graph.network import MOVEMENT, Network, tensor_arguments
+from srptq_plugin.graph.fusion import Fusion
+from srptq_plugin.graph.network import MOVEMENT, Network, OpKey, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Edge, Plan, Site
 from srptq_plugin.planning.planner import make_plan
@@ -67,7 +68,7 @@ def test_each_planned_convolution_reads_integers_once(kind: str, target: str) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("target", TARGETS)
-def test_site_names_are_unique_and_groups_have_one_grid(kind: str, target: str) -> None:
+def test_sites_are_unique_and_groups_have_one_grid(kind: str, target: str) -> None:
     plan = networks.plan(kind, networks.recipe(4, target))
     assert len(sites(plan)) == len(plan.sites)
     for group, members in plan.groups.items():
@@ -76,7 +77,7 @@ def test_site_names_are_unique_and_groups_have_one_grid(kind: str, target: str) 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("placement", ["convs", "full"])
-def test_what_stays_float_says_why(kind: str, placement: str) -> None:
+def test_operations_that_stay_float_have_a_reason(kind: str, placement: str) -> None:
     network = Network(networks.graph(kind))
     plan = networks.plan(kind, networks.recipe(8, placement=placement))
     integer = {edge.consumer for site in plan.sites for edge in site.consumers}
@@ -105,16 +106,16 @@ def test_reasons_tell_pooled_maps_recipes_and_targets_apart() -> None:
         ("mixed", "/sub", (-0.45, 0.6)),
     ],
 )
-def test_the_image_site_has_the_exact_range_of_the_image(kind: str, name: str, ends: tuple[float, float]) -> None:
-    found = planned(kind)
-    assert found[name].bounds == pytest.approx(ends)
-    assert [site.name for site in found.values() if site.bounds is not None] == [name]
+def test_the_image_has_its_exact_range(kind: str, name: str, ends: tuple[float, float]) -> None:
+    sites_by_name = planned(kind)
+    assert sites_by_name[name].bounds == pytest.approx(ends)
+    assert [site.name for site in sites_by_name.values() if site.bounds is not None] == [name]
 
 
-def test_convs_quantizes_what_convolutions_read_and_nothing_else() -> None:
-    found = planned("edsr", placement="convs")
-    assert {edge.input_index for site in found.values() if site.role == "weight" for edge in site.consumers} == {1}
-    edges = {edge for site in found.values() if site.role == "activation" for edge in site.consumers}
+def test_placement_convs_quantizes_inputs_of_convolutions_only() -> None:
+    convs = planned("edsr", placement="convs")
+    assert {edge.input_index for site in convs.values() if site.role == "weight" for edge in site.consumers} == {1}
+    edges = {edge for site in convs.values() if site.role == "activation" for edge in site.consumers}
     assert all(edge.consumer.endswith("/conv") and edge.input_index == 0 for edge in edges)
     assert len(edges) == 8
     full = planned("edsr", placement="full")
@@ -123,14 +124,14 @@ def test_convs_quantizes_what_convolutions_read_and_nothing_else() -> None:
     assert adds == {"body.0/add", "body.1/add", "/add"}
 
 
-def test_a_relu_comes_before_the_quantizer_and_leaky_relu_where_the_target_fuses_it() -> None:
+def test_fused_activations_come_before_the_quantizer() -> None:
     assert "body.0.first/conv" not in planned("edsr", target="onnxruntime")
     assert "block1.first/conv" in planned("imdn", target="onnxruntime")
-    fused = replace(RULES, fused=frozenset({"relu", "leaky_relu"}))
+    fused = replace(RULES, fusions=(Fusion("relu"), Fusion("leaky_relu")))
     assert "block1.first/conv" not in sites(networks.plan("imdn", networks.recipe(), rules=fused))
 
 
-def test_a_leaky_relu_may_be_fused_with_a_convolution_and_with_nothing_else() -> None:
+def test_snpe_fuses_leaky_relu_with_convolutions_only() -> None:
     fusing, not_fusing = (networks.recipe(8, "snpe", preset=preset) for preset in ("default", "dsp"))
     behind = {
         "block1/leaky_relu",
@@ -141,9 +142,9 @@ def test_a_leaky_relu_may_be_fused_with_a_convolution_and_with_nothing_else() ->
     }
     before = {"block1.first/conv", "block1.second/conv", "block2.first/conv", "block2.second/conv", "gather.0/conv"}
     assert before | behind <= sites(networks.plan("imdn", not_fusing)).keys()
-    found = sites(networks.plan("imdn", fusing)).keys()
-    assert behind <= found
-    assert not before & found
+    names = sites(networks.plan("imdn", fusing)).keys()
+    assert behind <= names
+    assert not before & names
     after_an_add = nn.Sequential(networks.conv(3, 6), networks.Residual(), nn.LeakyReLU(0.1), networks.conv(6, 3))
     network = Network(graph_of(export_network(after_an_add.eval())))
     plan = make_plan(network, BoundRecipe.of(fusing, Registry()).rules, fusing, networks.UNIT)
@@ -153,33 +154,31 @@ def test_a_leaky_relu_may_be_fused_with_a_convolution_and_with_nothing_else() ->
 @pytest.mark.parametrize(("off", "left"), [("weights", "activation"), ("activations", "weight")])
 def test_weights_or_activations_may_stay_float(off: str, left: str) -> None:
     whole = planned("edsr", target="paper")
-    found = sites(networks.plan("edsr", networks.recipe(8, "paper", **{off: {"bits": 8, "quantize": False}})))
-    assert found == {name: site for name, site in whole.items() if site.role == left}
+    part = sites(networks.plan("edsr", networks.recipe(8, "paper", **{off: {"bits": 8, "quantize": False}})))
+    assert part == {name: site for name, site in whole.items() if site.role == left}
 
 
 def test_an_override_by_path_reaches_weights_and_inputs() -> None:
-    found = overridden("edsr", {"sites": "body.1.*", "bits": 6})
-    assert found["body.1.first.weight"].grid.bits == 6
-    assert found["body.1/relu"].grid.bits == 6
-    assert found["body.0.first.weight"].grid.bits == 4
-    assert found["body.0/relu"].grid.bits == 4
+    bits = {name: site.grid.bits for name, site in overridden("edsr", {"sites": "body.1.*", "bits": 6}).items()}
+    assert (bits["body.1.first.weight"], bits["body.1/relu"]) == (6, 6)
+    assert (bits["body.0.first.weight"], bits["body.0/relu"]) == (4, 4)
 
 
 def test_an_override_by_name_reaches_that_site_alone() -> None:
     plain = overridden("edsr")
     for name in ("body.0.first.weight", "body.1/relu"):
-        found = overridden("edsr", {"sites": name, "bits": 7})
-        changed = {site for site in found if found[site].grid != plain[site].grid}
+        special = overridden("edsr", {"sites": name, "bits": 7})
+        changed = {site for site in special if special[site].grid != plain[site].grid}
         assert changed == {name}
 
 
 def test_the_last_of_two_overrides_wins() -> None:
-    found = overridden("edsr", {"sites": "*", "bits": 6}, {"sites": "tail.weight", "bits": 5})
-    assert {site.grid.bits for name, site in found.items() if name != "tail.weight"} == {6}
-    assert found["tail.weight"].grid.bits == 5
+    both = overridden("edsr", {"sites": "*", "bits": 6}, {"sites": "tail.weight", "bits": 5})
+    assert {site.grid.bits for name, site in both.items() if name != "tail.weight"} == {6}
+    assert both["tail.weight"].grid.bits == 5
 
 
-def test_bits_of_an_override_do_not_switch_on_what_the_recipe_leaves_float() -> None:
+def test_bits_of_an_override_quantize_nothing_float() -> None:
     plan = networks.plan(
         "edsr",
         networks.recipe(8, stages={"head": {"quantize": False}}, overrides=[{"sites": "*", "bits": 6}]),
@@ -190,18 +189,14 @@ def test_bits_of_an_override_do_not_switch_on_what_the_recipe_leaves_float() -> 
 
 @pytest.mark.parametrize("stage", ["head", "body", "upsample", "tail"])
 def test_a_stage_can_be_left_float(stage: str) -> None:
-    found = planned("edsr", stages={stage: {"quantize": False}})
-    assert {site.stage for site in found.values() if site.role == "weight"} == {
-        "head",
-        "body",
-        "upsample",
-        "tail",
-    } - {stage}
+    chosen = planned("edsr", stages={stage: {"quantize": False}})
+    stages = {site.stage for site in chosen.values() if site.role == "weight"}
+    assert stages == {"head", "body", "upsample", "tail"} - {stage}
 
 
-def test_a_tensor_with_consumers_of_different_bits_is_two_sites() -> None:
-    found = overridden("edsr", {"sites": "/add", "bits": 8})
-    split = {name: site for name, site in found.items() if site.source == "head/conv"}
+def test_readers_of_different_bits_have_two_sites() -> None:
+    mixed = overridden("edsr", {"sites": "/add", "bits": 8})
+    split = {name: site for name, site in mixed.items() if site.source == "head/conv"}
     assert set(split) == {"head/conv@8", "head/conv@4"}
     assert split["head/conv@8"].consumers == (Edge("/add", 0),)
     assert {edge.consumer for edge in split["head/conv@4"].consumers} == {"body.0.first/conv", "body.0/add"}
@@ -209,28 +204,28 @@ def test_a_tensor_with_consumers_of_different_bits_is_two_sites() -> None:
 
 
 def test_a_weight_with_two_readers_is_one_site() -> None:
-    found = planned("shared")["block.first.weight"]
-    assert found.consumers == (Edge("block.first/conv", 1), Edge("block.first/conv.1", 1))
+    site = planned("shared")["block.first.weight"]
+    assert site.consumers == (Edge("block.first/conv", 1), Edge("block.first/conv.1", 1))
 
 
 def test_a_pixel_shuffle_shares_its_encoding() -> None:
-    found = planned("edsr", target="onnxruntime")
-    assert found["shuffle/pixel_shuffle"].group == found["grow/conv"].group
+    together = planned("edsr", target="onnxruntime")
+    assert together["shuffle/pixel_shuffle"].group == together["grow/conv"].group
     apart = planned("edsr", 4, "onnxruntime")
     assert apart["shuffle/pixel_shuffle"].group != apart["grow/conv"].group
 
 
 def test_the_parts_of_a_split_share_its_encoding() -> None:
-    found = planned("imdn", target="onnxruntime")
+    imdn = planned("imdn", target="onnxruntime")
     parts = ["block1/leaky_relu", "block1/getitem", "block1/getitem.1"]
-    assert {found[name].group for name in parts} == {"block1/leaky_relu"}
-    assert found["block2/getitem"].group == "block2/leaky_relu"
+    assert {imdn[name].group for name in parts} == {"block1/leaky_relu"}
+    assert imdn["block2/getitem"].group == "block2/leaky_relu"
 
 
-def test_a_concat_shares_its_encoding_where_the_target_says_so() -> None:
+def test_a_concat_shares_its_scale_if_listed() -> None:
     chosen = networks.recipe()
     apart = sites(networks.plan("imdn", chosen, rules=RULES))
-    shared = sites(networks.plan("imdn", chosen, rules=replace(RULES, shared_concat=True)))
+    shared = sites(networks.plan("imdn", chosen, rules=replace(RULES, shared_scales=frozenset({"cat"}))))
     parts = ["/cat", "block1/add", "block2/add"]
     assert len({apart[name].group for name in parts}) == 3
     assert len({shared[name].group for name in parts}) == 1
@@ -238,8 +233,8 @@ def test_a_concat_shares_its_encoding_where_the_target_says_so() -> None:
     assert len({shared[name].group for name in inner}) == 1
 
 
-def test_a_dense_block_shares_one_encoding_with_all_that_the_concat_of_blocks_joins() -> None:
-    """What the first block reads is no block's output, so that it has an encoding of its own."""
+def test_dense_blocks_share_a_scale_through_concats() -> None:
+    """Check both groups: the input of the first block is no output of a block, and has its own encoding."""
     shared: dict[str, set[str]] = {}
     for name, site in planned("rdn", target="tensorrt").items():
         shared.setdefault(site.group, set()).add(name)
@@ -248,15 +243,15 @@ def test_a_dense_block_shares_one_encoding_with_all_that_the_concat_of_blocks_jo
     assert several == [{"SFENet2/conv", *cats[0]}, {"RDBs.0/add", *cats[1], "/cat"}]
 
 
-def test_nonnegative_tensors_are_unsigned_where_the_target_says_so() -> None:
-    found = planned("edsr", preset="performance")
-    assert found["body.0/relu"].grid == IntGrid(8, symmetric=True)
-    assert found["body.0/add"].grid == IntGrid(8, signed=True, symmetric=True)
+def test_nonnegative_tensors_have_the_grid_for_them() -> None:
+    symmetric = planned("edsr", preset="performance")
+    assert symmetric["body.0/relu"].grid == IntGrid(8, symmetric=True)
+    assert symmetric["body.0/add"].grid == IntGrid(8, signed=True, symmetric=True)
 
 
 def test_weights_per_tensor_have_no_axis() -> None:
-    found = planned("edsr", weights={"bits": 8, "per_channel": False})
-    assert {site.grid.channel_axis for site in found.values()} == {None}
+    per_tensor = planned("edsr", weights={"bits": 8, "per_channel": False})
+    assert {site.grid.channel_axis for site in per_tensor.values()} == {None}
     assert planned("edsr")["head.weight"].grid.channel_axis == 0
 
 
@@ -265,14 +260,10 @@ def test_nothing_to_quantize_is_refused() -> None:
         networks.plan("edsr", networks.recipe(overrides=[{"sites": "*", "quantize": False}]))
 
 
-def test_the_plan_of_scaled_residuals_is_that_of_plain_ones() -> None:
-    one, other = (networks.plan(kind, networks.recipe(4)) for kind in ("scaled", "edsr"))
-    assert (one.sites, one.blocks, one.convs, one.floats) == (
-        other.sites,
-        other.blocks,
-        other.convs,
-        other.floats,
-    )
+def test_residuals_times_one_change_no_plan() -> None:
+    scaled, plain = (networks.plan(kind, networks.recipe(4)) for kind in ("scaled", "edsr"))
+    assert (scaled.sites, scaled.blocks) == (plain.sites, plain.blocks)
+    assert (scaled.convs, scaled.floats) == (plain.convs, plain.floats)
 
 
 def test_a_plan_is_the_same_every_time() -> None:
@@ -300,13 +291,12 @@ OPS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_onnx_file_has_the_same_keys_and_weights(kind: str) -> None:
-    """By weights, as names alone could agree on the wrong nodes."""
+def test_the_onnx_file_has_the_same_keys(kind: str) -> None:
+    """Compare weights as well: names alone could agree on the wrong nodes."""
     file = OnnxNetwork(networks.float_model(kind))
     network = Network(networks.graph(kind))
-    wanted = {name for name, node in network.nodes.items() if network.ops[node] in OPS}
-    assert set(file.nodes) == wanted
-    constants = {each.name: numpy_helper.to_array(each) for each in file.model.graph.initializer}
+    assert set(file.nodes) == {name for name, node in network.nodes.items() if network.ops[node] in OPS}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in file.model.graph.initializer}
     for conv in network.convs:
         parameter = network.parameter(conv, 1)
         assert parameter is not None
@@ -315,6 +305,8 @@ def test_the_onnx_file_has_the_same_keys_and_weights(kind: str) -> None:
 
 
 def test_a_weight_has_no_op_whatever_its_name() -> None:
-    weight = Site("pad.weight", "weight", "body", WEIGHT, "pad.weight", (Edge("pad/conv", 1),), group="pad.weight")
-    moved = Site("body/pad", "activation", "body", IntGrid(8), "body/pad.1", (Edge("pad/conv", 0),), group="body/pad")
+    weight = Site("pad.weight", "weight", "body", WEIGHT, None, (Edge("pad/conv", 1),), group="pad.weight")
+    moved = Site(
+        "body/pad", "activation", "body", IntGrid(8), OpKey("body", "pad", 1), (Edge("pad/conv", 0),), group="body/pad"
+    )
     assert (weight.op, moved.op) == ("", "pad")

@@ -1,4 +1,4 @@
-"""The prepared graph: what it observes, what it teaches, what it leaves alone."""
+"""The prepared graph: observing, the float network in it, and modes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def block_outputs(kind: str, names: tuple[str, ...], image: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The same maps from the untraced network, by hooks on the modules that the names start with."""
+    """Return the output and the named maps of the untraced network, by hooks on modules."""
     module = networks.folded(kind)
     seen: dict[str, list[Tensor]] = {}
 
@@ -45,15 +45,14 @@ def block_outputs(kind: str, names: tuple[str, ...], image: Tensor) -> tuple[Ten
     return output, [seen[name.rpartition("/")[0]].pop(0) for name in names]
 
 
-def test_the_teacher_is_the_float_network_bit_for_bit(kind: str) -> None:
+def test_float_forward_is_exactly_the_float_network(kind: str) -> None:
     prepared = networks.calibrated(kind, 4)
     image = networks.images(seed=5)
     output, maps = prepared.float_forward(image)
-    wanted, wanted_maps = block_outputs(kind, prepared.plan.blocks, image)
-    assert torch.equal(output, wanted)
-    assert len(maps) == len(wanted_maps)
-    for found, expected in zip(maps, wanted_maps, strict=True):
-        assert torch.equal(found, expected)
+    expected, expected_maps = block_outputs(kind, prepared.plan.blocks, image)
+    assert torch.equal(output, expected)
+    assert len(maps) == len(expected_maps)
+    assert all(map(torch.equal, maps, expected_maps))
 
 
 @pytest.mark.parametrize("size", [(1, 9, 17), (3, 12, 14), (2, 31, 8)])
@@ -64,7 +63,7 @@ def test_one_graph_runs_at_every_size(kind: str, size: tuple[int, int, int]) -> 
     assert prepared(image).shape == (size[0], 3, 2 * size[1], 2 * size[2])
 
 
-def test_quantizing_comes_near_at_8_bits_and_less_near_at_4(kind: str) -> None:
+def test_4_bits_are_farther_off_than_8(kind: str) -> None:
     image = networks.images(seed=5)
     float_output = networks.folded(kind)(image)
     errors = [(networks.calibrated(kind, bits)(image) - float_output).abs().mean() for bits in (8, 4)]
@@ -72,7 +71,7 @@ def test_quantizing_comes_near_at_8_bits_and_less_near_at_4(kind: str) -> None:
     assert errors[1] > 3 * errors[0]
 
 
-def test_the_teacher_stays_the_teacher_when_weights_learn() -> None:
+def test_float_forward_stays_while_weights_learn() -> None:
     plan = networks.plan("edsr", networks.recipe(4))
     graph = graph_of(export_network(networks.network("edsr")))
     quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
@@ -86,7 +85,7 @@ def test_the_teacher_stays_the_teacher_when_weights_learn() -> None:
     assert not torch.equal(prepared(image), quantized)
 
 
-def test_teaching_leaves_modes_and_what_is_held() -> None:
+def test_float_forward_keeps_modes_and_frozen_values() -> None:
     prepared = networks.calibrated("edsr")
     image = networks.images()
     for quantizer in prepared.quantizers.values():
@@ -95,7 +94,7 @@ def test_teaching_leaves_modes_and_what_is_held() -> None:
     for quantizer in prepared.quantizers.values():
         quantizer.upper.data *= 2
     prepared.float_forward(image)
-    assert {each.mode for each in prepared.quantizers.values()} == {Mode.QUANTIZE}
+    assert {quantizer.mode for quantizer in prepared.quantizers.values()} == {Mode.QUANTIZE}
     assert torch.equal(prepared(image), quantized)
 
 
@@ -103,7 +102,7 @@ def test_a_mode_is_restored_after_an_error() -> None:
     prepared = networks.calibrated("edsr")
     with pytest.raises(ZeroDivisionError), prepared.mode(Mode.OFF):
         raise ZeroDivisionError
-    assert {each.mode for each in prepared.quantizers.values()} == {Mode.QUANTIZE}
+    assert {quantizer.mode for quantizer in prepared.quantizers.values()} == {Mode.QUANTIZE}
 
 
 @pytest.mark.parametrize(("target", "bits"), CASES)
@@ -114,20 +113,20 @@ def test_no_tensor_has_more_levels_than_its_bits(kind: str, target: str, bits: i
     def count(quantizer: nn.Module, _inputs: object, output: Tensor) -> None:
         assert isinstance(quantizer, BoundedFakeQuantize)
         rows = [output] if quantizer.grid.channel_axis is None else list(output)
-        found = max(torch.unique(row).numel() for row in rows)
-        levels[quantizer.name] = max(found, levels.get(quantizer.name, 0))
+        most = max(torch.unique(row).numel() for row in rows)
+        levels[quantizer.name] = max(most, levels.get(quantizer.name, 0))
 
     for quantizer in prepared.quantizers.values():
         quantizer.register_forward_hook(count)
     prepared(networks.images())
     assert set(levels) == set(prepared.plan.groups)
-    assert all(found <= 2 ** prepared.quantizers[name].grid.bits for name, found in levels.items())
+    assert all(most <= 2 ** prepared.quantizers[name].grid.bits for name, most in levels.items())
     assert max(levels.values()) > 2**bits // 2
 
 
 def observed(prepared: PreparedGraph, site: str) -> MinMaxObserver | DBDCObserver:
-    """The observer of a site's group."""
-    group = next(each.group for each in prepared.plan.sites if each.name == site)
+    """Return the observer of a site's group."""
+    group = next(candidate.group for candidate in prepared.plan.sites if candidate.name == site)
     observer = prepared.quantizers[group].observer
     assert isinstance(observer, (MinMaxObserver, DBDCObserver))
     return observer
@@ -138,17 +137,17 @@ def test_observed_bounds_are_the_extremes_of_the_tensors() -> None:
     batches = [networks.images(seed=seed) for seed in (1, 2, 3)]
     prepared.observe(batches)
     maps = torch.cat([block_outputs("edsr", ("head/conv",), batch)[1][0] for batch in batches])
-    found = observed(prepared, "head/conv").bounds()
-    assert (found.lower.item(), found.upper.item()) == (maps.min().item(), maps.max().item())
+    bounds = observed(prepared, "head/conv").bounds()
+    assert (bounds.lower.item(), bounds.upper.item()) == (maps.min().item(), maps.max().item())
     rows = networks.network("edsr").get_parameter("head.weight").flatten(1)
     assert torch.equal(observed(prepared, "head.weight").bounds().upper, rows.amax(1).double())
 
 
 @pytest.mark.parametrize("kind_of_observer", ["minmax", "dbdc"])
 def test_tensors_of_one_group_are_observed_as_one(kind_of_observer: str) -> None:
-    """Merged once a batch: the joint extremes, and as many batches as there were."""
+    """Check that observers merge once per batch: joint extremes, and the same number of batches."""
     chosen = networks.recipe(activations={"observer": kind_of_observer})
-    shared = replace(BoundRecipe.of(chosen, Registry()).rules, shared_concat=True)
+    shared = replace(rules_of(chosen, Registry()), shared_scales=frozenset({"cat"}))
     together = networks.realize("imdn", networks.plan("imdn", chosen, rules=shared))
     apart = networks.realize("imdn", networks.plan("imdn", chosen))
     for prepared in (together, apart):
@@ -156,7 +155,7 @@ def test_tensors_of_one_group_are_observed_as_one(kind_of_observer: str) -> None
     joint = observed(together, "/cat")
     assert (joint.tensors_per_batch, joint.batches) == (3, 3)
     members = [observed(apart, name).bounds() for name in ("/cat", "block1/add", "block2/add")]
-    lower, upper = min(each.lower for each in members), max(each.upper for each in members)
+    lower, upper = min(bounds.lower for bounds in members), max(bounds.upper for bounds in members)
     if kind_of_observer == "minmax":
         assert (joint.bounds().lower, joint.bounds().upper) == (lower, upper)
     else:
@@ -172,15 +171,15 @@ def test_the_image_site_is_never_observed() -> None:
     assert not image.lower.requires_grad
 
 
-def test_observing_tells_its_progress() -> None:
+def test_observing_reports_progress() -> None:
     prepared = networks.realize("edsr", networks.plan("edsr", networks.recipe()))
-    told: list[tuple[str, int, int]] = []
+    reports: list[tuple[str, int, int]] = []
 
-    def tell(what: str, done: int, total: int) -> None:
-        told.append((what, done, total))
+    def report(task: str, done: int, total: int) -> None:
+        reports.append((task, done, total))
 
-    prepared.observe([networks.images()] * 2, tell)
-    assert told == [("observing", 0, 2), ("observing", 1, 2), ("observing", 2, 2)]
+    prepared.observe([networks.images()] * 2, report)
+    assert reports == [("observing", 0, 2), ("observing", 1, 2), ("observing", 2, 2)]
 
 
 def test_nan_in_an_image_names_the_site() -> None:
@@ -198,7 +197,7 @@ def test_without_calibration_a_site_without_bounds_is_named() -> None:
         prepared(networks.images())
 
 
-def test_a_plan_that_nobody_realized_is_refused() -> None:
+def test_a_graph_without_the_plans_quantizers_is_refused() -> None:
     plan = networks.plan("edsr", networks.recipe())
     with pytest.raises(SrptqError, match="no quantizer was placed for"):
         PreparedGraph(networks.graph("edsr"), plan)
@@ -214,7 +213,7 @@ def test_inserting_leaves_the_network_as_it_was() -> None:
     assert torch.equal(graph(image), networks.folded("edsr")(image))
 
 
-def test_roles_and_weights() -> None:
+def test_quantizers_are_found_by_role() -> None:
     prepared = networks.calibrated("shared")
     weights = prepared.of_role("weight")
     assert set(weights) == {"head.weight", "block.first.weight", "block.second.weight", "grow.weight"}
@@ -225,11 +224,11 @@ def test_roles_and_weights() -> None:
 
 def test_every_site_has_the_parameters_of_its_group() -> None:
     prepared = networks.calibrated("imdn", target="onnxruntime")
-    found = prepared.qparams()
-    assert set(found) == {site.name for site in prepared.plan.sites}
+    qparams = prepared.qparams()
+    assert set(qparams) == {site.name for site in prepared.plan.sites}
     for site in prepared.plan.sites:
-        assert found[site.name].grid == site.grid
-        assert torch.equal(found[site.name].scale, prepared.quantizers[site.group].qparams().scale)
+        assert qparams[site.name].grid == site.grid
+        assert torch.equal(qparams[site.name].scale, prepared.quantizers[site.group].qparams().scale)
 
 
 def test_a_graph_without_sites_is_the_float_network() -> None:
@@ -244,7 +243,7 @@ def test_another_class_of_quantizer_can_be_built() -> None:
 
     plan = networks.plan("edsr", networks.recipe())
     built = {group: build_quantizer(plan, group, lambda _: Other) for group in plan.groups}
-    assert all(isinstance(each, Other) for each in built.values())
+    assert all(isinstance(quantizer, Other) for quantizer in built.values())
     assert built["head.weight"].constant
     assert not built["head/conv"].constant
     assert built["head.weight"].grid == IntGrid(

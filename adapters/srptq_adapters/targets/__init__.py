@@ -1,1 +1,1 @@
-"""The targets, a file each."""
+"""The targets, one file each."""

@@ -1,4 +1,4 @@
-"""An ONNX graph from wherever, with the questions that rules ask of it."""
+"""An ONNX graph of any exporter, with the questions that lint rules ask."""
 
 from collections import defaultdict
 from typing import Any
@@ -11,16 +11,18 @@ from srptq_plugin.errors import SrptqError, first_line, short
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _PASSED = ("Clip", "Identity")
+"""Operations that pass integers on between Q and DQ."""
 EIGHT_BITS = (np.uint8, np.int8)
 
 
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
-    """An attribute's value."""
-    return next((onnx.helper.get_attribute_value(each) for each in node.attribute if each.name == name), default)
+    """Return the value of a node's attribute, or the default."""
+    values = (onnx.helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name)
+    return next(values, default)
 
 
 class OnnxGraph:
-    """Producers, readers and constants by name."""
+    """A graph with its producers, readers and constants by the name of the value."""
 
     def __init__(self, graph: GraphProto) -> None:
         self.graph, self.nodes = graph, list(graph.node)
@@ -29,15 +31,15 @@ class OnnxGraph:
         for node in self.nodes:
             for value in node.input:
                 self.readers[value].append(node)
-        self._initializers = {each.name: each for each in graph.initializer}
-        self._shapes = {each.name: each.type.tensor_type.shape.dim for each in (*graph.value_info, *graph.output)}
+        self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self._shapes = {info.name: info.type.tensor_type.shape.dim for info in (*graph.value_info, *graph.output)}
 
     def of(self, *kinds: str) -> list[NodeProto]:
-        """The nodes of these operations."""
+        """Return the nodes of these operations."""
         return [node for node in self.nodes if node.op_type in kinds]
 
     def constant(self, value: str) -> Any:
-        """An initializer's or a Constant's values; none for what is computed."""
+        """Return the values of an initializer or a Constant, or None for a computed value."""
         if value in self._initializers:
             return _array(self._initializers[value], value)
         node = self.producers.get(value)
@@ -47,16 +49,16 @@ class OnnxGraph:
         return None if tensor is None else _array(tensor, value)
 
     def is_dequantized(self, value: str) -> bool:
-        """Whether a value comes from DequantizeLinear."""
+        """Tell whether a value comes from DequantizeLinear."""
         node = self.producers.get(value)
         return node is not None and node.op_type == "DequantizeLinear"
 
     def is_quantized(self, value: str) -> bool:
-        """Whether a value is read by QuantizeLinear."""
+        """Tell whether QuantizeLinear reads a value."""
         return any(node.op_type == "QuantizeLinear" for node in self.readers[value])
 
     def behind_qdq(self, value: str) -> str | None:
-        """The float value that a Q/DQ pair was put on."""
+        """Return the float value in front of a Q/DQ pair, or None if there is no pair."""
         for kind in ("DequantizeLinear", *_PASSED, "QuantizeLinear"):
             node = self.producers.get(value)
             if node is not None and node.op_type == kind:
@@ -66,33 +68,33 @@ class OnnxGraph:
         return value
 
     def is_lone_conv_behind_qdq(self, value: str) -> bool:
-        """Whether a value is a Q/DQ pair on a convolution, and neither feeds anything else."""
-        found = self.behind_qdq(value)
-        node = self.producers.get(found) if found else None
-        if found is None or node is None or node.op_type not in ("Conv", "ConvTranspose"):
+        """Tell whether a value is a Q/DQ pair on a convolution, and nothing else reads either of them."""
+        source = self.behind_qdq(value)
+        node = self.producers.get(source) if source else None
+        if source is None or node is None or node.op_type not in ("Conv", "ConvTranspose"):
             return False
-        return len(self.readers[value]) == 1 and len(self.readers[found]) == 1
+        return len(self.readers[value]) == 1 and len(self.readers[source]) == 1
 
     def dequantized(self, value: str) -> Any:
-        """Return the constant integers that a value is dequantized from; None for what is computed."""
+        """Return the constant integers that a value is dequantized from, or None for a computed value."""
         node = self.producers.get(value)
         if node is None or node.op_type != "DequantizeLinear":
             return None
         inner = self._inside(node.input[0])
-        qconfig = self.producers.get(inner)
-        if qconfig is None or qconfig.op_type != "QuantizeLinear":
+        quantize = self.producers.get(inner)
+        if quantize is None or quantize.op_type != "QuantizeLinear":
             return self.constant(inner)
-        return self._quantized(qconfig)
+        return self._quantized(quantize)
 
     def _inside(self, value: str) -> str:
-        """Follow a value back through what passes integers on."""
+        """Follow a value back through operations that pass integers on."""
         while value in self.producers and self.producers[value].op_type in _PASSED:
             value = self.producers[value].input[0]
         return value
 
     def _quantized(self, node: NodeProto) -> Any:
-        """Return the 8-bit integers that a QuantizeLinear makes of a constant; None for others and what is computed."""
-        values, scale, zero = (self.constant(each) for each in (*node.input, "", "")[:3])
+        """Compute the 8-bit integers of a QuantizeLinear on a constant. Return None for other types and values."""
+        values, scale, zero = (self.constant(name) for name in (*node.input, "", "")[:3])
         if values is None or scale is None or zero is None or zero.dtype not in EIGHT_BITS:
             return None
         try:
@@ -108,7 +110,10 @@ class OnnxGraph:
         return np.clip(integers, info.min, info.max).astype(zero.dtype)
 
     def largest(self, node: NodeProto) -> int | None:
-        """Return the largest integer that a DequantizeLinear reads, counted from 0; None for 0 and more than 8 bits."""
+        """Return how many levels above the lowest a DequantizeLinear reads: 255, or less behind a Clip.
+
+        Return None if there is no level above, and for types of more than 8 bits.
+        """
         zero = self.constant(node.input[2]) if len(node.input) > 2 else np.zeros((), np.uint8)  # noqa: PLR2004
         if zero is None or zero.dtype not in EIGHT_BITS:
             return None
@@ -120,27 +125,27 @@ class OnnxGraph:
         return int(info.max if upper is None else upper.item()) - int(info.min) or None
 
     def scale_of(self, value: str) -> float | None:
-        """The scale of a Q/DQ pair with one."""
+        """Return the scale of a Q/DQ pair, or None if it has several or is no pair."""
         name = self.producers[value].input[1] if self.is_dequantized(value) else ""
         scale = self.constant(name)
         return None if scale is None or scale.size != 1 else _number(scale.reshape(()), name)
 
     def is_weight(self, node: NodeProto) -> bool:
-        """Whether a Q or DQ works on a constant."""
+        """Tell whether a Q or DQ works on a constant."""
         value = node.input[0]
         while value in self.producers and self.producers[value].op_type in ("QuantizeLinear", *_PASSED):
             value = self.producers[value].input[0]
         return self.constant(value) is not None
 
     def output_axis(self, node: NodeProto) -> int:
-        """Along which axis the weight behind a Q or DQ has its output channels."""
+        """Return the axis of the output channels of the weight behind a Q or DQ."""
         readers = [node]
         while readers and readers[0].op_type not in WEIGHTED:
             readers = self.readers[readers[0].output[0]]
         return 1 if readers and readers[0].op_type in ("ConvTranspose", "MatMul") else 0
 
     def dimensions(self, node: NodeProto) -> int:
-        """How many dimensions a reshape or a transpose gives; 0 where the file does not say."""
+        """Return the number of dimensions after a Reshape or Transpose, or 0 if the file does not tell."""
         if node.op_type == "Transpose":
             return len(attribute(node, "perm", ()))
         shape = self.constant(node.input[1])
@@ -151,7 +156,7 @@ def _array(tensor: TensorProto, name: str) -> Any:
     """Read a tensor's values. ONNX's checker accepts more bytes than the shape holds."""
     try:
         return numpy_helper.to_array(tensor)
-    except Exception as error:  # NumPy's, ml_dtypes' and ONNX's own, by what is wrong
+    except Exception as error:  # NumPy, ml_dtypes and ONNX raise errors of their own
         raise SrptqError(f"constant {short(name)!r} cannot be read ({first_line(error)}); export it again") from error
 
 

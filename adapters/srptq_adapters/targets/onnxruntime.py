@@ -1,4 +1,8 @@
-"""ONNX Runtime on CPU: Q/DQ ONNX with uint8 affine activations, which fuses to QLinearConv and QLinearAdd."""
+"""ONNX Runtime on CPUs: Q/DQ ONNX with uint8 affine activations.
+
+ONNX Runtime fuses each operation between Q/DQ pairs into an operation on integers: QLinearConv, QLinearAdd,
+QLinearConcat, QLinearLeakyRelu. Each of them rounds its output, so `full` quantizes on either side of all four.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +17,7 @@ import onnx
 
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
-from srptq_adapters.targets.qdq_file import installed, moved_into, write_qdq
+from srptq_adapters.targets.qdq_file import import_runtime, write_qdq
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.rules import Rules
@@ -24,7 +28,7 @@ from srptq_plugin.quantization.grid import IntGrid
 FILE = "model_onnxruntime.onnx"
 OPS = frozenset({"conv", "add", "cat", "leaky_relu"})
 BITS = frozenset(range(2, 9))
-"""Fewer than 8 bits are 8-bit integers that a Clip keeps in their range."""
+"""Integers of fewer than 8 bits are stored in 8, and a Clip keeps them in range."""
 INTEGER_CONVS = ("QLinearConv", "ConvInteger")
 
 
@@ -40,7 +44,9 @@ class OnnxRuntimeTarget:
             placements=("full",),
             inputs=OPS,
             outputs=OPS,
+            # QLinearConv adds an int32 bias to its products, at the scale of the input times the scale of the weight.
             integer_bias=True,
+            # MLAS without VNNI: `vpmaddubsw` adds two uint8 * int8 products in saturating int16.
             pair_sum_bits=16,
             integer_bits=BITS,
         )
@@ -49,12 +55,11 @@ class OnnxRuntimeTarget:
     exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
     def require(self) -> None:
-        """ONNX is all that writing needs."""
+        """Accept every machine: writing needs ONNX only."""
 
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
-        """One ONNX file."""
-        with moved_into(folder) as draft:
-            write_qdq(network, table, draft / FILE)
+        """Write one Q/DQ file."""
+        write_qdq(network, table, folder / FILE)
         return (folder / FILE,)
 
     def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:
@@ -62,21 +67,22 @@ class OnnxRuntimeTarget:
         return check(model)
 
     def load(self, artifact: Path) -> "OnnxRuntimeSession":
-        """A session on the CPU, two threads or as many as there are."""
+        """Start a session on the CPU."""
         return OnnxRuntimeSession(artifact)
 
     def command(self, artifact: Path, size: Size | None) -> str:  # noqa: ARG002
-        """ONNX Runtime's own timing tool."""
+        """Return a command that times the file with ONNX Runtime's own tool."""
         return f"onnxruntime_perf_test -e cpu -I {artifact.name}"
 
 
 class OnnxRuntimeSession:
-    """A file in ONNX Runtime, and the graph that it really runs."""
+    """A file in ONNX Runtime, with the optimized graph that it runs."""
 
     def __init__(self, artifact: Path) -> None:
-        runtime = installed("onnxruntime")
+        runtime = import_runtime("onnxruntime")
         self.name = f"onnxruntime {runtime.__version__}"
         with TemporaryDirectory() as folder:
+            # Only the optimized graph tells which convolutions were fused with their Q/DQ pairs.
             optimized = Path(folder) / "optimized.onnx"
             options = runtime.SessionOptions()
             options.optimized_model_filepath = str(optimized)
@@ -90,7 +96,7 @@ class OnnxRuntimeSession:
         return np.asarray(self._session.run(None, {self._input: image})[0])
 
     def integer_convs(self) -> int:
-        """Convolutions that run in integers."""
+        """Return how many convolutions run in integers."""
         return sum(self.kernels().values())
 
     def kernels(self) -> Mapping[str, int]:

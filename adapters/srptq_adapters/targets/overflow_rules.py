@@ -1,7 +1,10 @@
-"""VNNI001: int8 weights whose pairs overflow the 16-bit sums of x86 processors without VNNI."""
+"""VNNI001: int8 weights whose pairs overflow the 16-bit sums of x86 processors without VNNI.
+
+Kernels without VNNI multiply with `vpmaddubsw`, which adds two neighboring uint8 * int8 products in saturating int16.
+`pair_sums` says which weights are neighbors.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
@@ -15,19 +18,19 @@ from srptq_plugin.quantization.saturation import pair_sums
 
 RULE = "VNNI001"
 LARGEST = 2**15 - 1
+"""The largest int16."""
 CURE = "raise the scales of these channels, as `weights.overflow_safe: true` does, or use 7-bit weights"
 MOVING = frozenset(
     {"DepthToSpace", "SpaceToDepth", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
     | {"Slice", "Split", "Concat", "Pad", "Resize", "MaxPool", "Relu"}
 )
-"""Operations that integers pass through on their way to a convolution."""
-Array = np.ndarray[Any, Any]
+"""Operations that integers pass on their way to a convolution, none of which makes them larger."""
 
 
 def check(model: onnx.ModelProto) -> Sequence[Finding]:
     """Find each operation with an output channel whose pairs of products can exceed 16 bits."""
     graph = OnnxGraph(model.graph)
-    findings = (_finding(graph, node) for node in graph.of(*PLACES))
+    findings = (_finding(graph, node) for node in graph.of(*INPUTS))
     return [finding for finding in findings if finding is not None]
 
 
@@ -44,19 +47,18 @@ def _finding(graph: OnnxGraph, node: NodeProto) -> Finding | None:
     return Finding(RULE, node.name or node.output[0], f"{node.op_type}: {problem}: {products}", CURE, without_vnni=True)
 
 
-Place = tuple[int, int]
-"""The places at which an operation reads its activations and its weight."""
-PLACES: Mapping[str, Place] = {
+INPUTS: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul", "ConvInteger", "MatMulInteger"), (0, 1)),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), (0, 3)),
 }
+"""The input indices of the activations and of the weight, by operation."""
 FLOAT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operations that run in integers between DequantizeLinear and QuantizeLinear."""
 
 
 def _weight(graph: OnnxGraph, node: NodeProto) -> Tensor | None:
-    """Return an int8 weight as [output channels, input channels, taps]; None if it does not fit, or has no pairs."""
-    value = node.input[PLACES[node.op_type][1]]
+    """Return an int8 weight as [output channels, input channels, taps], or None if it has another type, or no pairs."""
+    value = node.input[INPUTS[node.op_type][1]]
     integers = graph.dequantized(value) if node.op_type in FLOAT else graph.constant(value)
     if integers is None or integers.dtype != np.int8 or integers.ndim < 2 or not integers.size:  # noqa: PLR2004 - outputs, inputs
         return None
@@ -64,6 +66,7 @@ def _weight(graph: OnnxGraph, node: NodeProto) -> Tensor | None:
         return None
     weight = torch.from_numpy(integers.astype(np.int32))
     ordered = LAYOUTS.get(node.op_type, _as_stored)(node, weight)
+    # A depthwise kernel adds no products of two channels.
     return None if ordered.shape[:2] == (attribute(node, "group", 1), 1) else ordered
 
 
@@ -72,7 +75,7 @@ def _as_stored(_node: NodeProto, weight: Tensor) -> Tensor:
 
 
 def _transposed(_node: NodeProto, weight: Tensor) -> Tensor:
-    """Put the output channels of a matrix first, or of each in a stack of them."""
+    """Put the output channels of a matrix first, or of each matrix in a stack."""
     return weight.transpose(-1, -2).reshape(-1, weight.shape[-2])
 
 
@@ -95,8 +98,8 @@ LAYOUTS: Mapping[str, Callable[[NodeProto, Tensor], Tensor]] = {
 
 
 def _largest_activation(graph: OnnxGraph, node: NodeProto) -> int | None:
-    """Return the largest integer that kernels multiply, from 0 on; None for float activations."""
-    value = node.input[PLACES[node.op_type][0]]
+    """Return the largest integer that kernels multiply, counted from 0, or None for float activations."""
+    value = node.input[INPUTS[node.op_type][0]]
     if node.op_type not in FLOAT:
         return 2**8 - 1
     ends = [end for end in _ends(graph, value, set()) if end is not None]

@@ -1,7 +1,8 @@
-"""Quantizers as papers have them, for simulation: nothing is exported.
+"""The quantizers of papers, for simulation. Nothing is exported.
 
-`paper`: a real offset, which no integer runtime has. `fqsr`: FQSR's equation (3), M bits of magnitude and a sign, which
-what is never negative has not; what convolutions, adds and concats read is rounded, the image that comes out is not.
+`paper` has a real offset, which no integer runtime has. `fqsr` is equation (3) of FQSR (Wang et al. 2020): signed
+tensors have M bits and a sign bit, tensors that are never negative M bits. Inputs of convolutions, adds and concats are
+quantized, and the output image is not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,11 @@ from srptq_plugin.quantization.grid import IntGrid
 BITS = frozenset(range(1, 17))
 SIGN_AND_MAGNITUDE = IntGrid(8, signed=True, symmetric=True, narrow_range=True)
 WHY = "paper: a real offset is no integer zero point, no runtime has it; use a recipe of a real target"
+"""Why nothing runs."""
 
 
 class PaperTarget:
-    """Simulation only: `paper` has a real offset, `fqsr` the levels of FQSR's equation (3)."""
+    """Simulation only: `paper` has a real offset, `fqsr` has the levels of FQSR's equation (3)."""
 
     presets: Mapping[str, Rules] = {
         "paper": Rules(
@@ -39,7 +41,7 @@ class PaperTarget:
             activation_bits=BITS - {16},
             placements=("full", "convs"),
             outputs=frozenset({"add", "cat"}),
-            unsigned_if_nonnegative=True,
+            nonnegative_activations=IntGrid(8, symmetric=True),
             sign_bit=True,
             integer_bits=frozenset(),
         ),
@@ -48,18 +50,18 @@ class PaperTarget:
     exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
     def require(self) -> None:
-        """Nothing is written."""
+        """Accept every machine: nothing is written."""
 
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:  # noqa: ARG002
-        """Nothing to write."""
+        """Write nothing."""
         return ()
 
     def load(self, artifact: Path) -> Runtime:
-        """Refused."""
+        """Refuse to run: no runtime computes on these grids."""
         raise SrptqError(f"{artifact}: {WHY}")
 
     def command(self, artifact: Path, size: Size | None) -> str:  # noqa: ARG002
-        """No vendor, no command."""
+        """Return no command."""
         return ""
 
 

@@ -1,4 +1,4 @@
-"""Does this processor's kernel add two products in 16 bits? One convolution tells."""
+"""A probe of the processor: one convolution shows whether kernels add two products in saturating 16 bits."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from srptq_plugin.graph.types import Array
 
 CHANNELS, OUTPUTS, SIDE, LARGEST, WEIGHT = 4, 16, 8, 255, 127
+# Two products of 255 and 127 add up to 64770, and int16 ends at 32767: saturated, white comes out half as bright.
 
 
 def saturates(load: Callable[[Path], Runtime]) -> bool:
-    """Run a convolution whose pairs of products exceed 16 bits, and tell whether they were cut off there."""
+    """Run a convolution with pairs of products beyond 16 bits, and tell whether they were cut off there."""
     image: Array = np.full((1, CHANNELS, SIDE, SIDE), LARGEST, np.float32)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "probe.onnx"

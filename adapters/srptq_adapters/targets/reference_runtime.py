@@ -1,20 +1,20 @@
-"""A file for a runtime that is not on this machine, read by ONNX Runtime: its numbers, and nobody's speed."""
+"""A numerical check of files for runtimes that are not on this machine. Its speed means nothing."""
 
 from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto
 
-from srptq_adapters.targets.qdq_file import installed
+from srptq_adapters.targets.qdq_file import import_runtime
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.types import Array
 
 
 class ReferenceRuntime:
-    """A Q/DQ model in ONNX Runtime without optimization, as a reference reading of it."""
+    """A Q/DQ model in ONNX Runtime without optimization: every operation in float, between Q and DQ."""
 
     def __init__(self, model: ModelProto, path: Path, what: str) -> None:
-        runtime = installed("onnxruntime")
+        runtime = import_runtime("onnxruntime")
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
@@ -30,4 +30,4 @@ class ReferenceRuntime:
         return np.asarray(self._session.run(None, {self._input: image})[0])
 
     def integer_convs(self) -> None:
-        """Unknown: the real runtime decides."""
+        """Return None: only the real runtime knows."""

@@ -1,4 +1,4 @@
-"""SNPE and QNN: the float ONNX file, and encodings for its tensors as quantization overrides."""
+"""SNPE and QNN: the float ONNX file, with encodings of its tensors as quantization overrides."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,11 +11,11 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 
 from srptq_adapters.targets.encodings import VERSIONS, Encodings, Version, read
-from srptq_adapters.targets.qdq_file import moved_into
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, short
+from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Size
 from srptq_plugin.planning.plan import Site
@@ -23,7 +23,9 @@ from srptq_plugin.quantization.grid import IntGrid, QParams, dequantize, quantiz
 
 FILE, ENCODINGS = "model_snpe.onnx", "model_snpe.encodings"
 OPSET_OF_16_BITS = 21
+"""The first opset with uint16 in QuantizeLinear."""
 OPS = frozenset({"conv", "add", "cat", "leaky_relu", "prelu"})
+RELU = Fusion("relu")
 
 DEFAULT = Rules(
     weights=IntGrid(8, signed=True, symmetric=True, channel_axis=0),
@@ -33,48 +35,51 @@ DEFAULT = Rules(
     placements=("full",),
     inputs=OPS,
     outputs=OPS,
-    fused_in_conv=frozenset({"leaky_relu", "prelu"}),
-    shared_concat=True,
-    one_encoding=True,
+    fusions=(RELU, Fusion("leaky_relu", behind="conv"), Fusion("prelu", behind="conv")),
+    shared_scales=frozenset({"cat"}),
+    # An encoding belongs to a tensor of the file, so all of its readers have the same.
+    one_grid_per_tensor=True,
     integer_bits=frozenset({4, 8, 16}),
 )
-DSP = replace(DEFAULT, fused_in_conv=frozenset())
+DSP = replace(DEFAULT, fusions=(RELU,))
 LEGACY = replace(DSP, weights=IntGrid(8), weight_bits=frozenset({8}), per_channel=False)
 
 
 class SnpeTarget:
     """Asymmetric activations of 8 or 16 bits.
 
-    By default for HTP v73 (Snapdragon 8 Gen 2) and newer, which compute a leaky ReLU or PReLU inside the convolution;
-    `dsp` is for DSPs, which round before it as well; `legacy` is for SNPE before 2, with one asymmetric scale a weight.
+    The default preset is for HTP v73 (Snapdragon 8 Gen 2) and newer, which compute a leaky ReLU or PReLU inside the
+    convolution. `dsp` is for DSPs, which also round before the activation. `legacy` is for SNPE before 2, with one
+    asymmetric scale per weight.
     """
 
     presets: Mapping[str, Rules] = MappingProxyType({"default": DEFAULT, "dsp": DSP, "legacy": LEGACY})
     exports: Mapping[str, Sequence[Version]] = MappingProxyType({"encodings": VERSIONS})
 
     def require(self) -> None:
-        """ONNX is all that writing needs."""
+        """Accept every machine: writing needs ONNX only."""
 
     def write(
         self, network: Path, table: QuantTable, folder: Path, *, encodings: Version = VERSIONS[0]
     ) -> Sequence[Path]:
-        """The float file and the encodings."""
+        """Write the float file, with tuned weights and biases, and the encodings."""
         model = onnx.load(network)
-        read = OnnxNetwork(model)
-        found = _encodings(read, table)
-        _put_tuned(model, read, table)
-        with moved_into(folder) as draft:
-            onnx.save(model, draft / FILE)
-            found.write(draft / ENCODINGS, encodings)
+        operations = OnnxNetwork(model)
+        record = _encodings(operations, table)
+        _put_tuned(model, operations, table)
+        onnx.save(model, folder / FILE)
+        record.write(folder / ENCODINGS, encodings)
         return (folder / FILE, folder / ENCODINGS)
 
     def load(self, artifact: Path) -> ReferenceRuntime:
-        """The float file with its encodings as Q/DQ, in ONNX Runtime: SNPE itself needs its phone."""
-        model, beside = onnx.load(artifact), artifact.with_suffix(".encodings")
-        return ReferenceRuntime(encoded(model, beside) if beside.exists() else model, artifact, "SNPE's files")
+        """Read the float file with its encodings as Q/DQ, in ONNX Runtime: SNPE itself runs on a phone."""
+        model, encodings = onnx.load(artifact), artifact.with_suffix(".encodings")
+        return ReferenceRuntime(
+            put_encodings(model, encodings) if encodings.exists() else model, artifact, "SNPE's files"
+        )
 
     def command(self, artifact: Path, size: Size | None) -> str:
-        """Qualcomm's converter."""
+        """Return a command that converts the files with Qualcomm's converter."""
         shape = ",".join(map(str, size or (1, 3, 320, 512)))
         return (
             f"qairt-converter --input_network {artifact.name} --quantization_overrides {ENCODINGS} "
@@ -94,37 +99,38 @@ def _encodings(network: OnnxNetwork, table: QuantTable) -> Encodings:
 
 
 def _is_resized(site: Site) -> bool:
-    """Qualcomm's tools take enlarging for arithmetic: where the larger map has no encoding, the smaller has none."""
+    # Qualcomm's tools take Resize for arithmetic: the smaller map counts as encoded only if the larger one is.
     return site.op == "nearest"
 
 
 def _put_tuned(model: ModelProto, network: OnnxNetwork, table: QuantTable) -> None:
-    """Each weight exactly at its level, so that whoever rounds it again finds the table's integer; and tuned biases."""
-    constants = {each.name: each for each in model.graph.initializer}
+    """Put weights and tuned biases into the float file, in place."""
+    # Each weight lies exactly at its level, so that tools that round it again get the integer of the table.
+    constants = {constant.name: constant for constant in model.graph.initializer}
     readers = {site.name: site.consumers[0].consumer for site in table.plan.weights}
-    placed = [(conv, 1, table.level(name)) for name, conv in readers.items()]
-    for conv, place, values in [*placed, *((conv, 2, bias) for conv, bias in table.biases.items())]:
-        name = network.nodes[conv].input[place]
+    weights = [(conv, 1, table.level(name)) for name, conv in readers.items()]
+    for conv, input_index, values in [*weights, *((conv, 2, bias) for conv, bias in table.biases.items())]:
+        name = network.nodes[conv].input[input_index]
         constants[name].CopyFrom(numpy_helper.from_array(values.numpy(), name))
 
 
 def _snap_weights(model: ModelProto, parameters: Mapping[str, QParams]) -> None:
-    """Each weight at the level of its encoding."""
-    weights = {each.name: each for each in model.graph.initializer}
+    """Round each weight to the nearest level of its encoding, in place."""
+    weights = {constant.name: constant for constant in model.graph.initializer}
     for name, qparams in parameters.items():
         values = torch.from_numpy(numpy_helper.to_array(weights[name]).copy())
         level = dequantize(quantize(values, qparams), qparams)
         weights[name].CopyFrom(numpy_helper.from_array(level.float().numpy(), name))
 
 
-def encoded(model: ModelProto, path: Path) -> ModelProto:
-    """A float model with the encodings of a file put in: weights at their levels, activations through Q/DQ."""
-    found = read(path, [each.name for each in model.graph.initializer])
+def put_encodings(model: ModelProto, path: Path) -> ModelProto:
+    """Put the encodings of a file into a float model: weights at their levels, activations through Q/DQ pairs."""
+    encodings = read(path, [constant.name for constant in model.graph.initializer])
     known = {name for node in model.graph.node for name in (*node.input, *node.output)}
-    if absent := {*found.activations, *found.parameters} - known:
+    if absent := {*encodings.activations, *encodings.parameters} - known:
         raise SrptqError(f"{path}: no tensor {short(min(absent))} in the float file; run `srptq quantize` again")
-    _snap_weights(model, found.parameters)
-    for name, qparams in found.activations.items():
+    _snap_weights(model, encodings.parameters)
+    for name, qparams in encodings.activations.items():
         _put_qdq(model, name, qparams)
     model.opset_import[0].version = max(model.opset_import[0].version, OPSET_OF_16_BITS)
     return model
@@ -134,6 +140,7 @@ def _put_qdq(model: ModelProto, name: str, qparams: QParams) -> None:
     graph, kind = model.graph, np.dtype(f"uint{qparams.grid.bits}")
     graph.initializer.append(numpy_helper.from_array(qparams.scale.numpy(), f"{name}_scale"))
     graph.initializer.append(numpy_helper.from_array(qparams.zero_point.numpy().astype(kind), f"{name}_zero"))
+    # The output of the graph keeps its name, so its float value is renamed. Elsewhere the readers get the new name.
     is_output = name == graph.output[0].name
     inner, outer = (f"{name}_float", name) if is_output else (name, f"{name}_dequantized")
     for node in graph.node:
@@ -144,9 +151,9 @@ def _put_qdq(model: ModelProto, name: str, qparams: QParams) -> None:
         helper.make_node("QuantizeLinear", [inner, *constants], [f"{name}_integers"]),
         helper.make_node("DequantizeLinear", [f"{name}_integers", *constants], [outer]),
     ]
-    place = next((n + 1 for n, node in enumerate(graph.node) if inner in node.output), 0)
+    after = next((n + 1 for n, node in enumerate(graph.node) if inner in node.output), 0)
     for node in reversed(pair):
-        graph.node.insert(place, node)
+        graph.node.insert(after, node)
 
 
 TARGET = SnpeTarget()

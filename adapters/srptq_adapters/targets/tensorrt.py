@@ -1,4 +1,4 @@
-"""TensorRT: explicit Q/DQ ONNX with int8 everywhere, symmetric activations, and a Q/DQ on the skip of an add only."""
+"""TensorRT: explicit Q/DQ ONNX in int8, with symmetric activations."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,12 @@ from types import MappingProxyType
 
 import onnx
 
-from srptq_adapters.targets.qdq_file import moved_into, write_qdq
+from srptq_adapters.targets.qdq_file import write_qdq
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_adapters.targets.tensorrt_rules import check
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Size
 from srptq_plugin.plugins.protocols import Finding
@@ -23,7 +24,7 @@ BITS = frozenset({8})
 
 
 class TensorRtTarget:
-    """Zero points are 0, of type int8, and written; convolutions add the skip and activate by themselves."""
+    """8-bit integers around 0. Convolutions also compute the activation and the add that follow them."""
 
     presets: Mapping[str, Rules] = {
         "default": Rules(
@@ -33,43 +34,44 @@ class TensorRtTarget:
             activation_bits=BITS,
             inputs=frozenset({"conv", "add"}),
             outputs=frozenset(),
-            shared_concat=True,
-            joins_in_conv=True,
+            # TensorRT fuses convolution, add and ReLU if Q/DQ stands on the skip alone. A pair on the other branch
+            # breaks the fusion (rule TRT008 of lint). A concat of one scale only copies integers (TRT012).
+            fusions=(Fusion("relu"), Fusion("add", behind="conv", through=frozenset({"scale", "add"}))),
+            shared_scales=frozenset({"cat"}),
         )
     }
 
     exports: Mapping[str, Sequence[bool]] = MappingProxyType({"calibration_cache": (False, True)})
 
     def require(self) -> None:
-        """ONNX is all that writing needs."""
+        """Accept every machine: writing needs ONNX only."""
 
     def write(
         self, network: Path, table: QuantTable, folder: Path, *, calibration_cache: bool = False
     ) -> Sequence[Path]:
-        """One ONNX file, and with `calibration_cache` the ranges that TensorRT 10 reads beside the float file."""
-        with moved_into(folder) as draft:
-            write_qdq(network, table, draft / FILE)
-            if calibration_cache:
-                (draft / CACHE).write_text(cache(onnx.load(network), table), encoding="ascii")
+        """Write one Q/DQ file, and with `calibration_cache` the scales that TensorRT 10 reads with the float file."""
+        write_qdq(network, table, folder / FILE)
+        if calibration_cache:
+            (folder / CACHE).write_text(cache(onnx.load(network), table), encoding="ascii")
         return (folder / FILE, folder / CACHE) if calibration_cache else (folder / FILE,)
 
     def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:
-        """TensorRT's rules for explicit quantization."""
+        """Check a model against TensorRT's rules for explicit quantization."""
         return check(model)
 
     def load(self, artifact: Path) -> ReferenceRuntime:
-        """The file as ONNX Runtime reads it: TensorRT itself needs its GPU."""
+        """Read a file in ONNX Runtime: TensorRT itself needs an NVIDIA GPU."""
         return ReferenceRuntime(onnx.load(artifact), artifact, "TensorRT's file")
 
     def command(self, artifact: Path, size: Size | None) -> str:
-        """TensorRT's own tool: it builds the engine and times it."""
+        """Return a command that builds the engine and times it with TensorRT's own tool."""
         ends = {"min": "64x64", "opt": "320x512", "max": "1088x1920"}
         shapes = "" if size else "".join(f" --{end}Shapes=input:1x3x{sides}" for end, sides in ends.items())
         return f"trtexec --onnx={artifact.name} --stronglyTyped{shapes} --saveEngine={artifact.stem}.plan"
 
 
 def cache(model: onnx.ModelProto, table: QuantTable) -> str:
-    """A line a tensor of the float file: its name, and its scale as the digits of a big-endian float32."""
+    """Return a calibration cache: a line per tensor of the float file, with its scale as big-endian float32 in hex."""
     network = OnnxNetwork(model)
     scales = {
         network.value(site): float(table.qparams[site.name].scale)

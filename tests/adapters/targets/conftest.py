@@ -20,7 +20,7 @@ SIZES = ((1, 12, 14), (2, 9, 23), (1, 33, 31))
 
 @pytest.fixture(scope="session")
 def float_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The float ONNX file of a toy network, written once."""
+    """Write the float ONNX file of a toy network, once."""
     folder = tmp_path_factory.mktemp("floats")
 
     @cache
@@ -34,7 +34,7 @@ def float_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 @pytest.fixture(scope="session")
 def deploy(float_file: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Deploy:
-    """A toy network's table, and the files that a target wrote from it."""
+    """Return a toy network's table, and the files that a target wrote from it."""
 
     def run(kind: str, target: str, bits: int = 8, **keys: Any) -> tuple[QuantTable, list[Path]]:
         table = QuantTable.of(networks.calibrated(kind, bits, target, **keys))
@@ -46,7 +46,7 @@ def deploy(float_file: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def error_share() -> Callable[[str, QuantTable, Runtime], float]:
-    """How far a runtime is from the simulation, as a share of how far the simulation is from the float network."""
+    """Measure the error of a runtime against the simulation, as a share of the error of quantization."""
 
     def measure(kind: str, table: QuantTable, runtime: Runtime) -> float:
         plain, simulation = PreparedGraph.float_only(networks.graph(kind)), table.simulate(networks.graph(kind))
@@ -55,8 +55,8 @@ def error_share() -> Callable[[str, QuantTable, Runtime], float]:
             image = networks.images(*size, seed=seed)
             with torch.no_grad():
                 simulated, exact = simulation(image).double(), plain(image).double()
-            found = torch.from_numpy(np.asarray(runtime(image.numpy()))).double()
-            wrong += float((found - simulated).square().sum())
+            output = torch.from_numpy(np.asarray(runtime(image.numpy()))).double()
+            wrong += float((output - simulated).square().sum())
             quantization += float((simulated - exact).square().sum())
         return (wrong / quantization) ** 0.5
 

@@ -1,4 +1,4 @@
-"""AIMET reads what the target snpe writes, computes what our reader computes, and rounds where we round."""
+"""AIMET on the files of the target snpe: the same output, and rounding at the same tensors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,36 +21,32 @@ HARDWARE = {"default": "htp_quantsim_config_v73", "dsp": "dsp_quantsim_config"}
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kind", ["edsr", "imdn", "esrgan"])
-def test_aimet_draws_what_our_reader_draws(kind: str, version: Version, deploy: Deploy, tmp_path: Path) -> None:
+def test_aimet_and_the_reference_runtime_agree(kind: str, version: Version, deploy: Deploy, tmp_path: Path) -> None:
     table, files = deploy(kind, "snpe", 8)
     network, encodings = TARGET.write(files[0], table, tmp_path, encodings=version)
-    wanted = TARGET.load(network)(IMAGES.numpy())
-    found = aimet.simulated(network, encodings, IMAGES.numpy(), wanted)
-    assert found["version"] == version
-    assert aimet.decibels(found) > 100
+    reference = TARGET.load(network)(IMAGES.numpy())
+    record = aimet.simulated(network, encodings, IMAGES.numpy(), reference)
+    assert record["version"] == version
+    assert aimet.decibels(record) > 100
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("kind", ["edsr", "rrdb"])
-def test_aimet_draws_the_same_from_edges_of_16_bits(
-    kind: str, version: Version, deploy: Deploy, tmp_path: Path
-) -> None:
+def test_aimet_agrees_on_edges_of_16_bits(kind: str, version: Version, deploy: Deploy, tmp_path: Path) -> None:
     edges = {stage: {"activations": 16} for stage in ("head", "tail")}
     table, files = deploy(kind, "snpe", 8, stages=edges)
     network, encodings = TARGET.write(files[0], table, tmp_path, encodings=version)
-    found = aimet.simulated(network, encodings, IMAGES.numpy(), TARGET.load(network)(IMAGES.numpy()))
-    assert aimet.decibels(found) > 80
+    record = aimet.simulated(network, encodings, IMAGES.numpy(), TARGET.load(network)(IMAGES.numpy()))
+    assert aimet.decibels(record) > 80
 
 
 @pytest.mark.parametrize("preset", HARDWARE)
 @pytest.mark.parametrize("kind", ["edsr", "imdn"])
-def test_convolutions_are_rounded_where_qualcomms_settings_say(
-    kind: str, preset: str, deploy: Deploy, tmp_path: Path
-) -> None:
+def test_tensors_are_rounded_as_qualcomms_settings_say(kind: str, preset: str, deploy: Deploy, tmp_path: Path) -> None:
     table, files = deploy(kind, "snpe", 8, preset=preset)
     network, encodings = TARGET.write(files[0], table, tmp_path)
     graph = onnx.load(network).graph
-    ours = read(encodings, [each.name for each in graph.initializer])
-    convs = {node.output[0] for node in graph.node if node.op_type == "Conv" and node.input[1] in ours.parameters}
+    written = read(encodings, [tensor.name for tensor in graph.initializer])
+    convs = {node.output[0] for node in graph.node if node.op_type == "Conv" and node.input[1] in written.parameters}
     after = {node.output[0] for node in graph.node if node.input and node.input[0] in convs}
-    assert set(ours.activations) & (convs | after) == aimet.quantized(network, HARDWARE[preset]) & (convs | after)
+    assert set(written.activations) & (convs | after) == aimet.quantized(network, HARDWARE[preset]) & (convs | after)

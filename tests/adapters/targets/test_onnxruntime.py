@@ -1,4 +1,4 @@
-"""What ONNX Runtime runs is what was simulated, in integers."""
+"""ONNX Runtime runs in integers as simulated."""
 
 import sys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from srptq_adapters.targets.onnxruntime import TARGET
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
 ErrorShare = Callable[[str, QuantTable, Runtime], float]
 MOST = 0.05
-"""Of the error of quantization: integers at every step, so that only values on a tie may differ."""
+"""A share of the error of quantization. Every step is in integers, so only values on a tie may differ."""
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -51,7 +51,7 @@ def test_another_file_is_refused_by_name(tmp_path: Path) -> None:
         TARGET.load(tmp_path / "model.onnx")
 
 
-def test_without_the_runtime_files_are_written_and_not_run(monkeypatch: pytest.MonkeyPatch, deploy: Deploy) -> None:
+def test_files_are_written_without_the_runtime(monkeypatch: pytest.MonkeyPatch, deploy: Deploy) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     TARGET.require()
     _, files = deploy("edsr", "onnxruntime")

@@ -1,4 +1,4 @@
-"""What OpenVINO runs is what was simulated, in integers."""
+"""OpenVINO runs in integers as simulated."""
 
 import json
 import sys
@@ -34,8 +34,8 @@ Deploy = Callable[..., tuple[QuantTable, list[Path]]]
 ErrorShare = Callable[[str, QuantTable, Runtime], float]
 KINDS = [*networks.NETWORKS, "normed", "rdn"]
 MOST = 0.2
-"""Of the error of quantization. A few values on a tie give less than 0.1; one quantizer that the runtime
-leaves out, or adds, gave more than 0.3 on these networks."""
+"""A share of the error of quantization. A few values on a tie give less than 0.1. One quantizer that the runtime
+leaves out or adds gave more than 0.3 on these networks."""
 
 
 @pytest.mark.parametrize("placement", ["full", "convs"])
@@ -51,10 +51,8 @@ def test_every_convolution_runs_in_integers_as_simulated(
 
 
 @pytest.mark.parametrize("placement", ["full", "convs"])
-def test_dense_blocks_within_blocks_run_in_integers_as_simulated(
-    placement: str, deploy: Deploy, error_share: ErrorShare
-) -> None:
-    """Not with symmetric activations: in one image of three a value on a tie spreads through all 36 convolutions."""
+def test_rrdb_runs_in_integers_as_simulated(placement: str, deploy: Deploy, error_share: ErrorShare) -> None:
+    """Run without symmetric activations: in one image of three a tie spreads through all 36 convolutions."""
     table, files = deploy("rrdb", "openvino", placement=placement)
     runtime = TARGET.load(files[0])
     assert runtime.integer_convs() == len(table.plan.convs) == 36
@@ -79,7 +77,7 @@ def test_a_convolution_left_float_is_not_counted(deploy: Deploy) -> None:
 
 
 class Skips(nn.Module):
-    """Adds that OpenVINO computes with the convolution before: scaled, after another add, and of two convolutions."""
+    """Adds in the kernel of the convolution before: scaled, after another add, and of two convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +93,7 @@ class Skips(nn.Module):
 
 
 @pytest.mark.parametrize("preset", ["mixed", "performance"])
-def test_what_adds_read_from_a_convolution_has_no_quantizer(preset: str, tmp_path: Path) -> None:
+def test_a_fused_branch_has_no_quantizer(preset: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
     recipe, registry = networks.recipe(8, "openvino", preset=preset), Registry()
     program = export_network(Skips())
@@ -119,22 +117,22 @@ def test_what_adds_read_from_a_convolution_has_no_quantizer(preset: str, tmp_pat
     assert wrong.square().mean().sqrt() < MOST * (simulated - exact).square().mean().sqrt()
 
 
-def test_pixel_shuffle_moves_integers_and_has_no_quantizer_behind_it(deploy: Deploy) -> None:
+def test_pixel_shuffle_moves_integers_without_another_quantizer(deploy: Deploy) -> None:
     _, files = deploy("edsr", "openvino")
     model = onnx.load(files[2])
-    qconfigs = {name: node for node in model.graph.node for name in node.output}
+    producers = {name: node for node in model.graph.node for name in node.output}
     tail = OnnxNetwork(model).nodes["tail/conv"]
-    shuffle = qconfigs[tail.input[0]]
+    shuffle = producers[tail.input[0]]
     assert shuffle.op_type == "DepthToSpace"
-    assert qconfigs[shuffle.input[0]].op_type == "DequantizeLinear"
+    assert producers[shuffle.input[0]].op_type == "DequantizeLinear"
 
 
-def test_behind_a_split_of_floats_there_is_a_quantizer(deploy: Deploy) -> None:
+def test_each_part_of_a_float_split_is_quantized(deploy: Deploy) -> None:
     _, files = deploy("mixed", "openvino")
     model = onnx.load(files[2])
-    qconfigs = {name: node for node in model.graph.node for name in node.output}
+    producers = {name: node for node in model.graph.node for name in node.output}
     for conv in ("left/conv", "right/conv"):
-        assert qconfigs[OnnxNetwork(model).nodes[conv].input[0]].op_type == "DequantizeLinear"
+        assert producers[OnnxNetwork(model).nodes[conv].input[0]].op_type == "DequantizeLinear"
 
 
 @pytest.mark.parametrize("kind", ["edsr", "mixed"])
@@ -150,11 +148,11 @@ def test_both_files_give_the_same_output(kind: str, deploy: Deploy) -> None:
 def test_the_metadata_travels_with_the_xml(deploy: Deploy) -> None:
     _, files = deploy("edsr", "openvino")
     model = openvino.Core().read_model(files[0])
-    found = json.loads(model.get_rt_info(["framework", "srptq"]).astype(str))
-    assert found == {"scale": 2, "input_range": [0.0, 1.0], "mean": None, "name": "toy"}
+    metadata = json.loads(model.get_rt_info(["framework", "srptq"]).astype(str))
+    assert metadata == {"scale": 2, "input_range": [0.0, 1.0], "mean": None, "name": "toy"}
 
 
-def test_the_command_gives_a_shape_where_the_file_has_none() -> None:
+def test_the_command_has_a_shape_for_dynamic_files() -> None:
     artifact = Path("run/model_openvino.xml")
     assert "-m model_openvino.xml" in TARGET.command(artifact, None)
     assert "-data_shape" in TARGET.command(artifact, None)

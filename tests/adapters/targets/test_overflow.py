@@ -1,4 +1,4 @@
-"""No written file can overflow without VNNI, and lint finds the files that can: held against an emulated kernel."""
+"""Written files cannot overflow without VNNI, and lint finds files that can, by an emulated kernel."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,9 +25,9 @@ def integers_of(path: Path) -> Iterator[np.ndarray[Any, Any]]:
     """Yield the integer weights of a file's convolutions."""
     graph = OnnxGraph(onnx.load(path).graph)
     for node in graph.of("Conv"):
-        found = graph.dequantized(node.input[1])
-        if found is not None:
-            yield found
+        integers = graph.dequantized(node.input[1])
+        if integers is not None:
+            yield integers
 
 
 def written(files: list[Path]) -> Path:
@@ -41,7 +41,7 @@ def test_written_files_never_overflow(kind: str, target: str, deploy: Deploy) ->
     assert lint(path, target) == []
     weights = list(integers_of(path))
     assert weights
-    assert not any(saturating.overflows(each) for each in weights)
+    assert not any(map(saturating.overflows, weights))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -57,11 +57,11 @@ def test_other_settings_never_overflow(target: str, keys: dict[str, Any], deploy
 @pytest.mark.parametrize("target", TARGETS)
 def test_lint_finds_the_channels_that_overflow(target: str, deploy: Deploy) -> None:
     path = written(deploy("edsr", target, weights={"overflow_safe": False})[1])
-    unsafe = sum(saturating.overflows(channel[None]) for each in integers_of(path) for channel in each)
-    found = lint(path, target)
+    unsafe = sum(saturating.overflows(channel[None]) for weight in integers_of(path) for channel in weight)
+    findings = lint(path, target)
     assert unsafe > 0
-    assert sum(unsafe_channels(each) for each in found) == unsafe
-    assert all(each.rule == "VNNI001" and each.severe and each.without_vnni for each in found)
+    assert sum(map(unsafe_channels, findings)) == unsafe
+    assert {(finding.rule, finding.severe, finding.without_vnni) for finding in findings} == {("VNNI001", True, True)}
 
 
 def unsafe_channels(finding: Finding) -> int:
@@ -71,7 +71,7 @@ def unsafe_channels(finding: Finding) -> int:
 
 @pytest.mark.parametrize("bits", [4, 6, 7])
 @pytest.mark.parametrize("target", TARGETS)
-def test_fewer_bits_have_nothing_to_raise(target: str, bits: int, deploy: Deploy) -> None:
+def test_fewer_bits_need_no_raised_scales(target: str, bits: int, deploy: Deploy) -> None:
     table, files = deploy("edsr", target, bits)
     narrow = [site for site in table.plan.weights if site.grid.bits < 8]
     assert narrow
@@ -122,7 +122,7 @@ APART = (0, 1, 0, 0), (0, 2, 0, 0)
     ("places", "channels", "unsafe"),
     [(NEIGHBORS, 4, True), (APART, 4, False), (ACROSS_TAPS, 3, True), (ACROSS_TAPS, 4, False)],
 )
-def test_pairs_are_those_that_kernels_add(places: Any, channels: int, *, unsafe: bool) -> None:
+def test_pairs_are_the_neighbors_that_kernels_add(places: Any, channels: int, *, unsafe: bool) -> None:
     weight = only(*places, shape=(1, channels, 3, 3))
     assert saturating.overflows(weight) is unsafe
     assert bool(check(conv_model(weight))) is unsafe
@@ -144,16 +144,16 @@ def test_depthwise_convolutions_add_no_pairs() -> None:
         ("ConvTranspose", [[[[127]], [[0]]], [[[127]], [[127]]]], {}, 1),
     ],
 )
-def test_other_operations_are_read_their_way(kind: str, weight: Any, attributes: dict[str, Any], unsafe: int) -> None:
-    found = check(conv_model(np.array(weight), kind, **attributes))
-    assert [unsafe_channels(each) for each in found] == ([unsafe] if unsafe else [])
+def test_the_layout_follows_the_operation(kind: str, weight: Any, attributes: dict[str, Any], unsafe: int) -> None:
+    findings = check(conv_model(np.array(weight), kind, **attributes))
+    assert list(map(unsafe_channels, findings)) == ([unsafe] if unsafe else [])
 
 
-def test_operators_of_onnx_runtime_are_read_too() -> None:
+def test_operations_of_onnx_runtime_are_read() -> None:
     weight = only(*NEIGHBORS, shape=(2, 4, 3, 3))
     constants = {"s": np.float32(1), "z": np.uint8(0), "w": weight, "wz": np.int8(0)}
     node = helper.make_node("QLinearConv", ["input", "s", "z", "w", "s", "wz", "s", "z"], ["output"])
-    assert [unsafe_channels(each) for each in check(model_of([node], constants))] == [1]
+    assert list(map(unsafe_channels, check(model_of([node], constants)))) == [1]
 
 
 @pytest.mark.parametrize(("upper", "unsafe"), [(255, True), (128, False), (None, True)])
@@ -177,7 +177,7 @@ def test_float_and_wide_activations_have_no_pairs() -> None:
 
 
 def test_weights_quantized_in_the_file_are_read() -> None:
-    """Exporters may leave a float weight in front of Q/DQ, each channel with a scale of its own."""
+    """Read float weights in front of Q/DQ, as some exporters leave them, with a scale per channel."""
     weight = only(*NEIGHBORS, shape=(2, 4, 3, 3)).astype(np.float32)
     constants = {
         "step": np.float32(1), "zero": np.uint8(0), "w": weight,
@@ -190,7 +190,7 @@ def test_weights_quantized_in_the_file_are_read() -> None:
         helper.make_node("DequantizeLinear", ["wq", "w_step", "w_zero"], ["weight"], axis=0),
         helper.make_node("Conv", ["x", "weight"], ["output"]),
     ]
-    assert [unsafe_channels(each) for each in check(model_of(nodes, constants))] == [1]
+    assert list(map(unsafe_channels, check(model_of(nodes, constants)))) == [1]
     constants["w_step"] = np.array([2, 2], np.float32)
     assert check(model_of(nodes, constants)) == []
 

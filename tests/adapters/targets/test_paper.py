@@ -1,4 +1,4 @@
-"""The paper's quantizer is simulated and never written."""
+"""The quantizer of the paper, which is simulated and never written."""
 
 from collections.abc import Callable
 from pathlib import Path

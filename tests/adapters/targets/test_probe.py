@@ -1,4 +1,4 @@
-"""Whether this processor's kernels saturate is measured, and agrees with what the processor says of itself."""
+"""Measured saturation of kernels, against the flags of the processor."""
 
 import json
 import os
@@ -32,7 +32,7 @@ RUNTIMES = [("openvino", "OpenVinoModel"), ("onnxruntime", "OnnxRuntimeSession")
 
 
 def measured(target: str, runtime: str, **environment: str) -> tuple[bool, dict[str, int]]:
-    """Load the probe in a process of its own; return whether it saturates, and its kernels."""
+    """Load the probe in another process. Return whether it saturates, and its kernels."""
     pytest.importorskip(target)
     code = CODE.format(target=target, runtime=runtime)
     inherited = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
@@ -44,12 +44,12 @@ def measured(target: str, runtime: str, **environment: str) -> tuple[bool, dict[
 
 
 def flags() -> set[str]:
-    """Read what the processor can do; skip where it is no x86 that tells."""
+    """Read the flags of an x86 processor, or skip the test."""
     text = CPU.read_text() if CPU.exists() else ""
-    found = next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set[str]())
-    if "avx2" not in found:
+    names = next((set(line.split()) for line in text.splitlines() if line.startswith("flags")), set[str]())
+    if "avx2" not in names:
         pytest.skip("no x86 processor with AVX2")
-    return found
+    return names
 
 
 @pytest.mark.parametrize(("target", "runtime"), RUNTIMES)
@@ -59,7 +59,7 @@ def test_probe_agrees_with_the_processor(target: str, runtime: str) -> None:
     assert sum(kernels.values()) == 1
 
 
-def test_openvino_saturates_when_told_to_run_avx2() -> None:
+def test_openvino_saturates_with_kernels_of_avx2() -> None:
     flags()
     saturates, kernels = measured(*RUNTIMES[0], ONEDNN_MAX_CPU_ISA="AVX2")
     assert saturates

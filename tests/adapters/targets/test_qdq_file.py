@@ -1,4 +1,4 @@
-"""What the written ONNX files hold: the integers of the table, and nothing that a runtime would have to guess."""
+"""The written ONNX files: the integers of the table, and all that a runtime needs."""
 
 import re
 from collections.abc import Callable
@@ -43,10 +43,10 @@ class Written:
 
     @cached_property
     def constants(self) -> dict[str, np.ndarray[Any, Any]]:
-        return {each.name: numpy_helper.to_array(each) for each in self.model.graph.initializer}
+        return {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
 
     @cached_property
-    def makers(self) -> dict[str, NodeProto]:
+    def producers(self) -> dict[str, NodeProto]:
         return {name: node for node in self.model.graph.node for name in node.output}
 
     @cached_property
@@ -57,9 +57,9 @@ class Written:
         return [node for node in self.model.graph.node if node.op_type == kind]
 
     def chain(self, value: str) -> list[NodeProto]:
-        """From a DequantizeLinear back to the QuantizeLinear or to the stored integers; empty for a float tensor."""
+        """Return the nodes from a DequantizeLinear back to its QuantizeLinear, or none for a float tensor."""
         nodes: list[NodeProto] = []
-        while (node := self.makers.get(value)) and node.op_type in ("DequantizeLinear", "Clip", "QuantizeLinear"):
+        while (node := self.producers.get(value)) and node.op_type in ("DequantizeLinear", "Clip", "QuantizeLinear"):
             nodes.append(node)
             value = node.input[0]
             if node.op_type == "QuantizeLinear":
@@ -67,17 +67,17 @@ class Written:
         return nodes
 
     def chains(self, site: Site) -> list[list[NodeProto]]:
-        """What each reader of a site reads; a reader behind movement reads the integers before it."""
+        """Return the nodes that each reader of a site reads, through movement."""
         readers = [
             (self.named[edge.consumer], edge.input_index) for edge in site.consumers if edge.consumer in self.named
         ]
-        found: list[list[NodeProto]] = []
-        for reader, place in readers:
-            value = reader.input[place]
-            while not self.chain(value) and self.makers[value].op_type == "DepthToSpace":
-                value = self.makers[value].input[0]
-            found.append(self.chain(value))
-        return found
+        chains: list[list[NodeProto]] = []
+        for reader, input_index in readers:
+            value = reader.input[input_index]
+            while not self.chain(value) and self.producers[value].op_type == "DepthToSpace":
+                value = self.producers[value].input[0]
+            chains.append(self.chain(value))
+        return chains
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(map(str, (*case[:3], *case[3].values()))))
@@ -88,11 +88,11 @@ def written(request: pytest.FixtureRequest, deploy: Deploy) -> Written:
 
 
 def offset(site: Site) -> int:
-    """Signed activations are stored as unsigned ones, half their levels higher."""
+    """Return the shift of the zero point: signed activations are stored as unsigned, half their levels higher."""
     return 2 ** (site.grid.bits - 1) if site.role == "activation" and site.grid.signed else 0
 
 
-def test_scales_and_zero_points_are_those_of_the_table(written: Written) -> None:
+def test_scales_and_zero_points_come_from_the_table(written: Written) -> None:
     for site in written.table.plan.sites:
         expected = written.table.qparams[site.name]
         for chain in written.chains(site):
@@ -104,7 +104,7 @@ def test_scales_and_zero_points_are_those_of_the_table(written: Written) -> None
                 assert np.array_equal(zero_point, expected.zero_point.numpy() + offset(site))
 
 
-def test_weights_are_the_integers_of_the_table_and_narrow(written: Written) -> None:
+def test_weights_are_integers_of_the_table_and_narrow(written: Written) -> None:
     weights = [site for site in written.table.plan.sites if site.role == "weight"]
     assert len(weights) == len(written.table.weights)
     for site in weights:
@@ -116,34 +116,34 @@ def test_weights_are_the_integers_of_the_table_and_narrow(written: Written) -> N
             assert np.array_equal(integers, written.table.weights[site.name].numpy())
             assert np.abs(integers.astype(int)).max() <= most
             assert all(_is_spread(channel, most, site.grid.pair_limit) for channel in integers)
-            assert [(each.name, each.i) for each in chain[0].attribute] == [("axis", 0)]
+            assert [(attribute.name, attribute.i) for attribute in chain[0].attribute] == [("axis", 0)]
 
 
 def _is_spread(channel: np.ndarray[Any, Any], most: int, limit: int | None) -> bool:
-    """Whether a channel reaches the end of its grid or, where pairs are limited, a pair its limit or one less."""
+    """Tell whether a channel reaches the end of its grid, or a pair its limit or one less."""
     at_limit = limit is not None and saturating.overflows(channel[None], largest=260)
     return at_limit or np.abs(channel.astype(int)).max() == most
 
 
-def test_no_float_weight_of_a_planned_convolution_is_left(written: Written) -> None:
+def test_planned_convolutions_keep_no_float_weight(written: Written) -> None:
     assert not {site.source for site in written.table.plan.sites if site.role == "weight"} & set(written.constants)
 
 
-def test_zero_points_are_always_written_in_the_type_of_the_integers(written: Written) -> None:
+def test_zero_points_have_the_type_of_their_integers(written: Written) -> None:
     kinds = {"weight": np.dtype(np.int8), "bias": np.dtype(np.int32), "activation": np.dtype(np.uint8)}
-    found: set[np.dtype[Any]] = set()
+    types: set[np.dtype[Any]] = set()
     for node in (*written.nodes("QuantizeLinear"), *written.nodes("DequantizeLinear")):
         assert len(node.input) == 3
         zero_point = written.constants[node.input[2]]
-        found.add(zero_point.dtype)
+        types.add(zero_point.dtype)
         if node.input[0] in written.constants:
             assert written.constants[node.input[0]].dtype == zero_point.dtype
         else:
             assert zero_point.dtype == kinds["activation"]
-    assert found == set(kinds.values()) - ({kinds["bias"]} if written.target == "openvino" else set())
+    assert types == set(kinds.values()) - ({kinds["bias"]} if written.target == "openvino" else set())
 
 
-def test_fewer_than_8_bits_are_kept_in_range_by_a_clip(written: Written) -> None:
+def test_a_clip_keeps_fewer_bits_in_range(written: Written) -> None:
     activations = [site for site in written.table.plan.sites if site.role == "activation"]
     for site in activations:
         for chain in written.chains(site):
@@ -155,7 +155,7 @@ def test_fewer_than_8_bits_are_kept_in_range_by_a_clip(written: Written) -> None
                 assert [int(written.constants[name]) for name in chain[1].input[1:]] == [0, 2**site.grid.bits - 1]
 
 
-def test_biases_are_integers_where_the_target_computes_them_so(written: Written) -> None:
+def test_biases_are_integers_if_the_target_says_so(written: Written) -> None:
     module = networks.folded(written.kind)
     for conv in written.table.plan.convs:
         node = written.named[conv]
@@ -164,7 +164,7 @@ def test_biases_are_integers_where_the_target_computes_them_so(written: Written)
             assert np.allclose(written.constants[node.input[2]], real.numpy(), atol=1e-6)
             continue
         image, weight, bias = (written.chain(name)[0] for name in node.input)
-        scales = [written.constants[each.input[1]] for each in (image, weight, bias)]
+        scales = [written.constants[node.input[1]] for node in (image, weight, bias)]
         integers = written.constants[bias.input[0]]
         assert integers.dtype == np.int32
         assert np.array_equal(scales[2], scales[0] * scales[1])
@@ -174,13 +174,13 @@ def test_biases_are_integers_where_the_target_computes_them_so(written: Written)
         assert np.abs(integers - expected[0].numpy()).max() <= 1
 
 
-def test_metadata_travels_with_the_file(written: Written) -> None:
+def test_the_file_holds_the_metadata(written: Written) -> None:
     assert metadata_of(written.model) == networks.METADATA
 
 
 def test_sizes_stay_dynamic(written: Written) -> None:
     shape = written.model.graph.input[0].type.tensor_type.shape.dim
-    assert [each.dim_param or each.dim_value for each in shape] == ["batch", 3, "height", "width"]
+    assert [side.dim_param or side.dim_value for side in shape] == ["batch", 3, "height", "width"]
 
 
 @pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
@@ -193,20 +193,20 @@ def test_a_table_of_another_network_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bias_too_large_for_its_integers_stays_float(float_file: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_bias_too_large_for_int32_stays_float(float_file: Callable[[str], Path], tmp_path: Path) -> None:
     table = QuantTable.of(networks.calibrated("edsr", 8, "onnxruntime"))
     image = next(site.name for site in table.plan.sites if Edge("head/conv", 0) in site.consumers)
     tiny = replace(table.qparams[image], scale=torch.tensor(1e-30))
     changed = replace(table, qparams={**table.qparams, image: tiny})
     path = Registry().target("onnxruntime").load().write(float_file("edsr"), changed, tmp_path)[0]
     model = onnx.load(path)
-    stored = {each.name: each.data_type for each in model.graph.initializer}
+    stored = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     bias = OnnxNetwork(model).nodes["head/conv"].input[2]
     assert stored[bias] == onnx.TensorProto.FLOAT
 
 
 @pytest.mark.parametrize("target", [entry.name for entry in Registry().entries("target")])
-def test_the_next_command_names_sizes_that_every_network_takes(target: str) -> None:
+def test_the_command_names_multiples_of_64(target: str) -> None:
     command = Registry().target(target).load().command(Path("model.onnx"), None)
     sides = [int(side) for pair in re.findall(r"1[x,]3[x,](\d+)[x,](\d+)", command) for side in pair]
     assert all(side % 64 == 0 for side in sides)

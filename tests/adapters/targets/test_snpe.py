@@ -1,4 +1,4 @@
-"""SNPE's files: a float network whose weights are at their levels, and encodings that reproduce the simulation."""
+"""SNPE's files: a float network with weights at their levels, and encodings that reproduce the simulation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,52 +35,49 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb"])
-def test_what_the_files_say_is_what_was_simulated(
-    kind: str, case: str, deploy: Deploy, error_share: ErrorShare
-) -> None:
+def test_the_files_reproduce_the_simulation(kind: str, case: str, deploy: Deploy, error_share: ErrorShare) -> None:
     bits, keys = CASES[case]
     table, files = deploy(kind, "snpe", bits, **keys)
     assert error_share(kind, table, TARGET.load(files[0])) < 0.05
 
 
-def test_the_float_files_weights_are_at_their_levels(deploy: Deploy) -> None:
+def test_weights_of_the_float_file_are_at_levels(deploy: Deploy) -> None:
     table, files = deploy("edsr", "snpe", 8)
-    weights = {each.name: numpy_helper.to_array(each) for each in onnx.load(files[0]).graph.initializer}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(files[0]).graph.initializer}
     names = list(read(files[1], weights).parameters)
     levels = [dequantize(table.weights[name], table.qparams[name]).numpy() for name in table.weights]
-    assert [np.array_equal(weights[name], level) for name, level in zip(names, levels, strict=True)] == [True] * len(
-        names
-    )
+    assert names
+    assert all(np.array_equal(weights[name], level) for name, level in zip(names, levels, strict=True))
 
 
 def test_pixel_shuffle_has_no_encoding_of_its_own(deploy: Deploy) -> None:
     _, files = deploy("edsr", "snpe", 8)
     graph = onnx.load(files[0]).graph
-    known = read(files[1], [each.name for each in graph.initializer]).activations
+    known = read(files[1], [tensor.name for tensor in graph.initializer]).activations
     (shuffle,) = [node for node in graph.node if node.op_type == "DepthToSpace"]
     assert shuffle.input[0] in known
     assert shuffle.output[0] not in known
 
 
-def test_an_enlarged_map_has_the_encoding_of_the_smaller_one(deploy: Deploy) -> None:
+def test_an_enlarged_map_repeats_the_smaller_encoding(deploy: Deploy) -> None:
     _, files = deploy("esrgan", "snpe", 8)
     graph = onnx.load(files[0]).graph
-    known = read(files[1], [each.name for each in graph.initializer]).activations
+    known = read(files[1], [tensor.name for tensor in graph.initializer]).activations
     (resize,) = [node for node in graph.node if node.op_type == "Resize"]
     small, large = (known[name] for name in (resize.input[0], resize.output[0]))
     assert (small.scale, small.zero_point) == (large.scale, large.zero_point)
 
 
-def test_where_pixels_are_moved_first_the_image_has_the_encoding(deploy: Deploy) -> None:
+def test_the_image_is_encoded_before_movement(deploy: Deploy) -> None:
     _, files = deploy("rrdb", "snpe", 8)
     graph = onnx.load(files[0]).graph
-    known = read(files[1], [each.name for each in graph.initializer]).activations
+    known = read(files[1], [tensor.name for tensor in graph.initializer]).activations
     first = next(node for node in graph.node if node.op_type == "Conv")
     assert known[graph.input[0].name].scale * 255 == pytest.approx(1)
     assert first.input[0] not in known
 
 
-def test_a_tensor_has_one_encoding_that_of_the_reader_with_most_bits(deploy: Deploy) -> None:
+def test_a_tensor_has_one_encoding_of_most_bits(deploy: Deploy) -> None:
     table, _ = deploy("edsr", "snpe", 8, activations={"bits": 16})
     sources = [site.source for site in table.plan.sites if site.role == "activation"]
     assert len(sources) == len(set(sources))
@@ -88,21 +85,21 @@ def test_a_tensor_has_one_encoding_that_of_the_reader_with_most_bits(deploy: Dep
 
 
 @pytest.mark.parametrize("kind", ["edsr", "rrdb"])
-def test_sixteen_bits_are_written_where_the_stages_want_them(kind: str, deploy: Deploy) -> None:
-    """Before the first convolution and the last, and behind the last."""
+def test_stages_of_16_bits_are_written_so(kind: str, deploy: Deploy) -> None:
+    """Check the edges of the network: before the first convolution, and on either side of the last."""
     table, files = deploy(kind, "snpe", 8, stages=SIXTEEN)
     graph = onnx.load(files[0]).graph
-    found = read(files[1], [each.name for each in graph.initializer])
-    convs = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in found.parameters]
-    wide = {name for name, qparams in found.activations.items() if qparams.grid.bits == 16}
+    encodings = read(files[1], [tensor.name for tensor in graph.initializer])
+    convs = [node for node in graph.node if node.op_type == "Conv" and node.input[1] in encodings.parameters]
+    wide = {name for name, qparams in encodings.activations.items() if qparams.grid.bits == 16}
     assert {convs[-1].input[0], convs[-1].output[0]} <= wide
     assert {site.stage for site in table.plan.sites if site.grid.bits == 16} == {"head", "tail"}
-    assert {qparams.grid.bits for name, qparams in found.activations.items() if name not in wide} == {8}
-    assert {qparams.grid.bits for qparams in found.parameters.values()} == {8}
+    assert {qparams.grid.bits for name, qparams in encodings.activations.items() if name not in wide} == {8}
+    assert {qparams.grid.bits for qparams in encodings.parameters.values()} == {8}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_version_is_written_on_demand(
+def test_the_version_of_encodings_can_be_chosen(
     version: str, deploy: Deploy, float_file: Callable[[str], Path], tmp_path: Path
 ) -> None:
     table, files = deploy("shared", "snpe", 8)
@@ -117,7 +114,7 @@ def test_legacy_weights_have_one_scale() -> None:
         BoundRecipe.of(networks.recipe(8, "snpe", preset="legacy"), Registry())
 
 
-def test_the_runtime_of_the_phone_is_not_guessed(deploy: Deploy) -> None:
+def test_integer_convolutions_of_the_phone_are_unknown(deploy: Deploy) -> None:
     _, files = deploy("edsr", "snpe", 8)
     assert TARGET.load(files[0]).integer_convs() is None
     assert torch.tensor(TARGET.load(files[0])(networks.images(1).numpy())).isfinite().all()

@@ -1,4 +1,4 @@
-"""TensorRT's files keep its rules, and each rule notices the file that breaks it."""
+"""TensorRT's files keep its rules, and each rule finds the file that breaks it."""
 
 import struct
 from collections.abc import Callable
@@ -26,35 +26,35 @@ Break = Callable[[ModelProto], None]
 
 
 @pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb"])
-def test_what_the_file_says_is_what_was_simulated(kind: str, deploy: Deploy, error_share: ErrorShare) -> None:
+def test_the_file_reproduces_the_simulation(kind: str, deploy: Deploy, error_share: ErrorShare) -> None:
     table, files = deploy(kind, "tensorrt", 8)
     assert error_share(kind, table, TARGET.load(files[0])) < 0.05
 
 
 @pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb"])
-def test_our_files_keep_every_rule(kind: str, deploy: Deploy) -> None:
+def test_written_files_keep_every_rule(kind: str, deploy: Deploy) -> None:
     _, files = deploy(kind, "tensorrt", 8)
     assert not [finding for finding in lint(files[0], "tensorrt") if finding.severe]
 
 
-def test_the_calibration_cache_holds_the_scales_of_the_float_file(
+def test_the_calibration_cache_names_tensors_with_scales(
     deploy: Deploy, float_file: Callable[[str], Path], tmp_path: Path
 ) -> None:
     table, _ = deploy("edsr", "tensorrt", 8)
     written = TARGET.write(float_file("edsr"), table, tmp_path, calibration_cache=True)
     header, *lines = (tmp_path / CACHE).read_text().splitlines()
-    found = {
+    cache = {
         name: struct.unpack(">f", bytes.fromhex(digits))[0] for name, digits in (line.split(": ") for line in lines)
     }
     values = {value for node in onnx.load(float_file("edsr")).graph.node for value in (*node.input, *node.output)}
     scales = {float(table.qparams[site.name].scale) for site in table.plan.sites if site.role == "activation"}
     assert (header, [path.name for path in written][1]) == (HEADER, CACHE)
-    assert set(found) <= values
-    assert set(found.values()) == scales
+    assert set(cache) <= values
+    assert set(cache.values()) == scales
 
 
-def node(model: ModelProto, kind: str, place: int = 0) -> Any:
-    return [each for each in model.graph.node if each.op_type == kind][place]
+def node(model: ModelProto, kind: str, index: int = 0) -> Any:
+    return [candidate for candidate in model.graph.node if candidate.op_type == kind][index]
 
 
 def constant(model: ModelProto, name: str, values: Any) -> str:
@@ -107,29 +107,29 @@ def foreign(model: ModelProto) -> None:
     node(model, "Conv").op_type = "ConvInteger"
 
 
-def behind(model: ModelProto, reader: Any, place: int, scale: float = 1.0) -> None:
-    """A pair between a reader and what it reads."""
-    name = f"{reader.name}_{place}"
+def insert_pair(model: ModelProto, reader: Any, index: int, scale: float = 1.0) -> None:
+    """Insert a Q/DQ pair in front of an input of a node."""
+    name = f"{reader.name}_{index}"
     ends = [constant(model, f"{name}_s", np.float32(scale)), constant(model, f"{name}_z", np.int8(0))]
     where = list(model.graph.node).index(reader)
     model.graph.node.insert(where, helper.make_node("DequantizeLinear", [f"{name}_q", *ends], [f"{name}_dq"]))
-    model.graph.node.insert(where, helper.make_node("QuantizeLinear", [reader.input[place], *ends], [f"{name}_q"]))
-    reader.input[place] = f"{name}_dq"
+    model.graph.node.insert(where, helper.make_node("QuantizeLinear", [reader.input[index], *ends], [f"{name}_q"]))
+    reader.input[index] = f"{name}_dq"
 
 
 def pair_on_the_branch(model: ModelProto) -> None:
     add = node(model, "Add")
-    makers = {value: each for each in model.graph.node for value in each.output}
-    place = [makers[value].op_type for value in add.input].index("Conv")
-    behind(model, add, place)
+    producers = {value: producer for producer in model.graph.node for value in producer.output}
+    index = [producers[value].op_type for value in add.input].index("Conv")
+    insert_pair(model, add, index)
 
 
 def pair_before_activation(model: ModelProto) -> None:
-    behind(model, node(model, "Relu"), 0)
+    insert_pair(model, node(model, "Relu"), 0)
 
 
 def pair_before_shuffle(model: ModelProto) -> None:
-    behind(model, node(model, "DepthToSpace"), 0)
+    insert_pair(model, node(model, "DepthToSpace"), 0)
 
 
 def six_dimensions(model: ModelProto) -> None:
@@ -137,14 +137,14 @@ def six_dimensions(model: ModelProto) -> None:
     shuffle = node(model, "DepthToSpace")
     where = list(model.graph.node).index(shuffle)
     model.graph.node.insert(where, helper.make_node("Reshape", [shuffle.input[0], shape], ["six"], "reshape"))
-    behind(model, model.graph.node[where], 0)
+    insert_pair(model, model.graph.node[where], 0)
 
 
 def uneven_concat(model: ModelProto) -> None:
     value = node(model, "Conv").output[0]
     model.graph.node.append(helper.make_node("Concat", [value, value], ["joined"], "concat", axis=1))
-    for place, scale in enumerate((1.0, 2.0)):
-        behind(model, model.graph.node[-1], place, scale)
+    for index, scale in enumerate((1.0, 2.0)):
+        insert_pair(model, model.graph.node[-1], index, scale)
 
 
 def clipped(model: ModelProto) -> None:
@@ -175,25 +175,25 @@ BROKEN: dict[str, list[Break]] = {
 }
 
 
-@pytest.mark.parametrize(("rule", "change"), [(rule, each) for rule, changes in BROKEN.items() for each in changes])
-def test_each_rule_notices_what_breaks_it(rule: str, change: Break, deploy: Deploy, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rule", "change"), [(rule, change) for rule, changes in BROKEN.items() for change in changes])
+def test_each_rule_finds_what_breaks_it(rule: str, change: Break, deploy: Deploy, tmp_path: Path) -> None:
     _, files = deploy("edsr", "tensorrt", 8)
     model = onnx.load(files[0])
     change(model)
     onnx.save(model, tmp_path / "broken.onnx")
-    found = [each for each in lint(tmp_path / "broken.onnx", "tensorrt") if each.severe]
-    assert {each.rule for each in found} == {rule}
-    assert all(each.node and each.problem and each.cure for each in found)
+    findings = [finding for finding in lint(tmp_path / "broken.onnx", "tensorrt") if finding.severe]
+    assert {finding.rule for finding in findings} == {rule}
+    assert all(finding.node and finding.problem and finding.cure for finding in findings)
 
 
 @pytest.mark.parametrize("kind", networks.NETWORKS)
-def test_a_file_for_another_runtime_gets_findings_and_no_traceback(kind: str, deploy: Deploy) -> None:
+def test_files_of_other_runtimes_get_findings(kind: str, deploy: Deploy) -> None:
     _, files = deploy(kind, "onnxruntime", 8)
-    assert "TRT003" in {each.rule for each in lint(files[0], "tensorrt")}
+    assert "TRT003" in {finding.rule for finding in lint(files[0], "tensorrt")}
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x0a"])
-def test_what_is_no_onnx_file_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_other_files_are_refused_by_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file.onnx"
     path.write_bytes(content)
     with pytest.raises(SrptqError, match=r"file\.onnx: (cannot be read as ONNX|no ONNX graph)"):

@@ -1,4 +1,4 @@
-"""Weights and biases that PaC tuned are what every target's files hold, and what their readers compute with."""
+"""Tuned weights and biases in the files of every target, and in their runtimes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from srptq_plugin.plugins.registry import Registry
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino", "tensorrt", "snpe"])
-def test_files_hold_what_was_tuned(
+def test_files_hold_tuned_weights_and_biases(
     target: str,
     float_file: Callable[[str], Path],
     error_share: Callable[[str, QuantTable, Runtime], float],
@@ -35,7 +35,7 @@ def test_files_hold_what_was_tuned(
 
 
 def _tune(prepared: PreparedGraph) -> None:
-    """As some optimizer may have left them."""
+    """Change weights and biases, as an optimizer may do."""
     generator = torch.Generator().manual_seed(5)
     for site in prepared.plan.sites:
         if site.role == "weight":
