@@ -145,8 +145,8 @@ def packed_bytes(elements: int, bits: int) -> int:
     return -(-elements * bits // 8)
 
 
-def _inside(network: Network, rules: Rules) -> dict[fx.Node, fx.Node]:
-    """The tensors that never leave what is computed together, each with the operation that reads it."""
+def _find_fused(network: Network, rules: Rules) -> dict[fx.Node, fx.Node]:
+    """Return the tensors inside fused operations, each with the operation that reads it."""
     fusions = FusionMatcher(network, rules.fusions, frozenset(network.convs))
     readers = ((node, fusions.fused_reader(node)) for node in network.ops if node is not network.input)
     return {node: reader for node, reader in readers if reader is not None}

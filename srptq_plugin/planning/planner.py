@@ -8,6 +8,7 @@ from torch import fx
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import ANY, FusionMatcher
+from srptq_plugin.graph.image_range import compute_image_range
 from srptq_plugin.graph.network import INPUT, MOVEMENT, OUTPUT, Network, is_pooled, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
@@ -99,7 +100,7 @@ class _Planner:
                 grid,
                 self.network.keys[source],
                 tuple(sorted(edges)),
-                bounds=self.network.image_bounds(source, self.image),
+                bounds=compute_image_range(self.network, source, self.image),
             )
             for (source, grid), edges in readers.items()
         }
@@ -171,7 +172,7 @@ class _Planner:
 
     def _moved_image(self, node: fx.Node) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         """Yield the edges from the image through movement to the first convolution: they have one encoding."""
-        if self.network.ops[node] in MOVEMENT and self.network.image_bounds(node, self.image) is not None:
+        if self.network.ops[node] in MOVEMENT and compute_image_range(self.network, node, self.image) is not None:
             for index, source in self.network.edges_in(node):
                 yield node, index, source
                 yield from self._moved_image(source)

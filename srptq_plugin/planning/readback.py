@@ -46,15 +46,16 @@ def plan_from_graph(module: fx.GraphModule) -> Plan:
     Other quantizers are left out. Every site counts as part of the body, as a graph does not tell its stages.
     """
     network = Network(module)
+    keys = {str(key): key for key in network.keys.values()}
     sites = tuple(
         Site(
             placed.name,
             placed.role,
             "body",
             placed.quantizer.grid,
-            placed.name,
+            keys.get(placed.name),
             placed.consumers,
-            group=placed.quantizer.name,
+            placed.quantizer.name,
         )
         for placed in iter_quantizers(network)
         if isinstance(placed.quantizer, BoundedFakeQuantize)
@@ -77,18 +78,3 @@ def _tensor(network: Network, node: fx.Node) -> tuple[str, Role]:
 
 def _consumers(network: Network, node: fx.Node) -> tuple[Edge, ...]:
     return tuple(Edge(network.name(user), index) for user, index in network.edges_out(node))
-
-
-def plan_from_graph(module: fx.GraphModule) -> Plan:
-    """The sites of a graph that was prepared with our quantizers, by whichever means."""
-    network = Network(module)
-    keys = {str(key): key for key in network.keys.values()}
-    sites = tuple(
-        Site(
-            each.name, each.role, "body", each.quantizer.grid, keys.get(each.name), each.consumers, each.quantizer.name
-        )
-        for each in iter_quantizers(network)
-        if isinstance(each.quantizer, BoundedFakeQuantize)
-    )
-    blocks = tuple(network.name(node) for node in find_blocks(network))
-    return Plan(sites, blocks, convs=tuple(network.name(conv) for conv in network.convs), floats={})

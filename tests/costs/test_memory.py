@@ -192,7 +192,7 @@ def test_more_bits_never_take_less_memory(case: tuple[Network, Plan], number: in
     network, plan = case
     sites = list(plan.sites)
     if sites:
-        chosen = which % len(sites)
+        chosen = number % len(sites)
         site = sites[chosen]
         sites[chosen] = _site(site.name, site.producer, site.grid.bits + 3, list(site.consumers))
     more = Plan(tuple(sites), (), (), {})

@@ -147,7 +147,7 @@ def test_observed_bounds_are_the_extremes_of_the_tensors() -> None:
 def test_tensors_of_one_group_are_observed_as_one(kind_of_observer: str) -> None:
     """Check that observers merge once per batch: joint extremes, and the same number of batches."""
     chosen = networks.recipe(activations={"observer": kind_of_observer})
-    shared = replace(rules_of(chosen, Registry()), shared_scales=frozenset({"cat"}))
+    shared = replace(BoundRecipe.of(chosen, Registry()).rules, shared_scales=frozenset({"cat"}))
     together = networks.realize("imdn", networks.plan("imdn", chosen, rules=shared))
     apart = networks.realize("imdn", networks.plan("imdn", chosen))
     for prepared in (together, apart):
