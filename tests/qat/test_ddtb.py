@@ -209,8 +209,8 @@ def test_bypassed_is_the_share_without_acting(bypassed: float, steps: int) -> No
     ("options", "message"),
     [
         ({"gaetd": 0.1}, "unknown option 'gaetd'; did you mean 'gated'? choices: bypassed, gated"),
-        ({"gated": 1.5}, "gated: 1.5 is no share; give a number from 0 to 1"),
-        ({"bypassed": "all"}, "bypassed: 'all' is no share; give a number from 0 to 1"),
+        ({"gated": 1.5}, "gated: 1.5 is not allowed; give a number from 0 to 1"),
+        ({"bypassed": "all"}, "bypassed: 'all' is not allowed; give a number from 0 to 1"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:
