@@ -23,11 +23,9 @@ from srptq_plugin.plugins.entries import (
     ToolkitEntry,
 )
 from srptq_plugin.plugins.hookspecs import hookimpl
+from srptq_plugin.plugins.hosts import Adopter, Change, Host
 from srptq_plugin.plugins.protocols import (
-    Adopter,
-    Change,
     Finding,
-    Host,
     Kernels,
     Linter,
     ObserverFactory,

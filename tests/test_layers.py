@@ -4,7 +4,8 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ registry = Registry([srptq_adapters.plugin], entry_points=False)
 from srptq_plugin.plugins.registry import KINDS
 print([entry.name for kind in KINDS for entry in registry.entries(kind)])
 print([name for name in sys.modules if name.split(".")[0] in names and sys.modules[name]])
-print([name for name in sys.modules if name.startswith(("srptq_adapters.targets", "srptq_adapters.torchao"))])
+adapters = [name for name in sys.modules if name.startswith(("srptq_adapters.targets.", "srptq_adapters.torchao."))]
+print([name for name in adapters if not name.endswith("_options")])
 """
 
 
@@ -115,6 +117,49 @@ def imported_to_run(tree: ast.Module) -> Iterator[str]:
     for_types = {id(inner) for node in choices for inner in ast.walk(node)}
     nodes = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in for_types)
     yield from (str(node.module) for node in nodes if str(node.module).startswith("srptq_plugin."))
+
+
+def module_files() -> dict[str, Path]:
+    """Return the files of the core and the adapters by the name under which they are imported."""
+    files = [(path, ROOT) for path in (ROOT / "srptq_plugin").rglob("*.py")]
+    files += [(path, ADAPTERS.parent) for path in ADAPTERS.rglob("*.py")]
+    names = (".".join(path.relative_to(base).with_suffix("").parts) for path, base in files)
+    return {name.removesuffix(".__init__"): path for name, (path, _) in zip(names, files, strict=True)}
+
+
+def import_graph(codes: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the modules that each module imports, for types and inside functions too.
+
+    Args:
+        codes: the code of each module. Imports of other modules are ignored.
+    """
+    graph: dict[str, set[str]] = {}
+    for name, code in codes.items():
+        # `from a import b` imports the module a.b, or the name b of the module a.
+        choices = ((full, full.rpartition(".")[0]) for full in imports(code))
+        graph[name] = {next((choice for choice in pair if choice in codes), name) for pair in choices} - {name}
+    return graph
+
+
+def cycle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return the modules of one circle of imports, or nothing."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_imports_for_types_can_form_a_circle() -> None:
+    for_types = "if TYPE_CHECKING:\n    from p.b import B"
+    assert set(cycle(import_graph({"p.a": for_types, "p.b": "import p.a", "p.c": "from p import a"}))) == {"p.a", "p.b"}
+    assert not cycle(import_graph({"p.a": for_types, "p.b": "", "p.c": "from p import a"}))
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    graph = import_graph({name: path.read_text(encoding="utf-8") for name, path in module_files().items()})
+    assert graph["srptq_plugin.plugins.entries"] >= {"srptq_plugin.plugins.protocols"}
+    assert not cycle(graph)
 
 
 def test_every_package_has_a_rank() -> None:

@@ -11,8 +11,8 @@ from srptq_plugin.cli.result import Answer
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.plugins.entries import Entry
-from srptq_plugin.plugins.hosts import installed_hosts
-from srptq_plugin.plugins.protocols import Change, Target
+from srptq_plugin.plugins.hosts import Change, installed_hosts
+from srptq_plugin.plugins.protocols import Target
 from srptq_plugin.plugins.recipe_keys import sections
 from srptq_plugin.plugins.registry import KINDS, PluginInfo, Registry
 from srptq_plugin.quantization.grid import IntGrid

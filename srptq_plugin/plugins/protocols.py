@@ -1,202 +1,184 @@
-"""What the pipeline knows about an observer, a toolkit, a target or a reconstruction."""
+"""The contracts between the pipeline and plugins: observers, reconstructions, toolkits, targets and their runtimes.
+
+A plugin subclasses none of them. A class or function with the right methods fulfills its contract. The contract of
+quantizers is `TrainableQuantizer` in `srptq_plugin/quantization/trainable.py`.
+"""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
-from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.utils.progress import Progress, quiet
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch import Tensor, nn
+    from torch import Tensor
     from torch.export import ExportedProgram
-    from torch.fx import GraphModule
 
     from srptq_plugin.deploy.quant_table import QuantTable
     from srptq_plugin.planning.plan import Plan
     from srptq_plugin.planning.prepared_graph import PreparedGraph
-    from srptq_plugin.plugins.registry import Registry
 
 
 class ObserverFactory(Protocol):
-    """Makes an observer for a grid, with the recipe's options as keyword arguments.
+    """A callable that makes observers: usually the observer's class.
 
-    If the grid has a `channel_axis`, the observer returns bounds for each channel, else one pair. The keyword argument
-    `tensors_per_batch` (1 by default) says how many tensors share the observer: one batch is that many consecutive
-    `update()` calls. A `TypeError` or `SrptqError` is reported as a mistake in the recipe's options. One observer is
-    made before any image is read to find such mistakes.
+    It is called once for each group of sites that share a scale. Before any image is read it is called once more, to
+    find mistakes in the options: a `TypeError` or `SrptqError` is reported as a mistake in the recipe.
     """
 
     def __call__(self, grid: IntGrid, *args: Any, **options: Any) -> Observer:
-        """One that has seen nothing."""
+        """Make an observer that has seen no tensor.
+
+        Args:
+            grid: the integers of the target. With a `channel_axis` the observer returns bounds for each channel,
+                otherwise one pair.
+            options: the recipe's options, validated. Besides them, `tensors_per_batch` (1 by default) says how many
+                tensors share the observer: one batch is that many consecutive `update()` calls.
+        """
+        ...
+
+
+class Reconstruction(Protocol):
+    """A function that tunes the weights or bounds of a calibrated network, to bring it closer to the float network."""
+
+    def __call__(
+        self, prepared: "PreparedGraph", images: "Tensor", *, progress: Progress = quiet, seed: int = 0, **options: Any
+    ) -> Mapping[str, float]:
+        """Tune the network in place. Return figures for the summary of the run, by name.
+
+        Args:
+            prepared: the network. Every quantizer has bounds and is in mode QUANTIZE.
+            images: all calibration patches, [N, 3, H, W] in the network's own range.
+            progress: takes the name of a phase, the number of steps done, and the number of all steps.
+            seed: the recipe's seed, for every random draw.
+            options: the recipe's options, validated.
+        """
         ...
 
 
 class Toolkit(Protocol):
-    """Realizes a plan: puts fake-quantizers at its sites."""
+    """A toolkit that inserts fake-quantizers into an exported network."""
 
     version: str
-    """For the summary of a run."""
+    """The version of the toolkit, for the summary of a run."""
 
     def realize(self, program: "ExportedProgram", plan: "Plan") -> "PreparedGraph":
-        """The exported network with `build_quantizer(plan, group)` at every site, and parameters of its own."""
-        ...
+        """Insert the quantizer of each group of sites, as built by `build_quantizer(plan, group)`.
 
-
-@dataclass(frozen=True)
-class Change:
-    """What activating does to a toolkit: an entry in its tables, or a repair; or why not."""
-
-    name: str
-    summary: str
-    skipped: str = ""
-
-
-@runtime_checkable
-class Adopter(Protocol):
-    """A toolkit whose own fake-quantizers can start from bounds."""
-
-    def owns(self, quantizer: "nn.Module") -> bool:
-        """Tell whether a quantizer is a fake-quantizer of this toolkit. Only such reach the other methods."""
-        ...
-
-    def channel_axis(self, quantizer: "nn.Module") -> int | None:
-        """Return the axis along which a fake-quantizer has bounds for each channel, or `None` for one pair."""
-        ...
-
-    def adopt(self, quantizer: "nn.Module", bounds: Bounds) -> bool:
-        """Start a fake-quantizer from bounds, ready to quantize. Return whether this toolkit can."""
-        ...
-
-    def observe(self, quantizer: "nn.Module") -> None:
-        """Let a fake-quantizer observe, and quantize nothing."""
-        ...
-
-
-@runtime_checkable
-class Host(Adopter, Protocol):
-    """A toolkit that looks components up by name."""
-
-    def activate(self, registry: "Registry") -> Sequence[Change]:
-        """Put the registered components into the toolkit's tables, once; a name that is taken stays what it was."""
-        ...
-
-    def deactivate(self) -> None:
-        """Take out what was put in."""
-        ...
-
-    def changes(self, registry: "Registry") -> Sequence[Change]:
-        """What activating does, without doing it."""
-        ...
-
-    def bounded(self, model: "GraphModule") -> AbstractContextManager[object]:
-        """Within `with`, ours in the place of every quantizer; afterwards a model's own have the bounds of ours."""
+        Return a network with parameters of its own: tuning it must not change the program.
+        """
         ...
 
 
 class Runtime(Protocol):
-    """A written file in the target's real runtime."""
+    """A written file, loaded in the target's runtime."""
 
     name: str
-    """What reports call it, with its version."""
+    """The runtime's name and version, such as `onnxruntime 1.20`, for reports."""
 
     def __call__(self, image: "Array") -> "Array":
-        """Run a [N, 3, H, W] batch, float32 in the network's own range, of any size unless the file has only one."""
+        """Run a batch of images: [N, 3, H, W], float32, in the network's own range.
+
+        Images have any size, unless the file takes only one.
+        """
         ...
 
     def integer_convs(self) -> int | None:
-        """How many convolutions run in integers; `None` where that cannot be told, and then no speed is measured."""
+        """Count the convolutions that run in integers. Return None if the runtime does not report it.
+
+        Speed is measured only if the count is known.
+        """
         ...
 
 
 @runtime_checkable
 class Kernels(Protocol):
-    """A runtime that knows its kernels."""
+    """A runtime that also reports which kernels it chose."""
 
     def kernels(self) -> Mapping[str, int]:
-        """Return how many integer convolutions each kernel runs, by the kernel's name."""
+        """Return the number of integer convolutions that each kernel runs, by the kernel's name."""
         ...
 
     def saturates(self) -> bool:
-        """Tell whether kernels on this processor add two products in 16 bits, as those without VNNI do."""
+        """Tell whether kernels on this processor add two products in saturating 16-bit integers.
+
+        Kernels for x86 do so without VNNI.
+        """
         ...
 
 
 class Target(Protocol):
-    """A deployment target: its rules by preset, its writer, its runtime."""
+    """A deployment target: its rules, a writer of its files, and the runtime that runs them."""
 
     presets: Mapping[str, Rules]
-    """By name, the default first."""
+    """The rules by name of the preset, the default first."""
 
     def require(self) -> None:
-        """Raise `MissingRuntimeError` when what writing needs is not installed; asked before anything is read.
+        """Check that everything that `write` needs is installed. Called before anything is read.
 
-        The error takes the runtime's name and the command that installs it.
+        Raises:
+            MissingRuntimeError: something is missing. The error takes its name and the command that installs it.
         """
         ...
 
     def write(self, network: Path, table: "QuantTable", folder: Path, *args: Any, **options: Any) -> Sequence[Path]:
-        """Write files into the folder, which is moved later; the first is the one to run, none is a simulation.
+        """Write the target's files. Return their paths: first the file to run, then the others.
 
-        They come from the float ONNX file and the table alone. Keywords are the options of the target's entry.
+        Args:
+            network: the float network as ONNX. The written files depend on it and on the table alone.
+            table: scale and zero point of each site, and the integers of each weight.
+            folder: the folder to write to. It is renamed when the run is complete, so no file may contain its path.
+            options: the options under `export` in the recipe, validated.
         """
         ...
 
     def load(self, artifact: Path) -> Runtime:
-        """Load a written file, or the float ONNX file beside it, whose speed is compared.
+        """Load a file into the runtime: the first that `write` returned, or the float ONNX file to compare speed.
 
-        A runtime that is not installed raises `MissingRuntimeError`: nothing is verified then, and the run says so.
+        Raises:
+            MissingRuntimeError: the runtime is not installed. The run then says that its file was not verified.
         """
         ...
 
     def command(self, artifact: Path, size: Size | None) -> str:
-        """The vendor's next command line, ready to paste; empty where there is none.
+        """Return the vendor's command that compiles or runs the file, ready to paste. Empty if there is none.
 
-        `size` is the only input size that the file takes. Without one the command names multiples of 64, which every
-        network takes.
+        Args:
+            artifact: the first file that `write` returned.
+            size: height and width, if the file takes only one size. Otherwise the command names multiples of 64,
+                which every network takes.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Where a file breaks a rule of its target, and what would be right.
-
-    One that is not severe costs speed only; one `without_vnni` matters only to x86 processors that lack VNNI.
-    """
+    """A place where a file breaks a rule of its target."""
 
     rule: str
+    """The name of the rule."""
     node: str
+    """The node of the file that breaks it."""
     problem: str
+    """The problem, in one sentence."""
     cure: str
+    """The change that solves it."""
     severe: bool = True
+    """Whether results are wrong or the file does not run. Otherwise the problem costs only speed."""
     without_vnni: bool = False
+    """Whether it matters only to x86 processors without VNNI."""
 
 
 @runtime_checkable
 class Linter(Protocol):
-    """A target that knows the rules of its files."""
+    """A target that also checks ONNX files, its own and the files of other tools."""
 
     def lint(self, model: "ModelProto") -> Sequence[Finding]:
-        """What is wrong with an ONNX file, from wherever it comes."""
-        ...
-
-
-class Reconstruction(Protocol):
-    """Tunes what a prepared graph learns against its float self."""
-
-    def __call__(
-        self, prepared: "PreparedGraph", images: "Tensor", *, progress: Progress = quiet, seed: int = 0, **options: Any
-    ) -> Mapping[str, float]:
-        """Tune in place; returns the figures worth a line in the summary.
-
-        Every site is observed and quantizes. `images` are all patches [N, 3, H, W] in the network's own range;
-        `options` are the recipe's, and the recipe's `seed`. One that is not known raises `SrptqError`.
-        """
+        """Check a model against the rules of the target. Return one finding for each problem."""
         ...

@@ -13,8 +13,7 @@ from torch.ao.quantization import disable_fake_quant, enable_observer
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.plan import Site
 from srptq_plugin.planning.readback import PlacedQuantizer, iter_quantizers
-from srptq_plugin.plugins.hosts import installed_adopters
-from srptq_plugin.plugins.protocols import Adopter
+from srptq_plugin.plugins.hosts import Adopter, installed_adopters
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.transfer import Transfer
 from srptq_plugin.quantization.grid import Bounds

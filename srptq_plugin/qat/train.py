@@ -10,8 +10,7 @@ from torch import Tensor, fx
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.planning.readback import plan_from_graph
-from srptq_plugin.plugins.hosts import installed_hosts
-from srptq_plugin.plugins.protocols import Host
+from srptq_plugin.plugins.hosts import Host, installed_hosts
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Batch, held_out
 from srptq_plugin.qat.training import Training, TrainingOptions, Validation

@@ -12,7 +12,7 @@ from srptq_adapters.mqbench.patching import Undo, entered
 from srptq_adapters.mqbench.quantizer_class import quantizer_class
 from srptq_adapters.mqbench.repairs import repairs
 from srptq_adapters.mqbench.torch_compat import moved
-from srptq_plugin.plugins.protocols import Change
+from srptq_plugin.plugins.hosts import Change
 from srptq_plugin.plugins.registry import Registry
 
 Step = tuple[Change, Callable[[], Undo]]

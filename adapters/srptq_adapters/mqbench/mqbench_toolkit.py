@@ -28,7 +28,7 @@ from srptq_plugin.graph.export import own_module
 from srptq_plugin.graph.network import Network, drop_identities
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
-from srptq_plugin.plugins.protocols import Change
+from srptq_plugin.plugins.hosts import Change
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds
 

@@ -8,7 +8,7 @@ from helpers import networks
 from torch import fx
 
 import srptq_plugin
-from srptq_plugin.plugins.protocols import Change
+from srptq_plugin.plugins.hosts import Change
 
 # The adapter comes first, as it makes MQBench importable.
 _, mqbench, platform, switches = map(

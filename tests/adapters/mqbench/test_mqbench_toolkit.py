@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -17,11 +17,14 @@ from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
-from srptq_plugin.plugins.protocols import Host, Toolkit
+from srptq_plugin.plugins.hosts import Host
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.reconstruction.compensation import compensate
 from srptq_plugin.reconstruction.pac import reconstruct
+
+if TYPE_CHECKING:
+    from srptq_plugin.plugins.protocols import Toolkit
 
 CASES = [
     ("edsr", 8, "openvino"),
