@@ -43,10 +43,9 @@ WISHES = {
     "one_grid_per_tensor": "All readers of a tensor read the same integers",
     "per_channel": "A weight may have a scale for each channel",
     "pair_sum_bits": "Without VNNI two products are added in integers of so many bits, which weights must not overflow",
-    "sign_bit": "A recipe's bits are those of the magnitude; a sign has one more",
+    "sign_bit": "A recipe's bits count the magnitude; a sign has one more",
 }
 """Row titles for the fields of a target's rules."""
-"""Arguments of observers that the pipeline sets. They are no options."""
 
 
 def recipes() -> str:
