@@ -1,7 +1,8 @@
-"""The hooks: what a plugin may hand in. A plugin is a module or object whose functions bear `hookimpl`.
+"""The hooks: functions that a plugin defines to register components.
 
-Hooks take no argument and return records. A record's `load` imports the thing when it is used, so a
-plugin costs nothing until then. Announce yours in its pyproject.toml:
+A plugin is a module or object whose functions are marked with `hookimpl`. Hooks take no argument and return records. A
+record's `load` imports the component when it is used, so a plugin costs nothing until then. An entry point in
+pyproject.toml makes a plugin known:
 
     [project.entry-points.srptq]
     mine = "my_package.plugin"
@@ -29,112 +30,40 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def srptq_observers() -> Iterable[ObserverEntry]:
-    """Observers, which make bounds from batches; `load` gives a `plugin_api.ObserverFactory`.
+    """Register observers, which turn the batches of a tensor into bounds.
 
-    One is made for each encoding, of weights as of activations. It sees float tensors in the network's own units: a
-    weight once, an activation batch by batch. `BatchObserver` in `srptq_plugin/observers/base.py` does all that the
-    contract asks for, but for two methods: what to remember of a batch, and the bounds by that. One that has `offers()`
-    too, a list of bounds, lets PaC choose among them.
+    `load` returns an `ObserverFactory`, usually a subclass of `BatchObserver`. An observer gets float tensors in the
+    network's own units: a weight once, an activation batch by batch. If it also has a method `offers()` that returns a
+    list of bounds, PaC chooses among them.
 
-    Example:
-        ```python
-        from srptq_plugin.plugin_api import Bounds, MinMaxObserver, ObserverEntry, Options, hookimpl
-
-
-        class HalvesOptions(Options):
-            share: float = 0.5
-
-
-        class Halves(MinMaxObserver):
-            options_type = HalvesOptions
-
-            def row_bounds(self, state):
-                return Bounds(self.options.share * state.low, self.options.share * state.high)
-
-
-        @hookimpl
-        def srptq_observers():
-            return [ObserverEntry("halves", "a share of the extremes", load=lambda: Halves, options=HalvesOptions)]
-        ```
-
-    A recipe then says `activations: {observer: halves, options: {share: 0.4}}`.
+    A recipe names it in `weights.observer` or `activations.observer`, with its options in `weights.options` or
+    `activations.options`.
     """
     raise NotImplementedError
 
 
 @hookspec
 def srptq_quantizers() -> Iterable[QuantizerEntry]:
-    """Fake-quantizers, to tune or to train; `load` gives a subclass of `BoundedFakeQuantize`.
+    """Register fake-quantizers, which hold the bounds of a site and learn.
 
-    PaC, training, tables and files all ask for `qparams()`, which projects `bounds` on the target's grid. Its
-    options are a record, `options_type`. Bounds that are set twice, as a run that goes on
-    does, must stay what they were.
+    `load` returns a subclass of `BoundedFakeQuantize`. Reconstructions, trainings, tables and files all use its
+    `qparams()`, which projects `bounds` on the target's grid.
 
-    Example:
-        ```python
-        from srptq_plugin.plugin_api import (
-            BoundedFakeQuantize,
-            Bounds,
-            Options,
-            QuantizerEntry,
-            hookimpl,
-            round_through,
-        )
-
-
-        class SteppedOptions(Options):
-            step: float = 0.0625
-
-
-        class Stepped(BoundedFakeQuantize):
-            options_type = SteppedOptions
-
-            @property
-            def bounds(self):
-                bounds, step = super().bounds, self.options.step
-                return Bounds(*(round_through(end / step) * step for end in (bounds.lower, bounds.upper)))
-
-
-        @hookimpl
-        def srptq_quantizers():
-            return [QuantizerEntry("stepped", "rounds bounds to steps", load=lambda: Stepped, options=SteppedOptions)]
-        ```
-
-    A recipe then says `activations: {quantizer: stepped, quantizer_options: {step: 0.125}}`.
+    A recipe names it in `weights.quantizer` or `activations.quantizer`, with its options in `weights.quantizer_options`
+    or `activations.quantizer_options`.
     """
     raise NotImplementedError
 
 
 @hookspec
 def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
-    """Reconstructions, which tune a prepared graph in place; `load` gives a `plugin_api.Reconstruction`.
+    """Register reconstructions, which tune a calibrated network in place.
 
-    Calling a `PreparedGraph` runs the quantized network. Its `float_forward(images)` returns the output of the float
-    network and the outputs of its blocks. Its `quantizers` are the fake-quantizers by name.
+    `load` returns a `Reconstruction`, a function. It gets a `PreparedGraph`: calling it runs the quantized network,
+    `float_forward(images)` returns the output and the blocks' outputs of the float network, and `quantizers` are the
+    fake-quantizers by name.
 
-    Example:
-        ```python
-        from srptq_plugin.plugin_api import Bounds, Options, ReconstructionEntry, hookimpl, quiet
-
-
-        class WidenOptions(Options):
-            factor: float = 1.1
-
-
-        def widen(prepared, images, *, factor, progress=quiet, seed=0):
-            for done, quantizer in enumerate(prepared.quantizers.values()):
-                progress("widening", done, len(prepared.quantizers))
-                bounds = quantizer.bounds
-                quantizer.set_bounds(Bounds.of(bounds.lower * factor, bounds.upper * factor))
-            return {"widened": len(prepared.quantizers)}
-
-
-        @hookimpl
-        def srptq_reconstructions():
-            return [ReconstructionEntry("widen", "widens every bound", load=lambda: widen, options=WidenOptions)]
-        ```
-
-    A recipe then says `reconstruction: {name: widen, factor: 1.2}`.
+    A recipe names it in `reconstruction.name`, with its options next to the name.
     """
     raise NotImplementedError
 
@@ -146,27 +75,6 @@ def srptq_models() -> Iterable[ModelEntry]:
     Its `build` reads what it can from the weights, and says as `SrptqError` what is not as it should be. The network
     takes RGB images of any size and gives them a whole number of times as large, both in `input_range`.
 
-    Example:
-        ```python
-        from torch import nn
-
-        from srptq_plugin.plugin_api import ModelEntry, ModelFamily, Network, hookimpl, load_into, settle
-
-
-        def build(request):
-            scale = settle("tiny-sr", {"upscale": 2}, {}, request.arguments)["upscale"]
-            module = nn.Sequential(nn.Conv2d(3, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
-            if request.state is not None:
-                load_into(module, request.state)
-            return Network(module, request.input_range or (0.0, 1.0))
-
-
-        @hookimpl
-        def srptq_models():
-            family = ModelFamily("tiny-sr", "one convolution and a pixel shuffle", build)
-            return [ModelEntry(family.name, family.summary, load=lambda: family)]
-        ```
-
     A command then says `--model tiny-sr --model-args upscale=3`; for one network, `--model package.module:factory` does
     without a plugin.
     """
@@ -175,59 +83,30 @@ def srptq_models() -> Iterable[ModelEntry]:
 
 @hookspec
 def srptq_targets() -> Iterable[TargetEntry]:
-    """Targets: their grids, placement rules, writer and runtime; `load` gives a `plugin_api.Target`.
+    """Register targets: their grids, placement rules, writers and runtimes.
 
-    `Placer` writes Q/DQ ONNX. A format of one's own reads `QuantTable`: a scale and zero point for each site, integers
-    for each weight. `examples/third_party_target/tiny_npu.py` is a whole target.
+    `load` returns a `Target`. Its `write` gets the float ONNX file and a `QuantTable`: scale and zero point of each
+    site, integers of each weight. `Placer` turns them into Q/DQ ONNX, if the format builds on it.
 
-    `srptq verify`, which ends every run, compares the first file with the simulation, on images of four sizes, odd ones
-    too, or of the only one that the file takes, and on worst-case images. At 8 bits they agree to 50 dB or better;
-    where the runtime counts its integer convolutions, those that were planned are among them; and a `Linter` has no
-    severe finding.
+    Every run ends with `srptq verify`. It compares the first written file with the simulation, on worst-case images and
+    on images of four sizes, odd ones too, or of the only size that the file takes. The file passes if
 
-    Example:
-        ```python
-        from srptq_plugin.plugin_api import TargetEntry, hookimpl
+    1. its outputs agree with the simulation to 50 dB or better at 8 bits,
+    2. the integer convolutions that the runtime counts include the planned ones,
+    3. a target that is also a `Linter` has no severe finding.
 
-
-        @hookimpl
-        def srptq_targets():
-            def load():
-                from tiny_npu import TinyNpu
-
-                return TinyNpu()
-
-            return [TargetEntry("my-npu", "8 bits, scales are powers of two", load, aliases=("npu",))]
-        ```
-
-    A recipe then says `target: my-npu`.
+    A recipe names it in `target`, with its options in `export`.
     """
     raise NotImplementedError
 
 
 @hookspec
 def srptq_toolkits() -> Iterable[ToolkitEntry]:
-    """Toolkits, which put fake-quantizers at the sites of a plan; `load` gives a `plugin_api.Toolkit`.
+    """Register toolkits, which insert the fake-quantizers of a plan into an exported network.
 
-    Where sites are, on which grids, is decided before: the same recipe means the same integers in every toolkit.
+    `load` returns a `Toolkit`. It gets an `ExportedProgram` and a `Plan`, which has decided where quantizers are and on
+    which grids. The same recipe therefore gives the same integers in every toolkit.
 
-    Example:
-        ```python
-        from srptq_plugin.plugin_api import PreparedGraph, ToolkitEntry, hookimpl, own_module
-
-
-        class Bare:
-            version = "1.0"
-
-            def realize(self, program, plan):
-                return PreparedGraph.from_plan(own_module(program), plan)
-
-
-        @hookimpl
-        def srptq_toolkits():
-            return [ToolkitEntry("bare", "the core's own quantizers, in a plain graph", load=Bare)]
-        ```
-
-    A recipe then says `toolkit: bare`, a command `--toolkit bare`.
+    A recipe names it in `toolkit`, a command in `--toolkit`.
     """
     raise NotImplementedError

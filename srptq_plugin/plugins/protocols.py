@@ -2,6 +2,9 @@
 
 A plugin subclasses none of them. A class or function with the right methods fulfills its contract. The contract of
 quantizers is `TrainableQuantizer` in `srptq_plugin/quantization/trainable.py`.
+
+Options are keyword arguments. The `*args: Any` before them is for type checkers only: with it they accept a plugin that
+names its options.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +51,13 @@ class Reconstruction(Protocol):
     """A function that tunes the weights or bounds of a calibrated network, to bring it closer to the float network."""
 
     def __call__(
-        self, prepared: "PreparedGraph", images: "Tensor", *, progress: Progress = quiet, seed: int = 0, **options: Any
+        self,
+        prepared: "PreparedGraph",
+        images: "Tensor",
+        *args: Any,
+        progress: Progress = quiet,
+        seed: int = 0,
+        **options: Any,
     ) -> Mapping[str, float]:
         """Tune the network in place. Return figures for the summary of the run, by name.
 
