@@ -8,6 +8,7 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import getdoc
 from itertools import groupby
 from operator import itemgetter
@@ -137,9 +138,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "targets": targets,
     "observers": observers,
     "commands": commands,
-    "hooks": plugin_parts.hooks,
     "record": plugin_parts.record,
-    "example": plugin_parts.example,
+    **{path: partial(plugin_parts.example, path) for path in plugin_parts.EXAMPLES},
+    **{name: partial(plugin_parts.hook, name) for name in plugin_parts.CONTRACTS},
 }
 
 

@@ -1,5 +1,6 @@
 """Markdown helpers for the generated parts of documents."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 Row = Sequence[str]
@@ -23,4 +24,9 @@ def sentences(doc: str) -> str:
     'One sentence.'
     """
     text = doc.partition(">>>")[0].strip()
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    return "\n\n".join(_joined(paragraph) for paragraph in text.split("\n\n"))
+
+
+def _joined(paragraph: str) -> str:
+    """Join the lines of a paragraph. An item of a list begins a line of its own."""
+    return re.sub(r"\s*\n(?!\d+\. |\* )\s*", " ", paragraph)

@@ -1,10 +1,10 @@
-"""The generated parts of `docs/plugins.md`: hooks, records and contracts, from their docstrings."""
+"""The generated parts of `docs/plugins.md`: examples, and hooks, records and contracts from their docstrings."""
 
 import ast
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
-from inspect import Signature, cleandoc, getdoc, getsource, isfunction, signature
+from inspect import Parameter, Signature, cleandoc, getdoc, getsource, isfunction, signature
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
@@ -27,14 +27,25 @@ from srptq_plugin.plugin_api import (
     Runtime,
     Target,
     Toolkit,
+    TrainableQuantizer,
 )
 from srptq_plugin.plugins import hookspecs
 from srptq_plugin.plugins.registry import HOOKS, KINDS
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "third_party_observer" / "mean_sigma.py"
+ROOT = Path(__file__).parents[1]
+EXAMPLES = (
+    "examples/third_party_observer/mean_sigma.py",
+    "examples/third_party_observer/pyproject.toml",
+    "examples/plugins/stretched_quantizer.py",
+    "examples/plugins/shrink_reconstruction.py",
+    "examples/plugins/tiny_sr_family.py",
+    "examples/third_party_target/tiny_npu.py",
+    "examples/plugins/bare_toolkit.py",
+)
+"""The files that the document shows in full."""
 CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_observers": (ObserverFactory, Observer),
-    "srptq_quantizers": (),
+    "srptq_quantizers": (TrainableQuantizer,),
     "srptq_reconstructions": (Reconstruction,),
     "srptq_models": (models.ModelFamily, models.Request, models.SRNetwork),
     "srptq_targets": (Target, Rules, Fusion, Runtime, Kernels, Linter, Finding),
@@ -42,13 +53,16 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
 }
 """The contracts of each hook, in the order in which people need them."""
 FENCE = "```"
-HOOK = re.compile(r"(?P<about>.*)Example:\n(?P<code> *```python\n.*```)\n(?P<after>.*)", re.DOTALL)
-"""The form of a hook's docstring: a description, an example, and its name in a recipe or command."""
+SECTION = re.compile(r"\n\n(Args|Returns|Raises):\n((?: {4}.*(?:\n|\Z))+)")
+"""A section of a docstring in google style: its title and its indented lines."""
+ITEM = re.compile(r"^ {4}(\S+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
-def example() -> str:
-    """Return the file of the example's observer as a block."""
-    return f"{FENCE}python\n# {EXAMPLE.name}\n{EXAMPLE.read_text(encoding='utf-8')}{FENCE}"
+def example(path: str) -> str:
+    """Return a file as a block that begins with the file's name."""
+    file = ROOT / path
+    language = {".py": "python", ".toml": "toml"}[file.suffix]
+    return f"{FENCE}{language}\n# {file.name}\n{file.read_text(encoding='utf-8')}{FENCE}"
 
 
 def record() -> str:
@@ -56,19 +70,12 @@ def record() -> str:
     return _members(Entry)
 
 
-def hooks() -> str:
-    """Return a section for each hook, with its records, an example, and the contracts."""
-    return "\n\n".join(_hook(name, contracts) for name, contracts in CONTRACTS.items())
-
-
-def _hook(name: str, contracts: Sequence[type]) -> str:
+def hook(name: str) -> str:
+    """Return the description of a hook, the fields that only its record has, and its contracts."""
     kind = KINDS[HOOKS[name]]
-    doc = HOOK.fullmatch(getdoc(getattr(hookspecs, name)) or "")
-    if doc is None:
-        raise ValueError(f"{name}: its docstring has no example")
-    texts = [sentences(doc["about"]), dedent(doc["code"]), sentences(doc["after"])]
-    own = [f"### `{kind.__name__}`, beyond what every record has\n\n{_members(kind)}"] if described_fields(kind) else []
-    return "\n\n".join([f"## {HOOKS[name].capitalize()}s: `{name}`", *texts, *own, *map(_contract, contracts)])
+    own = [f"### `{kind.__name__}`, besides the common fields\n\n{_members(kind)}"] if described_fields(kind) else []
+    about = sentences(getdoc(getattr(hookspecs, name)) or "")
+    return "\n\n".join([f"Hook: `{name}`. {about}", *own, *map(_contract, CONTRACTS[name])])
 
 
 def _contract(kind: type) -> str:
@@ -113,14 +120,36 @@ def described_fields(kind: type) -> dict[str, str]:
 
 
 def _methods(kind: type) -> dict[str, str]:
-    methods: dict[str, Callable[..., Any]] = {name: value for name, value in vars(kind).items() if isfunction(value)}
-    public = {name: method for name, method in methods.items() if name == "__call__" or not name.startswith("_")}
-    docs = {_call(name, method): cleandoc(method.__doc__) for name, method in public.items() if method.__doc__}
-    return {call: " ".join(sentences(doc).split()) for call, doc in docs.items()}
+    """Return the meaning of each public method and property of a class, by its call."""
+    public = {name: value for name, value in vars(kind).items() if name == "__call__" or not name.startswith("_")}
+    properties = {name: value.__doc__ for name, value in public.items() if isinstance(value, property)}
+    functions = {name: value for name in public if isfunction(value := _plain(kind, name))}
+    docs = {**properties, **{_call(name, function): function.__doc__ for name, function in functions.items()}}
+    return {call: _meaning(cleandoc(doc)) for call, doc in docs.items() if doc}
+
+
+def _plain(kind: type, name: str) -> object:
+    """Return a member of a class as a plain function, if it is a method or a class method."""
+    member = vars(kind)[name]
+    return member.__func__ if isinstance(member, classmethod) else member
+
+
+def _meaning(doc: str) -> str:
+    """Return a docstring as the text of one cell: sentences, then a line for each argument and error."""
+    items = [
+        (f"Raises `{name}`" if title == "Raises" else f"`{name}`", " ".join(text.split()))
+        for title, body in SECTION.findall(doc)
+        for name, text in ITEM.findall(body)
+    ]
+    text = " ".join(sentences(SECTION.sub("\n", doc)).split())
+    return "<br>".join([text, *(f"{name}: {about}" for name, about in items)])
 
 
 def _call(name: str, method: Callable[..., Any]) -> str:
-    """Return a method's call, such as `write(network, table)`, without annotations and defaults."""
+    """Return a method's call, such as `write(network, table)`, without annotations and defaults.
+
+    `*args` is left out: it is in contracts for type checkers only.
+    """
     _, *parameters = signature(method).parameters.values()
     plain = [parameter.replace(annotation=Signature.empty, default=Signature.empty) for parameter in parameters]
-    return f"{name}{Signature(plain)}"
+    return f"{name}{Signature([parameter for parameter in plain if parameter.kind is not Parameter.VAR_POSITIONAL])}"

@@ -89,11 +89,9 @@ def srptq_targets() -> Iterable[TargetEntry]:
     site, integers of each weight. `Placer` turns them into Q/DQ ONNX, if the format builds on it.
 
     Every run ends with `srptq verify`. It compares the first written file with the simulation, on worst-case images and
-    on images of four sizes, odd ones too, or of the only size that the file takes. The file passes if
-
-    1. its outputs agree with the simulation to 50 dB or better at 8 bits,
-    2. the integer convolutions that the runtime counts include the planned ones,
-    3. a target that is also a `Linter` has no severe finding.
+    on images of four sizes, odd ones too, or of the only size that the file takes. At 8 bits they have to agree to
+    50 dB or better. If the runtime counts its integer convolutions, there have to be as many as planned. If the target
+    is also a `Linter`, it must have no severe finding.
 
     A recipe names it in `target`, with its options in `export`.
     """

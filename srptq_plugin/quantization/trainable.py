@@ -12,7 +12,7 @@ class TrainableQuantizer(Protocol):
     """The contract between a fake-quantizer and the code that calibrates, trains and exports it.
 
     `BoundedFakeQuantize` implements all of it. A plugin subclasses that, and overrides the methods in which its
-    quantizer differs. Its class attributes `learns`, `dynamic`, `gradient` and `choices` say what kind it is.
+    quantizer differs. Its class attributes `learns`, `dynamic`, `gradient` and `options_type` say what kind it is.
 
     A run calls the methods in this order:
 
@@ -101,8 +101,8 @@ class TrainableQuantizer(Protocol):
     def extra_parameters(self) -> Iterator[tuple[nn.Parameter, float]]:
         """Yield each parameter to train besides the bounds, with Adam's learning rate for it.
 
-        Called when the optimizer is built and several times later: yield the same parameters in the same order. Those
-        of a fixed quantizer are not trained. Buffers need no mention: a checkpoint keeps them all.
+        Called when the optimizer is built and several times later: yield the same parameters in the same order. The
+        parameters of a fixed quantizer are not trained. Leave buffers out: a checkpoint keeps them all.
         """
         ...
 
