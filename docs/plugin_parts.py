@@ -116,6 +116,8 @@ def described_fields(kind: type) -> dict[str, str]:
 
 def _methods(kind: type) -> dict[str, str]:
     methods: dict[str, Callable[..., Any]] = {name: value for name, value in vars(kind).items() if isfunction(value)}
+    for name in _defaults(kind):
+        methods.pop(name, None)  # a field whose default is a function
     public = {name: method for name, method in methods.items() if name == "__call__" or not name.startswith("_")}
     docs = {_call(name, method): cleandoc(method.__doc__) for name, method in public.items() if method.__doc__}
     return {call: " ".join(sentences(doc).split()) for call, doc in docs.items()}
