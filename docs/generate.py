@@ -8,7 +8,7 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from inspect import Parameter, getdoc, signature
+from inspect import getdoc
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -19,8 +19,10 @@ from pieces import sentences, table
 
 from srptq_plugin.cli import catalog
 from srptq_plugin.cli.command import COMMANDS
+from srptq_plugin.plugins.entries import ObserverEntry
 from srptq_plugin.plugins.recipe_keys import Section, sections, words_of
 from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.utils.options import Options
 from srptq_plugin.utils.progress import quiet
 
 FOLDER = Path(__file__).parent
@@ -41,11 +43,9 @@ WISHES = {
     "one_grid_per_tensor": "All readers of a tensor read the same integers",
     "per_channel": "A weight may have a scale for each channel",
     "pair_sum_bits": "Without VNNI two products are added in integers of so many bits, which weights must not overflow",
-    "sign_bit": "A recipe's bits are those of the magnitude; a sign has one more",
+    "sign_bit": "A recipe's bits count the magnitude; a sign has one more",
 }
 """Row titles for the fields of a target's rules."""
-OF_THE_PIPELINE = ("grid", "tensors_per_batch")
-"""Arguments of observers that the pipeline sets. They are no options."""
 
 
 def recipes() -> str:
@@ -83,9 +83,9 @@ def _target(name: str, presets: Sequence[Mapping[str, Any]]) -> str:
     about = sentences(getdoc(type(Registry().target(name).load())) or "")
     columns = ["preset", *(f"`{preset['preset']}`" for preset in presets)]
     rows = [[title, *(_cell(preset[key]) for preset in presets)] for key, title in {**GRIDS, **WISHES}.items()]
-    exports = [f"* `export.{key}`: {_cell(values)}, the default first." for key, values in first["exports"].items()]
+    options = _option_table(Registry().target(name).options, "export.")
     filled_rows = [row for row in rows if any(row[1:])]
-    return "\n\n".join([f"## `{name}`: {first['summary']}{aliases}", about, table(columns, filled_rows), *exports])
+    return "\n\n".join([f"## `{name}`: {first['summary']}{aliases}", about, table(columns, filled_rows), *options])
 
 
 def _cell(value: object) -> str:
@@ -102,26 +102,33 @@ def _code(value: object) -> str:
 
 def observers() -> str:
     """Return a section for each observer, with its description and its options."""
-    return "\n\n".join(_observer(entry.name, entry.load()) for entry in Registry().entries("observer"))
+    return "\n\n".join(_observer(entry) for entry in Registry().entries("observer") if isinstance(entry, ObserverEntry))
 
 
-def _observer(name: str, kind: type[object]) -> str:
-    options = {key: option for key, option in signature(kind).parameters.items() if key not in OF_THE_PIPELINE}
-    owner = next(base for base in kind.__mro__ if "__init__" in vars(base))
-    docs = [sys.modules[kind.__module__].__doc__, getdoc(kind), *([getdoc(owner)] if options else [])]
-    about = [sentences(doc) for doc in dict.fromkeys(docs) if doc]
-    rows = [[f"`{key}`", _values(option), _code(option.default)] for key, option in options.items()]
-    listed = [table(["option", "values", "default"], rows)] if rows else ["It has no options."]
-    return "\n\n".join([f"## `{name}`", *about, *listed])
+def _observer(entry: ObserverEntry) -> str:
+    kind: Any = entry.load()
+    about = [sentences(doc) for doc in (sys.modules[kind.__module__].__doc__, getdoc(kind)) if doc]
+    options = _option_table(entry.options) or ["It has no options."]
+    return "\n\n".join([f"## `{entry.name}`", *about, *options])
+
+
+def _option_table(model: type[Options], prefix: str = "") -> list[str]:
+    """Return a table of the options in a record, or nothing if it has none."""
+    rows = [
+        [
+            f"`{prefix}{name}`",
+            ", ".join(words_of(field.annotation, field.metadata)),
+            _code(field.get_default()),
+            str(field.description),
+        ]
+        for name, field in model.model_fields.items()
+    ]
+    return [table(["option", "values", "default", "meaning"], rows)] if rows else []
 
 
 def commands() -> str:
     """Return a table of the commands of `srptq`."""
     return table(["command", "what it does"], [[f"`srptq {command.name}`", command.summary] for command in COMMANDS])
-
-
-def _values(option: Parameter) -> str:
-    return ", ".join(words_of(option.annotation))
 
 
 BLOCKS: Mapping[str, Callable[[], str]] = {

@@ -13,11 +13,13 @@ from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.entries import Entry, ToolkitEntry
 from srptq_plugin.plugins.recipe_keys import NEEDED, Key, sections
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.recipe import MODELS, Recipe
 from srptq_plugin.recipes.recipe_files import RecipeLayer, parse_set
 
 PAGES = sorted(generate.FOLDER.glob("*.md"))
-KEYS = [key for section in sections(Registry()) for key in section.keys]
+SECTIONS = sections(Registry())
+KEYS = [key for section in SECTIONS if section.name in ("", *MODELS, "reconstruction (pac)") for key in section.keys]
+"""The keys of recipes with PaC."""
 BASE = RecipeLayer("base", {"target": "paper", "reconstruction": {"name": "pac"}})
 
 
@@ -49,7 +51,14 @@ def test_every_key_has_a_sentence_and_its_default(key: Key) -> None:
     assert key.values
     if key.default != NEEDED and "[]" not in key.name:
         override = f"{key.name.replace('STAGE', 'body')}={key.default.strip('`')}"
-        assert Recipe.from_layers([BASE, parse_set(override)]) == Recipe.from_layers([BASE])
+        recipe, base = (Recipe.from_layers(layers) for layers in ([BASE, parse_set(override)], [BASE]))
+        assert BoundRecipe.of(recipe, Registry()).recipe == BoundRecipe.of(base, Registry()).recipe
+
+
+@pytest.mark.parametrize("key", [key for section in SECTIONS for key in section.keys], ids=lambda key: key.name)
+def test_every_option_of_a_plugin_has_a_sentence(key: Key) -> None:
+    assert key.about.endswith(".")
+    assert key.values
 
 
 def test_all_keys_of_a_recipe_are_listed() -> None:

@@ -6,8 +6,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from srptq_adapters.targets.export_options import SnpeExport, TensorRTExport
 from srptq_plugin.errors import NotInstalledError, SrptqError
 from srptq_plugin.models.model_options import EdsrOptions, RdnOptions, RrdbOptions, SizeOptions
+from srptq_plugin.observers.observer_options import DbdcOptions, PercentileOptions, SearchOptions
 from srptq_plugin.plugins.entries import (
     ModelEntry,
     ObserverEntry,
@@ -18,6 +20,7 @@ from srptq_plugin.plugins.entries import (
 )
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.protocols import Toolkit
+from srptq_plugin.qat.quantizer_options import DdtbOptions
 from srptq_plugin.reconstruction.pac_options import PacOptions
 
 MQBENCH = "git+https://github.com/ModelTC/MQBench@00f477d"
@@ -87,8 +90,12 @@ def srptq_targets() -> Iterable[TargetEntry]:
         TargetEntry("paper", "unconstrained quantizer, simulation only", _target("paper")),
         TargetEntry("onnxruntime", "QDQ ONNX, uint8 affine, CPU", _target("onnxruntime"), aliases=("ort",)),
         TargetEntry("openvino", "QDQ ONNX, mixed or performance preset", _target("openvino"), aliases=("ov",)),
-        TargetEntry("tensorrt", "QDQ ONNX, int8 symmetric", _target("tensorrt"), aliases=("trt",)),
-        TargetEntry("snpe", "float ONNX with encodings, SNPE and QNN", _target("snpe"), aliases=("qnn",)),
+        TargetEntry(
+            "tensorrt", "QDQ ONNX, int8 symmetric", _target("tensorrt"), aliases=("trt",), options=TensorRTExport
+        ),
+        TargetEntry(
+            "snpe", "float ONNX with encodings, SNPE and QNN", _target("snpe"), aliases=("qnn",), options=SnpeExport
+        ),
     ]
 
 
@@ -96,11 +103,21 @@ def srptq_targets() -> Iterable[TargetEntry]:
 def srptq_observers() -> Iterable[ObserverEntry]:
     """Register the observers, each in a file of its own."""
     return [
-        ObserverEntry("dbdc", "density-based dual clipping", _observer("dbdc:DBDCObserver")),
+        ObserverEntry("dbdc", "density-based dual clipping", _observer("dbdc:DBDCObserver"), options=DbdcOptions),
         ObserverEntry("minmax", "the plain extremes", _observer("minmax:MinMaxObserver")),
-        ObserverEntry("percentile", "a percentile at each end", _observer("percentile:PercentileObserver")),
-        ObserverEntry("mse", "the least squared error", _observer("mse:MSEObserver")),
-        ObserverEntry("entropy", "the least divergence, as TensorRT's", _observer("entropy:EntropyObserver")),
+        ObserverEntry(
+            "percentile",
+            "a percentile at each end",
+            _observer("percentile:PercentileObserver"),
+            options=PercentileOptions,
+        ),
+        ObserverEntry("mse", "the least squared error", _observer("mse:MSEObserver"), options=SearchOptions),
+        ObserverEntry(
+            "entropy",
+            "the least divergence, as TensorRT's",
+            _observer("entropy:EntropyObserver"),
+            options=SearchOptions,
+        ),
     ]
 
 
@@ -133,7 +150,12 @@ def srptq_quantizers() -> Iterable[QuantizerEntry]:
             "daq", "each channel of each image by its mean and deviation (Hong et al. 2022); simulated", daq
         ),
         QuantizerEntry("daq-m", "the same with a bit more or less by the channel's deviation; simulated", mixed),
-        QuantizerEntry("ddtb", "both bounds, scaled by gates image by image (Zhong et al. 2022); simulated", ddtb),
+        QuantizerEntry(
+            "ddtb",
+            "both bounds, scaled by gates image by image (Zhong et al. 2022); simulated",
+            ddtb,
+            options=DdtbOptions,
+        ),
         QuantizerEntry("linear", "between the extremes of each image, as DAQ is compared with; simulated", linear),
     ]
 

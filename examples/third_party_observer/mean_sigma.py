@@ -3,34 +3,37 @@
 from collections.abc import Iterable, Sequence
 
 import torch
+from pydantic import Field
 
 from srptq_plugin.plugin_api import (
     Average,
     BatchObserver,
     Bounds,
-    IntGrid,
     ObserverEntry,
-    SrptqError,
+    Options,
     TensorRows,
     extremes,
     hookimpl,
 )
 
 
+class MeanSigmaOptions(Options):
+    """The option of the observer."""
+
+    k: float = Field(default=3.0, gt=0)
+    """How many deviations the bounds are away from the mean."""
+
+
 class MeanSigma(BatchObserver[Average]):
     """Mean plus and minus `k` deviations, limited to the extremes. Averaged over batches."""
 
-    def __init__(self, grid: IntGrid, *, k: float = 3.0, tensors_per_batch: int = 1) -> None:
-        super().__init__(grid, tensors_per_batch=tensors_per_batch)
-        if k <= 0:
-            raise SrptqError(f"k: {k}; give a number above 0")
-        self.k = k
+    options_type = MeanSigmaOptions
 
     def measure(self, batch: Sequence[TensorRows]) -> Average:
         """Return the bounds of a batch: one row for each channel, or a single row."""
         low, high = extremes(batch)
         rows = torch.cat([tensor.rows for tensor in batch], 1).cpu().double()
-        mean, reach = rows.mean(1), self.k * rows.std(1, correction=0)
+        mean, reach = rows.mean(1), self.options.k * rows.std(1, correction=0)
         return Average(torch.stack([low.maximum(mean - reach), high.minimum(mean + reach)]))
 
     def row_bounds(self, state: Average) -> Bounds:
@@ -41,4 +44,8 @@ class MeanSigma(BatchObserver[Average]):
 @hookimpl
 def srptq_observers() -> Iterable[ObserverEntry]:
     """Register the observer."""
-    return [ObserverEntry("mean-sigma", "k standard deviations around the mean", load=lambda: MeanSigma)]
+    return [
+        ObserverEntry(
+            "mean-sigma", "k standard deviations around the mean", load=lambda: MeanSigma, options=MeanSigmaOptions
+        )
+    ]

@@ -3,15 +3,33 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
 import onnxruntime
 
-from srptq_plugin.plugin_api import Array, Fusion, IntGrid, Placer, QuantTable, Rules, Size, TargetEntry, hookimpl
+from srptq_plugin.plugin_api import (
+    Array,
+    Fusion,
+    IntGrid,
+    Options,
+    Placer,
+    QuantTable,
+    Rules,
+    Size,
+    TargetEntry,
+    hookimpl,
+)
 
 BITS = frozenset({8})
+
+
+class TinyNpuExport(Options):
+    """What a recipe may say under `export`."""
+
+    shifts: Literal["json", "none"] = "json"
+    """The format of the table of shifts, or `none` without it."""
 
 
 class TinyNpu:
@@ -28,12 +46,11 @@ class TinyNpu:
             fusions=tuple(Fusion(op, behind="conv") for op in ("relu", "clamp", "add")),
         )
     }
-    exports: Mapping[str, Sequence[str]] = {"shifts": ("json", "none")}
 
     def require(self) -> None:
         """Accept every machine: writing needs ONNX only."""
 
-    def write(self, network: Path, table: QuantTable, folder: Path, *, shifts: str = "json") -> Sequence[Path]:
+    def write(self, network: Path, table: QuantTable, folder: Path, *, shifts: str) -> Sequence[Path]:
         """Write the Q/DQ file for the NPU's compiler, and the shifts for its driver."""
         onnx.save(Placer(onnx.load(network), table).place(), folder / "model_tiny_npu.onnx")
         if shifts == "none":
@@ -72,4 +89,4 @@ class Emulator:
 @hookimpl
 def srptq_targets() -> Iterable[TargetEntry]:
     """Return the targets that the entry point registers."""
-    return [TargetEntry("tiny-npu", "8 bits, scales are powers of two", TinyNpu)]
+    return [TargetEntry("tiny-npu", "8 bits, scales are powers of two", TinyNpu, options=TinyNpuExport)]

@@ -14,13 +14,15 @@ from srptq_plugin.plugins.entries import Entry
 from srptq_plugin.plugins.hosts import installed_hosts
 from srptq_plugin.plugins.protocols import Change, Target
 from srptq_plugin.plugins.recipe_keys import sections
-from srptq_plugin.plugins.registry import PluginInfo, Registry
+from srptq_plugin.plugins.registry import KINDS, PluginInfo, Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.recipe_files import shipped
 from srptq_plugin.utils.progress import Progress
 
 Record = dict[str, Any]
+MOST_OPTIONS = 4
+"""Options that a line of `srptq plugins` names."""
 OF_GRIDS = ("weights", "activations", "weight_bits", "activation_bits", "integer_bits", "placements")
 WISHES = tuple(field.name for field in fields(Rules) if field.name not in OF_GRIDS)
 """The other rules of a target: where it needs quantizers, and which operations it fuses."""
@@ -48,15 +50,16 @@ def targets(_args: Namespace, _progress: Progress) -> Answer:
 def plugins(_args: Namespace, _progress: Progress) -> Answer:
     """List the plugins with the entries that they register, or with the reason why they failed."""
     registry = Registry()
-    summaries = {
-        kind: {entry.name: entry.summary for entry in registry.entries(kind)}
-        for kind in ("toolkit", "target", "observer", "reconstruction", "quantizer", "model")
-    }
+    entries = {kind: {entry.name: entry for entry in registry.entries(kind)} for kind in KINDS}
     hosts = {name: host.changes(registry) for name, host in installed_hosts(registry)}
-    report = [block for info in registry.plugins() for block in _plugin(info, summaries)]
+    report = [block for info in registry.plugins() for block in _plugin(info, entries)]
     report += [block for name, changes in hosts.items() for block in _host(name, changes)]
     activate = {name: list(map(asdict, changes)) for name, changes in hosts.items()}
-    return Answer({"plugins": [asdict(info) for info in registry.plugins()], "activate": activate}, report)
+    options = {
+        kind: {name: list(entry.options.model_fields) for name, entry in own.items()} for kind, own in entries.items()
+    }
+    infos = [asdict(info) for info in registry.plugins()]
+    return Answer({"plugins": infos, "options": options, "activate": activate}, report)
 
 
 def _one_recipe(name: str) -> Answer:
@@ -113,7 +116,7 @@ def _target_row(record: Record) -> list[Cell]:
     if "problem" in record:
         return [record["target"], "", "", "", "", Mark(record["problem"], good=False)]
     integers = _ranges(frozenset(record["integer_bits"]))
-    options = "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in record["exports"].items())
+    options = ", ".join(f"{key}={default}" for key, default in record["exports"].items())
     name = f"{record['target']} {record['preset']}"
     runs = [f"{integers} bits" if integers else "none", ", ".join(record["placements"])]
     return [name, *runs, record["weights"], record["activations"], options]
@@ -126,7 +129,7 @@ def _presets(entry: Entry[Target]) -> Iterator[Record]:
     except (SrptqError, ImportError) as error:
         yield target_record | {"problem": str(error)}
         return
-    target_record["exports"] = {key: list(values) for key, values in target.exports.items()}
+    target_record["exports"] = {key: field.get_default() for key, field in entry.options.model_fields.items()}
     for number, (name, rules) in enumerate(target.presets.items()):
         yield target_record | {"preset": name, "default": number == 0} | _rules(rules)
 
@@ -180,9 +183,17 @@ def _host(name: str, changes: Sequence[Change]) -> Iterator[Facts | Table]:
     yield Table(["entry or repair", "meaning", "left out"], [list(asdict(change).values()) for change in changes])
 
 
-def _plugin(info: PluginInfo, summaries: Mapping[str, Mapping[str, str]]) -> Iterator[Facts | Table]:
+def _plugin(info: PluginInfo, entries: Mapping[str, Mapping[str, Entry[Any]]]) -> Iterator[Facts | Table]:
     source = f"{info.name} ({info.distribution} {info.version})" if info.distribution else info.name
     yield Facts([("plugin", Mark(f"{source}: {info.failed}", good=False) if info.failed else source)])
-    rows = [[kind, name, summaries[kind][name]] for kind, names in info.registers.items() for name in names]
+    registered = [(kind, entries[kind][name]) for kind, names in info.registers.items() for name in names]
+    rows = [[kind, entry.name, entry.summary, _options(entry)] for kind, entry in registered]
     if rows:
-        yield Table(["kind", "name", "meaning"], rows)
+        yield Table(["kind", "name", "meaning", "options"], rows, wordy=2)
+
+
+def _options(entry: Entry[Any]) -> str:
+    """Name the options of an entry. Of many, name the first."""
+    names = list(entry.options.model_fields)
+    more = len(names) - MOST_OPTIONS
+    return ", ".join(names[:MOST_OPTIONS]) + (f" and {more} more" if more > 0 else "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from srptq_plugin.cli import help_texts, options
+from srptq_plugin.cli import command_options, help_texts
 
 if TYPE_CHECKING:
     from srptq_plugin.cli.result import Answer
@@ -43,67 +43,67 @@ COMMANDS = (
     Command(
         "quantize",
         "quantize a network and write a run folder",
-        options.quantize,
+        command_options.quantize,
         "run_commands:quantize",
         help_texts.QUANTIZE,
     ),
     Command(
         "train",
         "train a calibrated run, with or without labels, and write another run",
-        options.train,
+        command_options.train,
         "run_commands:train",
         help_texts.TRAIN,
     ),
     Command(
         "evaluate",
         "compute PSNR and SSIM of bicubic, float, simulation and runtime",
-        options.evaluate,
+        command_options.evaluate,
         "run_commands:evaluate",
         help_texts.EVALUATE,
     ),
     Command(
         "verify",
         "compare the simulation with the real runtime; exits with 1 if they differ",
-        options.verify,
+        command_options.verify,
         "run_commands:verify",
         help_texts.VERIFY,
     ),
     Command(
         "analyze",
         "measure what each stage, block and site costs the image",
-        options.analyze,
+        command_options.analyze,
         "analyze_command:analyze",
         help_texts.ANALYZE,
     ),
     Command(
         "plot",
         "draw an analysis, or the values and bounds of a site; needs matplotlib",
-        options.plot,
+        command_options.plot,
         "plot_command:plot",
         help_texts.PLOT,
     ),
     Command(
         "cost",
         "count arithmetic, bytes and memory, quantized and in float",
-        options.cost,
+        command_options.cost,
         "analyze_command:cost",
         help_texts.COST,
     ),
     Command(
         "lint",
         "check any ONNX file against a target's rules; exits with 1 if it breaks one",
-        options.lint,
+        command_options.lint,
         "run_commands:lint",
         help_texts.LINT,
     ),
     Command(
         "recipes",
         "list the recipes that come with the package, print one, or list all keys",
-        options.recipes,
+        command_options.recipes,
         "catalog:recipes",
         help_texts.RECIPES,
     ),
-    Command("targets", "list the deployment targets and what they allow", options.nothing, "catalog:targets"),
-    Command("plugins", "list the plugins and what they register", options.nothing, "catalog:plugins"),
+    Command("targets", "list the deployment targets and what they allow", command_options.nothing, "catalog:targets"),
+    Command("plugins", "list the plugins and what they register", command_options.nothing, "catalog:plugins"),
 )
 BY_NAME = {command.name: command for command in COMMANDS}

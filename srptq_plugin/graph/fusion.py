@@ -16,8 +16,9 @@ DEPTHWISE, SCALE = "depthwise_conv", "scale"
 class Fusion:
     """An operation that a target computes in the kernel of an operation before it.
 
-    Operations have the names of `Network.ops`. Two names are narrower: `depthwise_conv`, and `scale` for a `mul` by a
-    constant. A convolution that the plan leaves float counts as `any` only.
+    Operations have the names that graph keys have, such as `conv`, `relu` or `cat`. Two names are narrower:
+    `depthwise_conv`, and `scale` for a `mul` by a constant. A convolution that the plan leaves float counts as `any`
+    only.
 
     >>> print(Fusion("clamp", behind="conv"))
     clamp behind conv

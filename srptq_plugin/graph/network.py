@@ -263,7 +263,7 @@ def _function_name(target: Any) -> str:
 
 
 def _layer_op(module: nn.Module) -> str:
-    """The operation of a called module: torch's own layers in any shape, quantizers, or somebody's own layer."""
+    """Name the operation of a called module: torch's own layers in any shape, quantizers, or somebody's own layer."""
     if isinstance(module, AnyQuantizer):
         return QUANTIZER
     layers = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.modules."))

@@ -10,7 +10,7 @@ from srptq_plugin.quantization.grid import IntGrid
 class Rules:
     """The rules of a target: its grids, its fusions, and where it needs quantizers.
 
-    Operations have the names of `Network.ops`.
+    Operations have the names that graph keys have, such as `conv`, `add` or `cat`.
     """
 
     weights: IntGrid

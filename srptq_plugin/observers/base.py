@@ -5,12 +5,9 @@ all batches into bounds. The base class splits channels into rows, groups tensor
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import wraps
-from inspect import signature
-from types import MappingProxyType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from numpy import count_nonzero
@@ -20,6 +17,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.quantization.chunking import iter_columns
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.quantization.observer import Observer
+from srptq_plugin.utils.options import Options
 
 
 @dataclass(frozen=True)
@@ -108,19 +106,14 @@ class BatchObserver(ABC, Generic[S]):
     `tensors_per_batch` tensors share the observer. One batch is that many consecutive `update()` calls.
     """
 
-    settings: Mapping[str, object] = MappingProxyType({})
-    """The options of its constructor, recorded by name. Two observers merge only if these are equal."""
+    options_type: ClassVar[type[Options]] = Options
+    """The record of the observer's options. A subclass with options has a record of its own."""
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        """Wrap the subclass's own constructor so that it records `settings`."""
-        super().__init_subclass__(**keywords)
-        if "__init__" in vars(cls):
-            cls.__init__ = _record_settings(cls.__init__)
-
-    def __init__(self, grid: IntGrid, *, tensors_per_batch: int = 1) -> None:
+    def __init__(self, grid: IntGrid, *, tensors_per_batch: int = 1, **options: object) -> None:
         if tensors_per_batch < 1:
             raise SrptqError(f"tensors_per_batch: {tensors_per_batch}; give 1 or more")
         self.grid, self.tensors_per_batch = grid, tensors_per_batch
+        self.options: Any = self.options_type.parse(options, "options")
         # States hold rows, so `row_bounds` projects on the grid without its channel axis.
         self.row_grid = replace(grid, channel_axis=None)
         self.state: S | None = None
@@ -162,7 +155,7 @@ class BatchObserver(ABC, Generic[S]):
 
     def merge(self, other: Observer) -> None:
         """Add the batches of another observer with the same grid and options."""
-        if not isinstance(other, type(self)) or (other.grid, other.settings) != (self.grid, self.settings):
+        if not isinstance(other, type(self)) or (other.grid, other.options) != (self.grid, self.options):
             raise SrptqError(f"only another {type(self).__name__} with the same grid and options can be merged")
         self.close_batch()
         other.close_batch()
@@ -200,20 +193,3 @@ def _count_nonzero(rows: Tensor) -> Tensor:
         return rows.count_nonzero(dim=1).cpu()
     # NumPy counts booleans several times as fast as torch does on the CPU.
     return torch.tensor([count_nonzero(row.numpy()) for row in rows.bool()])
-
-
-def _record_settings(construct: Callable[..., None]) -> Callable[..., None]:
-    """Return a constructor that stores its options in `settings` first."""
-    parameters = signature(construct)
-
-    @wraps(construct)
-    def recording(self: Any, *args: Any, **keywords: Any) -> None:
-        # `super().__init__()` enters here again. The outermost constructor has all options, so the first one wins.
-        if "settings" not in vars(self):
-            bound = parameters.bind(self, *args, **keywords)
-            bound.apply_defaults()
-            _self, _grid, *options = bound.arguments.items()
-            self.settings = {name: value for name, value in options if name != "tensors_per_batch"}
-        construct(self, *args, **keywords)
-
-    return recording

@@ -1,14 +1,13 @@
 """DBDC: density-based dual clipping, in one cumulative pass for any number of ratios."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.observers.base import Average, BatchObserver, TensorRows, extremes
 from srptq_plugin.observers.histogram import equal_histogram, without_zeros
+from srptq_plugin.observers.observer_options import DbdcOptions
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, dequantize, project, quantize
 
 PAPER = {4: 4e-5, 6: 5e-5, 8: 1e-5}
@@ -36,21 +35,13 @@ class DBDCObserver(BatchObserver[Average]):
     Bounds(0, 1)
     """
 
-    def __init__(
-        self,
-        grid: IntGrid,
-        *,
-        ratio: float | Literal["paper", "auto"] = "auto",
-        bins: int = 2048,
-        average: Literal["mean", "ema"] = "mean",
-        momentum: float = 0.9,
-        tensors_per_batch: int = 1,
-    ) -> None:
-        super().__init__(grid, tensors_per_batch=tensors_per_batch)
-        self.ratios, self.bins = resolve_ratios(ratio, grid.bits), bins
-        if bins < 1:
-            raise SrptqError(f"bins: {bins}; give 1 or more")
-        self._share = _resolve_share(average, momentum)
+    options_type = DbdcOptions
+
+    def __init__(self, grid: IntGrid, *, tensors_per_batch: int = 1, **options: object) -> None:
+        super().__init__(grid, tensors_per_batch=tensors_per_batch, **options)
+        self.ratios, self.bins = resolve_ratios(self.options.ratio, grid.bits), self.options.bins
+        # The weight of a new batch in a moving average, or None for a mean.
+        self._share = 1 - self.options.momentum if self.options.average == "ema" else None
 
     def measure(self, batch: Sequence[TensorRows]) -> Average:
         """Return the bounds and the expected error of every ratio, shaped [3, ratios, rows]."""
@@ -101,21 +92,8 @@ def resolve_ratios(ratio: float | str, bits: int) -> tuple[float, ...]:
     (13, 13)
     """
     if isinstance(ratio, str):
-        if ratio not in ("paper", "auto"):
-            raise UnknownNameError("ratio", ratio, ["paper", "auto"])
         return (PAPER[bits],) if ratio == "paper" and bits in PAPER else LADDER
-    if not 0 <= ratio < 1:
-        raise SrptqError(f"ratio: {ratio}; give a number from 0 to less than 1, 'paper' or 'auto'")
     return (float(ratio),)
-
-
-def _resolve_share(average: str, momentum: float) -> float | None:
-    """Return the weight of a new batch in a moving average, or None for a mean."""
-    if average not in ("mean", "ema"):
-        raise UnknownNameError("average", average, ["mean", "ema"])
-    if not 0 <= momentum < 1:
-        raise SrptqError(f"momentum: {momentum}; give a number from 0 to less than 1")
-    return 1 - momentum if average == "ema" else None
 
 
 def count_dropped(counts: Tensor, ratios: Sequence[float]) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,14 @@ def _is_percentage(value: object) -> bool:
     return is_real(value) and cast("float", value) < 50  # noqa: PLR2004 - cutting half off each end leaves nothing
 
 
+def _is_ratio(value: object) -> bool:
+    return value in ("paper", "auto") or (is_real(value) and cast("float", value) < 1)
+
+
+Ratio = Annotated[
+    float | Literal["paper", "auto"],
+    BeforeValidator(Allowed("a number of 0 or more and less than 1, 'paper' or 'auto'", _is_ratio)),
+]
 Percentage = Annotated[float, BeforeValidator(Allowed("a percentage from 0 to less than 50", _is_percentage))]
 Bins = Annotated[int, whole(2, 1_000_000)]
 
@@ -19,7 +27,7 @@ Bins = Annotated[int, whole(2, 1_000_000)]
 class DbdcOptions(Options):
     """The options of DBDC."""
 
-    ratio: Share | Literal["paper", "auto"] = "auto"
+    ratio: Ratio = "auto"
     """The share of values to clip. `paper` is the paper's for 4, 6 and 8 bits, `auto` the ratio of least error."""
     bins: Count = 2048
     """Bins of the histogram."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from srptq_plugin.errors import SrptqError
 from srptq_plugin.observers.base import Average, BatchObserver, TensorRows
-from srptq_plugin.quantization.grid import Bounds, IntGrid
+from srptq_plugin.observers.observer_options import PercentileOptions
+from srptq_plugin.quantization.grid import Bounds
 
 
 class PercentileObserver(BatchObserver[Average]):
@@ -18,17 +18,13 @@ class PercentileObserver(BatchObserver[Average]):
     Bounds(10, 89)
     """
 
-    def __init__(self, grid: IntGrid, *, percentile: float = 0.1, tensors_per_batch: int = 1) -> None:
-        super().__init__(grid, tensors_per_batch=tensors_per_batch)
-        if not 0 <= percentile < 50:  # noqa: PLR2004 - cutting half off each end leaves nothing
-            raise SrptqError(f"percentile: {percentile}; give a percentage from 0 to less than 50")
-        self.percentile = percentile
+    options_type = PercentileOptions
 
     def measure(self, batch: Sequence[TensorRows]) -> Average:
         """Return the two order statistics of each row, shaped [2, rows]."""
         rows = torch.cat([tensor.rows for tensor in batch], 1) if len(batch) > 1 else batch[0].rows
         size = rows.shape[1]
-        beyond = int(size * self.percentile / 100)
+        beyond = int(size * self.options.percentile / 100)
         # kthvalue counts from 1. It selects in linear time, where a quantile would sort.
         ends = [rows.kthvalue(rank, dim=1).values for rank in (beyond + 1, size - beyond)]
         return Average(torch.stack(ends).cpu().double())

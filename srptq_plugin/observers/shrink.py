@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from srptq_plugin.errors import SrptqError
 from srptq_plugin.observers.base import BatchObserver, TensorRows
 from srptq_plugin.observers.histogram import RunningHistogram
+from srptq_plugin.observers.observer_options import SearchOptions
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
 
 BINS, CHANNEL_BINS = 4096, 1024
@@ -21,11 +21,12 @@ class ShrinkSearch(BatchObserver[RunningHistogram]):
     `bins` is the size of the histogram. By default it is 4096, or 1024 for each channel.
     """
 
-    def __init__(self, grid: IntGrid, *, steps: int = 100, bins: int | None = None, tensors_per_batch: int = 1) -> None:
-        super().__init__(grid, tensors_per_batch=tensors_per_batch)
-        self.steps, self.bins = steps, bins or (BINS if grid.channel_axis is None else CHANNEL_BINS)
-        if steps < 1 or self.bins < 2:  # noqa: PLR2004 - a range has two ends
-            raise SrptqError(f"steps: {steps}, bins: {self.bins}; give 1 or more steps and 2 or more bins")
+    options_type = SearchOptions
+
+    def __init__(self, grid: IntGrid, *, tensors_per_batch: int = 1, **options: object) -> None:
+        super().__init__(grid, tensors_per_batch=tensors_per_batch, **options)
+        self.steps = self.options.steps
+        self.bins = self.options.bins or (BINS if grid.channel_axis is None else CHANNEL_BINS)
 
     @abstractmethod
     def cost(self, histogram: RunningHistogram, qparams: QParams) -> Tensor:

@@ -11,13 +11,14 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, QConfig, Role
 from srptq_plugin.planning.planner import make_plan
-from srptq_plugin.plugins.compatibility import dynamic_problems, export_problems, problems
+from srptq_plugin.plugins.compatibility import dynamic_problems, problems
 from srptq_plugin.plugins.protocols import Target, Toolkit
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import ReconstructionSettings, TensorSettings
+from srptq_plugin.utils.options import Options
 
 if TYPE_CHECKING:
     from srptq_plugin.plugins.protocols import ObserverFactory
@@ -146,14 +147,32 @@ def _refuse(recipe: Recipe, texts: Iterable[str]) -> None:
 
 
 def _with_all_options(recipe: Recipe, registry: Registry) -> Recipe:
-    """Validate the options of plugins and fill in their defaults, so that a written recipe says all."""
-    settings = recipe.reconstruction
-    if settings is None:
-        return recipe
-    model = registry.reconstruction(settings.name).options
-    options = model.parse(settings.options, f"recipe {recipe.name}: reconstruction")
-    complete = ReconstructionSettings.model_validate({"name": settings.name, **dict(options)})
-    return recipe.model_copy(update={"reconstruction": complete})
+    """Validate the options of plugins and fill in their defaults, so that a written recipe says all.
+
+    Mistakes of all sections are raised together.
+    """
+    mistakes: list[str] = []
+
+    def parse(model: type[Options], values: Mapping[str, object], section: str) -> dict[str, Any]:
+        try:
+            return dict(model.parse(values, section))
+        except SrptqError as error:
+            mistakes.extend(str(error).splitlines())
+            return {}
+
+    changes: dict[str, Any] = {"export": parse(registry.target(recipe.target).options, recipe.export, "export")}
+    for section in ("weights", "activations"):
+        settings: TensorSettings = getattr(recipe, section)
+        observer, quantizer = registry.observer(settings.observer), registry.quantizer(settings.quantizer)
+        options = parse(observer.options, settings.options, f"{section}.options")
+        own = parse(quantizer.options, settings.quantizer_options, f"{section}.quantizer_options")
+        changes[section] = settings.model_copy(update={"options": options, "quantizer_options": own})
+    if recipe.reconstruction:
+        name = recipe.reconstruction.name
+        options = parse(registry.reconstruction(name).options, recipe.reconstruction.options, "reconstruction")
+        changes["reconstruction"] = ReconstructionSettings.model_validate({"name": name, **options})
+    _refuse(recipe, mistakes)
+    return recipe.model_copy(update=changes)
 
 
 def _rules(recipe: Recipe, registry: Registry, target: Target) -> Rules:
@@ -171,7 +190,6 @@ def _rules(recipe: Recipe, registry: Registry, target: Target) -> Rules:
         [
             *problems(recipe, rules),
             *dynamic_problems(recipe, rules, dynamic),
-            *export_problems(recipe, target.exports),
         ],
     )
     return rules
@@ -179,11 +197,10 @@ def _rules(recipe: Recipe, registry: Registry, target: Target) -> Rules:
 
 def _qconfig(section: str, settings: TensorSettings, registry: Registry) -> QConfig:
     kind, options = registry.quantizer(settings.quantizer).load(), settings.quantizer_options
-    for key, given in (("quantizer", {}), ("quantizer_options", options)):
-        try:
-            kind("", IntGrid(settings.bits), constant=section == "weights", options=given)
-        except (TypeError, SrptqError) as error:
-            raise SrptqError(f"{section}.{key}: {settings.quantizer}: {error}") from error
+    try:
+        kind("", IntGrid(settings.bits), constant=section == "weights", options=options)
+    except (TypeError, SrptqError) as error:
+        raise SrptqError(f"{section}.quantizer: {settings.quantizer}: {error}") from error
     return QConfig(_observer_factory(section, settings, registry), kind, options)
 
 

@@ -1,9 +1,7 @@
 """What a recipe asks for and its target cannot run, each problem with its cure."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
 
-from srptq_plugin.errors import UnknownNameError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.recipes.recipe import Recipe
 
@@ -81,12 +79,3 @@ def dynamic_problems(recipe: Recipe, rules: Rules, dynamic: Mapping[str, bool]) 
                 f"{section}.quantizer: {name} computes its levels from each image, which {recipe.target} does not run; "
                 "set it to bounded, or simulate it with target: paper, preset: paper"
             )
-
-
-def export_problems(recipe: Recipe, exports: Mapping[str, Sequence[Any]]) -> Iterator[str]:
-    """Yield the options of `export` that the target does not have, and values that they do not take."""
-    for key, value in recipe.export.items():
-        if key not in exports:
-            yield f"export: {UnknownNameError(f'option of {recipe.target}', key, exports)}"
-        elif value not in exports[key]:
-            yield f"export.{key}: {value!r} is not known; choices: {', '.join(map(str, exports[key]))}"

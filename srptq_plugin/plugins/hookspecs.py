@@ -38,21 +38,23 @@ def srptq_observers() -> Iterable[ObserverEntry]:
 
     Example:
         ```python
-        from srptq_plugin.plugin_api import Bounds, MinMaxObserver, ObserverEntry, hookimpl
+        from srptq_plugin.plugin_api import Bounds, MinMaxObserver, ObserverEntry, Options, hookimpl
+
+
+        class HalvesOptions(Options):
+            share: float = 0.5
 
 
         class Halves(MinMaxObserver):
-            def __init__(self, grid, *, share=0.5, tensors_per_batch=1):
-                super().__init__(grid, tensors_per_batch=tensors_per_batch)
-                self.share = share
+            options_type = HalvesOptions
 
             def row_bounds(self, state):
-                return Bounds(self.share * state.low, self.share * state.high)
+                return Bounds(self.options.share * state.low, self.options.share * state.high)
 
 
         @hookimpl
         def srptq_observers():
-            return [ObserverEntry("halves", "a share of the plain extremes", load=lambda: Halves)]
+            return [ObserverEntry("halves", "a share of the extremes", load=lambda: Halves, options=HalvesOptions)]
         ```
 
     A recipe then says `activations: {observer: halves, options: {share: 0.4}}`.
@@ -64,27 +66,38 @@ def srptq_observers() -> Iterable[ObserverEntry]:
 def srptq_quantizers() -> Iterable[QuantizerEntry]:
     """Fake-quantizers, to tune or to train; `load` gives a subclass of `BoundedFakeQuantize`.
 
-    PaC, training, tables and files all ask for `qparams()`, which projects `bounds` on the target's grid. What a recipe
-    may say is in `choices`, with defaults; what it says, in `options`. Bounds that are set twice, as a run that goes on
+    PaC, training, tables and files all ask for `qparams()`, which projects `bounds` on the target's grid. Its
+    options are a record, `options_type`. Bounds that are set twice, as a run that goes on
     does, must stay what they were.
 
     Example:
         ```python
-        from srptq_plugin.plugin_api import BoundedFakeQuantize, Bounds, QuantizerEntry, hookimpl, round_through
+        from srptq_plugin.plugin_api import (
+            BoundedFakeQuantize,
+            Bounds,
+            Options,
+            QuantizerEntry,
+            hookimpl,
+            round_through,
+        )
+
+
+        class SteppedOptions(Options):
+            step: float = 0.0625
 
 
         class Stepped(BoundedFakeQuantize):
-            choices = {"step": 0.0625}
+            options_type = SteppedOptions
 
             @property
             def bounds(self):
-                found, step = super().bounds, self.options["step"]
-                return Bounds(*(round_through(end / step) * step for end in (found.lower, found.upper)))
+                bounds, step = super().bounds, self.options.step
+                return Bounds(*(round_through(end / step) * step for end in (bounds.lower, bounds.upper)))
 
 
         @hookimpl
         def srptq_quantizers():
-            return [QuantizerEntry("stepped", "bounds are multiples of a step", load=lambda: Stepped)]
+            return [QuantizerEntry("stepped", "rounds bounds to steps", load=lambda: Stepped, options=SteppedOptions)]
         ```
 
     A recipe then says `activations: {quantizer: stepped, quantizer_options: {step: 0.125}}`.

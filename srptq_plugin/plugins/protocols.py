@@ -133,8 +133,6 @@ class Target(Protocol):
 
     presets: Mapping[str, Rules]
     """By name, the default first."""
-    exports: Mapping[str, Sequence[Any]]
-    """What a recipe's `export` may say, and which values of each, the default first."""
 
     def require(self) -> None:
         """Raise `MissingRuntimeError` when what writing needs is not installed; asked before anything is read.
@@ -143,10 +141,10 @@ class Target(Protocol):
         """
         ...
 
-    def write(self, network: Path, table: "QuantTable", folder: Path, *args: Any, **exports: Any) -> Sequence[Path]:
+    def write(self, network: Path, table: "QuantTable", folder: Path, *args: Any, **options: Any) -> Sequence[Path]:
         """Write files into the folder, which is moved later; the first is the one to run, none is a simulation.
 
-        They come from the float ONNX file and the table alone. Keywords are what `exports` names, and nothing more.
+        They come from the float ONNX file and the table alone. Keywords are the options of the target's entry.
         """
         ...
 

@@ -27,7 +27,12 @@ LOOK_UPS = {
 """The keys whose values plugins register, and as which kind."""
 PLAIN = {int: "a whole number", float: "a number", NoneType: "`null`"}
 NEEDED = "needed"
-PREFIXES = {"reconstruction": "reconstruction"}
+PREFIXES = {
+    "observer": "activations.options",
+    "quantizer": "activations.quantizer_options",
+    "reconstruction": "reconstruction",
+    "target": "export",
+}
 """Under which key of a recipe the options of a kind of plugin stand."""
 
 

@@ -4,11 +4,11 @@ Only the tensors whose extremes differ most from image to image have a gate.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.qat.dynamic import by_extremes
+from srptq_plugin.qat.quantizer_options import DdtbOptions
 from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
 from srptq_plugin.utils.distributed import all_reduce_mean
@@ -87,9 +88,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
 
     dynamic = True
     gate: Gate | None
-    choices: ClassVar[Mapping[str, Any]] = {"gated": 0.3, "bypassed": 0.1}
-    """`gated`: the share of tensors that have a gate. The paper has 0.3 for EDSR, 0.1 for SRResNet and 0.5 for RDN.
-    `bypassed`: the share of a training in which gates do not act yet."""
+    options_type = DdtbOptions
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -97,9 +96,6 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
             raise SrptqError("its bounds go by the image, and a weight has none; set it to bounded")
         if self.grid.channel_axis is not None:
             raise SrptqError("its bounds go by the image, not by the channel; give one range a tensor")
-        for name, share in self.options.items():
-            if type(share) not in (int, float) or not 0 <= share <= 1:
-                raise SrptqError(f"{name}: {share!r} is no share; give a number from 0 to 1")
         self.register_module("gate", None)
         self._pulls: list[Tensor] | None = None
 
@@ -118,7 +114,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
         intensity = torch.tensor([statistics[member].intensity for member in fit])
         all_reduce_mean([intensity])  # so that all processes choose the same members
         order: list[int] = intensity.argsort(descending=True, stable=True).tolist()
-        gated = members[0].options["gated"]
+        gated = members[0].options.gated
         for n in order[: max(gated > 0, round(gated * len(members)))]:
             (channels,) = statistics[fit[n]].channels
             fit[n].give_gate(Gate(channels, seed=n))
@@ -135,7 +131,7 @@ class DdtbFakeQuantize(BoundedFakeQuantize):
     def on_progress(self, fraction: float) -> None:
         """Switch the gate on for good once the first part of the training is over. Start to note losses for a step."""
         self._pulls = []
-        if self.gate is not None and fraction >= self.options["bypassed"]:
+        if self.gate is not None and fraction >= self.options.bypassed:
             self.gate.acts.fill_(value=True)
 
     def auxiliary_loss(self) -> Tensor | None:

@@ -14,11 +14,12 @@ from srptq_plugin.plugins.hosts import installed_hosts
 from srptq_plugin.plugins.protocols import Host
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Batch, held_out
-from srptq_plugin.qat.training import Training, TrainingOptions, Validation
+from srptq_plugin.qat.training import Training, Validation
 from srptq_plugin.qat.training import train as run_to_the_end
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.recipe_files import RecipeLayer
+from srptq_plugin.recipes.schema import TrainingSettings
 from srptq_plugin.utils.progress import Progress, quiet
 
 OBSERVED = 16
@@ -47,7 +48,7 @@ def train(
         batch: patches in a batch.
         seed: decides the patches of each step.
         progress: called before each step.
-        options: options of `TrainingOptions`, named as in a recipe's `training`.
+        options: options of `TrainingSettings`, named as in a recipe's `training`.
 
     Returns:
         The validations, the start first.
@@ -77,12 +78,12 @@ def _check(name: str, patches: Tensor | None) -> None:
         raise SrptqError(f"train: {name}: NaN or infinite values in patch {broken[0]}; leave it out")
 
 
-def _settings(options: dict[str, Any]) -> TrainingOptions:
+def _settings(options: dict[str, Any]) -> TrainingSettings:
     """Validate the options like a recipe's `training`."""
     if "patch" in options:
         raise SrptqError("train: patch: the patches are given; cut them to the size that you want")
     layer = RecipeLayer("train()", {"target": "paper", "training": options})
-    return TrainingOptions(**Recipe.from_layers([layer]).training.options())
+    return Recipe.from_layers([layer]).training
 
 
 def _hosts(prepared: fx.GraphModule) -> Iterator[Host]:
@@ -92,7 +93,7 @@ def _hosts(prepared: fx.GraphModule) -> Iterator[Host]:
 
 
 def _train(
-    prepared: fx.GraphModule, patches: Batch, options: TrainingOptions, draw: Draw, progress: Progress
+    prepared: fx.GraphModule, patches: Batch, options: TrainingSettings, draw: Draw, progress: Progress
 ) -> list[Validation]:
     low, high = patches
     plan = plan_from_graph(prepared)

@@ -17,7 +17,7 @@ from torch import Tensor
 from srptq_plugin.data.images import Image, to_pixels, to_tensor
 from srptq_plugin.data.resize import Pixels
 from srptq_plugin.deploy.quant_table import QuantTable
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import ArgumentError, SrptqError
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.evaluation.scoring import mean_scores
 from srptq_plugin.graph.export import graph_of
@@ -26,10 +26,10 @@ from srptq_plugin.planning.prepared_graph import PreparedGraph, fixed_size
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Patches
-from srptq_plugin.qat.checkpoint import Checkpoint
 from srptq_plugin.qat.initialize import initialize
 from srptq_plugin.qat.provenance import origins_of
-from srptq_plugin.qat.training import Training, TrainingOptions, Validation, train
+from srptq_plugin.qat.training import Training, Validation, train
+from srptq_plugin.qat.training_checkpoint import Checkpoint
 from srptq_plugin.qat.training_images import TrainingImages
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import TrainingSettings
@@ -111,10 +111,10 @@ def train_run(
 def _check_resuming(folder: Path, *, resume: bool) -> None:
     path = Checkpoint(folder, {}).path
     if resume and not path.is_file():
-        raise SrptqError(f"--resume: no {path}; train without it first")
+        raise ArgumentError("resume", f"no {path}; train without it first")
     if path.is_file() and not resume:
         raise SrptqError(
-            f"{folder}: holds an interrupted training; continue with --resume, or remove it to start again"
+            f"{folder}: holds an interrupted training; continue with `resume=True`, or remove it to start again"
         )
 
 
@@ -125,7 +125,7 @@ def _warn_if_interrupted(checkpoint: Checkpoint) -> Generator[None]:
         yield
     except KeyboardInterrupt:
         if checkpoint.path.is_file():
-            logger.warning("interrupted; %s holds what was trained: continue with --resume", checkpoint.folder)
+            logger.warning("interrupted; %s holds what was trained: continue with `resume=True`", checkpoint.folder)
         raise
 
 
@@ -157,9 +157,9 @@ class _TrainJob:
     def train(self, *, resume: bool) -> list[Validation]:
         """Train to the end. Return the records of the validations."""
         low, high = self.run.input_range
-        options, batches = TrainingOptions(**self.settings.options()), self._batches()
+        batches = self._batches()
         self.prepared.on_train_begin(torch.cat([batches(step)[0] for step in range(STATISTICS_BATCHES)]))
-        training = Training(self.prepared, options, high - low)
+        training = Training(self.prepared, self.settings, high - low)
         log = self.checkpoint.restore(training) if resume else []
         folder = self.checkpoint.folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ class _TrainJob:
         if fixed[0] != fixed[1]:
             raise SrptqError(
                 f"{self.run.folder}: its network takes images of {fixed[0]} x {fixed[1]} only, and training turns "
-                "patches; quantize with a square --input-size"
+                "patches; quantize with a square `input_size`"
             )
         return fixed[0]
 

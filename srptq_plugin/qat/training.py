@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from srptq_plugin.qat.batches import Batch
 from srptq_plugin.qat.pams import transfer_loss
 from srptq_plugin.qat.rounding_distance import collect_distances
 from srptq_plugin.quantization.quantizer import Mode
+from srptq_plugin.recipes.schema import TrainingSettings
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates
 from srptq_plugin.utils.distributed import all_reduce_mean
 from srptq_plugin.utils.progress import Progress, quiet
@@ -27,37 +28,14 @@ LEVELS = 255
 """Losses are in levels of 8-bit pixels, whatever the range of the network."""
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """The options of a training, named as in a recipe.
+def rate_share(steps: int, done: int) -> float:
+    """Return the share of each learning rate after some steps: a short warm-up times a cosine that ends at 0.
 
-    Attributes:
-        steps: steps of Adam.
-        bound_rate: the rate of bounds, as a share of a site's range.
-        value_rate: the rate of weights, as a share of a weight's step. Biases have a share of their mean magnitude.
-        loss: the distance from the teacher or the labels.
-        transfer: the weight of PAMS's structured knowledge transfer, on the output of the last block.
-        calibration: the weight of FQSR's calibration loss, summed over quantizers, in the network's own units. The
-            paper has 0.3.
-        average: the decay of the running averages.
-        clip: the longest gradient, as a multiple of the running mean of its norm.
-        every: steps between two validations. Each validation writes a checkpoint.
+    >>> [round(rate_share(100, done), 2) for done in (0, 2, 50)]
+    [0.33, 1.0, 0.5]
     """
-
-    steps: int = 1000
-    bound_rate: float = 3e-4
-    value_rate: float = 0.01
-    loss: Literal["l1", "rms"] = "l1"
-    transfer: float = 0.0
-    calibration: float = 0.0
-    average: float = 0.999
-    clip: float = 3.0
-    every: int = 100
-
-    def share(self, step: int) -> float:
-        """Return the share of each rate at a step: a short warm-up times a cosine that ends at 0."""
-        warm = min(1.0, (step + 1) / (1 + self.steps // 50))
-        return warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+    warm = min(1.0, (done + 1) / (1 + steps // 50))
+    return warm * 0.5 * (1 + math.cos(math.pi * done / steps))
 
 
 @dataclass(frozen=True)
@@ -92,7 +70,7 @@ class Training:
         usual: the running mean of the gradient's norm.
     """
 
-    def __init__(self, prepared: PreparedGraph, options: TrainingOptions, peak: float) -> None:
+    def __init__(self, prepared: PreparedGraph, options: TrainingSettings, peak: float) -> None:
         self.prepared, self.options, self.levels = prepared, options, LEVELS / peak
         rates = Rates(options.bound_rate, options.bound_rate, "relative", options.value_rate)
         prepared.set_mode(Mode.QUANTIZE)
@@ -115,7 +93,7 @@ class Training:
             raise SrptqError(
                 f"training: the loss of step {self.done + 1} is {float(loss.detach())}; lower value_rate or bound_rate"
             )
-        self.learning.step(loss, BOTH, self.options.share(self.done), self._shorten)
+        self.learning.step(loss, BOTH, rate_share(self.options.steps, self.done), self._shorten)
         # Gradients are averaged in `Learning.step`. Statistics, as in batch norms, differ by process until now.
         all_reduce_mean(buffer for buffer in self.counted if buffer.is_floating_point())
         self.done += 1

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from srptq_plugin.data.images import Image, load_images
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import ArgumentError
 from srptq_plugin.evaluation.pairs import load_pairs
 from srptq_plugin.qat.batches import held_out
 from srptq_plugin.runs.run import Run
@@ -23,7 +23,7 @@ class TrainingImages:
     def load(cls, folder: Path, run: Run, scale: int | None = None) -> "TrainingImages":
         """Read a folder of low-resolution images, of pairs (`HR` and `LR_x4`) or, with a scale, of photographs."""
         if scale is not None and scale != run.scale:
-            raise SrptqError(f"--scale {scale}: the network of {run.folder} upscales by {run.scale}")
+            raise ArgumentError("scale", f"the network of {run.folder} upscales by {run.scale}", scale)
         is_paired = any((folder / name).is_dir() for name in ("HR", f"LR_x{run.scale}"))
         if is_paired or scale is not None:
             return cls.load_pairs(folder, run.scale)
@@ -39,7 +39,7 @@ class TrainingImages:
         """Return the images to train on and the images held out to validate on."""
         count = held_out(len(self.lows))
         if count >= len(self.lows):
-            raise SrptqError("--images: one image; give more, as some are held out to validate on, or give --data")
+            raise ArgumentError("images", "one image; give more, as some are held out to validate on, or give `data`")
         return self[:-count], self[-count:]
 
     def all(self) -> Iterator[Image]:

@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.errors import SrptqError, UnknownNameError
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.quantization.fake_quantize import Gradient, fake_quantize, fake_quantize_pact, finite
 from srptq_plugin.quantization.grid import Bounds, IntGrid, QParams, project
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.quantization.saturation import safe
 from srptq_plugin.quantization.trainable import TrainingCallbacks
+from srptq_plugin.utils.options import Options
 
 
 class Mode(Enum):
@@ -35,7 +36,7 @@ class BoundedFakeQuantize(TrainingCallbacks, nn.Module):
         name: the site, for messages.
         fixed: whether the bounds stay as they are. True without an observer, and for kinds that do not learn.
         observed: the observer's bounds, before any grid. None until `finish_observing()`.
-        options: the values of the options in `choices`.
+        options: the record of its options.
     """
 
     lower: nn.Parameter
@@ -47,8 +48,8 @@ class BoundedFakeQuantize(TrainingCallbacks, nn.Module):
     dynamic: ClassVar[bool] = False
     """Whether scales are computed from each image, not from `bounds` alone. A table then stores `state()`. No integer
     runtime works like this, so only the target `paper` accepts it."""
-    choices: ClassVar[Mapping[str, Any]] = {}
-    """The options of this kind, with their defaults. A recipe sets them in `quantizer_options`."""
+    options_type: ClassVar[type[Options]] = Options
+    """The record of this kind's options. A recipe sets them in `quantizer_options`."""
 
     def __init__(
         self,
@@ -68,10 +69,10 @@ class BoundedFakeQuantize(TrainingCallbacks, nn.Module):
             observer: finds the first bounds. Without one, `bounds` or a state has to be given, and nothing learns.
             bounds: the first bounds.
             constant: whether the tensor is the same in every forward pass: a weight.
-            options: values for some of `choices`.
+            options: values for some of its options.
         """
         super().__init__()
-        self.options = self._complete(options or {})
+        self.options: Any = self.options_type.parse(options or {}, "options")
         self.name, self.grid, self.observer, self.constant = name, grid, observer, constant
         self.mode = Mode.OBSERVE
         self.fixed = observer is None or not self.learns
@@ -86,12 +87,6 @@ class BoundedFakeQuantize(TrainingCallbacks, nn.Module):
         if bounds is not None:
             self.set_bounds(bounds)
         self.eval()
-
-    def _complete(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        for name in options:
-            if name not in self.choices:
-                raise UnknownNameError("option", name, self.choices)
-        return {**self.choices, **options}
 
     @property
     def has_bounds(self) -> bool:

@@ -159,7 +159,3 @@ class TrainingSettings(Options):
     """Gradients longer than this multiple of their usual norm are clipped to it."""
     every: Count = 100
     """Steps between validations, each with a checkpoint."""
-
-    def options(self) -> dict[str, Any]:
-        """Return the options of the training itself, without the options of its images."""
-        return self.model_dump(exclude={"batch", "patch", "seed"})

@@ -35,7 +35,7 @@ class PacOptions(Options):
     value_rate: Real = 0.02
     """Learning rate of weights and biases, relative to the scale of the weight."""
     start: Literal["observed", "image"] = "observed"
-    """Tuning starts from the observer's bounds, or from those of its candidates that change the image least."""
+    """Tuning starts from the observer's bounds, or from its candidates that change the image least."""
     bias_correction: Flag = False
     """`true` first corrects biases until every channel has the mean that it has in the float network."""
     feature_weight: Real = 5.0

@@ -43,8 +43,7 @@ CALLED = re.compile(r"(\w+)\(.*\)")
 OUTSIDE = ("torch", "srptq", "ExportedProgram", "session")
 CALLED_OUTSIDE = frozenset({"prepare_pt2e", "prepare_qat_pt2e"})
 """Functions and dotted names of other packages, without the names that MQBench's users write."""
-EXPORTS = {f"export.{key}" for entry in Registry().entries("target") for key in entry.load().exports}
-KEYS = EXPORTS | {key.name for section in sections(Registry()) for key in section.keys}
+KEYS = {key.name for section in sections(Registry()) for key in section.keys}
 SECTIONS = Recipe.model_fields.keys()
 PREFIXES = ("", *(f"{name}." for name in SECTIONS), "activations.options.")
 """Prefixes under which a recipe may have a key."""

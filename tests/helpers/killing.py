@@ -21,8 +21,8 @@ from helpers import networks
 from srptq_plugin.data.images import to_pixels
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.qat.checkpoint import CHECKPOINT
 from srptq_plugin.qat.train_run import train_run
+from srptq_plugin.qat.training_checkpoint import CHECKPOINT
 from srptq_plugin.runs.run import RECIPE, TABLE, Run
 
 Files = tuple[bytes, ...]

@@ -13,8 +13,9 @@ from torch import Tensor, distributed, multiprocessing
 from helpers import networks
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.planning.prepared_graph import PreparedGraph
-from srptq_plugin.qat.training import Training, TrainingOptions, train
+from srptq_plugin.qat.training import Training, train
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
+from srptq_plugin.recipes.schema import TrainingSettings
 from srptq_plugin.reconstruction.bias_correction import correct_biases
 from srptq_plugin.reconstruction.pac import reconstruct
 
@@ -51,7 +52,7 @@ def train_gates(rank: int, count: int) -> Result:
     keys = {"observer": "percentile", "options": {"percentile": 1}, "quantizer": "ddtb"}
     prepared = networks.calibrated("edsr", 2, "paper", activations=keys)
     prepared.on_train_begin(IMAGES[rank::count])
-    training = Training(prepared, TrainingOptions(steps=4, every=1, value_rate=0.05, bound_rate=2e-3), peak=1.0)
+    training = Training(prepared, TrainingSettings(steps=4, every=1, value_rate=0.05, bound_rate=2e-3), peak=1.0)
     records = train(training, lambda step: (IMAGES[4 * (step % 2) :][rank:4:count], None), _closeness(rank, count))
     first = [next(records), next(records)]
     known: dict[str, Tensor] = {name: buffer.clone() for name, buffer in prepared.module.named_buffers()}

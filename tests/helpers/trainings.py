@@ -10,7 +10,8 @@ from torch import Tensor
 from helpers import networks
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.qat.batches import Batch
-from srptq_plugin.qat.training import Training, TrainingOptions, train
+from srptq_plugin.qat.training import Training, train
+from srptq_plugin.recipes.schema import TrainingSettings
 
 IMAGES = networks.images(12, 12, 12, seed=5)
 
@@ -19,7 +20,7 @@ def begun(prepared: PreparedGraph, **options: float) -> Training:
     """Return a training of four steps on IMAGES, which are observed first."""
     prepared.observe([IMAGES])
     chosen: dict[str, Any] = {"steps": 4, "every": 2, "value_rate": 0.05, "bound_rate": 2e-3, **options}
-    return Training(prepared, TrainingOptions(**chosen), peak=1.0)
+    return Training(prepared, TrainingSettings(**chosen), peak=1.0)
 
 
 def batch(step: int) -> Batch:

@@ -18,6 +18,7 @@ from srptq_plugin.observers.mse import MSEObserver
 from srptq_plugin.observers.percentile import PercentileObserver
 from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 from srptq_plugin.quantization.observer import Observer
+from srptq_plugin.utils.options import Options
 
 Make = Callable[..., Observer]
 OBSERVERS: dict[str, Make] = {
@@ -186,12 +187,14 @@ def test_merging_other_kinds_or_options_is_refused(other: Observer) -> None:
         observer.merge(other)
 
 
+class ScaledOptions(Options):
+    factor: float = 1.0
+
+
 class Scaled(MinMaxObserver):
     """An observer with an option that says nothing about merging."""
 
-    def __init__(self, grid: IntGrid, *, factor: float = 1.0, tensors_per_batch: int = 1) -> None:
-        super().__init__(grid, tensors_per_batch=tensors_per_batch)
-        self.factor = factor
+    options_type = ScaledOptions
 
 
 class Halved(Scaled):
@@ -203,7 +206,7 @@ def test_settings_are_recorded_and_compared(kind: type[Scaled]) -> None:
     observer = kind(IntGrid(8))
     same = kind(IntGrid(8), factor=1.0, tensors_per_batch=2)
     halved = kind(IntGrid(8), factor=0.5)
-    assert halved.settings == {"factor": 0.5}
+    assert halved.options == ScaledOptions(factor=0.5)
     observer.merge(pickle.loads(pickle.dumps(same)))  # noqa: S301  as between processes
     for different in (halved, kind(IntGrid(4))):
         with pytest.raises(SrptqError, match="same grid and options"):

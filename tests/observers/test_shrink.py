@@ -156,7 +156,7 @@ def test_entropy_chooses_the_least_divergence() -> None:
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"bins": 1}])
 def test_bad_options_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(SrptqError, match="give 1 or more steps and 2 or more bins"):
+    with pytest.raises(SrptqError, match=r"is not allowed; give a whole number from [12] to"):
         MSEObserver(IntGrid(8), **options)
 
 

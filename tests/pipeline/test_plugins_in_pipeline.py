@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -48,8 +47,6 @@ class ShareObserver:
 
 class Npu:
     """A target with 5 bits and scales that are powers of two, written as JSON."""
-
-    exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
     presets: Mapping[str, Rules] = {
         "default": Rules(

@@ -22,10 +22,11 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Patches
 from srptq_plugin.qat.ddtb import DdtbFakeQuantize, Gate
 from srptq_plugin.qat.train_run import train_run
-from srptq_plugin.qat.training import Training, TrainingOptions, train
+from srptq_plugin.qat.training import Training, train
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.schema import TrainingSettings
 from srptq_plugin.runs.run import Run
 
 IMAGES = networks.images(8, seed=5)
@@ -50,7 +51,7 @@ def begun(network: str = "edsr", **options: Any) -> Training:
     prepared.observe([IMAGES])
     prepared.on_train_begin(IMAGES)
     chosen: dict[str, Any] = {"steps": STEPS, "every": 2, "value_rate": 0.05, "bound_rate": 2e-3, **options}
-    return Training(prepared, TrainingOptions(**chosen), peak=1.0)
+    return Training(prepared, TrainingSettings(**chosen), peak=1.0)
 
 
 def gates(prepared: PreparedGraph) -> dict[str, Gate]:
@@ -195,7 +196,7 @@ def test_bypassed_is_the_share_without_acting(bypassed: float, steps: int) -> No
     prepared = prepared_by("torchao", chosen=optioned({"bypassed": bypassed}))
     prepared.on_train_begin(IMAGES)
     (gate, *_) = gates(prepared).values()
-    training = Training(prepared, TrainingOptions(steps=20), peak=1.0)
+    training = Training(prepared, TrainingSettings(steps=20), peak=1.0)
     with training.learning:
         training.learning.take_turns(("weight", "activation"))
         for step in range(steps):
@@ -209,8 +210,8 @@ def test_bypassed_is_the_share_without_acting(bypassed: float, steps: int) -> No
     ("options", "message"),
     [
         ({"gaetd": 0.1}, "unknown option 'gaetd'; did you mean 'gated'? choices: bypassed, gated"),
-        ({"gated": 1.5}, "gated: 1.5 is no share; give a number from 0 to 1"),
-        ({"bypassed": "all"}, "bypassed: 'all' is no share; give a number from 0 to 1"),
+        ({"gated": 1.5}, "gated: 1.5 is not allowed; give a number from 0 to 1"),
+        ({"bypassed": "all"}, "bypassed: 'all' is not allowed; give a number from 0 to 1"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_bypassed_gates_are_pulled_to_one() -> None:
     sizes = train_bypassed(made, 150, torch.optim.Adam(gate.parameters(), lr=3e-3))
     assert sizes[-1] < 0.05 * sizes[0]
     assert made.auxiliary_loss() is None
-    made.on_progress(made.options["bypassed"])
+    made.on_progress(made.options.bypassed)
     made(images())
     assert made.auxiliary_loss() is None
 

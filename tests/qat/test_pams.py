@@ -10,9 +10,10 @@ from torch import Tensor
 import srptq_plugin
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.pams import PamsFakeQuantize, transfer_loss
-from srptq_plugin.qat.training import Training, TrainingOptions
+from srptq_plugin.qat.training import Training
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
+from srptq_plugin.recipes.schema import TrainingSettings
 
 IMAGES = networks.images(12, 12, 12, seed=5)
 
@@ -106,7 +107,7 @@ def test_transfer_loss_matches_the_paper() -> None:
 def test_training_adds_the_transfer_loss() -> None:
     prepared = networks.calibrated("edsr", 3, "onnxruntime")
     plain, with_transfer = (
-        Training(prepared, TrainingOptions(steps=2, transfer=weight), 1.0) for weight in (0.0, 50.0)
+        Training(prepared, TrainingSettings(steps=2, transfer=weight), 1.0) for weight in (0.0, 50.0)
     )
     batch = IMAGES[:2], prepared.float_forward(IMAGES[:2])[0]
     with torch.no_grad():

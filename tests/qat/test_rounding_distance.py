@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.rounding_distance import collect_distances
-from srptq_plugin.qat.training import Training, TrainingOptions
+from srptq_plugin.qat.training import Training
 from srptq_plugin.quantization.grid import dequantize, quantize
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.recipes.schema import TrainingSettings
 
 IMAGES = networks.images(8, 12, 12, seed=5)
 NAMES = ["bounded", "pams", "fqsr"]
@@ -49,7 +50,7 @@ def distances(prepared: PreparedGraph) -> float:
 
 
 def loss(prepared: PreparedGraph, calibration: float, peak: float = 1.0) -> Tensor:
-    training = Training(prepared, TrainingOptions(steps=2, calibration=calibration), peak)
+    training = Training(prepared, TrainingSettings(steps=2, calibration=calibration), peak)
     return training._loss((IMAGES, None))  # pyright: ignore[reportPrivateUsage]
 
 
@@ -76,7 +77,7 @@ def test_loss_is_in_the_networks_units() -> None:
 def test_intervals_and_weights_learn_by_it(name: str) -> None:
     prepared = calibrated(name)
     training = Training(
-        prepared, TrainingOptions(steps=40, calibration=1e4, value_rate=0.05, bound_rate=2e-3), peak=1.0
+        prepared, TrainingSettings(steps=40, calibration=1e4, value_rate=0.05, bound_rate=2e-3), peak=1.0
     )
     before = distances(prepared)
     with training.learning:

@@ -14,7 +14,8 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.qat.batches import Batch, Patches
-from srptq_plugin.qat.training import Training, TrainingOptions, Validation, train
+from srptq_plugin.qat.training import Training, Validation, train
+from srptq_plugin.recipes.schema import TrainingSettings
 
 IMAGES = networks.images(3, 24, 24, seed=7)
 BATCHES = Patches([Image(str(n), pixels(24, 30, n)) for n in range(3)], None, 2, 16, 2, networks.UNIT)
@@ -24,7 +25,7 @@ STRONG = {"value_rate": 0.05, "bound_rate": 2e-3}
 def started(**options: Any) -> Training:
     prepared = networks.calibrated("edsr", 3, "onnxruntime")
     chosen: dict[str, Any] = {"steps": 6, "every": 2, **options}
-    return Training(prepared, TrainingOptions(**chosen), peak=1.0)
+    return Training(prepared, TrainingSettings(**chosen), peak=1.0)
 
 
 def closeness(prepared: PreparedGraph) -> float:
@@ -123,7 +124,7 @@ def test_checkpoints_of_other_trainings_are_refused() -> None:
 def test_weights_never_overflow_while_they_learn() -> None:
     """Train with eight bits and a high rate. The integers of each step must be safe without VNNI."""
     prepared = networks.calibrated("edsr", 8, "onnxruntime")
-    training = Training(prepared, TrainingOptions(steps=6, every=2, value_rate=2.0), peak=1.0)
+    training = Training(prepared, TrainingSettings(steps=6, every=2, value_rate=2.0), peak=1.0)
     before, changed = QuantTable.of(prepared).weights, list[bool]()
 
     def checked(step: int) -> Batch:

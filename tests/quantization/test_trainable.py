@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from srptq_plugin.planning.plan import QConfig
 from srptq_plugin.plugin_api import BoundedFakeQuantize, Bounds, IntGrid, TrainableQuantizer
-from srptq_plugin.qat.training import Training, TrainingOptions, train
+from srptq_plugin.qat.training import Training, train
+from srptq_plugin.recipes.schema import TrainingSettings
 
 IMAGES = networks.images(4, seed=5)
 STEPS = 4
@@ -78,7 +79,7 @@ def test_a_training_calls_back_in_order() -> None:
     prepared = networks.realize("edsr", replace(plan, qconfigs={**plan.qconfigs, "activation": qconfig}))
     prepared.observe([IMAGES])
     prepared.on_train_begin(IMAGES)
-    training = Training(prepared, TrainingOptions(steps=STEPS, every=2), peak=1.0)
+    training = Training(prepared, TrainingSettings(steps=STEPS, every=2), peak=1.0)
     scores = iter([1.0, 2.0, 3.0])  # the last state is the best, so it stays in place
     assert len(list(train(training, lambda _step: (IMAGES, None), lambda _prepared: next(scores)))) == 3
     damped = [

@@ -133,8 +133,8 @@ ARTIFACTS: Sequence[object] = (
 def test_edited_artifacts(sweep: Sweep, copied: Copied, artifacts: object) -> None:
     summary = copied("onnxruntime") / SUMMARY
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "artifacts": artifacts}))
-    told = [f"run/{each}" for each in artifacts] if isinstance(artifacts, list) else []
-    sweep(*VERIFY, names=[SUMMARY, *told, "x1b", "x" * 300])
+    names = [f"run/{name}" for name in artifacts] if isinstance(artifacts, list) else []
+    sweep(*VERIFY, names=[SUMMARY, *names, "x1b", "x" * 300])
     sweep(*QUANTIZE, names=["gone.pth", "out: run", "x" * 300])
 
 

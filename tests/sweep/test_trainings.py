@@ -13,8 +13,8 @@ from helpers.mutations import Mutation, flips, flips_in_front, replacements, scr
 from helpers.photographs import pixels, save
 from helpers.sweeping import Sweep
 
-from srptq_plugin.qat.checkpoint import CHECKPOINT
 from srptq_plugin.qat.train_run import train_run
+from srptq_plugin.qat.training_checkpoint import CHECKPOINT
 
 Runs = Callable[[str], Path]
 UNFINISHED = "trained.training"

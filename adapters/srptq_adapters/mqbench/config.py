@@ -131,7 +131,7 @@ def _check_options(key: str, config: Mapping[str, Any], quantizer: Any) -> None:
     # MQBench's own fake-quantizers check theirs, or ignore them.
     if isinstance(quantizer, type) and issubclass(quantizer, SRFakeQuantize):
         for name in config.get(key, {}):
-            if name not in (known := ("gradient", *quantizer.kind.choices)):
+            if name not in (known := ("gradient", *quantizer.kind.options_type.model_fields)):
                 raise SrptqError(f"extra_qconfig_dict.{key}: {UnknownNameError('option', name, known)}")
 
 

@@ -1,6 +1,5 @@
 """The core's observers as subclasses of MQBench's `ObserverBase`, which any of its fake-quantizers can use."""
 
-import inspect
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, ClassVar
@@ -47,10 +46,7 @@ class SRObserver(ObserverBase):  # pyright: ignore[reportUntypedBaseClass]
         try:
             self.observer = self.factory(self.grid, **options)
         except (TypeError, SrptqError) as error:
-            known = [
-                name for name in inspect.signature(self.factory).parameters if name not in ("grid", "tensors_per_batch")
-            ]
-            raise SrptqError(f"observer {self.title}: {error}; options: {', '.join(known) or 'none'}") from error
+            raise SrptqError(f"observer {self.title}: {error}") from error
         # In float64, as the core has its bounds: rounded to float32, an end could move by a step of the grid.
         self.min_val, self.max_val = self.min_val.double(), self.max_val.double()
 

@@ -28,7 +28,7 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
     """The class of `core`."""
 
     def __init__(self, observer: Any, gradient: str | None = None, **arguments: Any) -> None:
-        options = {name: arguments.pop(name) for name in self.kind.choices if name in arguments}
+        options = {name: arguments.pop(name) for name in self.kind.options_type.model_fields if name in arguments}
         super().__init__(observer, **arguments)
         if gradient not in (None, *GRADIENTS):
             raise SrptqError(f"gradient: {gradient!r} is unknown; give {' or '.join(GRADIENTS)}")

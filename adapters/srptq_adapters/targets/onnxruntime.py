@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -51,8 +50,6 @@ class OnnxRuntimeTarget:
             integer_bits=BITS,
         )
     }
-
-    exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
     def require(self) -> None:
         """Accept every machine: writing needs ONNX only."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -54,8 +53,6 @@ class OpenVinoTarget:
     """8-bit integers on CPUs: `mixed` has asymmetric activations, `performance` symmetric ones."""
 
     presets: Mapping[str, Rules] = {"mixed": MIXED, "performance": PERFORMANCE}
-
-    exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
     def require(self) -> None:
         """Raise `MissingRuntimeError` without OpenVINO, which itself writes the IR."""

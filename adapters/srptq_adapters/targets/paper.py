@@ -7,7 +7,6 @@ quantized, and the output image is not.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
@@ -46,8 +45,6 @@ class PaperTarget:
             integer_bits=frozenset(),
         ),
     }
-
-    exports: Mapping[str, Sequence[object]] = MappingProxyType({})
 
     def require(self) -> None:
         """Accept every machine: nothing is written."""

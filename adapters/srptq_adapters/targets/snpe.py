@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnx import ModelProto, helper, numpy_helper
 
-from srptq_adapters.targets.encodings import VERSIONS, Encodings, Version, read
+from srptq_adapters.targets.encodings import Encodings, Version, read
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -54,14 +54,11 @@ class SnpeTarget:
     """
 
     presets: Mapping[str, Rules] = MappingProxyType({"default": DEFAULT, "dsp": DSP, "legacy": LEGACY})
-    exports: Mapping[str, Sequence[Version]] = MappingProxyType({"encodings": VERSIONS})
 
     def require(self) -> None:
         """Accept every machine: writing needs ONNX only."""
 
-    def write(
-        self, network: Path, table: QuantTable, folder: Path, *, encodings: Version = VERSIONS[0]
-    ) -> Sequence[Path]:
+    def write(self, network: Path, table: QuantTable, folder: Path, *, encodings: Version) -> Sequence[Path]:
         """Write the float file, with tuned weights and biases, and the encodings."""
         model = onnx.load(network)
         operations = OnnxNetwork(model)

@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import onnx
 
@@ -41,14 +40,10 @@ class TensorRtTarget:
         )
     }
 
-    exports: Mapping[str, Sequence[bool]] = MappingProxyType({"calibration_cache": (False, True)})
-
     def require(self) -> None:
         """Accept every machine: writing needs ONNX only."""
 
-    def write(
-        self, network: Path, table: QuantTable, folder: Path, *, calibration_cache: bool = False
-    ) -> Sequence[Path]:
+    def write(self, network: Path, table: QuantTable, folder: Path, *, calibration_cache: bool) -> Sequence[Path]:
         """Write one Q/DQ file, and with `calibration_cache` the scales that TensorRT 10 reads with the float file."""
         write_qdq(network, table, folder / FILE)
         if calibration_cache:

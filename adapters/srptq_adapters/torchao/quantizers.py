@@ -138,7 +138,8 @@ def with_observer(
         registry: where observers are looked up.
     """
     registry = registry or Registry()
-    for_activations = partial(_observe, registry.observer(activations).load(), dict(options or {}))
+    entry = registry.observer(activations)
+    for_activations = partial(_observe, entry.load(), dict(entry.options.parse(options or {}, activations)))
     for_weights = partial(_observe, registry.observer(weights).load(), {})
     bits = PAIR_SUM_BITS if overflow_safe and _is_x86(quantizer) else None
     return _Observing(quantizer, for_activations, for_weights, bits)

@@ -18,6 +18,7 @@ from srptq_adapters.mqbench.observer_class import SRObserver
 from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.observers.dbdc import DBDCObserver
+from srptq_plugin.qat.quantizer_options import DdtbOptions
 from srptq_plugin.quantization.grid import Bounds
 
 pytestmark = pytest.mark.usefixtures("active")
@@ -113,7 +114,7 @@ def test_unknown_fake_quantizer_is_refused_with_choices(key: str) -> None:
 @pytest.mark.parametrize("quantizer", [BOUNDED, "FixedFakeQuantize"])
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"bin": 64}, r"'bin'.*options: ratio, bins, average"), ({"bins": 0}, "bins: 0; give 1 or more")],
+    [({"bin": 64}, r"bin: unknown key; .*keys: average, bins"), ({"bins": 0}, "bins: 0 is not allowed")],
 )
 def test_wrong_option_is_refused_before_any_image(quantizer: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(SrptqError, match=rf"extra_qconfig_dict: a_observer_extra_args.*dbdc: .*{message}"):
@@ -128,7 +129,7 @@ def test_wrong_gradient_is_refused() -> None:
 def test_quantizer_options_and_observer_options_stay_apart() -> None:
     keys: Any = {"a_fakeq_params": {"gated": 0.5, "bypassed": 0}, "a_observer_extra_args": {"ratio": 0.05}}
     quantizer = activation(a_observer="dbdc", a_fakequantize="srptq.ddtb", **keys)
-    assert quantizer.core.options == {"gated": 0.5, "bypassed": 0}
+    assert quantizer.core.options == DdtbOptions(gated=0.5, bypassed=0)
     assert quantizer.activation_post_process.observer.ratios == (0.05,)
 
 
@@ -136,7 +137,7 @@ def test_quantizer_options_and_observer_options_stay_apart() -> None:
     ("name", "keys", "message"),
     [
         ("srptq.ddtb", {"a_fakeq_params": {"gatde": 1}}, r"params: unknown option 'gatde'.*bypassed, gated, gr"),
-        ("srptq.ddtb", {"a_fakeq_params": {"gated": 2}}, r"gated: 2 is no share; give a number from 0 to 1"),
+        ("srptq.ddtb", {"a_fakeq_params": {"gated": 2}}, r"gated: 2 is not allowed; give a number from 0 to 1"),
         ("srptq.ddtb", {"a_qscheme": {**BYTE, "per_channel": True}}, "not by the channel; give one range a tensor"),
         (BOUNDED, {"a_fakeq_params": {"gated": 1}}, r"a_fakeq_params: unknown option 'gated'; choices: gradient"),
     ],
@@ -216,7 +217,7 @@ def test_table_of_defaults_stays_unchanged() -> None:
     quantizer = activation(observer="dbdc", a_fakequantize=BOUNDED, a_observer_extra_args={"bins": 64})
     assert quantizer.activation_post_process.observer.bins == 64
     assert defaults() == before
-    with pytest.raises(SrptqError, match="'bin'"):
+    with pytest.raises(SrptqError, match="bin: unknown key"):
         qconfig(observer="dbdc", a_observer_extra_args={"bin": 64})
     assert defaults() == before
     assert isinstance(activation(a_observer="MinMaxObserver"), platform.FakeQuantizeDict["LearnableFakeQuantize"])

@@ -44,7 +44,7 @@ def test_aimet_agrees_on_edges_of_16_bits(kind: str, version: Version, deploy: D
 @pytest.mark.parametrize("kind", ["edsr", "imdn"])
 def test_tensors_are_rounded_as_qualcomms_settings_say(kind: str, preset: str, deploy: Deploy, tmp_path: Path) -> None:
     table, files = deploy(kind, "snpe", 8, preset=preset)
-    network, encodings = TARGET.write(files[0], table, tmp_path)
+    network, encodings = TARGET.write(files[0], table, tmp_path, encodings="1.0.0")
     graph = onnx.load(network).graph
     written = read(encodings, [tensor.name for tensor in graph.initializer])
     convs = {node.output[0] for node in graph.node if node.op_type == "Conv" and node.input[1] in written.parameters}
