@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from pieces import sentences, table
 
-from srptq_plugin import models
 from srptq_plugin.plugin_api import (
     Entry,
     Finding,
@@ -20,11 +19,14 @@ from srptq_plugin.plugin_api import (
     Host,
     Kernels,
     Linter,
+    ModelFamily,
     Observer,
     ObserverFactory,
     Reconstruction,
+    Request,
     Rules,
     Runtime,
+    SRNetwork,
     Target,
     Toolkit,
 )
@@ -36,7 +38,7 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_observers": (ObserverFactory, Observer),
     "srptq_quantizers": (),
     "srptq_reconstructions": (Reconstruction,),
-    "srptq_models": (models.ModelFamily, models.Request, models.SRNetwork),
+    "srptq_models": (ModelFamily, Request, SRNetwork),
     "srptq_targets": (Target, Rules, Fusion, Runtime, Kernels, Linter, Finding),
     "srptq_toolkits": (Toolkit, Host),
 }
@@ -96,7 +98,7 @@ def _words(value: object) -> str:
         ordered = sorted(items, key=str) if isinstance(value, frozenset) else items
         return ", ".join(map(_words, ordered)) or "none"
     words = {True: "yes", False: "no", None: "none"}
-    return words[value] if isinstance(value, bool | None) else f"`{value}`"
+    return words[value] if isinstance(value, bool | None) else f"`{getattr(value, '__name__', value)}`"
 
 
 def described_fields(kind: type) -> dict[str, str]:
@@ -114,6 +116,8 @@ def described_fields(kind: type) -> dict[str, str]:
 
 def _methods(kind: type) -> dict[str, str]:
     methods: dict[str, Callable[..., Any]] = {name: value for name, value in vars(kind).items() if isfunction(value)}
+    for name in _defaults(kind):
+        methods.pop(name, None)  # a field whose default is a function
     public = {name: method for name, method in methods.items() if name == "__call__" or not name.startswith("_")}
     docs = {_call(name, method): cleandoc(method.__doc__) for name, method in public.items() if method.__doc__}
     return {call: " ".join(sentences(doc).split()) for call, doc in docs.items()}

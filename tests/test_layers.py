@@ -20,13 +20,15 @@ ORDER = (
         "quantization",
         "graph",
         "data",
-        "models",
         "observers",
         "recipes",
         "planning",
         "reconstruction",
+        "deploy",
+        "plugins",
+        "models",
     ),
-    *("deploy", "plugins", "runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting", "plugin_api"),
+    *("runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting", "plugin_api"),
     *("pipeline", "cli"),
 )
 """Packages from low to high. Each imports only earlier ones."""

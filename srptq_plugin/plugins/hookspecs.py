@@ -141,34 +141,44 @@ def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
 
 @hookspec
 def srptq_models() -> Iterable[ModelEntry]:
-    """Families of networks, for `--model`; `load` gives a `ModelFamily` of `srptq_plugin/models/model_record.py`.
+    """Families of networks, for `--model`. `load` gives a `plugin_api.ModelFamily`.
 
-    Its `build` reads what it can from the weights, and says as `SrptqError` what is not as it should be. The network
-    takes RGB images of any size and gives them a whole number of times as large, both in `input_range`.
+    Its `build` reads sizes from the weights, and raises `SrptqError` for weights that it cannot use. The network takes
+    RGB images of any size and enlarges them by a whole number, both in `input_range`. Its `recognizes` decides whether
+    a checkpoint that `--model` names alone is of this family. A checkpoint that two families recognize is refused.
+    `settle` merges the caller's options and the sizes of the weights.
 
     Example:
         ```python
         from torch import nn
 
-        from srptq_plugin.plugin_api import ModelEntry, ModelFamily, Network, hookimpl, load_into, settle
+        from srptq_plugin.plugin_api import ModelEntry, ModelFamily, Options, SRNetwork, hookimpl, load_into
+
+
+        class TinyOptions(Options):
+            upscale: int = 2
 
 
         def build(request):
-            scale = settle("tiny-sr", {"upscale": 2}, {}, request.arguments)["upscale"]
+            scale = request.options.upscale
             module = nn.Sequential(nn.Conv2d(3, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
             if request.state is not None:
                 load_into(module, request.state)
-            return Network(module, request.input_range or (0.0, 1.0))
+            return SRNetwork(module, request.input_range or (0.0, 1.0))
+
+
+        def recognizes(state):
+            return state.keys() == {"0.weight", "0.bias"}
 
 
         @hookimpl
         def srptq_models():
-            family = ModelFamily("tiny-sr", "one convolution and a pixel shuffle", build)
-            return [ModelEntry(family.name, family.summary, load=lambda: family)]
+            family = ModelFamily(build, recognizes)
+            return [ModelEntry("tiny-sr", "one convolution and a pixel shuffle", lambda: family, options=TinyOptions)]
         ```
 
-    A command then says `--model tiny-sr --model-args upscale=3`; for one network, `--model package.module:factory` does
-    without a plugin.
+    A command then says `--model tiny-sr --model-args upscale=3`, or `--model tiny.safetensors`. For one network,
+    `--model package.module:factory` does without a plugin.
     """
     raise NotImplementedError
 
