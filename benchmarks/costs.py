@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from srptq_plugin.costs.estimate import Estimate
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models import SRGANGenerator, describe
+from srptq_plugin.models.loading import describe
 from srptq_plugin.models.model_record import SRNetwork
+from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.plugins.registry import Registry
 
 SIZES: dict[int, Size] = {2: (1, 3, 678, 1020), 4: (1, 3, 339, 510)}

@@ -30,7 +30,7 @@ import srptq_plugin
 from srptq_plugin.data.images import load_images, random_patches, to_tensor
 from srptq_plugin.evaluation.pairs import load_pairs
 from srptq_plugin.evaluation.scoring import mean_scores
-from srptq_plugin.models import load_model
+from srptq_plugin.models.loading import load_model
 
 srptq_plugin.activate("mqbench")
 

@@ -33,7 +33,7 @@ from srptq_plugin.evaluation.pairs import load_pairs
 from srptq_plugin.evaluation.scoring import mean_scores
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
-from srptq_plugin.models import load_model
+from srptq_plugin.models.loading import load_model
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.recipes.recipe import Recipe

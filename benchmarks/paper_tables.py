@@ -25,7 +25,7 @@ from srptq_plugin.data.images import load_images
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.evaluation.pairs import Pair, load_pairs
 from srptq_plugin.evaluation.scoring import Upscale, mean_scores
-from srptq_plugin.models import load_model
+from srptq_plugin.models.loading import load_model
 
 ALL, SOME = ("Set5", "Set14", "B100"), ("Set5", "Set14")
 UNTUNED = ("reconstruction=null",)

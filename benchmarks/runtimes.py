@@ -20,7 +20,7 @@ import torch
 
 from srptq_plugin import quantize
 from srptq_plugin.graph.types import Array
-from srptq_plugin.models import EDSR
+from srptq_plugin.models.edsr import EDSR
 
 RUNS = 9
 Forward = Callable[[Array], Any]

@@ -30,7 +30,7 @@ from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
-from srptq_plugin.models import EDSR
+from srptq_plugin.models.edsr import EDSR
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import BoundRecipe

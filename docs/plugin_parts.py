@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from pieces import sentences, table
 
-from srptq_plugin import models
 from srptq_plugin.plugin_api import (
     Entry,
     Finding,
@@ -20,11 +19,14 @@ from srptq_plugin.plugin_api import (
     Host,
     Kernels,
     Linter,
+    ModelFamily,
     Observer,
     ObserverFactory,
     Reconstruction,
+    Request,
     Rules,
     Runtime,
+    SRNetwork,
     Target,
     Toolkit,
     TrainableQuantizer,
@@ -47,7 +49,7 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_observers": (ObserverFactory, Observer),
     "srptq_quantizers": (TrainableQuantizer,),
     "srptq_reconstructions": (Reconstruction,),
-    "srptq_models": (models.ModelFamily, models.Request, models.SRNetwork),
+    "srptq_models": (ModelFamily, Request, SRNetwork),
     "srptq_targets": (Target, Rules, Fusion, Runtime, Kernels, Linter, Finding),
     "srptq_toolkits": (Toolkit, Host),
 }
@@ -103,7 +105,7 @@ def _words(value: object) -> str:
         ordered = sorted(items, key=str) if isinstance(value, frozenset) else items
         return ", ".join(map(_words, ordered)) or "none"
     words = {True: "yes", False: "no", None: "none"}
-    return words[value] if isinstance(value, bool | None) else f"`{value}`"
+    return words[value] if isinstance(value, bool | None) else f"`{getattr(value, '__name__', value)}`"
 
 
 def described_fields(kind: type) -> dict[str, str]:
@@ -121,7 +123,9 @@ def described_fields(kind: type) -> dict[str, str]:
 
 def _methods(kind: type) -> dict[str, str]:
     """Return the meaning of each public method and property of a class, by its call."""
-    public = {name: value for name, value in vars(kind).items() if name == "__call__" or not name.startswith("_")}
+    fields_with_defaults = _defaults(kind)  # a default may be a function
+    names = (name for name in vars(kind) if name == "__call__" or not name.startswith("_"))
+    public = {name: vars(kind)[name] for name in names if name not in fields_with_defaults}
     properties = {name: value.__doc__ for name, value in public.items() if isinstance(value, property)}
     functions = {name: value for name in public if isfunction(value := _plain(kind, name))}
     docs = {**properties, **{_call(name, function): function.__doc__ for name, function in functions.items()}}

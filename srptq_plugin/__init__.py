@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from srptq_plugin.data.images import load_patches
     from srptq_plugin.deploy.quant_table import QuantTable
     from srptq_plugin.errors import SrptqError
-    from srptq_plugin.models import load_model
+    from srptq_plugin.models.loading import load_model
     from srptq_plugin.pipeline import Run, quantize
     from srptq_plugin.plugins.hookspecs import hookimpl
     from srptq_plugin.plugins.hosts import activate, deactivate
@@ -56,7 +56,7 @@ _HOMES = {
     "equalize": "calibration.equalization.equalize",
     "hookimpl": "plugins.hookspecs",
     "initialize": "qat.initialize",
-    "load_model": "models",
+    "load_model": "models.loading",
     "load_patches": "data.images",
     "project": "quantization.grid",
     "quantize": "pipeline",

@@ -33,7 +33,7 @@ from srptq_plugin.utils.timing import Clock
 def quantize(
     recipe: str | Path | Recipe = DEFAULT_RECIPE,
     *,
-    model: str | nn.Module | None = None,
+    model: str | Path | nn.Module | None = None,
     weights: Path | None = None,
     model_args: Mapping[str, Any] | None = None,
     images: Path | None = None,
@@ -51,9 +51,9 @@ def quantize(
 
     Args:
         recipe: a recipe, the name of a shipped one, or the path of a .yaml file.
-        model: a module, the name of a family of networks, or a factory as `package.module:function`. By default the
-            bundled EDSR.
-        weights: the network's checkpoint.
+        model: a module, the name of a family of networks, the checkpoint of one, or a factory as
+            `package.module:function`. By default the bundled EDSR.
+        weights: the checkpoint of a family or a factory.
         model_args: arguments of the family or the factory.
         images: the folder of calibration images. By default the photographs of scikit-image.
         scale: the factor by which to downscale the images, if they are high-resolution photographs.

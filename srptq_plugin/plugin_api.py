@@ -7,8 +7,9 @@ from srptq_plugin.graph.export import own_module
 from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
-from srptq_plugin.models import ModelFamily, Request, SRNetwork, load_into
-from srptq_plugin.models.arguments import settle
+from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.model_options import settle
+from srptq_plugin.models.model_record import ModelFamily, Request, SRNetwork, State
 from srptq_plugin.observers.base import Average, BatchObserver, TensorRows, extremes
 from srptq_plugin.observers.minmax import MinMaxObserver
 from srptq_plugin.planning.plan import Plan, Site
@@ -86,6 +87,7 @@ __all__ = [
     "Site",
     "Size",
     "SrptqError",
+    "State",
     "Target",
     "TargetEntry",
     "TensorRows",

@@ -21,17 +21,19 @@ ORDER = (
         "quantization",
         "graph",
         "data",
-        "models",
         "observers",
         "recipes",
         "planning",
         "reconstruction",
+        "deploy",
+        "plugins",
+        "models",
     ),
-    *("deploy", "plugins", "runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting", "plugin_api"),
+    *("runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting", "plugin_api"),
     *("pipeline", "cli"),
 )
-"""Packages from low to high. Each imports only earlier ones. `planning` and `recipes` need each other."""
-RANKS = {name: rank for rank, names in enumerate(ORDER) for name in names.split()}
+"""Packages from low to high. Each imports only earlier ones."""
+RANKS = {name: rank for rank, name in enumerate(ORDER)}
 ENTRY_POINTS = ("__init__", "__main__")
 PACKAGES = [*(ROOT / "srptq_plugin" / "plotting").glob("[a-z]*.py"), *(ROOT / "srptq_plugin" / "cli").glob("[a-z]*.py")]
 PLAIN = """

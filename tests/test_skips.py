@@ -12,7 +12,8 @@ from torch import nn
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network, tensor_arguments
 from srptq_plugin.graph.rules import Rules
-from srptq_plugin.models import SRGANGenerator, SRResNet
+from srptq_plugin.models.srgan import SRGANGenerator
+from srptq_plugin.models.srresnet import SRResNet
 from srptq_plugin.planning.plan import Edge, Plan, Site
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.plugins.bound_recipe import BoundRecipe

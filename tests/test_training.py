@@ -12,7 +12,7 @@ import torch
 from helpers.photographs import pixels, save
 from safetensors.torch import load_file
 
-from srptq_plugin.models import load_model
+from srptq_plugin.models.loading import load_model
 
 SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train.py"
 

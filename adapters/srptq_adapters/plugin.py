@@ -8,6 +8,7 @@ from typing import Any
 
 from srptq_adapters.targets.export_options import SnpeExport, TensorRTExport
 from srptq_plugin.errors import NotInstalledError, SrptqError
+from srptq_plugin.models.model_options import EdsrOptions, RdnOptions, RrdbOptions, SizeOptions
 from srptq_plugin.observers.observer_options import DbdcOptions, PercentileOptions, SearchOptions
 from srptq_plugin.plugins.entries import (
     ModelEntry,
@@ -45,8 +46,8 @@ def _imported(path: str, extra: str) -> Any:
         raise SrptqError(f"{error.name} is not installed; pip install 'srptq-plugin[{extra}]'") from error
 
 
-def _family(name: str) -> Callable[[], Any]:
-    return lambda: lazy("srptq_plugin.models:FAMILIES")()[name]
+def _family(path: str) -> Callable[[], Any]:
+    return lazy(f"srptq_plugin.models.{path}")
 
 
 def _target(name: str) -> Callable[[], Any]:
@@ -161,12 +162,18 @@ def srptq_quantizers() -> Iterable[QuantizerEntry]:
 
 @hookimpl
 def srptq_models() -> Iterable[ModelEntry]:
-    """Register the families of reference networks."""
+    """Register the families of reference networks, each in a file of its own."""
+    mini = "EDSR of 16 blocks and 32 features, with its weights for x2 and x4"
+    edsr = "EDSR (Lim et al. 2017); weights of EDSR-PyTorch or BasicSR"
+    srresnet = "SRResNet without batch norm; weights of BasicSR's MSRResNet"
+    srgan = "generator of SRGAN (Ledig et al. 2017); weights of leftthomas/SRGAN"
+    rdn = "RDN (Zhang et al. 2018); weights of EDSR-PyTorch"
+    rrdb = "generator of ESRGAN (Wang et al. 2018); weights of ESRGAN, Real-ESRGAN or BasicSR"
     return [
-        ModelEntry("edsr-mini", "the small EDSR that comes with the package, for x2 and x4", _family("edsr-mini")),
-        ModelEntry("edsr", "EDSR, baseline and large", _family("edsr")),
-        ModelEntry("srresnet", "SRResNet", _family("srresnet")),
-        ModelEntry("srgan", "the generator of SRGAN", _family("srgan")),
-        ModelEntry("rdn", "RDN, the residual dense network", _family("rdn")),
-        ModelEntry("rrdb", "RRDBNet, the generator of ESRGAN and Real-ESRGAN", _family("rrdb")),
+        ModelEntry("edsr-mini", mini, _family("edsr:MINI_FAMILY"), options=EdsrOptions),
+        ModelEntry("edsr", edsr, _family("edsr:FAMILY"), options=EdsrOptions),
+        ModelEntry("srresnet", srresnet, _family("srresnet:FAMILY"), options=SizeOptions),
+        ModelEntry("srgan", srgan, _family("srgan:FAMILY"), options=SizeOptions),
+        ModelEntry("rdn", rdn, _family("rdn:FAMILY"), options=RdnOptions),
+        ModelEntry("rrdb", rrdb, _family("rrdb:FAMILY"), options=RrdbOptions),
     ]

@@ -3,39 +3,57 @@
 import math
 from collections.abc import Iterable
 
+from pydantic import Field
 from torch import nn
 
 from srptq_plugin.plugin_api import (
     ModelEntry,
     ModelFamily,
+    Options,
     Request,
     SRNetwork,
     SrptqError,
+    State,
     hookimpl,
     load_into,
     settle,
 )
 
-WEIGHT = "0.weight"
-"""The name of the convolution's weight in a checkpoint."""
+
+class TinyOptions(Options):
+    """The options of the family."""
+
+    upscale: int = Field(default=2, ge=1)
+    """The upscaling factor. Weights have a factor of their own."""
 
 
-def build(request: Request) -> SRNetwork:
-    """Build the network with the scale of its checkpoint, or with the scale that the caller chose."""
-    from_weights: dict[str, int] = {}
-    if request.state is not None:
-        if WEIGHT not in request.state:
-            raise SrptqError(f"tiny-sr: the checkpoint has no {WEIGHT}; give a checkpoint of this family")
-        from_weights["upscale"] = math.isqrt(len(request.state[WEIGHT]) // 3)
-    upscale = int(settle("tiny-sr", {"upscale": 2}, from_weights, request.arguments)["upscale"])
-    module = nn.Sequential(nn.Conv2d(3, 3 * upscale**2, 3, padding=1), nn.PixelShuffle(upscale))
-    if request.state is not None:
-        load_into(module, request.state)
+def recognizes(state: State) -> bool:
+    """Tell whether a checkpoint has the keys of this family."""
+    return set(state) == {"0.weight", "0.bias"}
+
+
+def build(request: Request[TinyOptions]) -> SRNetwork:
+    """Build the network, with the scale of its weights if there are any."""
+    options, state = request.options, request.state
+    if state is not None:
+        if not recognizes(state):
+            raise SrptqError("tiny-sr: the weights are not 0.weight and 0.bias; give a checkpoint of this family")
+        options = settle("tiny-sr", options, {"upscale": math.isqrt(len(state["0.weight"]) // 3)})
+    channels = 3 * options.upscale**2
+    module = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.PixelShuffle(options.upscale))
+    if state is not None:
+        load_into(module, state)
     return SRNetwork(module, request.input_range or (0.0, 1.0))
 
 
 @hookimpl
 def srptq_models() -> Iterable[ModelEntry]:
     """Register the family."""
-    family = ModelFamily("tiny-sr", "one convolution and a pixel shuffle", build)
-    return [ModelEntry(family.name, family.summary, load=lambda: family)]
+    return [
+        ModelEntry(
+            "tiny-sr",
+            "one convolution and a pixel shuffle",
+            load=lambda: ModelFamily(build, recognizes),
+            options=TinyOptions,
+        )
+    ]

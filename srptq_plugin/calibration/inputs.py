@@ -22,8 +22,8 @@ from srptq_plugin.data.images import (
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_at_size, export_network
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models import LoadedModel, SRNetwork, describe, load_model
-from srptq_plugin.models.model_record import UNIT, ModelRecord, check_range
+from srptq_plugin.models.loading import describe, load_model
+from srptq_plugin.models.model_record import UNIT, LoadedModel, ModelRecord, SRNetwork, check_range
 from srptq_plugin.planning.prepared_graph import fixed_size
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
@@ -37,9 +37,9 @@ CANDIDATES = 4
 
 @dataclass(frozen=True)
 class Source:
-    """Where the network comes from: a module, the name of a family, or a factory. By default the bundled EDSR."""
+    """Where the network comes from: a module, a family, a checkpoint or a factory. By default the bundled EDSR."""
 
-    model: str | nn.Module | None = None
+    model: str | Path | nn.Module | None = None
     weights: Path | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     input_range: tuple[float, float] | None = None
@@ -56,11 +56,7 @@ class Source:
         if isinstance(self.model, nn.Module):
             network = SRNetwork(self.model, self.input_range or UNIT)
             return describe(type(self.model).__name__, network, size)
-        entries = registry.entries("model")
-        families = {name: entry.load() for entry in entries for name in entry.names}
-        return load_model(
-            self.model, self.weights, dict(self.arguments), self.input_range, families=families, size=size
-        )
+        return load_model(self.model, self.weights, self.arguments, self.input_range, registry=registry, size=size)
 
 
 @dataclass(frozen=True)

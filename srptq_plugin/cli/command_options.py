@@ -6,7 +6,7 @@ from srptq_plugin.analysis import KINDS
 from srptq_plugin.cli import argument_types
 from srptq_plugin.recipes import DEFAULT_RECIPE
 
-MODEL = "a model family (see `srptq plugins`) or package.module:factory"
+MODEL = "a checkpoint that a family recognizes, a family (see `srptq plugins`), or package.module:factory"
 RUN = "a folder that `srptq quantize` wrote"
 SCALE = "the images are high-resolution: downscale them by N"
 
@@ -185,7 +185,7 @@ def _network(parser: ArgumentParser) -> None:
         "--recipe", metavar="R", help=f"a recipe's name (see `srptq recipes`) or .yaml file (default: {DEFAULT_RECIPE})"
     )
     _set(parser)
-    add("--weights", type=argument_types.path, metavar="FILE", help="a checkpoint: .safetensors, .pth or .pt")
+    add("--weights", type=argument_types.path, metavar="FILE", help="the checkpoint of a family or a factory")
     add(
         "--model-args",
         nargs="+",
@@ -193,7 +193,7 @@ def _network(parser: ArgumentParser) -> None:
         default=[],
         type=argument_types.argument,
         metavar="NAME=VALUE",
-        help="arguments of the network, such as upscale=4",
+        help="options of a family or arguments of a factory, such as upscale=4",
     )
     add(
         "--input-range",

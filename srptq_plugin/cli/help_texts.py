@@ -19,7 +19,7 @@ the sample photographs of scikit-image for calibration.
 
 examples:
   srptq quantize --recipe onnxruntime-w8a8 --out run8
-  srptq quantize --model edsr --weights edsr_x4.pth --images lr --out run
+  srptq quantize --model edsr_x4.pth --images lr --out run
   srptq quantize --model mynet:build --model-args upscale=4 --weights net.pth
   srptq quantize --set activations.bits=6 calibration.patches=200
 """

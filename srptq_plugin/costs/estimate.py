@@ -13,8 +13,7 @@ from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.stages import STAGES, Stage
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models import LoadedModel
-from srptq_plugin.models.model_record import ModelRecord
+from srptq_plugin.models.model_record import LoadedModel, ModelRecord
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry

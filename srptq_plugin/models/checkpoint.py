@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError, first_line, short
 
+SUFFIXES = (".safetensors", ".pth", ".pt")
+"""Endings of the names of checkpoints."""
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
 """Keys under which checkpoints hold their state dict, in order of preference."""
 PREFIXES = ("module.", "_orig_mod.")
@@ -25,6 +27,15 @@ DEEPEST = 8
 """The most wrappers that are opened. A limit is needed because a pickle may contain itself."""
 Renames = tuple[tuple[str, str], ...]
 """Pairs of a pattern that matches a whole key, and the replacement for `re.Match.expand`."""
+
+
+def is_checkpoint(name: str | Path) -> bool:
+    """Tell whether a network is named by the path of a checkpoint.
+
+    >>> is_checkpoint("weights/x4.safetensors"), is_checkpoint("edsr"), is_checkpoint("nets:x4")
+    (True, False, False)
+    """
+    return isinstance(name, Path) or name.lower().endswith(SUFFIXES)
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import Renames, load_into, load_state, rename_keys
-from srptq_plugin.models.model_record import UNIT, Arguments, ModelFamily, Range, Request, SRNetwork, State
+from srptq_plugin.models.model_options import EdsrOptions, settle
+from srptq_plugin.models.model_record import UNIT, ModelFamily, Range, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
 MINI = {scale: Path(__file__).parent / "weights" / f"edsr_mini_x{scale}.safetensors" for scale in ("2", "4")}
@@ -20,7 +20,13 @@ LEVELS: Range = (0.0, 255.0)
 Mean = tuple[float, float, float]
 MEAN: Mean = (0.4488, 0.4371, 0.4040)
 """The RGB mean of DIV2K, as a fraction of white."""
+MINI_SIZE = (32, 16)
+"""The features and blocks of the bundled networks."""
 SHIFTS = frozenset({"sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"})
+NATIVE = SHIFTS | {"head.0.weight", "body.0.body.0.weight", "tail.0.0.weight", "tail.1.weight"}
+"""Keys of EDSR-PyTorch that its RCAN and MDSR do not have together."""
+IN_BASICSR = frozenset({"conv_first.weight", "body.0.conv1.weight", "conv_after_body.weight", "upsample.0.weight"})
+"""Keys of BasicSR's EDSR that its RCAN and SwinIR do not have together."""
 LARGE = 256
 """The features of the published networks that scale their residuals by 0.1. No checkpoint records that factor."""
 BASICSR: Renames = (
@@ -80,7 +86,17 @@ class EDSR(nn.Module):
         return self.add_mean(self.tail(shallow + self.body(shallow)))
 
 
-def build(request: Request) -> SRNetwork:
+def recognizes(state: State) -> bool:
+    """Tell whether a checkpoint has the keys of EDSR-PyTorch or BasicSR, and another size than the bundled ones."""
+    return (state.keys() >= NATIVE or state.keys() >= IN_BASICSR) and not recognizes_mini(state)
+
+
+def recognizes_mini(state: State) -> bool:
+    """Tell whether a checkpoint has the keys of EDSR-PyTorch and the size of the bundled networks."""
+    return state.keys() >= NATIVE and (state["head.0.weight"].shape[:1].numel(), _blocks(state)) == MINI_SIZE
+
+
+def build(request: Request[EdsrOptions]) -> SRNetwork:
     """Build an EDSR with the size, mean and input range of its weights."""
     if request.state is None:
         raise SrptqError("edsr: no weights; give a checkpoint of EDSR-PyTorch or BasicSR")
@@ -89,32 +105,34 @@ def build(request: Request) -> SRNetwork:
     # BasicSR feeds images of 0 to 1 into networks that work on 0 to 255 inside.
     input_range = request.input_range or (UNIT if "conv_first.weight" in request.state else (0.0, peak))
     state = _change_range(state, (0.0, peak), input_range)
-    module = _sized(state, request.arguments)
+    module = _sized(state, request.options)
     load_into(module, state)
     red, green, blue = (round(float(level), 4) for level in state["add_mean.bias"])
     return SRNetwork(module, input_range, (red, green, blue))
 
 
-def build_mini(request: Request) -> SRNetwork:
+def build_mini(request: Request[EdsrOptions]) -> SRNetwork:
     """Build one of the networks bundled with this package, for x4 by default."""
     if request.state is not None:
         return build(request)
-    upscale = str(request.arguments.get("upscale", 4))
+    upscale = str(request.options.upscale or 4)
     if upscale not in MINI:
         raise SrptqError(f"edsr-mini: upscale={upscale}; give {' or '.join(MINI)}, or the weights of another network")
     return build(replace(request, state=load_state(MINI[upscale])))
 
 
-def _sized(state: State, arguments: Arguments) -> EDSR:
+def _sized(state: State, options: EdsrOptions) -> EDSR:
     features = state["head.0.weight"].shape[0]
-    blocks = sum(re.fullmatch(r"body\.\d+\.body\.0\.weight", key) is not None for key in state)
+    blocks = _blocks(state)
     # The convolution before a pixel shuffle by r has r^2 times as many outputs as inputs.
     upsampling = [weight for key, weight in state.items() if re.fullmatch(r"tail\.0\.\d+\.weight", key)]
     upscale = math.prod(math.isqrt(weight.shape[0] // weight.shape[1]) for weight in upsampling)
-    sizes = {"upscale": upscale, "features": features, "blocks": blocks}
-    defaults = {**sizes, "residual_scale": 0.1 if features >= LARGE else 1.0}
-    settled = settle("edsr", defaults, sizes, arguments)
-    return EDSR(upscale, features, blocks, float(settled["residual_scale"]))
+    options = settle("edsr", options, {"upscale": upscale, "features": features, "blocks": blocks})
+    return EDSR(upscale, features, blocks, options.residual_scale or (0.1 if features >= LARGE else 1.0))
+
+
+def _blocks(state: State) -> int:
+    return sum(re.fullmatch(r"body\.\d+\.body\.0\.weight", key) is not None for key in state)
 
 
 def _native(state: State) -> State:
@@ -173,5 +191,5 @@ def _upsampler(upscale: int, features: int) -> Iterator[nn.Module]:
         yield nn.PixelShuffle(factor)
 
 
-EDSR_FAMILY = ModelFamily("edsr", "EDSR (Lim et al. 2017); weights of EDSR-PyTorch or BasicSR", build)
-MINI_FAMILY = ModelFamily("edsr-mini", "EDSR of 16 blocks and 32 features, with its weights for x2 and x4", build_mini)
+FAMILY = ModelFamily(build, recognizes)
+MINI_FAMILY = ModelFamily(build_mini, recognizes_mini)

@@ -5,21 +5,24 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.models.checkpoint import load_into
-from srptq_plugin.models.model_record import UNIT, Request, SRNetwork
+from srptq_plugin.models.model_record import UNIT, Arguments, Range, SRNetwork, State
 
 
-def build_from(path: str, request: Request) -> SRNetwork:
+def build_from(
+    path: str, arguments: Arguments, state: State | None = None, input_range: Range | None = None
+) -> SRNetwork:
     """Import and call a factory, then load the weights, if any. The working directory is importable meanwhile."""
     with _importable(Path.cwd()):
-        module = _call(path, _import_factory(path), request)
-    if request.state is not None:
-        load_into(module, request.state)
-    return SRNetwork(module, request.input_range or UNIT)
+        module = _call(path, _import_factory(path), dict(arguments))
+    if state is not None:
+        load_into(module, state)
+    return SRNetwork(module, input_range or UNIT)
 
 
 @contextmanager
@@ -48,8 +51,7 @@ def _import_factory(path: str) -> Callable[..., object]:
     return factory
 
 
-def _call(path: str, factory: Callable[..., object], request: Request) -> nn.Module:
-    arguments = dict(request.arguments)
+def _call(path: str, factory: Callable[..., object], arguments: dict[str, Any]) -> nn.Module:
     try:
         module = factory(**arguments)
     except Exception as error:

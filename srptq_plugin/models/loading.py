@@ -1,42 +1,38 @@
-"""Loading a network by name, with weights, and recording the facts that later steps need."""
+"""Loading a network by name or checkpoint, and recording the facts that later steps need."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
-from srptq_plugin.errors import SrptqError, UnknownNameError, first_line
+from srptq_plugin.errors import ArgumentError, SrptqError, UnknownNameError, first_line
 from srptq_plugin.graph.reparameterized import plain_copy
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models.checkpoint import load_state
-from srptq_plugin.models.edsr import EDSR_FAMILY, MINI_FAMILY
+from srptq_plugin.models.checkpoint import is_checkpoint, load_state
 from srptq_plugin.models.factory import build_from
 from srptq_plugin.models.model_record import (
     Arguments,
     LoadedModel,
-    ModelFamily,
     ModelRecord,
     Range,
     Request,
     SRNetwork,
+    State,
     check_range,
 )
 from srptq_plugin.models.probing import probe
-from srptq_plugin.models.rdn import RDN_FAMILY
-from srptq_plugin.models.rrdb import RRDB_FAMILY
-from srptq_plugin.models.srgan import SRGAN_FAMILY
-from srptq_plugin.models.srresnet import SRRESNET_FAMILY
+from srptq_plugin.models.recognition import FamilyEntry, recognize
+from srptq_plugin.plugins.registry import Registry
 
-ENTRIES = (MINI_FAMILY, EDSR_FAMILY, SRRESNET_FAMILY, SRGAN_FAMILY, RDN_FAMILY, RRDB_FAMILY)
-FAMILIES: Mapping[str, ModelFamily] = MappingProxyType({family.name: family for family in ENTRIES})
+BUNDLED = "edsr-mini"
+"""The family of the bundled networks."""
 
 
 def load_model(
-    name: str | None = None,
+    model: str | Path | None = None,
     weights: str | Path | None = None,
     args: Arguments | None = None,
     input_range: Range | None = None,
     *,
-    families: Mapping[str, ModelFamily] = FAMILIES,
+    registry: Registry | None = None,
     size: Size | None = None,
 ) -> LoadedModel:
     """Load a network and return it in eval mode, ready to quantize, with its record.
@@ -46,18 +42,25 @@ def load_model(
 parameters=380955, multiple=1)
 
     Args:
-        name: A family of networks or `package.module:factory`. By default the bundled network.
-        weights: A checkpoint: .safetensors, .pth or .pt.
-        args: Arguments of the network, such as `{"upscale": 2}`.
+        model: A family of networks, a checkpoint whose keys a family recognizes, or `package.module:factory`. By
+            default the bundled network.
+        weights: The checkpoint of a family or a factory: .safetensors, .pth or .pt.
+        args: Options of the family or arguments of the factory, such as `{"upscale": 2}`.
         input_range: The levels of black and white that the network was trained with, if they are not the usual ones.
-        families: The families to choose from.
+        registry: The plugins with the families, by default all that are installed.
         size: The input to try when the network runs at none of the usual sizes.
     """
-    name = name or MINI_FAMILY.name
     if input_range is not None:
         check_range(input_range)
-    request = Request(None if weights is None else load_state(weights), args or {}, input_range)
-    return describe(name, _build(name, request, families), size)
+    entries = (registry or Registry()).entries("model")
+    families = {name: entry for entry in entries for name in entry.names}
+    name = str(model or BUNDLED)
+    if name not in families and is_checkpoint(model or BUNDLED):
+        state = _load_only(name, weights)
+        name = recognize(name, state, entries).name
+    else:
+        state = None if weights is None else load_state(weights)
+    return describe(name, _build(name, families, args or {}, state, input_range), size)
 
 
 def describe(name: str, network: SRNetwork, size: Size | None = None) -> LoadedModel:
@@ -76,21 +79,38 @@ def describe(name: str, network: SRNetwork, size: Size | None = None) -> LoadedM
     return LoadedModel(module, record, sizing.fixed)
 
 
-def _build(name: str, request: Request, families: Mapping[str, ModelFamily]) -> SRNetwork:
+def _load_only(path: str, weights: str | Path | None) -> State:
+    """Read the checkpoint that stands for a network. Refuse a second one."""
+    if weights is not None:
+        raise ArgumentError(
+            "model", f"a checkpoint brings its own weights; leave `weights={weights}` out, or give a family", path
+        )
+    return load_state(path)
+
+
+def _build(
+    name: str,
+    families: Mapping[str, FamilyEntry],
+    args: Arguments,
+    state: State | None,
+    input_range: Range | None,
+) -> SRNetwork:
     if name in families:
-        return _build_family(families[name], request)
+        return _build_family(families[name], args, state, input_range)
     if ":" in name:
-        return build_from(name, request)
-    raise UnknownNameError("model", name, [*families, "package.module:factory"])
+        return build_from(name, args, state, input_range)
+    raise UnknownNameError("model", name, [*families, "package.module:factory", "FILE.safetensors"])
 
 
-def _build_family(family: ModelFamily, request: Request) -> SRNetwork:
+def _build_family(entry: FamilyEntry, args: Arguments, state: State | None, input_range: Range | None) -> SRNetwork:
+    request = Request(state, entry.options.parse(dict(args), entry.name), input_range)
+    family = entry.load()
     try:
         return family.build(request)
     except SrptqError:
         raise
-    except Exception as error:  # a family reads sizes from shapes of any checkpoint, which can fail in any way
+    except Exception as error:  # shapes of a wrong checkpoint can make a family fail in any way
         raise SrptqError(
-            f"model {family.name}: the weights belong to another network, or are damaged "
+            f"model {entry.name}: the weights belong to another network, or are damaged "
             f"({first_line(error)}); give a checkpoint of this network"
         ) from error

@@ -1,14 +1,17 @@
 """Records about networks, which families of networks and the loader exchange."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.utils.options import Options
 
+OptionsT = TypeVar("OptionsT", bound=Options)
 State = Mapping[str, Tensor]
+"""The weights of a checkpoint by their keys, in float32."""
 Arguments = Mapping[str, Any]
 Range = tuple[float, float]
 """The levels of black and white."""
@@ -21,13 +24,21 @@ def check_range(ends: Range) -> None:
         raise SrptqError(f"input_range: {ends} is not a range; give black and white, such as 0:1 or 0:255")
 
 
-@dataclass(frozen=True)
-class Request:
-    """The weights, the arguments and the input range that a caller chose for a network."""
+def recognizes_nothing(_state: State) -> bool:
+    """Return False for every checkpoint."""
+    return False
 
-    state: State | None = None
-    arguments: Arguments = field(default_factory=dict[str, Any])
+
+@dataclass(frozen=True)
+class Request(Generic[OptionsT]):
+    """The weights, options and input range that a caller chose for a network."""
+
+    state: State | None
+    """The weights by their keys, in float32, or None."""
+    options: OptionsT
+    """The record that the family's entry declares, with the options that the caller gave."""
     input_range: Range | None = None
+    """The levels of black and white, or None for the family's usual ones."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +52,12 @@ class SRNetwork:
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """A family of networks. `build` turns a request into a network, or raises SrptqError."""
+    """A family of networks. Its entry has its name, its summary and its options."""
 
-    name: str
-    summary: str
-    build: Callable[[Request], SRNetwork]
+    build: Callable[[Request[Any]], SRNetwork]
+    """Turns a request into a network, or raises `SrptqError`."""
+    recognizes: Callable[[State], bool] = recognizes_nothing
+    """Tells by keys and shapes whether a checkpoint is of this family, so that `--model FILE` needs no name."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.model_options import RdnOptions, settle
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
@@ -75,14 +75,19 @@ def _upsampler(upscale: int, features: int, growth: int) -> nn.Sequential:
     return nn.Sequential(*layers, conv3x3(growth, 3))
 
 
-def build(request: Request) -> SRNetwork:
+def recognizes(state: State) -> bool:
+    """Tell whether a checkpoint has the keys of this network."""
+    return state.keys() >= NEEDED
+
+
+def build(request: Request[RdnOptions]) -> SRNetwork:
     """Build an RDN with the size of its weights, by default for images of 0 to 1."""
     state = request.state
     if state is None or not state.keys() >= NEEDED:
         fault = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
         raise SrptqError(f"rdn: {fault}; give a checkpoint of EDSR-PyTorch's RDN")
     sizes = _sizes(state)
-    settle("rdn", sizes, sizes, request.arguments)
+    settle("rdn", request.options, sizes)
     module = RDN(**sizes)
     load_into(module, state)
     return SRNetwork(module, request.input_range or UNIT)
@@ -97,4 +102,4 @@ def _sizes(state: State) -> dict[str, int]:
     return {"upscale": upscale, "features": features, "growth": growth, "blocks": blocks, "layers": layers}
 
 
-RDN_FAMILY = ModelFamily("rdn", "RDN (Zhang et al. 2018); weights of EDSR-PyTorch", build)
+FAMILY = ModelFamily(build, recognizes)

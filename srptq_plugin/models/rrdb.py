@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import Renames, load_into, rename_keys
+from srptq_plugin.models.model_options import RrdbOptions, settle
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3
 
@@ -105,7 +105,12 @@ class RRDB(nn.Module):
         return self.conv_last(self.lrelu(self.conv_hr(features)))
 
 
-def build(request: Request) -> SRNetwork:
+def recognizes(state: State) -> bool:
+    """Tell whether a checkpoint has the keys of one of the three layouts."""
+    return rename_keys(state, RENAMES).keys() >= NEEDED
+
+
+def build(request: Request[RrdbOptions]) -> SRNetwork:
     """Build an RRDBNet with the size of its weights, by default for images of 0 to 1."""
     state = rename_keys(request.state or {}, RENAMES)
     if not state.keys() >= NEEDED:
@@ -113,7 +118,7 @@ def build(request: Request) -> SRNetwork:
         fault = "no weights" if request.state is None else lacking
         raise SrptqError(f"rrdb: {fault}; give a checkpoint of ESRGAN, Real-ESRGAN or BasicSR")
     sizes = _sizes(state)
-    settle("rrdb", sizes, sizes, request.arguments)
+    settle("rrdb", request.options, sizes)
     module = RRDB(**sizes)
     load_into(module, state)
     return SRNetwork(module, request.input_range or UNIT)
@@ -129,4 +134,4 @@ def _sizes(state: State) -> dict[str, int]:
     return {"upscale": ENLARGED // unshuffle, "features": features, "growth": growth, "blocks": blocks}
 
 
-RRDB_FAMILY = ModelFamily("rrdb", "generator of ESRGAN (Wang et al. 2018); weights of ESRGAN or Real-ESRGAN", build)
+FAMILY = ModelFamily(build, recognizes)

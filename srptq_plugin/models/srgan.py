@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import load_into
-from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork
+from srptq_plugin.models.model_options import SizeOptions, settle
+from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
+
+NEEDED = frozenset({"block1.0.weight", "block2.bn1.weight"})
 
 
 class SRGANBlock(nn.Module):
@@ -72,11 +74,16 @@ class SRGANGenerator(nn.Module):
         return (torch.tanh(upsample(shallow + deep)) + 1) / 2
 
 
-def build(request: Request) -> SRNetwork:
+def recognizes(state: State) -> bool:
+    """Tell whether a checkpoint has the keys of this network."""
+    return state.keys() >= NEEDED
+
+
+def build(request: Request[SizeOptions]) -> SRNetwork:
     """Build a generator with the size of its weights."""
     state = request.state
-    if state is None or "block1.0.weight" not in state:
-        fault = "no weights" if state is None else "the weights lack block1.0.weight"
+    if state is None or not state.keys() >= NEEDED:
+        fault = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
         raise SrptqError(f"srgan: {fault}; give a generator of leftthomas/SRGAN")
     if request.input_range not in {None, UNIT}:
         raise SrptqError(f"srgan: input range {request.input_range}; its output is in 0 to 1, leave the range out")
@@ -84,10 +91,10 @@ def build(request: Request) -> SRNetwork:
     blocks = sum(re.fullmatch(r"block\d+\.conv1\.weight", key) is not None for key in state)
     doublings = sum(re.fullmatch(r"block\d+\.\d+\.conv\.weight", key) is not None for key in state)
     sizes = {"upscale": 2**doublings, "features": features, "blocks": blocks}
-    settle("srgan", sizes, sizes, request.arguments)
+    settle("srgan", request.options, sizes)
     module = SRGANGenerator(2**doublings, features, blocks)
     load_into(module, state)
     return SRNetwork(module)
 
 
-SRGAN_FAMILY = ModelFamily("srgan", "generator of SRGAN; weights of leftthomas/SRGAN", build)
+FAMILY = ModelFamily(build, recognizes)

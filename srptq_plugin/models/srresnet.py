@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.arguments import settle
 from srptq_plugin.models.checkpoint import load_into
-from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork
+from srptq_plugin.models.model_options import SizeOptions, settle
+from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
 UPSCALES = (2, 3, 4)
-NEEDED = frozenset({"conv_first.weight", "upconv1.weight", "conv_hr.weight"})
+NEEDED = frozenset({"conv_first.weight", "body.0.conv1.weight", "upconv1.weight", "conv_hr.weight"})
 
 
 class SRResNetBlock(nn.Module):
@@ -61,7 +61,12 @@ class SRResNet(nn.Module):
         return self.conv_last(self.lrelu(self.conv_hr(features))) + enlarged
 
 
-def build(request: Request) -> SRNetwork:
+def recognizes(state: State) -> bool:
+    """Tell whether a checkpoint has the keys of this network."""
+    return state.keys() >= NEEDED
+
+
+def build(request: Request[SizeOptions]) -> SRNetwork:
     """Build an SRResNet with the size of its weights, by default for images of 0 to 1."""
     state = request.state
     if state is None or not state.keys() >= NEEDED:
@@ -71,10 +76,10 @@ def build(request: Request) -> SRNetwork:
     blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
     upscale = 4 if "upconv2.weight" in state else math.isqrt(outputs // features)
     sizes = {"upscale": upscale, "features": features, "blocks": blocks}
-    settle("srresnet", sizes, sizes, request.arguments)
+    settle("srresnet", request.options, sizes)
     module = SRResNet(upscale, features, blocks)
     load_into(module, state)
     return SRNetwork(module, request.input_range or UNIT)
 
 
-SRRESNET_FAMILY = ModelFamily("srresnet", "SRResNet without batch norm; weights of BasicSR's MSRResNet", build)
+FAMILY = ModelFamily(build, recognizes)

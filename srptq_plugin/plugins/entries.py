@@ -60,4 +60,4 @@ class QuantizerEntry(Entry[type[Any]]):
 
 
 class ModelEntry(Entry[Any]):
-    """A `ModelFamily` of networks, by name."""
+    """A `ModelFamily` of networks, by name. Its options are passed as `Request.options`."""

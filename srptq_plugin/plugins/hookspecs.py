@@ -70,13 +70,16 @@ def srptq_reconstructions() -> Iterable[ReconstructionEntry]:
 
 @hookspec
 def srptq_models() -> Iterable[ModelEntry]:
-    """Families of networks, for `--model`; `load` gives a `ModelFamily` of `srptq_plugin/models/model_record.py`.
+    """Register model families, which build networks of one architecture.
 
-    Its `build` reads what it can from the weights, and says as `SrptqError` what is not as it should be. The network
-    takes RGB images of any size and gives them a whole number of times as large, both in `input_range`.
+    `load` returns a `ModelFamily`, a record of two functions. `build` gets a `Request` and returns an `SRNetwork`: it
+    reads sizes from the weights, and raises `SrptqError` for weights that it cannot use. `settle` merges these sizes
+    with the caller's options. The network takes RGB images of any size and enlarges them by a whole number, both in
+    `input_range`. `recognizes` decides by keys and shapes whether a checkpoint is of this family. A checkpoint that two
+    families recognize is refused.
 
-    A command then says `--model tiny-sr --model-args upscale=3`; for one network, `--model package.module:factory` does
-    without a plugin.
+    A command names it in `--model`, with its options in `--model-args`. If the family recognizes a checkpoint, the
+    checkpoint's path is enough for `--model`.
     """
     raise NotImplementedError
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models import ModelRecord
+from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.grid_cost import GridCost
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.quantization.grid import Bounds

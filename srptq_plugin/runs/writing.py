@@ -8,7 +8,7 @@ from typing import Any
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models import ModelRecord
+from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.runs.run import NETWORK, RECIPE, SUMMARY, TABLE, Run
 from srptq_plugin.runs.summary import Record, collect_versions, runtime_version, summarize

@@ -244,7 +244,8 @@ def test_cost_of_a_run(srptq: Srptq, written: Written, terminal: Terminal) -> No
 
 def test_cost_reads_no_image(srptq: Srptq, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("srptq_plugin.data.images.sample_images", raising(AssertionError("an image was read")))
-    network = ("--model", "srptq_plugin.models:SRResNet", "--model-args", "upscale=2", "features=8", "blocks=1")
+    factory = "srptq_plugin.models.srresnet:SRResNet"
+    network = ("--model", factory, "--model-args", "upscale=2", "features=8", "blocks=1")
     wide, narrow = (
         json.loads(srptq("cost", "--recipe", "paper-w8a8", "--set", f"weights.bits={bits}", *network, "--json").out)
         for bits in (8, 4)

@@ -21,8 +21,9 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
-from srptq_plugin.models import SRGANGenerator, SRResNet
 from srptq_plugin.models.model_record import ModelRecord
+from srptq_plugin.models.srgan import SRGANGenerator
+from srptq_plugin.models.srresnet import SRResNet
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.plugins.bound_recipe import BoundRecipe

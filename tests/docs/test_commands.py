@@ -16,6 +16,7 @@ from helpers.documents import PAGES, ROOT, Block, Command, blocks, commands, com
 import srptq_plugin
 from srptq_plugin.cli.command import BY_NAME
 from srptq_plugin.cli.parser import parse
+from srptq_plugin.models.checkpoint import is_checkpoint
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes import DEFAULT_RECIPE
@@ -71,8 +72,9 @@ def look_up_names(options: Namespace) -> None:
         registry.target(options.target)
     if getattr(options, "toolkit", None):
         registry.toolkit(options.toolkit)
-    if getattr(options, "model", None) and ":" not in options.model:
-        registry.model(options.model)
+    model = getattr(options, "model", None)
+    if model and ":" not in model and not is_checkpoint(model):
+        registry.model(model)
     if options.command == "recipes" and options.name:
         Recipe.load(options.name)
 

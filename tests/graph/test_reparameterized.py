@@ -14,7 +14,8 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network as Graph
 from srptq_plugin.graph.reparameterized import fold_computed
-from srptq_plugin.models import SRNetwork, describe
+from srptq_plugin.models.loading import describe
+from srptq_plugin.models.model_record import SRNetwork
 
 IMAGE = networks.images(1, 9, 11)
 NORMS: Mapping[str, Callable[[nn.Module], nn.Module]] = {

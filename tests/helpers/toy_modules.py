@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srptq_plugin.models import RDN, RRDB
+from srptq_plugin.models.rdn import RDN
+from srptq_plugin.models.rrdb import RRDB
 
 FEATURES = 6
 

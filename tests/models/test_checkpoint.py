@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models import load_into, load_state
+from srptq_plugin.models.checkpoint import load_into, load_state
 
 TENSORS = {"weight": torch.arange(3.0), "count": torch.tensor(7)}
 

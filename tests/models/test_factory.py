@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models import load_model
+from srptq_plugin.models.loading import load_model
 
 
 @pytest.fixture

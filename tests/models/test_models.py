@@ -1,10 +1,10 @@
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import basicsr_state
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,18 +12,14 @@ from torch.nn import functional
 from srptq_plugin.data.images import list_images, read_image, to_pixels, to_tensor
 from srptq_plugin.data.metrics import psnr_y
 from srptq_plugin.errors import SrptqError, UnknownNameError
-from srptq_plugin.models import (
-    EDSR,
-    FAMILIES,
-    RDN,
-    RRDB,
-    LoadedModel,
-    Request,
-    SRGANGenerator,
-    SRNetwork,
-    SRResNet,
-    load_model,
-)
+from srptq_plugin.models.edsr import EDSR
+from srptq_plugin.models.loading import load_model
+from srptq_plugin.models.model_record import LoadedModel
+from srptq_plugin.models.rdn import RDN
+from srptq_plugin.models.rrdb import RRDB
+from srptq_plugin.models.srgan import SRGANGenerator
+from srptq_plugin.models.srresnet import SRResNet
+from srptq_plugin.plugins.registry import Registry
 
 IMDN = "examples.imdn:imdn"
 MEAN = torch.tensor([0.4488, 0.4371, 0.4040]).reshape(3, 1, 1)
@@ -102,25 +98,6 @@ def check_export(module: nn.Module) -> None:
     sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     program = torch.export.export(module, (torch.rand(1, 3, 16, 20),), dynamic_shapes=(sizes,))
     torch.testing.assert_close(run(program.module(), IMAGE), run(module, IMAGE))
-
-
-def basicsr_state(blocks: int, convs: Mapping[str, int], features: int) -> dict[str, Tensor]:
-    """Draw random weights with BasicSR's names.
-
-    Args:
-        blocks: The number of residual blocks in the body.
-        convs: The output channels of the convolutions outside the body.
-        features: The channels in the body.
-    """
-    generator = torch.Generator().manual_seed(1)
-    outputs = {f"body.{block}.conv{conv}": features for block in range(blocks) for conv in (1, 2)}
-    outputs.update(convs)
-    state: dict[str, Tensor] = {}
-    for name, count in outputs.items():
-        inputs = 3 if name == "conv_first" else features
-        state[f"{name}.weight"] = torch.randn(count, inputs, 3, 3, generator=generator) / (3 * inputs**0.5)
-        state[f"{name}.bias"] = torch.randn(count, generator=generator) / 10
-    return state
 
 
 def conv(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -217,13 +194,14 @@ def test_mean_shifts_are_frozen() -> None:
     ("args", "message"),
     [
         ({"upscale": 3}, "upscale=3; give 2 or 4, or the weights of another network"),
-        ({"blocks": "many"}, "give blocks as a positive int"),
-        ({"blocks": [2]}, "give blocks as a positive int"),
-        ({"blocks": True}, "give blocks as a positive int"),
-        ({"blocks": None}, "give blocks as a positive int"),
-        ({"features": 0.5}, "give features as a positive int"),
-        ({"residual_scale": -1}, "give residual_scale as a positive float"),
-        ({"block": 3}, "unknown edsr argument 'block'; did you mean 'blocks'"),
+        ({"blocks": "many"}, r"edsr-mini\.blocks: 'many' is not allowed; give a whole number from 1"),
+        ({"blocks": [2]}, r"blocks: \[2\] is not allowed; give a whole number from 1"),
+        ({"blocks": True}, "blocks: True is not allowed; give a whole number from 1"),
+        ({"blocks": 0}, "blocks: 0 is not allowed; give a whole number from 1"),
+        ({"features": "0.5"}, "features: 0.5 is not allowed; give a whole number from 1"),
+        ({"residual_scale": -1}, "residual_scale: -1 is not allowed; give a number above 0"),
+        ({"residual_scale": "inf"}, "residual_scale: inf is not allowed; give a number above 0"),
+        ({"block": 3}, r"edsr-mini\.block: unknown key; did you mean 'blocks'\? keys: blocks, features"),
     ],
 )
 def test_wrong_arguments_are_refused(args: dict[str, str | int | float], message: str) -> None:
@@ -263,12 +241,13 @@ def test_unknown_names_list_the_choices() -> None:
         load_model("edrs")
 
 
-def test_families_can_be_handed_in() -> None:
-    def build(request: Request) -> SRNetwork:
-        return SRNetwork(nn.Upsample(scale_factor=float(request.arguments["scale"])))
+def test_families_come_from_the_registry() -> None:
+    with pytest.raises(UnknownNameError, match=r"choices: FILE\.safetensors, package\.module:factory"):
+        load_model("edsr", registry=Registry(entry_points=False))
 
-    families = {"nearest": replace(FAMILIES["edsr"], name="nearest", build=build)}
-    record = load_model("nearest", args={"scale": 3}, families=families).record
-    assert (record.scale, record.parameters, record.mean) == (3, 0, None)
-    with pytest.raises(UnknownNameError, match="nearest"):
-        load_model("edsr", families=families)
+
+@pytest.mark.parametrize(("residual_scale", "expected"), [("0.1", 0.1), (0.5, 0.5), (2, 2.0), (None, 1.0)])
+def test_the_residual_scale_is_read_from_text(tmp_path: Path, residual_scale: object, expected: float) -> None:
+    weights = save(tmp_path / "a.safetensors", EDSR(upscale=2, features=4, blocks=1).state_dict())
+    module = load_model("edsr", weights, {"residual_scale": residual_scale, "upscale": 2.0}).module
+    assert module.get_submodule("body.0").residual_scale == expected

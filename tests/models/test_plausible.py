@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.data.images import random_patches, sample_images, to_tensor
-from srptq_plugin.models import SRNetwork, describe, load_model
-from srptq_plugin.models.model_record import Range
+from srptq_plugin.models.loading import describe, load_model
+from srptq_plugin.models.model_record import Range, SRNetwork
 from srptq_plugin.models.plausible import warn_of_range
 
 

@@ -4,7 +4,8 @@ import pytest
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models import LoadedModel, SRNetwork, describe
+from srptq_plugin.models.loading import describe
+from srptq_plugin.models.model_record import LoadedModel, SRNetwork
 
 
 class Strided(nn.Module):

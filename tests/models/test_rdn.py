@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models import RDN, LoadedModel, load_model
+from srptq_plugin.models.loading import load_model
+from srptq_plugin.models.model_record import LoadedModel
+from srptq_plugin.models.rdn import RDN
 
 FEATURES, GROWTH, BLOCKS, LAYERS = 6, 4, 3, 2
 IMAGE = torch.rand(1, 3, 9, 12, generator=torch.Generator().manual_seed(0))

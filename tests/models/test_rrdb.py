@@ -1,62 +1,22 @@
 """RRDB: checkpoints of ESRGAN, of its older code and of Real-ESRGAN, and refusals of others."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import BLOCKS, FEATURES, GROWTH, LAYOUTS, State
+from helpers.checkpoints import esrgan_state as published
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models import RRDB, LoadedModel, load_model
+from srptq_plugin.models.loading import load_model
+from srptq_plugin.models.model_record import LoadedModel
+from srptq_plugin.models.rrdb import RRDB
 
-FEATURES, GROWTH, BLOCKS = 6, 4, 2
 IMAGE = torch.rand(1, 3, 9, 12, generator=torch.Generator().manual_seed(0))
-State = dict[str, Tensor]
-ORIGINAL = {"conv_body": "trunk_conv", "conv_up1": "upconv1", "conv_up2": "upconv2", "conv_hr": "HRconv"}
-NUMBERED = {"conv_first": "0", "conv_body": f"1.sub.{BLOCKS}", "conv_up1": "3", "conv_up2": "6", "conv_hr": "8"}
-
-
-def shapes(channels: int) -> dict[str, tuple[int, int]]:
-    """Return the outputs and inputs of each convolution by its name in Real-ESRGAN."""
-    sizes = {"conv_first": (FEATURES, channels), "conv_last": (3, FEATURES)}
-    for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
-        sizes[name] = (FEATURES, FEATURES)
-    for block in range(BLOCKS):
-        for dense in (1, 2, 3):
-            for n in range(5):
-                outputs = FEATURES if n == 4 else GROWTH
-                sizes[f"body.{block}.rdb{dense}.conv{n + 1}"] = (outputs, FEATURES + n * GROWTH)
-    return sizes
-
-
-def published(channels: int = 3) -> State:
-    """Draw random weights with the names of Real-ESRGAN."""
-    generator = torch.Generator().manual_seed(channels)
-    state: State = {}
-    for name, (outputs, inputs) in shapes(channels).items():
-        state[f"{name}.weight"] = torch.randn(outputs, inputs, 3, 3, generator=generator) / (3 * inputs**0.5)
-        state[f"{name}.bias"] = torch.randn(outputs, generator=generator) / 10
-    return state
-
-
-def original(key: str) -> str:
-    """Return ESRGAN's name of a tensor."""
-    name, _, kind = key.rpartition(".")
-    return re.sub(r"body\.(\d+)\.rdb(\d)", r"RRDB_trunk.\1.RDB\2", f"{ORIGINAL.get(name, name)}.{kind}")
-
-
-def numbered(key: str) -> str:
-    """Return the name of a tensor in ESRGAN's older code."""
-    name, _, kind = key.rpartition(".")
-    inner = re.sub(r"body\.(\d+)\.rdb(\d)\.conv(\d)", r"1.sub.\1.RDB\2.conv\3.0", name)
-    return f"model.{(NUMBERED | {'conv_last': '10'}).get(name, inner)}.{kind}"
-
-
-LAYOUTS = {"Real-ESRGAN": str, "ESRGAN": original, "older ESRGAN": numbered}
 
 
 def conv(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:

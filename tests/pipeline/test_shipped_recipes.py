@@ -26,7 +26,7 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.export import export_network
 from srptq_plugin.graph.stages import Stage
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models import load_model
+from srptq_plugin.models.loading import load_model
 from srptq_plugin.pipeline import DEFAULT_RECIPE, quantize
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import NETWORK, PROGRAM, RECIPE, SUMMARY, TABLE, Run

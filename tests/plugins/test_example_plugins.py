@@ -16,7 +16,7 @@ from helpers.shown_plugins import FOLDERS, ROOT, example_entry_points, install
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srptq_plugin import Bounds, IntGrid, Recipe, Registry, SrptqError, quantize
+from srptq_plugin import Bounds, IntGrid, Recipe, Registry, SrptqError, load_model, quantize
 from srptq_plugin.cli import main
 from srptq_plugin.planning.plan import QConfig
 from srptq_plugin.planning.prepared_graph import PreparedGraph
@@ -214,11 +214,18 @@ def test_the_reconstruction_never_adds_noise(bits: int) -> None:
 
 
 def test_the_family_reads_the_scale_from_weights() -> None:
-    family = Registry().model("tiny-sr").load()
-    state = family.build(Request(arguments={"upscale": 3})).module.state_dict()
-    module = family.build(Request(state)).module
+    entry = Registry().model("tiny-sr")
+    family = entry.load()
+    state = family.build(Request(None, entry.options.parse({"upscale": 3}, ""))).module.state_dict()
+    module = family.build(Request(state, entry.options())).module
     assert module(torch.zeros(1, 3, 4, 5)).shape == (1, 3, 12, 15)
     with pytest.raises(SrptqError, match=r"upscale=2 was given, but the weights have 3"):
-        family.build(Request(state, {"upscale": 2}))
-    with pytest.raises(SrptqError, match=r"tiny-sr: the checkpoint has no 0\.weight"):
-        family.build(Request({}))
+        family.build(Request(state, entry.options.parse({"upscale": 2}, "")))
+    with pytest.raises(SrptqError, match=r"tiny-sr: the weights are not 0\.weight and 0\.bias"):
+        family.build(Request({}, entry.options()))
+
+
+def test_a_checkpoint_alone_names_the_family(tmp_path: Path) -> None:
+    torch.save(load_model("tiny-sr", args={"upscale": 3}).module.state_dict(), tmp_path / "tiny.pt")
+    record = load_model(tmp_path / "tiny.pt").record
+    assert (record.name, record.scale) == ("tiny-sr", 3)

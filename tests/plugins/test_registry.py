@@ -14,7 +14,7 @@ import pytest
 import srptq_adapters.plugin
 from srptq_plugin.errors import SrptqError, UnknownNameError
 from srptq_plugin.graph.rules import Rules
-from srptq_plugin.models import ModelFamily
+from srptq_plugin.models.model_record import ModelFamily
 from srptq_plugin.plugins.entries import Entry, ObserverEntry, TargetEntry
 from srptq_plugin.plugins.hookspecs import PROJECT, hookimpl
 from srptq_plugin.plugins.registry import HOOKS, KINDS, PluginInfo, Registry

@@ -18,7 +18,11 @@ from helpers.sweeping import Sweep
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from srptq_plugin.models import EDSR, RDN, RRDB, SRGANGenerator, SRResNet
+from srptq_plugin.models.edsr import EDSR
+from srptq_plugin.models.rdn import RDN
+from srptq_plugin.models.rrdb import RRDB
+from srptq_plugin.models.srgan import SRGANGenerator
+from srptq_plugin.models.srresnet import SRResNet
 
 State = dict[str, Tensor]
 STATE: State = EDSR(upscale=2, features=4, blocks=1).state_dict()

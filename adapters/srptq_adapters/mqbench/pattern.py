@@ -165,6 +165,7 @@ def bounded(model: fx.GraphModule) -> Generator[list[BoundedFakeQuantize]]:
     finally:
         _put(model, originals)
         for path, quantizer in originals.items():
+            replacements[path].finish_observing()
             adopt(quantizer, replacements[path].bounds)
 
 

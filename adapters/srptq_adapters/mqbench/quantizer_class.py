@@ -71,6 +71,7 @@ class SRFakeQuantize(QuantizeBase):  # pyright: ignore[reportUntypedBaseClass]
 
     def sync(self) -> None:
         """Recompute `scale` and `zero_point` from the bounds."""
+        self.core.finish_observing()
         if self.core.has_bounds:
             qparams = self.core.qparams().detach()
             self._synced = self._versions()

@@ -39,6 +39,7 @@ class TorchaoFakeQuantize(BoundedFakeQuantize, FakeQuantizeBase):  # pyright: ig
             raise SrptqError(f"convert_pt2e: site {self.name}: its levels are computed from each image; use bounded")
         if self.grid.float_zero_point:
             raise SrptqError("convert_pt2e: the paper's real offset is no integer grid; use a recipe of a real target")
+        self.finish_observing()  # `convert_pt2e` may come without a switch to quantizing
         qparams = self.qparams().detach()
         return qparams.scale, qparams.integer_zero_point
 

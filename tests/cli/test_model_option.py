@@ -1,0 +1,56 @@
+"""Networks on the command line: a checkpoint alone, and mistakes with one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.command_line import Srptq, refused
+
+from srptq_plugin.models.srresnet import SRResNet
+
+COST = ("cost", "--recipe", "paper-w4a4", "--input-size", "1x3x16x16")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the path of an SRResNet's checkpoint, relative to the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    path = Path("weights", "x3.pth")
+    torch.save({"params": SRResNet(3, features=4, blocks=1).state_dict()}, path)
+    return str(path)
+
+
+def test_a_checkpoint_alone_names_the_network(srptq: Srptq, checkpoint: str) -> None:
+    outputs = {
+        srptq(*COST, *network).out
+        for network in (
+            (checkpoint,),
+            ("--model", checkpoint),
+            ("--model", checkpoint, "--model-args", "upscale=3"),
+            ("--model", "srresnet", "--weights", checkpoint),
+        )
+    }
+    (output,) = outputs
+    assert "srresnet" in output
+    assert "upscales by 3" in output
+
+
+def test_a_checkpoint_with_weights_is_refused(srptq: Srptq, checkpoint: str) -> None:
+    result = srptq(*COST, "--model", checkpoint, "--weights", "other.pth")
+    refused(result, f"--model {checkpoint}: a checkpoint brings its own weights; leave --weights other.pth out")
+
+
+def test_an_unknown_checkpoint_gets_a_hint(srptq: Srptq, checkpoint: str) -> None:
+    torch.save({"conv.weight": torch.zeros(3)}, checkpoint)
+    hint = f"give --model FAMILY or --model package.module:factory, and --weights {checkpoint}"
+    refused(srptq(*COST, checkpoint), "no family recognizes it", "its keys begin with conv.weight", hint)
+
+
+def test_a_checkpoint_of_other_sizes_is_refused(srptq: Srptq, checkpoint: str) -> None:
+    result = srptq(*COST, checkpoint, "--model-args", "upscale=2")
+    refused(result, "srresnet: upscale=2 was given, but the weights have 3; leave it out")
+
+
+def test_a_missing_checkpoint_is_refused(srptq: Srptq) -> None:
+    refused(srptq(*COST, "nowhere/x4.safetensors"), "no file nowhere/x4.safetensors")
