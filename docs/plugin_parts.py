@@ -13,6 +13,7 @@ from typing import Any, cast
 from pieces import sentences, table
 
 from srptq_plugin.plugin_api import (
+    Adopter,
     Entry,
     Finding,
     Fusion,
@@ -51,7 +52,7 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_reconstructions": (Reconstruction,),
     "srptq_models": (ModelFamily, Request, SRNetwork),
     "srptq_targets": (Target, Rules, Fusion, Runtime, Kernels, Linter, Finding),
-    "srptq_toolkits": (Toolkit, Host),
+    "srptq_toolkits": (Toolkit, Adopter, Host),
 }
 """The contracts of each hook, in the order in which people need them."""
 FENCE = "```"
@@ -122,20 +123,18 @@ def described_fields(kind: type) -> dict[str, str]:
 
 
 def _methods(kind: type) -> dict[str, str]:
-    """Return the meaning of each public method and property of a class, by its call."""
-    fields_with_defaults = _defaults(kind)  # a default may be a function
-    names = (name for name in vars(kind) if name == "__call__" or not name.startswith("_"))
-    public = {name: vars(kind)[name] for name in names if name not in fields_with_defaults}
-    properties = {name: value.__doc__ for name, value in public.items() if isinstance(value, property)}
-    functions = {name: value for name in public if isfunction(value := _plain(kind, name))}
-    docs = {**properties, **{_call(name, function): function.__doc__ for name, function in functions.items()}}
+    """Return the meaning of each public method of a class by its call. For a contract, include its properties."""
+    defaults = _defaults(kind)  # a default may be a function, and is no method
+    docs: dict[str, str | None] = {}
+    for name, member in vars(kind).items():
+        if name in defaults or (name.startswith("_") and name != "__call__"):
+            continue
+        function = member.__func__ if isinstance(member, classmethod) else member
+        if isfunction(function):
+            docs[_call(name, function)] = function.__doc__
+        elif isinstance(member, property) and not is_dataclass(kind):
+            docs[name] = member.__doc__
     return {call: _meaning(cleandoc(doc)) for call, doc in docs.items() if doc}
-
-
-def _plain(kind: type, name: str) -> object:
-    """Return a member of a class as a plain function, if it is a method or a class method."""
-    member = vars(kind)[name]
-    return member.__func__ if isinstance(member, classmethod) else member
 
 
 def _meaning(doc: str) -> str:

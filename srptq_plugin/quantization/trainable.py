@@ -41,7 +41,7 @@ class TrainableQuantizer(Protocol):
         A run that is resumed sets exported bounds, so `set_bounds(qparams().bounds)` must not change `qparams()`.
 
         Args:
-            bounds: one pair, or one pair for each channel, as `grid.channel_axis` says.
+            bounds: one pair, or one pair for each channel, as the grid's `channel_axis` says.
         """
         ...
 

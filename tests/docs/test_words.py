@@ -41,7 +41,7 @@ OF_THE_USER = (
 DOTTED = re.compile(r"([A-Za-z]\w*)\.(\w+)(?:\(.*\))?")
 CALLED = re.compile(r"(\w+)\(.*\)")
 OUTSIDE = ("torch", "srptq", "ExportedProgram", "session")
-CALLED_OUTSIDE = frozenset({"prepare_pt2e", "prepare_qat_pt2e"})
+CALLED_OUTSIDE = frozenset({"prepare_pt2e", "prepare_qat_pt2e", "state_dict", "load_state_dict"})
 """Functions and dotted names of other packages, without the names that MQBench's users write."""
 KEYS = {key.name for section in sections(Registry()) for key in section.keys}
 SECTIONS = Recipe.model_fields.keys()
