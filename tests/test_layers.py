@@ -53,8 +53,7 @@ registry = Registry([srptq_adapters.plugin], entry_points=False)
 from srptq_plugin.plugins.registry import KINDS
 print([entry.name for kind in KINDS for entry in registry.entries(kind)])
 print([name for name in sys.modules if name.split(".")[0] in names and sys.modules[name]])
-adapters = [name for name in sys.modules if name.startswith(("srptq_adapters.targets.", "srptq_adapters.torchao."))]
-print([name for name in adapters if not name.endswith("_options")])
+print([name for name in sys.modules if name.startswith(("srptq_adapters.targets", "srptq_adapters.torchao"))])
 """
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from srptq_plugin.models.loading import load_model
 
-SCRIPT = Path(__file__).resolve().parents[1] / "training" / "train.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "edsr_mini" / "train.py"
 
 
 @pytest.fixture

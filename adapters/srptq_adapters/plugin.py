@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from srptq_adapters.targets.export_options import SnpeExport, TensorRTExport
+from srptq_adapters.export_options import SnpeExport, TensorRTExport
 from srptq_plugin.errors import NotInstalledError, SrptqError
 from srptq_plugin.models.model_options import EdsrOptions, RdnOptions, RrdbOptions, SizeOptions
 from srptq_plugin.observers.observer_options import DbdcOptions, PercentileOptions, SearchOptions

@@ -1,4 +1,4 @@
-"""The options of the observers. They are apart from the observers because they are listed without importing torch."""
+"""The options of the observers. They are apart, so that listing plugins imports no observer."""
 
 from typing import Annotated, Literal, cast
 

@@ -1,4 +1,4 @@
-"""The options of the fake-quantizers. They are apart because they are listed without importing torch."""
+"""The options of the fake-quantizers. They are apart, so that listing plugins imports no quantizer."""
 
 from srptq_plugin.utils.field_types import Fraction
 from srptq_plugin.utils.options import Options

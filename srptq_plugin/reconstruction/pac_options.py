@@ -1,4 +1,4 @@
-"""The options of PaC. They are apart from pac.py because they are listed without importing torch."""
+"""The options of PaC. They are apart from pac.py, so that listing plugins does not import it."""
 
 from typing import Literal
 

@@ -123,7 +123,7 @@ def problem(error: ErrorDetails, keys: Iterable[str]) -> str:
         return _unknown(str(error["loc"][-1]), sorted(keys))
     if error["type"] == "missing":
         return "missing; this key is needed"
-    return f"{shown(error['input'])} is not allowed; give {_right(error, keys)}"
+    return f"{shown(error['input'])} is not allowed; {_right(error, keys)}"
 
 
 def _unknown(key: str, keys: list[str]) -> str:
@@ -137,11 +137,14 @@ def _unknown(key: str, keys: list[str]) -> str:
 def _right(error: ErrorDetails, keys: Iterable[str]) -> str:
     context = error.get("ctx", {})
     if error["type"] in ("value_error", "literal_error"):
-        return str(context.get("error") or context["expected"])
+        return f"give {context.get('error') or context['expected']}"
     known = {
         "tuple_type": "a list",
         "dict_type": "a mapping",
         "mapping_type": "a mapping",
         "model_type": f"a mapping of {', '.join(sorted(keys))}",
     }
-    return known.get(error["type"], error["msg"])
+    if error["type"] in known:
+        return f"give {known[error['type']]}"
+    # pydantic's own words, of types and fields that plugins declare: "Input should be greater than 0".
+    return error["msg"].replace("Input should", "it should")

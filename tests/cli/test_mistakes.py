@@ -91,7 +91,7 @@ def test_checkpoint_with_nan_is_refused(srptq: Srptq, tmp_path: Path) -> None:
 
 def test_folder_without_run_is_not_overwritten(srptq: Srptq, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    refused(srptq("quantize", *TINY, "--out", tmp_path), f"--out {tmp_path}: holds files that are no run")
+    refused(srptq("quantize", *TINY, "--out", tmp_path), f"--out {tmp_path}: holds files that belong to no run")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 

@@ -287,5 +287,5 @@ def test_every_key_of_a_recipe_is_printed(srptq: Srptq) -> None:
     names = [key.name for section in sections(Registry()) for key in section.keys]
     assert [key["name"] for key in printed] == names
     line = next(line for line in srptq("recipes", "--keys").out.splitlines() if "weights.per_channel" in line)
-    assert all(part in line for part in ("true or false", "A scale for each output channel"))
+    assert all(part in line for part in ("true or false", "true gives each output channel a scale"))
     refused(srptq("recipes", "openvino-w8a8", "--keys"), "not allowed with")

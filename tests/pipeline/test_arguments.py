@@ -9,7 +9,6 @@ import torch
 from helpers import networks
 from helpers.small_runs import CALIBRATION, require_runtime, small
 
-from srptq_plugin.calibration import calibrator
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.recipes.recipe import Recipe
@@ -75,7 +74,7 @@ def test_the_summary_counts_safe_and_compensated_weights(photographs: Path, tmp_
 
 def test_noise_takes_no_photographs(monkeypatch: pytest.MonkeyPatch, photographs: Path, tmp_path: Path) -> None:
     for name in ("sample_images", "load_images"):
-        monkeypatch.delattr(calibrator, name)
+        monkeypatch.delattr(f"srptq_plugin.calibration.inputs.{name}")
     recipe = Recipe.load("paper-w4a4-dfq", [f"calibration.{key}={value}" for key, value in CALIBRATION.items()])
     run = quantize(recipe, model=networks.network("edsr"), out=tmp_path / "run")
     assert run.table.biases

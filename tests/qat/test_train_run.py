@@ -33,14 +33,14 @@ def recipe(**keys: Any) -> Recipe:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A toy network that enlarges twofold, its weights tuned."""
+    """Return a run of a toy network that upscales by 2, with tuned weights."""
     tuned = recipe(reconstruction={"name": "pac", "epochs": 2, "weights": "free"})
     return quantize(tuned, model=networks.network("edsr"), out=tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Photographs, the low-resolution images made from them, and these alone."""
+    """Write photographs, pairs, and low-resolution images alone. Return their folder."""
     for n in range(4):
         high = pixels(48, 60, seed=n)
         save(high, tmp_path / "photographs" / f"{n}.png")
@@ -55,29 +55,29 @@ def trained(run: Run, images: Path, out: str = "trained", **options: Any) -> Run
 
 
 def interrupt(what: str, done: int, _total: int) -> None:
-    """As somebody who stops a training after three steps."""
+    """Stop a training after three steps, as a user does."""
     if (what, done) == ("training", 3):
         raise KeyboardInterrupt
 
 
-def test_it_starts_where_the_run_ended_and_ends_no_worse(run: Run, images: Path) -> None:
-    found = trained(run, images / "low")
-    told = found.summary["training"]
-    log = [json.loads(line) for line in (found.folder / "training.jsonl").read_text().splitlines()]
+def test_training_starts_from_the_run_and_improves(run: Run, images: Path) -> None:
+    finished = trained(run, images / "low")
+    summary = finished.summary["training"]
+    log = [json.loads(line) for line in (finished.folder / "training.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [0, 2, 4, 6]
-    assert told["psnr_before"] == log[0]["psnr"]
-    assert told["psnr"] == max(record["psnr"] for record in log) >= told["psnr_before"]
-    assert found.summary["verify"]["passed"]
+    assert summary["psnr_before"] == log[0]["psnr"]
+    assert summary["psnr"] == max(record["psnr"] for record in log) >= summary["psnr_before"]
+    assert finished.summary["verify"]["passed"]
     assert not (images / "trained.training").exists()
-    assert found.artifacts
-    assert (found.folder / "model.onnx").read_bytes() == (run.folder / "model.onnx").read_bytes()
+    assert finished.artifacts
+    assert (finished.folder / "model.onnx").read_bytes() == (run.folder / "model.onnx").read_bytes()
 
 
-def test_at_step_nothing_it_draws_what_the_run_draws(run: Run, images: Path) -> None:
+def test_before_the_first_step_nothing_changes(run: Run, images: Path) -> None:
     still = {**TRAINING, "steps": 1, "value_rate": 0.0, "bound_rate": 0.0}
-    found = trained(run, images / "low", recipe=recipe(training=still))
+    finished = trained(run, images / "low", recipe=recipe(training=still))
     image = networks.images(1, seed=9).numpy()
-    assert found.simulation()(image) == pytest.approx(run.simulation()(image), abs=1e-6)
+    assert finished.simulation()(image) == pytest.approx(run.simulation()(image), abs=1e-6)
 
 
 def test_pairs_and_photographs_teach_the_same(run: Run, images: Path) -> None:
@@ -92,8 +92,8 @@ def test_an_interrupted_run_resumes_to_the_same_file(run: Run, images: Path, cap
     whole = trained(run, images / "low", "whole")
     with pytest.raises(KeyboardInterrupt):
         trained(run, images / "low", "parts", progress=interrupt)
-    assert "parts.training holds what was trained: go on with --resume" in caplog.text
-    with pytest.raises(SrptqError, match="holds an interrupted training; go on with --resume"):
+    assert "parts.training holds what was trained: continue with `resume=True`" in caplog.text
+    with pytest.raises(SrptqError, match="holds an interrupted training; continue with `resume=True`"):
         trained(run, images / "low", "parts")
     parts = trained(run, images / "low", "parts", resume=True)
     table = "quant_table.safetensors"
@@ -127,7 +127,7 @@ def test_the_other_toolkit_trains_the_same_run(run: Run, images: Path) -> None:
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_a_network_of_even_sizes_trains_on_even_patches(images: Path, *, paired: bool) -> None:
+def test_patches_fit_a_network_of_even_sizes(images: Path, *, paired: bool) -> None:
     layers = [nn.PixelUnshuffle(2), networks.conv(12, 12), nn.ReLU(), networks.conv(12, 48), nn.PixelShuffle(4)]
     start = quantize(recipe(), model=nn.Sequential(*layers), out=images / "even")
     odd = recipe(training={**TRAINING, "patch": 15})
@@ -135,12 +135,12 @@ def test_a_network_of_even_sizes_trains_on_even_patches(images: Path, *, paired:
         save(pixels(50, 58, seed=n), images / "pairs" / "HR" / f"{n}.png")
         save(downscale(pixels(50, 58, seed=n), 2), images / "pairs" / "LR_x2" / f"{n}.png")
         save(downscale(pixels(50, 58, seed=n), 2), images / "low" / f"{n}.png")
-    found = trained(start, images / ("pairs" if paired else "low"), recipe=odd)
-    assert found.summary["training"]["psnr"] >= found.summary["training"]["psnr_before"]
+    finished = trained(start, images / ("pairs" if paired else "low"), recipe=odd)
+    assert finished.summary["training"]["psnr"] >= finished.summary["training"]["psnr_before"]
 
 
 @pytest.mark.parametrize(("size", "refused"), [((1, 3, 16, 16), False), ((1, 3, 16, 20), True)])
-def test_a_network_of_one_size_trains_on_patches_of_that_size(size: Size, images: Path, *, refused: bool) -> None:
+def test_patches_fit_a_network_of_one_size(size: Size, images: Path, *, refused: bool) -> None:
     class Mapped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -160,23 +160,23 @@ def test_a_network_of_one_size_trains_on_patches_of_that_size(size: Size, images
         ):
             trained(start, images / "low")
     else:
-        found = trained(start, images / "low")
-        assert found.summary["training"]["psnr"] >= found.summary["training"]["psnr_before"]
+        finished = trained(start, images / "low")
+        assert finished.summary["training"]["psnr"] >= finished.summary["training"]["psnr_before"]
 
 
-def test_mistakes_are_told(run: Run, images: Path, tmp_path: Path) -> None:
-    with pytest.raises(SrptqError, match=r"--resume: no .*checkpoint\.pt; train without it first"):
+def test_mistakes_are_refused(run: Run, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(SrptqError, match=r"resume: no .*checkpoint\.pt; train without it first"):
         trained(run, images / "low", "never", resume=True)
     with pytest.raises(SrptqError, match=r"0\.png: 30x24 pixels .* at most 24"):
         trained(run, images / "low", recipe=recipe(training={**TRAINING, "patch": 32}))
-    with pytest.raises(SrptqError, match=r"--scale 4: the network .* upscales by 2"):
+    with pytest.raises(SrptqError, match=r"scale 4: the network .* upscales by 2"):
         trained(run, images / "photographs", scale=4)
     save(pixels(40, 40), tmp_path / "one" / "0.png")
     with pytest.raises(SrptqError, match="one image; give more"):
         trained(run, tmp_path / "one")
 
 
-def test_sites_that_the_run_does_not_know_are_named(images: Path) -> None:
+def test_sites_unknown_to_the_run_are_named(images: Path) -> None:
     few = recipe(stages={"body": {"quantize": False}})
     start = quantize(few, model=networks.network("edsr"), out=images / "few")
     with pytest.raises(SrptqError, match=r"has no bounds for .*; quantize with this recipe first"):
@@ -190,6 +190,6 @@ def test_the_command_line_trains_and_refuses(run: Run, images: Path) -> None:
     result = captured("train", saved, "--run", run.folder, "--images", images / "low", "--out", out, "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)["training"]["steps"] == 6
-    told = captured("train", saved, "--run", run.folder, "--images", images / "low", "--out", images / "again")
-    assert "trained: " in told.out
+    result = captured("train", saved, "--run", run.folder, "--images", images / "low", "--out", images / "again")
+    assert "trained: " in result.out
     refused(captured("train", saved, "--run", images / "nowhere", "--images", images / "low"), "no such run folder")

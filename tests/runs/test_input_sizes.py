@@ -34,7 +34,7 @@ def test_multiples_of_two_are_used_everywhere(tmp_path: Path) -> None:
     assert {score.output for score in evaluate(run, tmp_path).scores} == {"float", "simulated", "runtime", "bicubic"}
     pairs = load_pairs(tmp_path, run.scale).usable
     assert analyze(Subject.of_run(run, patches=1), pairs, ("stage",)).quantized.psnr_y is not None
-    with pytest.raises(SrptqError, match=r"--tile 13.*multiples of 2 only; give 14"):
+    with pytest.raises(SrptqError, match=r"tile 13.*multiples of 2 only; give 14"):
         evaluate(run, tmp_path, tile=13)
 
 

@@ -125,7 +125,7 @@ def test_a_folder_of_foreign_files_is_refused_first(put: Callable[[Path], object
     out.mkdir()
     put(out)
     before = contents(out)
-    with pytest.raises(SrptqError, match="mine holds files that belong to no run; give a new or empty folder"):
+    with pytest.raises(SrptqError, match="mine: holds files that belong to no run; give a new or empty folder"):
         quantize(small(), images=tmp_path / "nowhere", out=out)
     assert contents(out) == before
 
@@ -140,7 +140,7 @@ def test_a_killed_run_leaves_its_folder_usable(tmp_path: Path) -> None:
 
 def test_a_file_as_run_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("x")
-    with pytest.raises(SrptqError, match="run is a file; give a folder"):
+    with pytest.raises(SrptqError, match="run: is a file; give a folder"):
         quantize(small(), images=tmp_path / "nowhere", out=tmp_path / "run")
 
 

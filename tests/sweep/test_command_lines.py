@@ -115,7 +115,7 @@ def test_odd_factories(sweep: Sweep, name: str, monkeypatch: pytest.MonkeyPatch)
     module = f"factory_{list(SOURCES).index(name)}"
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     (sweep.place / f"{module}.py").write_text(SOURCES[name])
-    sweep("cost", "--model", f"{module}:build", names=[module, "plan", "the code that was loaded"], loud=True)
+    sweep("cost", "--model", f"{module}:build", names=[module, "plan", "the imported code"], loud=True)
 
 
 LOCKED = ("/proc", "/sys", "pipe", "to-pipe", "file", "file/below", "link", "loop", "x" * 300, "a/b/c/d", ".")

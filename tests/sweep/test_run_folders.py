@@ -100,7 +100,7 @@ def test_edited_summaries(sweep: Sweep, copied: Copied, mutation: Mutation) -> N
 def test_summaries_edited_anywhere(sweep: Sweep, copied: Copied, mutation: Mutation) -> None:
     damage(copied("paper") / SUMMARY, mutation)
     sweep(*VERIFY, names=[SUMMARY])
-    sweep(*QUANTIZE, names=["gone.pth", "out: run"])
+    sweep(*QUANTIZE, names=["gone.pth", "--out run"])
 
 
 MODELS: Sequence[Mapping[str, Any]] = (
@@ -135,7 +135,7 @@ def test_edited_artifacts(sweep: Sweep, copied: Copied, artifacts: object) -> No
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "artifacts": artifacts}))
     names = [f"run/{name}" for name in artifacts] if isinstance(artifacts, list) else []
     sweep(*VERIFY, names=[SUMMARY, *names, "x1b", "x" * 300])
-    sweep(*QUANTIZE, names=["gone.pth", "out: run", "x" * 300])
+    sweep(*QUANTIZE, names=["gone.pth", "--out run", "x" * 300])
 
 
 def in_header(mutation: Mutation) -> Callable[[Path], None]:
@@ -226,4 +226,4 @@ STATES: Mapping[str, Callable[[Path], object]] = {
 def test_files_that_cannot_be_read(sweep: Sweep, copied: Copied, state: str, name: str) -> None:
     STATES[state](copied("onnxruntime") / name)
     sweep(*VERIFY, names=[name, "/dev/null"])
-    sweep(*QUANTIZE, names=["gone.pth", "out: run"])
+    sweep(*QUANTIZE, names=["gone.pth", "--out run"])

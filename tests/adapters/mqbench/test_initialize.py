@@ -160,7 +160,7 @@ def test_run_of_another_network_is_refused(run: Run, prepare: Prepare) -> None:
 
 
 def test_run_with_other_channels_is_refused(run: Run, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "FEATURES", 4)
+    monkeypatch.setattr("helpers.toy_modules.FEATURES", 4)
     with pytest.raises(SrptqError, match=r"site head\.weight: shape \(4, 3, 3, 3\), the run has \(6, 3, 3, 3\)"):
         srptq_plugin.initialize(prepare(), run.folder)
 

@@ -1,4 +1,4 @@
-"""The options of the targets' writers. They are apart because they are listed without importing onnx."""
+"""The options of the targets' writers. They are apart, so that listing plugins imports no target."""
 
 from typing import Literal
 

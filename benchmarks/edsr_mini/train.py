@@ -1,7 +1,7 @@
 """Train a reference network on high-resolution photographs, with a seed and the possibility to resume.
 
-    python training/train.py edsr-mini-x4 --images BSDS399 --out training/runs
-    python training/train.py edsr-mini-x2 --images BSDS399 --out training/runs --start edsr_mini_x4.safetensors
+    python benchmarks/edsr_mini/train.py edsr-mini-x4 --images BSDS399 --out runs
+    python benchmarks/edsr_mini/train.py edsr-mini-x2 --images BSDS399 --out runs --start edsr_mini_x4.safetensors
 
 Writes OUT/NAME.pt (everything that resuming needs), OUT/NAME.jsonl (a line every 250 steps) and, at the end,
 OUT/NAME.safetensors (averaged weights, fp16). Run again, it continues where it stopped. On the same machine with the
@@ -9,7 +9,7 @@ same number of threads, it ends with the weights of an uninterrupted run. The la
 
 The weights in the package were trained on BSDS500's 399 photographs of `train` and `test` (without 302003), with
 `--threads 1 --bf16`. x4 continued from earlier weights (31.38 dB on Set5), x2 from the body of x4. Their logs are in
-training/logs. Set5: 31.42 dB at x4, 37.47 dB at x2.
+benchmarks/edsr_mini/logs. Set5: 31.42 dB at x4, 37.47 dB at x2.
 """
 
 import argparse
