@@ -1,4 +1,4 @@
-"""The options of the reference networks. They are apart from the networks because they are read without torch."""
+"""The options of the reference networks. They are apart, so that listing plugins imports no network."""
 
 from collections.abc import Callable, Mapping
 from math import isfinite
