@@ -55,7 +55,13 @@ BINDINGS = frozenset({"each", "found", "told"})
 LONGEST_TEST = 8
 """The most words in the name of a test, after `test_`."""
 OLD_NAMES = frozenset(
-    {"docs/language.py", "srptq_plugin/recipes/renamed_keys.py", "tests/recipes/test_renamed_keys.py"}
+    {
+        "CHANGELOG.md",
+        "docs/language.py",
+        "srptq_plugin/recipes/renamed_keys.py",
+        "tests/docs/test_language.py",
+        "tests/recipes/test_renamed_keys.py",
+    }
 )
 """Files that must use the refused names and spellings."""
 
