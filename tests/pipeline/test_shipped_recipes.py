@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 
 import srptq_plugin
 from srptq_plugin import pipeline
-from srptq_plugin.calibration import calibrator
+from srptq_plugin.calibration import inputs
 from srptq_plugin.deploy.onnx_export import export_float
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.export import export_network
@@ -47,7 +47,7 @@ SAME_GRIDS = [
     name for name in Recipe.names() if name.startswith(("onnxruntime", "tensorrt", "snpe-w8a8")) and "edges" not in name
 ]
 """Recipes whose grids MQBench's backend has as well."""
-BUNDLED = {"export_network": calibrator, "export_float": pipeline}
+BUNDLED = {"export_network": inputs, "export_float": pipeline}
 PHASES = {"load", "observe", "reconstruct", "export", "verify"}
 
 
