@@ -1,12 +1,11 @@
-"""The sites that the planner chooses, and their grids and groups."""
+"""The sites that the planner chooses, and their grids."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from helpers import networks
+from helpers.planned_sites import KINDS, RULES, WEIGHT, overridden, planned, sites
 from onnx import numpy_helper
 from torch import nn
 
@@ -15,30 +14,14 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.network import MOVEMENT, Network, OpKey, tensor_arguments
-from srptq_plugin.graph.rules import Rules
-from srptq_plugin.planning.plan import Edge, Plan, Site
+from srptq_plugin.planning.plan import Edge, Site
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.recipes.recipe import Recipe
 
-KINDS = [*networks.NETWORKS, "rdn", "rrdb"]
 TARGETS = ["openvino", "onnxruntime"]
-WEIGHT = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
-RULES = Rules(WEIGHT, IntGrid(8), frozenset(range(2, 9)), frozenset(range(2, 9)))
-
-
-def sites(plan: Plan) -> dict[str, Site]:
-    return {site.name: site for site in plan.sites}
-
-
-def planned(kind: str, bits: int = 8, target: str = "openvino", **keys: Any) -> dict[str, Site]:
-    return sites(networks.plan(kind, networks.recipe(bits, target, **keys)))
-
-
-def overridden(kind: str, *overrides: Mapping[str, Any], bits: int = 4, **keys: Any) -> dict[str, Site]:
-    return planned(kind, bits, "onnxruntime", overrides=overrides, **keys)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -192,55 +175,6 @@ def test_a_stage_can_be_left_float(stage: str) -> None:
     chosen = planned("edsr", stages={stage: {"quantize": False}})
     stages = {site.stage for site in chosen.values() if site.role == "weight"}
     assert stages == {"head", "body", "upsample", "tail"} - {stage}
-
-
-def test_readers_of_different_bits_have_two_sites() -> None:
-    mixed = overridden("edsr", {"sites": "/add", "bits": 8})
-    split = {name: site for name, site in mixed.items() if site.source == "head/conv"}
-    assert set(split) == {"head/conv@8", "head/conv@4"}
-    assert split["head/conv@8"].consumers == (Edge("/add", 0),)
-    assert {edge.consumer for edge in split["head/conv@4"].consumers} == {"body.0.first/conv", "body.0/add"}
-    assert len({site.group for site in split.values()}) == 2
-
-
-def test_a_weight_with_two_readers_is_one_site() -> None:
-    site = planned("shared")["block.first.weight"]
-    assert site.consumers == (Edge("block.first/conv", 1), Edge("block.first/conv.1", 1))
-
-
-def test_a_pixel_shuffle_shares_its_encoding() -> None:
-    together = planned("edsr", target="onnxruntime")
-    assert together["shuffle/pixel_shuffle"].group == together["grow/conv"].group
-    apart = planned("edsr", 4, "onnxruntime")
-    assert apart["shuffle/pixel_shuffle"].group != apart["grow/conv"].group
-
-
-def test_the_parts_of_a_split_share_its_encoding() -> None:
-    imdn = planned("imdn", target="onnxruntime")
-    parts = ["block1/leaky_relu", "block1/getitem", "block1/getitem.1"]
-    assert {imdn[name].group for name in parts} == {"block1/leaky_relu"}
-    assert imdn["block2/getitem"].group == "block2/leaky_relu"
-
-
-def test_a_concat_shares_its_scale_if_listed() -> None:
-    chosen = networks.recipe()
-    apart = sites(networks.plan("imdn", chosen, rules=RULES))
-    shared = sites(networks.plan("imdn", chosen, rules=replace(RULES, shared_scales=frozenset({"cat"}))))
-    parts = ["/cat", "block1/add", "block2/add"]
-    assert len({apart[name].group for name in parts}) == 3
-    assert len({shared[name].group for name in parts}) == 1
-    inner = ["block1/cat", "block1/getitem", "block1/getitem.2", "block1.third/conv"]
-    assert len({shared[name].group for name in inner}) == 1
-
-
-def test_dense_blocks_share_a_scale_through_concats() -> None:
-    """Check both groups: the input of the first block is no output of a block, and has its own encoding."""
-    shared: dict[str, set[str]] = {}
-    for name, site in planned("rdn", target="tensorrt").items():
-        shared.setdefault(site.group, set()).add(name)
-    cats = [{f"RDBs.{block}.convs.{layer}/cat" for layer in (0, 1)} for block in (0, 1)]
-    several = [group for group in shared.values() if len(group) > 1]
-    assert several == [{"SFENet2/conv", *cats[0]}, {"RDBs.0/add", *cats[1], "/cat"}]
 
 
 def test_nonnegative_tensors_have_the_grid_for_them() -> None:

@@ -8,7 +8,9 @@ from helpers import networks
 from torch import fx
 
 import srptq_plugin
+from srptq_plugin.pipeline import quantize
 from srptq_plugin.plugins.hosts import Change
+from srptq_plugin.runs.run import Run
 
 # The adapter comes first, as it makes MQBench importable.
 _, mqbench, platform, switches = map(
@@ -64,3 +66,11 @@ def calibrated(prepare: Prepare) -> Prepare:
         return model
 
     return run
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Make a run by the toolkit torchao."""
+    recipe = networks.recipe(8, "onnxruntime", calibration={"patches": 4, "size": 16, "batch": 2})
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return quantize(recipe, model=networks.network("edsr"), out=folder, device="cpu", toolkit="torchao")

@@ -1,28 +1,20 @@
-"""initialize(): a run of one toolkit starts a model that another one prepared."""
+"""initialize(): a model of MQBench, and one of torchao, starts from a run of torchao."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import mqbench  # pyright: ignore[reportMissingImports]
 import pytest
 import torch
 from helpers import networks
-from helpers.photographs import pixels, save
-from helpers.starting import psnr, simulated
-from mqbench import prepare_by_platform as platform  # pyright: ignore[reportAttributeAccessIssue]
+from helpers.mqbench_starting import IMAGES, IN_THE_RUN, by_name, kinds
 from mqbench.fake_quantize.quantize_base import QuantizeBase  # pyright: ignore[reportMissingImports]
-from mqbench.utils.state import disable_all, enable_quantization  # pyright: ignore[reportMissingImports]
+from mqbench.utils.state import enable_quantization  # pyright: ignore[reportMissingImports]
 from torch import Tensor, fx, nn
 
 import srptq_plugin
 from srptq_adapters.mqbench.grids import read_grid
-from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph.network import Network
-from srptq_plugin.pipeline import quantize
-from srptq_plugin.planning.prepared_graph import FLOAT
-from srptq_plugin.planning.readback import PlacedQuantizer, iter_quantizers
-from srptq_plugin.qat.train_run import train_run
+from srptq_plugin.planning.readback import PlacedQuantizer
 from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.runs.run import Run
@@ -37,36 +29,9 @@ from srptq_adapters.torchao import SRQuantizer
 Prepare = Callable[..., fx.GraphModule]
 LEFT = {"/input", "sub_mean.weight", "tail/conv", "add_mean.weight"}
 """Tensors that the pipeline folds or keeps float: mean shifts and their inputs."""
-IN_THE_RUN = {f"body.{block}.first/conv": f"body.{block}/relu" for block in (0, 1)} | {"add_mean/conv": "tail/conv"}
-"""Names in the run. MQBench fuses a ReLU into the convolution before it, and the run folds the last mean shift."""
-IMAGES = networks.images(4, seed=3)
 STANDIN = str(vars(mqbench)["__version__"]).endswith("+standin")
 real = pytest.mark.skipif(STANDIN, reason="needs the real MQBench")
 KINDS = ["Fixed", "Learnable", "PACT", pytest.param("DSQ", marks=real), "Bounded"]
-
-
-class Chain(nn.Sequential):
-    """Layers with names of their own."""
-
-    def __init__(self) -> None:
-        super().__init__(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 3))
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Make a run by the toolkit torchao."""
-    recipe = networks.recipe(8, "onnxruntime", calibration={"patches": 4, "size": 16, "batch": 2})
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return quantize(recipe, model=networks.network("edsr"), out=folder, device="cpu", toolkit="torchao")
-
-
-def kinds(quantizer: str) -> dict[str, Any]:
-    weights = "Fixed" if quantizer == "PACT" else quantizer  # PACT has one range, for activations.
-    return {"w_fakequantize": f"{weights}FakeQuantize", "a_fakequantize": f"{quantizer}FakeQuantize"}
-
-
-def by_name(model: fx.GraphModule) -> dict[str, PlacedQuantizer]:
-    return {placed.name: placed for placed in iter_quantizers(Network(model))}
 
 
 def expected_bounds(run: Run, placed: PlacedQuantizer) -> Bounds:
@@ -145,142 +110,6 @@ def test_started_model_draws_nearly_the_float_output(quantizer: str, run: Run, p
 def scales(model: nn.Module) -> list[Tensor]:
     quantizers: list[Any] = [module for module in model.modules() if isinstance(module, QuantizeBase)]
     return [quantizer.scale.detach().clone() for quantizer in quantizers]
-
-
-def test_run_of_another_network_is_refused(run: Run, prepare: Prepare) -> None:
-    assert prepare
-    names = dict.fromkeys(("w_fakequantize", "a_fakequantize"), "FixedFakeQuantize")
-    names |= dict.fromkeys(("w_observer", "a_observer"), "MinMaxObserver")
-    scheme = {"bit": 8, "symmetry": False, "per_channel": False, "pot_scale": False}
-    config = {"extra_qconfig_dict": {**names, "w_qscheme": scheme, "a_qscheme": scheme}}
-    model = platform.prepare_by_platform(Chain(), platform.BackendType.Academic, config)
-    refusal = r"weight is not in this model; prepare the network that .*program\(\)\.module\(\)"
-    with pytest.raises(SrptqError, match=refusal):
-        srptq_plugin.initialize(model, run.folder)
-
-
-def test_run_with_other_channels_is_refused(run: Run, prepare: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helpers.toy_modules.FEATURES", 4)
-    with pytest.raises(SrptqError, match=r"site head\.weight: shape \(4, 3, 3, 3\), the run has \(6, 3, 3, 3\)"):
-        srptq_plugin.initialize(prepare(), run.folder)
-
-
-def test_scale_of_a_folded_mean_shift_is_undone(
-    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = networks.network("edsr")
-    network.get_parameter("add_mean.weight").data *= 4
-    settings = {"calibration": {"patches": 4, "size": 16, "batch": 2}, "weights": {"bits": 8, "overflow_safe": False}}
-    recipe = networks.recipe(8, "onnxruntime", **settings)
-    folder = quantize(recipe, model=network, out=tmp_path / "run", device="cpu").folder
-    monkeypatch.setattr(networks, "network", {"edsr": network}.__getitem__)
-    model = prepare()
-    started = srptq_plugin.initialize(model, folder)
-    tail: Any = model.get_submodule("tail.weight_fake_quant")
-    largest = network.get_parameter("tail.weight").abs().max().item()
-    assert "tail.weight" in started.sites
-    assert tail.scale.max().item() * 7 == pytest.approx(largest, rel=0.01)
-    assert torch.allclose(model.get_parameter("tail.weight"), network.get_parameter("tail.weight"))
-
-
-@pytest.fixture(scope="module", params=["edsr", "normed"])
-def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
-    """Make a run with scaled channels and tuned weights and biases. Return the kind of network and the run."""
-    settings = {
-        "calibration": {"patches": 4, "size": 16, "batch": 2},
-        "reconstruction": {"name": "pac", "epochs": 2, "weights": "free"},
-        "weights": {"bits": 8, "rounding": "compensated"},
-        "equalize": True,
-    }
-    recipe = networks.recipe(8, "onnxruntime", **settings)
-    folder = tmp_path_factory.mktemp("tuned") / "run"
-    run = quantize(recipe, model=networks.network(request.param), out=folder, device="cpu")
-    assert run.table.biases
-    return request.param, run
-
-
-EIGHT = {"bit": 8, "symmetry": True, "per_channel": True, "pot_scale": False}
-EIGHTS = {"w_qscheme": EIGHT, "a_qscheme": EIGHT | {"symmetry": False, "per_channel": False}}
-
-
-@pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("backend", ["Academic", "QDQ"])
-@pytest.mark.parametrize("quantizer", ["Fixed", "Learnable", "Bounded"])
-def test_started_model_draws_what_the_run_simulates(
-    quantizer: str, backend: str, mode: str, tuned: tuple[str, Run], prepare: Prepare
-) -> None:
-    kind, run = tuned
-    model = prepare(kind, backend, trains=mode == "train", **kinds(quantizer), **EIGHTS)
-    started = srptq_plugin.initialize(model, run.folder)
-    reference = simulated(run, model, started.sites)
-    with torch.no_grad():
-        assert psnr(model(IMAGES), reference(IMAGES)) > 60
-        disable_all(model)
-        teacher = torch.func.functional_call(model, model.meta[FLOAT], (IMAGES,))
-        assert psnr(teacher, networks.network(kind)(IMAGES)) > 100
-
-
-def test_starting_twice_equals_starting_from_the_last_run(tuned: tuple[str, Run], run: Run, prepare: Prepare) -> None:
-    kind, other = tuned
-    if kind == "edsr":
-        one, both = prepare(**EIGHTS), prepare(**EIGHTS)
-        srptq_plugin.initialize(both, other.folder)
-        for model in (one, both):
-            srptq_plugin.initialize(model, run.folder)
-        with torch.no_grad():
-            torch.testing.assert_close(one(IMAGES), both(IMAGES), rtol=0, atol=1e-6)
-
-
-def test_trained_network_is_refused_and_unchanged(run: Run, prepare: Prepare) -> None:
-    model = prepare()
-    model.get_parameter("body.0.first.weight").data *= 1 + 0.01 * torch.randn(6, 6, 3, 3)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(SrptqError, match=r"site body\.0\.first\.weight: differs from the run's, even with scaled"):
-        srptq_plugin.initialize(model, run.folder)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-@pytest.fixture(scope="module")
-def gated(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Train DDTB with the toolkit torchao."""
-    folder = tmp_path_factory.mktemp("gated")
-    for n in range(3):
-        save(pixels(24, 30, seed=n), folder / "low" / f"{n}.png")
-    training = {"steps": 6, "every": 2, "batch": 2, "patch": 16, "value_rate": 0.0}
-    recipe = networks.recipe(8, "paper", activations={"quantizer": "ddtb"}, training=training)
-    start = quantize(
-        networks.recipe(8, "paper", calibration=run.recipe.calibration.model_dump()),
-        model=networks.network("edsr"),
-        out=folder / "start",
-        device="cpu",
-    )
-    return train_run(recipe, start.folder, images=folder / "low", out=folder / "trained", device="cpu")
-
-
-def test_gates_are_restored_and_stay_in_training(
-    gated: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = prepare(a_fakequantize="srptq.ddtb")
-    srptq_plugin.initialize(model, gated.folder)
-    assert "has gates for" not in caplog.text
-    named: dict[str, Any] = {IN_THE_RUN.get(name, name): placed.quantizer for name, placed in by_name(model).items()}
-    with_gates = {group: state for group, state in gated.table.states.items() if "gate.narrow" in state}
-    assert with_gates
-    for group, state in with_gates.items():
-        core = named[group].core
-        assert all(torch.equal(core.state()[name], value) for name, value in state.items() if "gate" in name)
-    before = [core for core in model.modules() if getattr(core, "gate", None) is not None]
-    srptq_plugin.train(model, IMAGES, steps=2, every=2)
-    assert [core for core in model.modules() if getattr(core, "gate", None) is not None] == before
-    assert len(before) == len(with_gates)
-
-
-@pytest.mark.parametrize("quantizer", ["Bounded", "Learnable"])
-def test_quantizers_without_gates_are_named(
-    quantizer: str, gated: Run, prepare: Prepare, caplog: pytest.LogCaptureFixture
-) -> None:
-    srptq_plugin.initialize(prepare(**kinds(quantizer)), gated.folder)
-    assert "has gates for" in caplog.text
 
 
 @real

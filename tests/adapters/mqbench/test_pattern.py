@@ -1,49 +1,22 @@
 """PaC as a pattern of `ptq_reconstruction`, on models that MQBench prepared."""
 
 import copy
-import re
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import torch
 from helpers import networks
-from mqbench import advanced_ptq  # pyright: ignore[reportAttributeAccessIssue]
+from helpers.mqbench_patterns import IMAGES, QUICK, STOCK, STRONG, Easy, Prepare, draw, tune
 from mqbench.utils.state import disable_all, enable_calibration, enable_quantization  # pyright: ignore[reportMissingImports]
-from torch import Tensor, fx
+from torch import Tensor
 
-import srptq_plugin
 from srptq_adapters.mqbench.quantizer_class import SRFakeQuantize
-from srptq_plugin.errors import SrptqError
 from srptq_plugin.planning.prepared_graph import FLOAT, PreparedGraph
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 from srptq_plugin.reconstruction import pac
-
-Prepare = Callable[..., fx.GraphModule]
-IMAGES = networks.images(4, seed=3)
-BATCHES = list(IMAGES.split(2))
-QUICK = {"pattern": "pac", "epochs": 1}
-STRONG = {"epochs": 8, "schedule": "joint", "activation_rate": 1e-2}
-STOCK = {
-    "scale_lr": 4e-5,
-    "warm_up": 0.2,
-    "weight": 0.01,
-    "max_count": 2,
-    "b_range": [20, 2],
-    "keep_gpu": True,
-    "round_mode": "learned_hard_sigmoid",
-    "prob": 1.0,
-}
-
-
-class Easy(dict[str, Any]):
-    """A dict with attributes, as MQBench's examples use."""
-
-    __getattr__ = dict.__getitem__
 
 
 @dataclass
@@ -77,21 +50,8 @@ def namespace(options: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(**options)
 
 
-def tune(model: fx.GraphModule, config: Any, images: Iterable[Tensor] = BATCHES) -> fx.GraphModule:
-    return advanced_ptq.ptq_reconstruction(model, list(images), config)
-
-
-def draw(model: Callable[[Tensor], Tensor]) -> Tensor:
-    with torch.no_grad():
-        return model(IMAGES)
-
-
 def state(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def never(*_: Any, **__: Any) -> Any:
-    raise AssertionError("this should not be reached")
 
 
 @pytest.mark.parametrize("kind", [Easy, dict, namespace])
@@ -197,82 +157,9 @@ def test_calibrating_model_is_tuned(calibrated: Prepare) -> None:
     assert torch.equal(draw(tune(model, Easy(QUICK))), expected)
 
 
-def test_stock_keys_are_named(calibrated: Prepare, caplog: pytest.LogCaptureFixture) -> None:
-    tune(calibrated(), Easy({**STOCK, **QUICK}))
-    assert re.search(r"pattern pac does not use b_range, keep_gpu, max_count, .*warm_up, weight", caplog.text)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"pattern": "pac", "epoch": 2}, r"(?s)epoch.*epochs"),
-        ({"pattern": "pac", "epochs": 0}, "epochs"),
-        ({"pattern": "pacc"}, r"config.*pattern 'pacc'.*pac"),
-        ({"epochs": 2}, r"config.*pattern.*block, layer, pac"),
-    ],
-)
-def test_mistakes_in_the_config_are_refused_first(
-    config: dict[str, Any], message: str, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = prepare()
-    monkeypatch.setattr("srptq_adapters.mqbench.pattern.deepcopy_graphmodule", never)
-    monkeypatch.setattr(torch, "cat", never)
-    with pytest.raises(SrptqError, match=message):
-        tune(model, Easy(config))
-
-
-@pytest.mark.parametrize(
-    ("batches", "message"),
-    [
-        (
-            [networks.images(2), networks.images(2, 14, 12)],
-            r"cali_data: 2 batches of Tensor, shapes .*images of one size",
-        ),
-        ([], r"cali_data: 0 batches of nothing"),
-        ([{"input": networks.images(2)}], r"cali_data: 1 batches of dict"),
-    ],
-)
-def test_images_of_different_sizes_are_refused(batches: list[Any], message: str, calibrated: Prepare) -> None:
-    with pytest.raises(SrptqError, match=message):
-        tune(calibrated(), Easy(QUICK), batches)
-
-
 def test_batches_may_differ_in_length(calibrated: Prepare, seen: Seen) -> None:
     tune(calibrated(), Easy(QUICK), [networks.images(3), networks.images(1, seed=4)])
     assert len(seen.taught[0]) == 4
-
-
-@pytest.mark.parametrize("quantizer", ["BoundedFakeQuantize", "FixedFakeQuantize"])
-def test_uncalibrated_model_is_refused_by_site(quantizer: str, prepare: Prepare) -> None:
-    model = prepare(w_fakequantize=quantizer, a_fakequantize=quantizer)
-    enable_quantization(model)
-    with pytest.raises(SrptqError, match=r"site [\w./]+: no bounds yet"):
-        tune(model, Easy(QUICK))
-
-
-def test_list_of_parts_is_refused(calibrated: Prepare) -> None:
-    with pytest.raises(SrptqError, match="leave graph_module_list out"):
-        advanced_ptq.ptq_reconstruction(calibrated(), BATCHES, Easy(QUICK), ["head"])
-
-
-@pytest.mark.parametrize("pattern", ["layer", "block"])
-def test_stock_patterns_reach_the_stock_function(
-    pattern: str, calibrated: Prepare, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    srptq_plugin.deactivate("mqbench")
-    stock = Mock()
-    monkeypatch.setattr(advanced_ptq, "ptq_reconstruction", stock)
-    srptq_plugin.activate("mqbench")
-    model, config = calibrated(w_fakequantize="AdaRoundFakeQuantize"), Easy(STOCK, pattern=pattern)
-    tune(model, config)
-    stock.assert_called_once_with(model, BATCHES, config, None)
-    srptq_plugin.deactivate("mqbench")
-
-
-@pytest.mark.parametrize("pattern", ["layer", "block"])
-def test_stock_pattern_without_adaround_is_refused(pattern: str, calibrated: Prepare) -> None:
-    with pytest.raises(SrptqError, match=r"weight_fake_quant: BoundedFakeQuantize does not learn rounding.*AdaRound"):
-        tune(calibrated(), Easy(STOCK, pattern=pattern))
 
 
 def test_float_network_stays_the_teacher_after_stock_patterns(calibrated: Prepare, seen: Seen) -> None:
@@ -308,34 +195,3 @@ def test_dsq_observed_in_training_is_tuned(prepare: Prepare, seen: Seen) -> None
     tuned = tune(model.eval(), Easy(QUICK | STRONG))
     assert seen.figures[0]["loss_after"] < seen.figures[0]["loss_before"]
     assert (draw(tuned) - seen.drawn[0]).abs().mean() < 0.02 * seen.drawn[0].std()
-
-
-@pytest.mark.usefixtures("real")
-@pytest.mark.parametrize("kind", ["DoReFa", "Tqt"])
-def test_other_kinds_are_refused_with_the_choices(kind: str, prepare: Prepare) -> None:
-    model = prepare(w_fakequantize=f"{kind}FakeQuantize", w_observer="MinMaxObserver")
-    with pytest.raises(
-        SrptqError, match=rf"site \S+: the bounds of a {kind}FakeQuantize .*use BoundedFakeQuantize, Fixed"
-    ):
-        tune(model, Easy(QUICK))
-
-
-@pytest.mark.usefixtures("real")
-@pytest.mark.parametrize("pattern", ["layer", "block"])
-def test_stock_patterns_run_with_our_observer(pattern: str, calibrated: Prepare) -> None:
-    model = calibrated(w_fakequantize="AdaRoundFakeQuantize", a_fakequantize="QDropFakeQuantize")
-    exact = networks.network("edsr")(IMAGES)
-    tuned = tune(model, Easy(STOCK, pattern=pattern))
-    assert 0 < (draw(tuned) - exact).abs().mean() < 0.5 * exact.std()
-
-
-def test_early_importers_of_the_function_are_named(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    early = ModuleType("early")
-    early.ptq_reconstruction = advanced_ptq.ptq_reconstruction  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "early", early)
-    srptq_plugin.activate("mqbench")
-    srptq_plugin.deactivate("mqbench")
-    assert "early imported ptq_reconstruction before activate(), and will not find pac" in caplog.text
-    assert "mqbench.advanced_ptq imported" not in caplog.text
