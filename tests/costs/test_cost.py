@@ -25,10 +25,8 @@ from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.models.srresnet import SRResNet
 from srptq_plugin.planning.plan import Plan
-from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.recipes.recipe import Recipe
 
 SIZE = (1, 3, 12, 14)
 KINDS = [*networks.NETWORKS, *networks.OTHERS]
@@ -227,10 +225,9 @@ def srresnet(scale: int, blocks: int) -> Network:
 def fqsr(scale: int, recipe: str, blocks: int = 16) -> tuple[float, float]:
     """Return the OPs in G and the memory in MB of SRResNet."""
     network = srresnet(scale, blocks)
-    loaded = Recipe.load("paper-w8a8-fqsr-s8" if recipe == "float" else recipe)
-    rules = BoundRecipe.of(loaded, Registry()).rules
-    bits = None if recipe == "float" else make_plan(network, rules, loaded, (0.0, 1.0))
-    network_costs = Costs.of(network, SIZES[scale], rules)
+    bound = BoundRecipe.resolve("paper-w8a8-fqsr-s8" if recipe == "float" else recipe, Registry())
+    bits = None if recipe == "float" else bound.plan(network, (0.0, 1.0))
+    network_costs = Costs.of(network, SIZES[scale], bound.rules)
     memory = fqsr_memory(network_costs, bits)
     assert memory is not None
     return fqsr_operations(network_costs, bits) / 1e9, memory / 1e6
