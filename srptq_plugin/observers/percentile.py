@@ -12,6 +12,7 @@ from srptq_plugin.quantization.grid import Bounds
 class PercentileObserver(BatchObserver[Average]):
     """The values with `percentile` percent of the batch beyond them at each end, averaged over batches.
 
+    >>> from srptq_plugin.quantization.grid import IntGrid
     >>> observer = PercentileObserver(IntGrid(8), percentile=10)
     >>> observer.update(torch.arange(100))
     >>> observer.bounds()

@@ -25,14 +25,19 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.runs.run import Run
 from srptq_plugin.runs.verify import verify
+from srptq_plugin.utils.options import Options
 
 pytest.importorskip("torchao")
+
+
+class ShareOptions(Options):
+    share: float = 0.5
 
 
 class ShareObserver:
     """An observer whose bounds are a share of the extremes."""
 
-    def __init__(self, grid: IntGrid, *, share: float = 0.5, tensors_per_batch: int = 1) -> None:  # noqa: ARG002
+    def __init__(self, grid: IntGrid, *, share: float, tensors_per_batch: int = 1) -> None:  # noqa: ARG002
         self.share, self.lower, self.upper = share, torch.tensor(0.0), torch.tensor(0.0)
 
     def update(self, values: Tensor) -> None:
@@ -97,7 +102,7 @@ class Plugin:
 
     @hookimpl
     def srptq_observers(self) -> Iterable[ObserverEntry]:
-        return [ObserverEntry("share", "a share of the extremes", lambda: ShareObserver)]
+        return [ObserverEntry("share", "a share of the extremes", lambda: ShareObserver, options=ShareOptions)]
 
 
 PLUGIN = Plugin()

@@ -10,6 +10,7 @@ import onnx
 import torch
 from onnx import ModelProto, helper, numpy_helper
 
+from srptq_adapters.export_options import SnpeExport
 from srptq_adapters.targets.encodings import Encodings, Version, read
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
@@ -24,6 +25,7 @@ from srptq_plugin.quantization.grid import IntGrid, QParams, dequantize, quantiz
 FILE, ENCODINGS = "model_snpe.onnx", "model_snpe.encodings"
 OPSET_OF_16_BITS = 21
 """The first opset with uint16 in QuantizeLinear."""
+DEFAULTS = SnpeExport()
 OPS = frozenset({"conv", "add", "cat", "leaky_relu", "prelu"})
 RELU = Fusion("relu")
 
@@ -58,7 +60,9 @@ class SnpeTarget:
     def require(self) -> None:
         """Accept every machine: writing needs ONNX only."""
 
-    def write(self, network: Path, table: QuantTable, folder: Path, *, encodings: Version) -> Sequence[Path]:
+    def write(
+        self, network: Path, table: QuantTable, folder: Path, *, encodings: Version = DEFAULTS.encodings
+    ) -> Sequence[Path]:
         """Write the float file, with tuned weights and biases, and the encodings."""
         model = onnx.load(network)
         operations = OnnxNetwork(model)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from srptq_adapters.export_options import TensorRTExport
 from srptq_adapters.targets.qdq_file import write_qdq
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_adapters.targets.tensorrt_rules import check
@@ -18,6 +19,7 @@ from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid
 
 FILE, CACHE = "model_tensorrt.onnx", "model_tensorrt.cache"
+DEFAULTS = TensorRTExport()
 HEADER = "TRT-100000-EntropyCalibration2"
 BITS = frozenset({8})
 
@@ -43,7 +45,14 @@ class TensorRtTarget:
     def require(self) -> None:
         """Accept every machine: writing needs ONNX only."""
 
-    def write(self, network: Path, table: QuantTable, folder: Path, *, calibration_cache: bool) -> Sequence[Path]:
+    def write(
+        self,
+        network: Path,
+        table: QuantTable,
+        folder: Path,
+        *,
+        calibration_cache: bool = DEFAULTS.calibration_cache,
+    ) -> Sequence[Path]:
         """Write one Q/DQ file, and with `calibration_cache` the scales that TensorRT 10 reads with the float file."""
         write_qdq(network, table, folder / FILE)
         if calibration_cache:
