@@ -54,6 +54,18 @@ BINDINGS = frozenset({"each", "found", "told"})
 """Names that say how a value was come by, not what it means."""
 LONGEST_TEST = 8
 """The most words in the name of a test, after `test_`."""
+SUFFIXES = (".py", ".md", ".yaml", ".toml")
+FOLDERS = (
+    "srptq_plugin",
+    "adapters",
+    "recipes",
+    "tests",
+    "docs",
+    "examples",
+    "benchmarks",
+    "README.md",
+    "CHANGELOG.md",
+)
 OLD_NAMES = frozenset(
     {
         "CHANGELOG.md",
@@ -149,18 +161,27 @@ def _is_property(node: ast.FunctionDef) -> bool:
     return not names.isdisjoint({"property", "cached_property", "setter"})
 
 
-def tracked(paths: Sequence[str]) -> Iterator[Path]:
-    """Yield the tracked text files in these files or folders, or in the whole repository."""
-    listed = subprocess.run(["git", "ls-files", *paths], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603, S607
-    for name in listed.stdout.splitlines():
-        if name not in OLD_NAMES and Path(name).suffix in (".py", ".md", ".yaml", ".toml"):
-            yield ROOT / name
+def checked_files(paths: Sequence[str]) -> Iterator[Path]:
+    """Yield the text files in these folders, by default in all. Without git, untracked files are among them."""
+    command = ["git", "ls-files", *paths]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    files = map(ROOT.joinpath, listed.stdout.splitlines()) if listed.returncode == 0 else _walk(paths)
+    for path in files:
+        if path.relative_to(ROOT).as_posix() not in OLD_NAMES and path.suffix in SUFFIXES and path.is_file():
+            yield path
+
+
+def _walk(paths: Sequence[str]) -> Iterator[Path]:
+    for folder in map(ROOT.joinpath, paths or FOLDERS):
+        yield from folder.rglob("*") if folder.is_dir() else [folder]
 
 
 def main(paths: Sequence[str]) -> int:
     """Print all problems. Return 1 if there are any, else 0."""
     lines = [
-        f"{path.relative_to(ROOT)}:{n}: {what}" for path in tracked(paths) for n, what in sorted(set(problems(path)))
+        f"{path.relative_to(ROOT)}:{n}: {what}"
+        for path in checked_files(paths)
+        for n, what in sorted(set(problems(path)))
     ]
     print("\n".join(lines))  # noqa: T201
     return bool(lines)
