@@ -54,6 +54,7 @@ class FixedSize(nn.Module):
 @pytest.mark.parametrize("one_image", [False, True])
 def test_a_network_of_one_size_uses_it_everywhere(*, one_image: bool, tmp_path: Path) -> None:
     keys = {"calibration": {"patches": 3, "size": 12}, "equalize": True, "reconstruction": {"name": "pac", "epochs": 1}}
+    torch.manual_seed(0)
     recipe, network = networks.recipe(8, "onnxruntime", **keys), FixedSize(one_image=one_image).eval()
     with pytest.raises(SrptqError, match="be quantized for one input size"):
         quantize(recipe, model=network, out=tmp_path / "run")
