@@ -31,7 +31,6 @@ from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.models.edsr import EDSR
-from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
@@ -81,9 +80,7 @@ def prepared(*overrides: str) -> PreparedGraph:
     registry, recipe = Registry(), Recipe.load("paper-w4a4", overrides)
     program = export_network(EDSR(upscale=4, features=64, blocks=16).eval())
     network = Network(graph_of(program))
-    plan = make_plan(
-        network, BoundRecipe.of(recipe, registry).rules, recipe, LEVELS, BoundRecipe.of(recipe, registry).qconfigs
-    )
+    plan = BoundRecipe.of(recipe, registry).plan(network, LEVELS)
     return registry.toolkit("torchao").load().realize(program, plan)
 
 

@@ -70,7 +70,7 @@ class Estimate:
             size: the input size. By default the run's own, or else `usual_size`.
         """
         size = size or run.input_size or usual_size(run.record)
-        costs = Costs.of(Network(run.network), size, run.bound.rules)
+        costs = Costs.of(Network(run.network), size, run.rules)
         return cls(run.record, run.recipe, costs, run.table.plan)
 
     @classmethod

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from srptq_plugin.errors import SrptqError, UnknownNameError, at_once
 from srptq_plugin.graph.network import Network
@@ -12,16 +12,13 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, QConfig, Role
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.plugins.compatibility import dynamic_problems, problems
-from srptq_plugin.plugins.protocols import Target, Toolkit
+from srptq_plugin.plugins.protocols import ObserverFactory, Target, Toolkit
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import ReconstructionSettings, TensorSettings
 from srptq_plugin.utils.options import Options
-
-if TYPE_CHECKING:
-    from srptq_plugin.plugins.protocols import ObserverFactory
 
 Tune = Callable[..., Mapping[str, float]]
 """A reconstruction with its options. It takes a prepared graph, images and `progress`."""
@@ -55,8 +52,7 @@ class BoundRecipe:
         _check_calibration(recipe)
         _check_names(recipe, registry)
         recipe = _with_all_options(recipe, registry)
-        target = registry.target(recipe.target).load()
-        rules = _rules(recipe, registry, target)
+        target, rules = bind_target(recipe, registry)
         qconfigs: dict[Role, QConfig] = {
             "weight": _qconfig("weights", recipe.weights, registry),
             "activation": _qconfig("activations", recipe.activations, registry),
@@ -175,7 +171,12 @@ def _with_all_options(recipe: Recipe, registry: Registry) -> Recipe:
     return recipe.model_copy(update=changes)
 
 
-def _rules(recipe: Recipe, registry: Registry, target: Target) -> Rules:
+def bind_target(recipe: Recipe, registry: Registry) -> tuple[Target, Rules]:
+    """Look up the target of a recipe and the rules of its preset. Raise `SrptqError` for what they do not allow.
+
+    A finished run needs no more: the plugins of its observers and its reconstruction need not be installed.
+    """
+    target = registry.target(recipe.target).load()
     preset = recipe.preset or next(iter(target.presets))
     if preset not in target.presets:
         unknown = UnknownNameError(f"preset of {recipe.target}", preset, target.presets)
@@ -192,7 +193,7 @@ def _rules(recipe: Recipe, registry: Registry, target: Target) -> Rules:
             *dynamic_problems(recipe, rules, dynamic),
         ],
     )
-    return rules
+    return target, rules
 
 
 def _qconfig(section: str, settings: TensorSettings, registry: Registry) -> QConfig:

@@ -42,8 +42,7 @@ def _reconstruction(value: object) -> object:
         return value
     if not isinstance(value, Mapping):
         raise ValueError("null, or a mapping such as {name: pac}")  # noqa: TRY004 - pydantic collects ValueError only
-    given = cast("Data", value)
-    return ReconstructionSettings.model_validate(given)
+    return cast("Data", value)
 
 
 class Recipe(Options):

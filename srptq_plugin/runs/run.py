@@ -19,10 +19,11 @@ from srptq_plugin.deploy.quant_table import QuantTable, fault_of
 from srptq_plugin.errors import LONGEST, SrptqError, first_line, short
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.graph.network import Network
+from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
 from srptq_plugin.models.model_record import ModelRecord
 from srptq_plugin.planning.prepared_graph import PreparedGraph
-from srptq_plugin.plugins.bound_recipe import BoundRecipe
+from srptq_plugin.plugins.bound_recipe import BoundRecipe, bind_target
 from srptq_plugin.plugins.protocols import Target
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
@@ -91,9 +92,9 @@ class Run:
         return Recipe.load(self.folder / RECIPE)
 
     @cached_property
-    def bound(self) -> BoundRecipe:
-        """The recipe with its plugins. The reconstruction is done: its plugin need not be installed."""
-        return BoundRecipe.of(self.recipe.model_copy(update={"reconstruction": None}), self.registry)
+    def rules(self) -> Rules:
+        """The rules of the target's preset."""
+        return bind_target(self.recipe, self.registry)[1]
 
     @cached_property
     def table(self) -> QuantTable:

@@ -22,7 +22,6 @@ from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array
 from srptq_plugin.planning.plan import Plan
-from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.protocols import Finding, Kernels, Linter, Runtime
 from srptq_plugin.runs.run import NETWORK, Run
 from srptq_plugin.utils.progress import Progress, quiet
@@ -55,7 +54,7 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
         images: The images to crop. By default the calibration images.
         progress: A callback for progress.
     """
-    rules = BoundRecipe.of(run.recipe, run.registry).rules
+    rules = run.rules
     if not run.artifacts:
         return _not_run("simulation only: nothing was exported")
     try:

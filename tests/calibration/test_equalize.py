@@ -19,7 +19,6 @@ from srptq_plugin.graph.export import export_network, graph_of, own_module
 from srptq_plugin.graph.network import Network, drop_identities
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.planning.plan import Plan
-from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
@@ -42,9 +41,7 @@ def exported(kind: str) -> ExportedProgram:
 
 
 def build_plan(program: ExportedProgram, recipe: Recipe) -> Plan:
-    registry = Registry()
-    qconfigs = BoundRecipe.of(recipe, registry).qconfigs
-    return make_plan(Network(graph_of(program)), BoundRecipe.of(recipe, registry).rules, recipe, (0.0, 1.0), qconfigs)
+    return BoundRecipe.of(recipe, Registry()).plan(Network(graph_of(program)), (0.0, 1.0))
 
 
 def plan(kind: str, bits: int, target: str = "onnxruntime") -> Plan:

@@ -191,7 +191,9 @@ def test_an_impossible_input_size_is_refused() -> None:
 )
 def test_estimate_of_run_chooses_the_input_size(size: Any, own: Any, expected: Any) -> None:
     recipe = networks.recipe(8, "openvino")
-    run: Any = SimpleNamespace(record=RECORD, recipe=recipe, bound=BoundRecipe.of(recipe, Registry()), input_size=own)
+    run: Any = SimpleNamespace(
+        record=RECORD, recipe=recipe, rules=BoundRecipe.of(recipe, Registry()).rules, input_size=own
+    )
     run.network, run.table = networks.graph("edsr"), SimpleNamespace(plan=networks.plan("edsr", recipe))
     estimate = Estimate.of_run(run, size)
     assert estimate.costs.input_size == expected

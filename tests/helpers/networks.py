@@ -112,14 +112,8 @@ def recipe(bits: int = 8, target: str = "openvino", **keys: Any) -> Recipe:
 
 def plan(kind: str, chosen: Recipe, image: tuple[float, float] = UNIT, rules: Rules | None = None) -> Plan:
     """Plan the quantization of an exported network."""
-    registry = Registry()
-    return make_plan(
-        Network(graph(kind)),
-        rules or BoundRecipe.of(chosen, registry).rules,
-        chosen,
-        image,
-        BoundRecipe.of(chosen, registry).qconfigs,
-    )
+    bound = BoundRecipe.of(chosen, Registry())
+    return make_plan(Network(graph(kind)), rules or bound.rules, chosen, image, bound.qconfigs)
 
 
 def realize(kind: str, plan: Plan) -> PreparedGraph:

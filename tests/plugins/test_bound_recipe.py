@@ -9,7 +9,7 @@ from helpers import networks
 from srptq_plugin import hookimpl
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.plugins.bound_recipe import BoundRecipe
+from srptq_plugin.plugins.bound_recipe import BoundRecipe, bind_target
 from srptq_plugin.plugins.entries import ReconstructionEntry
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
@@ -175,6 +175,13 @@ def test_wrong_options_of_a_plugin_s_reconstruction(name: str, tmp_path: Path) -
     with pytest.raises(SrptqError, match=r"reconstruction\.strenght: unknown key; did you mean 'strength'"):
         quantize(recipe, images=tmp_path / "none", out=tmp_path / "run", registry=registry)
     BoundRecipe.of(networks.recipe(reconstruction={"name": name, "strength": 2.0}), registry)
+
+
+def test_rules_need_no_plugin_of_an_observer() -> None:
+    recipe = with_keys({"activations": {"observer": "elsewhere"}, "reconstruction": {"name": "elsewhere"}})
+    with pytest.raises(SrptqError, match="unknown observer 'elsewhere'"):
+        BoundRecipe.of(recipe, Registry())
+    assert bind_target(recipe, Registry())[1] == BoundRecipe.of(with_keys({}), Registry()).rules
 
 
 def test_compensated_rounding_needs_levels_of_a_grid() -> None:

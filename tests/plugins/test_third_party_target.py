@@ -1,7 +1,6 @@
 """The example of a third party's target: one file, which its entry point registers."""
 
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,15 +16,6 @@ from srptq_plugin.recipes.recipe_files import RecipeLayer
 
 pytest.importorskip("onnxruntime")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "third_party_target"
-
-
-@pytest.fixture
-def tiny_npu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    import tiny_npu  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
-
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    return tiny_npu
 
 
 def recipe(**keys: object) -> Recipe:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
@@ -29,9 +28,7 @@ def linear() -> PreparedGraph:
     recipe = networks.recipe(3, "paper", **DBDC)
     registry = Registry()
     network = Network(module)
-    plan = make_plan(
-        network, BoundRecipe.of(recipe, registry).rules, recipe, (0.0, 1.0), BoundRecipe.of(recipe, registry).qconfigs
-    )
+    plan = BoundRecipe.of(recipe, registry).plan(network, (0.0, 1.0))
     prepared = PreparedGraph.from_plan(module, plan)
     prepared.observe([heavy(seed) for seed in (1, 2)])
     return prepared

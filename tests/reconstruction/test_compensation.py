@@ -13,7 +13,6 @@ from torch.nn import functional
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.export import export_network, own_module
 from srptq_plugin.graph.network import Network, drop_identities
-from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
@@ -104,13 +103,7 @@ def prepare(module: nn.Module) -> PreparedGraph:
     torch.manual_seed(1)
     program, recipe, registry = export_network(module.eval()), networks.recipe(4), Registry()
     network = Network(drop_identities(own_module(program)))
-    plan = make_plan(
-        network,
-        BoundRecipe.of(recipe, registry).rules,
-        recipe,
-        networks.UNIT,
-        BoundRecipe.of(recipe, registry).qconfigs,
-    )
+    plan = BoundRecipe.of(recipe, registry).plan(network, networks.UNIT)
     prepared = PreparedGraph.from_plan(network.module, plan)
     prepared.observe([networks.images(seed=1)])
     return prepared

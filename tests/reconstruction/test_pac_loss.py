@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from srptq_plugin.data.metrics import psnr
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
@@ -142,10 +141,7 @@ def test_constant_maps_under_a_deviation_stay_finite() -> None:
     torch.manual_seed(0)
     program = export_network(Deviating())
     recipe = networks.recipe(2, "openvino", placement="full")
-    rules = BoundRecipe.of(recipe, Registry()).rules
-    plan = make_plan(
-        Network(graph_of(program)), rules, recipe, networks.UNIT, BoundRecipe.of(recipe, Registry()).qconfigs
-    )
+    plan = BoundRecipe.of(recipe, Registry()).plan(Network(graph_of(program)), networks.UNIT)
     quantizers = {group: build_quantizer(plan, group) for group in plan.groups}
     prepared = PreparedGraph(insert_quantizers(graph_of(program), plan, quantizers), plan)
     images = networks.images(4)
@@ -169,8 +165,8 @@ class ColorByColor(nn.Module):
 def test_blocks_with_larger_batches_match_by_image() -> None:
     torch.manual_seed(0)
     network, recipe = Network(graph_of(export_network(ColorByColor()))), networks.recipe(4, "paper")
-    rules, qconfigs = BoundRecipe.of(recipe, Registry()).rules, BoundRecipe.of(recipe, Registry()).qconfigs
-    prepared = PreparedGraph.from_plan(network.module, make_plan(network, rules, recipe, networks.UNIT, qconfigs))
+    plan = BoundRecipe.of(recipe, Registry()).plan(network, networks.UNIT)
+    prepared = PreparedGraph.from_plan(network.module, plan)
     images = networks.images(3)
     prepared.observe([images])
     assert [len(features) for features in prepared.features(images)[1]] == [3, 3]

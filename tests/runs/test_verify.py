@@ -250,7 +250,7 @@ def test_images_smaller_than_the_sizes_are_mirrored(copied: Callable[..., Path])
 
 def test_planned_integer_convolutions_follow_the_target(runs: Callable[[str, int], Path]) -> None:
     run = Run.open(runs("onnxruntime", 8))
-    rules = BoundRecipe.of(run.recipe, run.registry).rules
+    rules = run.rules
     assert integer_convs(run.table.plan, rules) == list(run.table.plan.convs)
     narrow = Run.open(runs("onnxruntime", 4))
     assert len(integer_convs(narrow.table.plan, rules)) == 6

@@ -18,7 +18,6 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError, SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph, build_quantizer, insert_quantizers
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.protocols import Runtime
@@ -98,9 +97,7 @@ def test_a_fused_branch_has_no_quantizer(preset: str, tmp_path: Path) -> None:
     recipe, registry = networks.recipe(8, "openvino", preset=preset), Registry()
     program = export_network(Skips())
     network = Network(graph_of(program))
-    plan = make_plan(
-        network, BoundRecipe.of(recipe, registry).rules, recipe, (0.0, 1.0), BoundRecipe.of(recipe, registry).qconfigs
-    )
+    plan = BoundRecipe.of(recipe, registry).plan(network, (0.0, 1.0))
     sources = {site.source for site in plan.sites if site.role == "activation"}
     assert not sources & {"first/conv", "second/conv", "third/conv", "/mul", "/mul.1"}
     quantizers = {group: build_quantizer(plan, group) for group in plan.groups}

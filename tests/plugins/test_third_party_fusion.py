@@ -1,6 +1,5 @@
 """A fusion of a third-party target, from its one file to what it writes."""
 
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -14,16 +13,6 @@ from srptq_plugin import Recipe, Registry, quantize
 from srptq_plugin.recipes.recipe_files import RecipeLayer
 
 pytest.importorskip("onnxruntime")
-EXAMPLE = Path(__file__).parents[2] / "examples" / "third_party_target"
-
-
-@pytest.fixture
-def tiny_npu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    import tiny_npu  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
-
-    return tiny_npu
 
 
 class Clamped(nn.Module):
