@@ -42,6 +42,8 @@ _TYPES = {
     "sigmoid": "Sigmoid",
     "nearest": "Resize",
     "interpolate": "Resize",
+    "avg_pool": "AveragePool",
+    "max_pool": "MaxPool",
 }
 
 

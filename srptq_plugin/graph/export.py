@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.network import GUARDS, Network, drop_identities, tensor_arguments
 from srptq_plugin.graph.reparameterized import fold_computed, plain_copy
+from srptq_plugin.graph.rewrites import rewrite
 from srptq_plugin.graph.types import Size
 from srptq_plugin.utils.elapsed import reported
 
@@ -41,7 +42,7 @@ def export_network(module: nn.Module, size: Size | None = None, multiple: int = 
     >>> program.module()(torch.zeros(1, 3, 9, 11)).shape
     torch.Size([1, 3, 9, 11])
     """
-    return fold_computed(fold_and_trace(module, size, multiple)[1])
+    return fold_computed(rewrite(fold_and_trace(module, size, multiple)[1]))
 
 
 def export_at_size(module: nn.Module, size: Size) -> ExportedProgram:
@@ -50,7 +51,7 @@ def export_at_size(module: nn.Module, size: Size) -> ExportedProgram:
     try:
         simpler, program = _fold_and_trace(module, example, (0,))
         _refuse_guards(simpler, program, example, 0)
-        return fold_computed(program)
+        return fold_computed(rewrite(program))
     except SrptqError:
         return export_network(module, size)
 

@@ -93,4 +93,4 @@ class FusionMatcher:
             return node in self.planned and (op == "conv" or self.network.is_depthwise(node))
         if op == SCALE:
             return self.network.ops[node] == "mul" and len(self.network.edges_in(node)) == 1
-        return op in (ANY, self.network.ops[node])
+        return op in (ANY, self.network.ops[node], self.network.kind(node))

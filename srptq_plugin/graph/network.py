@@ -51,6 +51,8 @@ _OPS = {
     "replication_pad2d": "pad",
     "channel_shuffle": "reshape",
     "max_pool2d": "max_pool",
+    "avg_pool2d": "avg_pool",
+    "avgpool2d": "avg_pool",
     "adaptive_avg_pool2d": "mean",
     "upsample_nearest2d": "nearest",
     "_upsample_nearest_exact2d": "nearest",
@@ -201,6 +203,27 @@ class Network:
     def _layer_parameter(self, path: str, leaf: str) -> tuple[str, Tensor] | None:
         values = getattr(self.module.get_submodule(path), leaf, None)
         return (f"{path}.{leaf}", values.detach()) if isinstance(values, Tensor) else None
+
+    def kind(self, node: fx.Node) -> str:
+        """Return an operation by the name that rules have for it.
+
+        That is the canonical operation, except for two that are narrower: `scale` is a product with a number, and a
+        PReLU with one slope is a `leaky_relu`.
+        """
+        op = self.ops[node]
+        if op == "mul" and self._is_number(node):
+            return "scale"
+        if op == "prelu":
+            slopes = self.parameter(node, 1)
+            return "leaky_relu" if slopes is not None and slopes[1].numel() == 1 else op
+        return op
+
+    def _is_number(self, product: fx.Node) -> bool:
+        """Tell whether one factor of a product is a number, or a parameter with a single value."""
+        if any(isinstance(factor, (int, float)) for factor in product.args):
+            return True
+        factors = (self.parameter(product, index) for index in range(len(tensor_arguments(product))))
+        return any(factor is not None and factor[1].numel() == 1 for factor in factors)
 
     def is_mean_shift(self, conv: fx.Node) -> bool:
         """Tell whether a convolution only scales and shifts each color of an image."""

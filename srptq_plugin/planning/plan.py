@@ -98,6 +98,8 @@ class Plan:
         return tuple(site for site in self.sites if site.role == "weight")
 
     def is_moved(self, site: Site) -> bool:
-        """Tell whether a site repeats an encoding: movement made its tensor from integers of the same group."""
-        edges = (edge for other in self.groups[site.group] for edge in other.consumers)
-        return site.op in MOVEMENT and any(edge.consumer == site.source for edge in edges)
+        """Tell whether a site repeats an encoding: its tensor was moved or joined from integers of the same group."""
+        inputs = [other for other in self.sites if any(edge.consumer == site.source for edge in other.consumers)]
+        if site.op in MOVEMENT:
+            return any(other.group == site.group for other in inputs)
+        return site.op == "cat" and all(other.group == site.group for other in inputs)

@@ -1,7 +1,7 @@
 """The planner: from a network's graph, a target's rules and a recipe to the sites of quantizers."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from torch import fx
@@ -9,7 +9,7 @@ from torch import fx
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import ANY, FusionMatcher
 from srptq_plugin.graph.image_range import compute_image_range
-from srptq_plugin.graph.network import INPUT, MOVEMENT, OUTPUT, Network, is_pooled, tensor_arguments
+from srptq_plugin.graph.network import ELEMENTWISE, INPUT, MOVEMENT, OUTPUT, Network, is_pooled, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
@@ -63,6 +63,7 @@ class _Planner:
         self.refused: dict[fx.Node, str] = {}
         self.planned = [conv for conv in network.convs if self._plans(conv)]
         self.fusions = FusionMatcher(network, rules.fusions, self.planned)
+        self.joining = tuple(self._others(rules.inputs))
         self.skips = [node for node, op in network.ops.items() if op == "add" and self._joins(node)]
         self.sums = {self.fusions.last(add): add for add in self.skips}
 
@@ -91,6 +92,8 @@ class _Planner:
             tensor = source, self._grid(consumer, source, stage)
             requests[tensor].add(Edge(self.network.name(consumer), index))
             stages.setdefault(tensor, stage)
+        if self.rules.stored_once and self.full:
+            self._let_all_read(requests)
         readers = self._on_one_grid(requests) if self.rules.one_grid_per_tensor else requests
         sites = {
             (source, grid): Site(
@@ -110,7 +113,7 @@ class _Planner:
         """Return why operations stay float, by operation key."""
         reasons = {self.network.name(conv): reason for conv, reason in self.refused.items()}
         for node, op in self.network.ops.items():
-            is_integer = node in self.network.convs or self._needs_no_kernel(node, op) or self._reads_integers(node, op)
+            is_integer = node in self.network.convs or self._needs_no_kernel(node, op) or node in self.joining
             if node in self.network.varying and not is_integer:
                 reasons[self.network.name(node)] = self._why_not_integer(op)
         return reasons
@@ -139,6 +142,14 @@ class _Planner:
         grids = [self._grid(conv, source, self.stages.of(conv)) for conv, source in inputs]
         return pair_limit(self.rules.pair_sum_bits, grid, max(grids, key=lambda grid: grid.bits))
 
+    def _let_all_read(self, requests: Mapping[_Tensor, set[Edge]]) -> None:
+        """Let readers that asked for no integers read those that another reader asked for, if there is one grid."""
+        grids = Counter(source for source, _ in requests)
+        for (source, _), edges in requests.items():
+            if grids[source] == 1:
+                others = ((user, n) for user, n in self.network.edges_out(source) if self.network.ops[user] != OUTPUT)
+                edges |= {Edge(self.network.name(u), n) for u, n in others if not self._is_float_skip(u, source)}
+
     def _on_one_grid(self, requests: _Readers) -> _Readers:
         """Give each tensor the grid of most bits for all of its readers, also those that asked for none."""
         grids: dict[fx.Node, list[IntGrid]] = defaultdict(list)
@@ -154,7 +165,7 @@ class _Planner:
         """Yield each edge that carries integers once: consumer, index, source."""
         seen: set[tuple[fx.Node, int]] = set()
         for consumer, index, source in (*self._input_edges(), *self._output_edges()):
-            known = (consumer, index) in seen or is_pooled(source)
+            known = (consumer, index) in seen or (is_pooled(source) and consumer not in self.joining)
             if not known and not self._is_float_skip(consumer, source):
                 # Both sides may ask for one edge: the output of an operation, and the input of the next.
                 seen.add((consumer, index))
@@ -165,7 +176,7 @@ class _Planner:
             yield conv, 0, tensor_arguments(conv)[0]
             if self.rules.one_grid_per_tensor:
                 yield from self._moved_image(tensor_arguments(conv)[0])
-        for node in self._others(self.rules.inputs):
+        for node in self.joining:
             for index, source in self.network.edges_in(node):
                 if self.fusions.fused_reader(source) is None:
                     yield node, index, source
@@ -187,17 +198,18 @@ class _Planner:
     def _others(self, ops: frozenset[str]) -> Iterator[fx.Node]:
         """Yield the operations of these kinds, except convolutions, that run in integers: none under `convs`."""
         for node, op in self.network.ops.items():
-            if self.full and op in ops and op != "conv" and self._joins(node) and self.choices.quantizes(node):
+            is_named = op != "conv" and not ops.isdisjoint((op, self.network.kind(node)))
+            if self.full and is_named and self._joins(node) and self.choices.quantizes(node):
                 yield node
 
     def _joins(self, node: fx.Node) -> bool:
-        """Tell whether an operation joins feature maps, or moves them to convolutions only."""
-        if self.network.ops[node] in MOVEMENT:
+        """Tell whether an operation computes whole feature maps from others, or moves them to convolutions only."""
+        op = self.network.ops[node]
+        if op in MOVEMENT:
             return all(user in self.planned for user, _ in self.network.edges_out(node))
-        sources = self.network.edges_in(node)
-        whole = not any(is_pooled(source) for _, source in sources)
-        several = len(sources) > 1 or self.network.ops[node] not in ("add", "mul")
-        return whole and several and self.stages.of(node) != "tail" and node in self.network.varying
+        # A constant that is added, or a factor for each channel, would need integers of its own.
+        is_whole = len(self.network.edges_in(node)) > 1 or op not in ELEMENTWISE or self.network.kind(node) == "scale"
+        return is_whole and not is_pooled(node) and self.stages.of(node) != "tail" and node in self.network.varying
 
     def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
         """Return the add that reads or makes a tensor, or None if there is none or a convolution reads it."""
@@ -210,7 +222,8 @@ class _Planner:
         return add is not None and not self.recipe.skips.quantize and not self.choices.quantizes(add)
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
-        quantized = consumer in self.planned or self.network.ops[consumer] in self.rules.inputs
+        names = self.network.ops[consumer], self.network.kind(consumer)
+        quantized = consumer in self.planned or not self.rules.inputs.isdisjoint(names)
         return self.stages.of(consumer if quantized else source)
 
     def _grid(self, consumer: fx.Node, source: fx.Node, stage: Stage) -> IntGrid:
@@ -229,7 +242,7 @@ class _Planner:
         """Put sites of one encoding into one group: what movement and the target's shared scales connect."""
         groups = {tensor: site.name for tensor, site in sites.items()}
         for source, grid in sites:
-            for origin in self._of_one_scale(source):
+            for origin in (*self._of_one_scale(source), *self._joined_only(source, grid, sites)):
                 if (origin, grid) in groups:
                     old, new = groups[source, grid], groups[origin, grid]
                     groups.update({tensor: new for tensor, name in groups.items() if name == old})
@@ -245,15 +258,19 @@ class _Planner:
                 yield source
                 yield from self._of_one_scale(source)
 
+    def _joined_only(self, node: fx.Node, grid: IntGrid, sites: Collection[_Tensor]) -> Iterator[fx.Node]:
+        """Yield the inputs of a concat that nothing else reads: rounded to its scale, they need no scale of their own."""
+        sources = [source for _, source in self.network.edges_in(node)]
+        if self.network.ops[node] == "cat" and all((source, grid) in sites for source in sources):
+            alone = (source for source in sources if {user for user, _ in self.network.edges_out(source)} == {node})
+            yield from (source for source in alone if self.network.ops[source] not in MOVEMENT)
+
     def _needs_no_kernel(self, node: fx.Node, op: str) -> bool:
         """Tell whether an operation keeps integers integers: it moves them, or a kernel of another one computes it."""
         # An activation that fuses behind anything counts as fused also if a second reader prevents it.
         fused_anywhere = any(fusion.op == op and fusion.behind == ANY for fusion in self.rules.fusions)
         fused = fused_anywhere or (op not in self.rules.inputs and self.fusions.is_fused(node))
         return fused or op in MOVEMENT or op in (INPUT, OUTPUT)
-
-    def _reads_integers(self, node: fx.Node, op: str) -> bool:
-        return self.full and op in self.rules.inputs - {"conv"} and self._joins(node) and self.choices.quantizes(node)
 
     def _why_not_integer(self, op: str) -> str:
         if op == "conv":

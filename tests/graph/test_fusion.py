@@ -9,7 +9,7 @@ from helpers import networks
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.export import fold_and_trace, graph_of
 from srptq_plugin.graph.fusion import Fusion, FusionMatcher
 from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.rules import Rules
@@ -83,8 +83,9 @@ class Resized(Chain):
 
 
 def network_of(module: nn.Module) -> Network:
+    """Return a network as it was traced: the pipeline would fold products with constants into weights."""
     torch.manual_seed(0)
-    return Network(graph_of(export_network(module.eval())))
+    return Network(graph_of(fold_and_trace(module.eval())[1]))
 
 
 def plan_of(module: nn.Module, rules: Rules) -> Plan:

@@ -1,7 +1,8 @@
 """ONNX Runtime on CPUs: Q/DQ ONNX with uint8 affine activations.
 
 ONNX Runtime fuses each operation between Q/DQ pairs into an operation on integers: QLinearConv, QLinearAdd,
-QLinearConcat, QLinearLeakyRelu. Each of them rounds its output, so `full` quantizes on either side of all four.
+QLinearMul, QLinearConcat, QLinearSigmoid, QLinearLeakyRelu, QLinearAveragePool. Each of them rounds its output, so
+`full` quantizes on either side of all of them.
 """
 
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from srptq_adapters.targets.fusible_operations import to_fusible_operations
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
 from srptq_adapters.targets.qdq_file import import_runtime, write_qdq
@@ -25,7 +27,7 @@ from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid
 
 FILE = "model_onnxruntime.onnx"
-OPS = frozenset({"conv", "add", "cat", "leaky_relu"})
+OPS = frozenset({"conv", "add", "mul", "scale", "cat", "sigmoid", "leaky_relu", "avg_pool"})
 BITS = frozenset(range(2, 9))
 """Integers of fewer than 8 bits are stored in 8, and a Clip keeps them in range."""
 INTEGER_CONVS = ("QLinearConv", "ConvInteger")
@@ -57,6 +59,9 @@ class OnnxRuntimeTarget:
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """Write one Q/DQ file."""
         write_qdq(network, table, folder / FILE)
+        model = onnx.load(folder / FILE)
+        to_fusible_operations(model)
+        onnx.save(model, folder / FILE)
         return (folder / FILE,)
 
     def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:

@@ -28,14 +28,18 @@ INTEGERS = ("u8", "i8")
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """CPUs with bfloat16 would run the float parts in it, and differ from the simulation."""
 
+MOVED = frozenset({"pixel_shuffle", "pixel_unshuffle", "max_pool", "nearest", "slice", "pad"})
+"""Operations that move integers rather than floats, if only convolutions read what they give."""
+
 MIXED = Rules(
     weights=IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0),
     activations=IntGrid(8),
     weight_bits=BITS,
     activation_bits=BITS,
     placements=("full", "convs"),
-    inputs=frozenset({"conv", "add", "cat", "pixel_shuffle"}),
+    inputs=frozenset({"conv", "add", "cat", *MOVED}),
     outputs=frozenset(),
+    stored_once=True,
     # The CPU plugin appends scales and sums to a convolution as post-ops of oneDNN, before it rounds to 8 bits.
     fusions=(Fusion("relu"), Fusion("add", behind="conv", through=frozenset({"scale", "add"}))),
     # oneDNN without VNNI: `vpmaddubsw` adds two uint8 * int8 products in saturating int16.

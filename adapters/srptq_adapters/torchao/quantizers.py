@@ -83,6 +83,8 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         first: dict[str, Place] = {}
         for consumer, index, site in sorted(edges, key=lambda edge: (order[edge[0]], edge[1])):
             place = tensor_arguments(consumer)[index], consumer
+            if place == first.get(site.group):
+                continue  # the operation reads this tensor twice
             if site.group in first:
                 _annotate(place, SharedQuantizationSpec(first[site.group]))
             else:

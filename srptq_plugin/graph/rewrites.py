@@ -1,0 +1,193 @@
+"""Rewrites of a traced program that leave its values as they are, and give integer kernels operations that they know.
+
+A SiLU becomes a product with a sigmoid, as ONNX has it. A linear layer over channels becomes a convolution of 1 x 1.
+Constant factors become part of the weights of a convolution beside them.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export import ExportedProgram
+
+from srptq_plugin.graph.network import IMAGE_AXES
+
+aten: Any = torch.ops.aten
+BIAS, GROUPS = 2, 6
+"""The places of two arguments of a convolution."""
+CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+POINTWISE = frozenset(
+    {aten.relu.default, aten.gelu.default, aten.sigmoid.default, aten.leaky_relu.default, aten.tanh.default}
+    | {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
+)
+"""Operations that give the same values in any order of the axes."""
+
+
+def rewrite(program: ExportedProgram) -> ExportedProgram:
+    """Rewrite a program in place, and return it.
+
+    >>> from torch import nn
+    >>> program = rewrite(torch.export.export(nn.SiLU(), (torch.zeros(1, 3, 4, 4),)))
+    >>> [node.name for node in program.graph.nodes if node.op == "call_function"]
+    ['sigmoid', 'mul']
+    """
+    for node in list(program.graph.nodes):
+        if node.target in (aten.silu.default, aten.silu_.default):
+            _split_silu(program.graph, node)
+        elif node.target is aten.linear.default:
+            _to_convolution(program.graph, node)
+        elif node.target in POINTWISE or node.target is aten.cat.default:
+            _permute_later(program.graph, node)
+        elif node.target is aten.permute.default:
+            _cancel(node)
+    program.graph.eliminate_dead_code()
+    images = set(program.graph_signature.user_inputs)
+    for node in list(program.graph.nodes):
+        if node.target is aten.mul.Tensor:
+            _fold_factor(program.graph, node, images)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+def _split_silu(graph: fx.Graph, silu: fx.Node) -> None:
+    image = silu.args[0]
+    with graph.inserting_before(silu):
+        gate = _call(graph, aten.sigmoid.default, (image,), silu)
+        product = _call(graph, aten.mul.Tensor, (image, gate), silu)
+    silu.replace_all_uses_with(product)
+    graph.erase_node(silu)
+
+
+def _to_convolution(graph: fx.Graph, linear: fx.Node) -> None:
+    """Let a linear layer behind a permutation to channels last stand before it, as a convolution."""
+    source, weight, *bias = linear.args
+    image = _channels_first(source)
+    if image is None or not isinstance(weight, fx.Node):
+        return
+    outputs, inputs = weight.meta["val"].shape
+    with graph.inserting_before(linear):
+        kernel = _call(graph, aten.reshape.default, (weight, [outputs, inputs, 1, 1]), linear)
+        conv = _call(graph, aten.conv2d.default, (image, kernel, *bias), linear)
+        moved = _call(graph, aten.permute.default, (conv, list(CHANNELS_LAST)), linear)
+    linear.replace_all_uses_with(moved)
+    graph.erase_node(linear)
+
+
+def _permute_later(graph: fx.Graph, node: fx.Node) -> None:
+    """Compute channels first what reads permuted tensors and constants only, and permute the result."""
+    target: Any = node.target
+    with graph.inserting_before(node):
+        if target is aten.cat.default:
+            args = _concatenated(node)
+        else:
+            args = [_as_channels_first(graph, argument) for argument in node.args]
+        if args is None or None in args:
+            return
+        result = _call(graph, target, args, node, node.kwargs)
+        moved = _call(graph, aten.permute.default, (result, list(CHANNELS_LAST)), node)
+    node.replace_all_uses_with(moved)
+    graph.erase_node(node)
+
+
+def _concatenated(cat: fx.Node) -> list[Any] | None:
+    """Return the arguments of a concat of channels, channels first."""
+    tensors: Any = cat.args[0]
+    images = [_channels_first(tensor) for tensor in tensors]
+    return [images, 1] if None not in images and cat.args[1:] in ((-1,), (3,)) else None
+
+
+def _as_channels_first(graph: fx.Graph, argument: Any) -> Any:
+    """Return a permuted tensor as it was, a value for each channel in the shape of an image, or a number."""
+    if not isinstance(argument, fx.Node):
+        return argument
+    shape = argument.meta["val"].shape
+    if all(side == 1 for side in shape[:-1]):
+        return _call(graph, aten.reshape.default, (argument, [shape[-1], 1, 1]), argument)
+    return _channels_first(argument)
+
+
+def _cancel(permute: fx.Node) -> None:
+    """Let the readers of a permutation to channels first read the tensor from before the one to channels last."""
+    image = _channels_first(permute.args[0])
+    if image is not None and _axes(permute) == CHANNELS_FIRST:
+        permute.replace_all_uses_with(image)
+
+
+def _fold_factor(graph: fx.Graph, product: fx.Node, images: Collection[str]) -> None:
+    """Multiply the weights of the convolution before a product with constants, or else of those behind it."""
+    image, factor = product.args
+    if not isinstance(image, fx.Node) or _is_constant(image, images):
+        image, factor = factor, image
+    if not isinstance(image, fx.Node) or not _is_constant(factor, images) or not _is_per_channel(factor):
+        return
+    if factor == 1:
+        pass
+    elif image.target is aten.conv2d.default and len(image.users) == 1:
+        with graph.inserting_before(image):
+            _multiply(graph, image, factor, (-1, 1, 1, 1), with_bias=True)
+    elif product.users and all(_reads_all_channels(user, product) for user in product.users):
+        for conv in list(product.users):
+            with graph.inserting_before(conv):
+                _multiply(graph, conv, factor, (1, -1, 1, 1), with_bias=False)
+    else:
+        return
+    product.replace_all_uses_with(image)
+    graph.erase_node(product)
+
+
+def _is_constant(value: Any, images: Collection[str]) -> bool:
+    if not isinstance(value, fx.Node):
+        return isinstance(value, (int, float))
+    if value.op == "placeholder":
+        return value.name not in images
+    sources = value.all_input_nodes
+    return value.op == "get_attr" or (bool(sources) and all(_is_constant(source, images) for source in sources))
+
+
+def _is_per_channel(factor: Any) -> bool:
+    """Tell whether a constant is one number, or one number for each channel of an image."""
+    shape = factor.meta["val"].shape if isinstance(factor, fx.Node) else ()
+    return all(side == 1 for side in shape) or tuple(shape[1:] if len(shape) == IMAGE_AXES else shape)[1:] == (1, 1)
+
+
+def _reads_all_channels(conv: fx.Node, image: fx.Node) -> bool:
+    is_conv = conv.target is aten.conv2d.default and conv.args[0] is image and image not in conv.args[1:]
+    return is_conv and (len(conv.args) <= GROUPS or conv.args[GROUPS] == 1)
+
+
+def _multiply(graph: fx.Graph, conv: fx.Node, factor: Any, shape: Sequence[int], *, with_bias: bool) -> None:
+    """Multiply the weights of a convolution by a factor, which has the shape of channels, and its bias."""
+
+    def scaled(values: Any, sides: Sequence[int]) -> fx.Node:
+        if not isinstance(factor, fx.Node):
+            return _call(graph, aten.mul.Tensor, (values, factor), conv)
+        by_channel = _call(graph, aten.reshape.default, (factor, list(sides)), conv)
+        return _call(graph, aten.mul.Tensor, (values, by_channel), conv)
+
+    conv.update_arg(1, scaled(conv.args[1], shape))
+    if with_bias and len(conv.args) > BIAS and conv.args[BIAS] is not None:
+        conv.update_arg(BIAS, scaled(conv.args[BIAS], (-1,)))
+
+
+def _channels_first(node: Any) -> fx.Node | None:
+    """Return the tensor that a node permutes to channels last, or None if it does nothing of the kind."""
+    is_permuted = isinstance(node, fx.Node) and node.target is aten.permute.default and _axes(node) == CHANNELS_LAST
+    source = node.args[0] if is_permuted else None
+    return source if isinstance(source, fx.Node) else None
+
+
+def _axes(permute: fx.Node) -> tuple[int, ...]:
+    axes: Any = permute.args[1]
+    return tuple(axis % len(axes) for axis in axes)
+
+
+def _call(graph: fx.Graph, target: Any, args: Sequence[Any], origin: fx.Node, kwargs: Any = None) -> fx.Node:
+    """Append a call that belongs to the module of another node, with the shape that it gives."""
+    call = graph.call_function(target, tuple(args), dict(kwargs or {}))
+    call.meta = dict(origin.meta)
+    values = fx.map_arg((call.args, call.kwargs), lambda node: node.meta["val"])
+    result: Tensor = target(*values[0], **values[1])
+    call.meta["val"] = result
+    return call
