@@ -1,6 +1,7 @@
 """Which operations upsample a network, and which only resize within it."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -29,80 +30,78 @@ def restored(small: Tensor, large: Tensor) -> Tensor:
 
 
 class Layers(nn.Module):
-    """Named layers, and a function that connects them."""
+    """Named layers, and a function of the image and the layers that connects them."""
 
-    def __init__(self, connect: Callable[..., Tensor], **layers: nn.Module) -> None:
+    def __init__(self, connect: Callable[[Tensor, Any], Tensor], **layers: nn.Module) -> None:
         super().__init__()
         self.connect, self.layers = connect, nn.ModuleDict(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.connect(x, **self.layers)
+        return self.connect(x, self.layers)
 
 
-def spatial_attention(x: Tensor, head: nn.Module, down: nn.Module, back: nn.Module, grow: nn.Module) -> Tensor:
-    shallow = head(x)
-    return torch.pixel_shuffle(grow(shallow * torch.sigmoid(back(restored(down(shallow), shallow)))), 2)
+def spatial_attention(x: Tensor, to: Any) -> Tensor:
+    shallow = to.head(x)
+    return torch.pixel_shuffle(to.grow(shallow * torch.sigmoid(to.back(restored(to.down(shallow), shallow)))), 2)
 
 
-def pooled_attention(x: Tensor, head: nn.Module, small: nn.Module, mix: nn.Module, up: nn.Module) -> Tensor:
-    shallow = head(x)
-    attended = shallow * mix(restored(small(functional.max_pool2d(shallow, 2)), shallow))
-    return up(functional.interpolate(attended, scale_factor=3.0, mode="bilinear"))
+def pooled_attention(x: Tensor, to: Any) -> Tensor:
+    shallow = to.head(x)
+    attended = shallow * to.mix(restored(to.small(functional.max_pool2d(shallow, 2)), shallow))
+    return to.up(functional.interpolate(attended, scale_factor=3.0, mode="bilinear"))
 
 
-def attention_behind(x: Tensor, head: nn.Module, grow: nn.Module, down: nn.Module, tail: nn.Module) -> Tensor:
-    large = torch.pixel_shuffle(grow(head(x)), 2)
-    small = functional.max_pool2d(down(large), 4)
-    return tail(large * torch.sigmoid(restored(small, large)))
+def attention_behind(x: Tensor, to: Any) -> Tensor:
+    large = torch.pixel_shuffle(to.grow(to.head(x)), 2)
+    small = functional.max_pool2d(to.down(large), 4)
+    return to.tail(large * torch.sigmoid(restored(small, large)))
 
 
-def transposed(x: Tensor, head: nn.Module, shrink: nn.Module, expand: nn.Module, tail: nn.Module) -> Tensor:
-    return tail(expand(shrink(head(x)).relu()).relu())
+def transposed(x: Tensor, to: Any) -> Tensor:
+    return to.tail(to.expand(to.shrink(to.head(x)).relu()).relu())
 
 
-def progressive(x: Tensor, **layers: nn.Module) -> Tensor:
-    names = ("head", "body", "up1", "mid", "up2", "tail", "skip1", "skip2", "image")
-    head, body, up1, mid, up2, tail, skip1, skip2, image = (layers[name] for name in names)
-    deep = functional.leaky_relu(up1(body(head(x))), 0.2)
-    deeper = functional.leaky_relu(up2(mid(deep)), 0.2)
-    return skip2(skip1(x) + image(deep)) + tail(deeper)
+def progressive(x: Tensor, to: Any) -> Tensor:
+    deep = functional.leaky_relu(to.up1(to.body(to.head(x))), 0.2)
+    deeper = functional.leaky_relu(to.up2(to.mid(deep)), 0.2)
+    return to.skip2(to.skip1(x) + to.image(deep)) + to.tail(deeper)
 
 
-def hourglass(x: Tensor, head: nn.Module, down: nn.Module, deep: nn.Module, up: nn.Module, tail: nn.Module) -> Tensor:
-    shallow = head(x)
-    return tail(shallow + up(deep(down(shallow))))
+def hourglass(x: Tensor, to: Any) -> Tensor:
+    shallow = to.head(x)
+    return to.tail(shallow + to.up(to.deep(to.down(shallow))))
 
 
-def shuffled_hourglass(x: Tensor, head: nn.Module, down: nn.Module, back: nn.Module, grow: nn.Module) -> Tensor:
-    shallow = head(x)
-    both = torch.cat([shallow, torch.pixel_shuffle(back(down(shallow)), 2)], 1)
-    return torch.pixel_shuffle(grow(both), 2)
+def shuffled_hourglass(x: Tensor, to: Any) -> Tensor:
+    shallow = to.head(x)
+    both = torch.cat([shallow, torch.pixel_shuffle(to.back(to.down(shallow)), 2)], 1)
+    return torch.pixel_shuffle(to.grow(both), 2)
 
 
-def unshuffled(x: Tensor, head: nn.Module, body: nn.Module, up1: nn.Module, up2: nn.Module, tail: nn.Module) -> Tensor:
-    shallow = head(functional.pixel_unshuffle(x, 2))
-    large = up1(functional.interpolate(shallow + body(shallow), scale_factor=2.0, mode="nearest"))
-    return tail(up2(functional.interpolate(large, scale_factor=2.0, mode="nearest")))
+def unshuffled(x: Tensor, to: Any) -> Tensor:
+    shallow = to.head(functional.pixel_unshuffle(x, 2))
+    large = to.up1(functional.interpolate(shallow + to.body(shallow), scale_factor=2.0, mode="nearest"))
+    return to.tail(to.up2(functional.interpolate(large, scale_factor=2.0, mode="nearest")))
 
 
-def enlarged_body(x: Tensor, head: nn.Module, grow: nn.Module, down: nn.Module, tail: nn.Module) -> Tensor:
-    shallow = head(x)
-    return tail(shallow + down(torch.pixel_shuffle(grow(shallow), 2)))
+def enlarged_body(x: Tensor, to: Any) -> Tensor:
+    shallow = to.head(x)
+    return to.tail(shallow + to.down(torch.pixel_shuffle(to.grow(shallow), 2)))
 
 
-def refined_skip(x: Tensor, skip: nn.Module, head: nn.Module, body: nn.Module, grow: nn.Module) -> Tensor:
+def refined_skip(x: Tensor, to: Any) -> Tensor:
     large = functional.interpolate(x, scale_factor=2.0, mode="bicubic")
-    return torch.pixel_shuffle(grow(body(head(x))), 2) + skip(large)
+    return torch.pixel_shuffle(to.grow(to.body(to.head(x))), 2) + to.skip(large)
 
 
-def enlarged_first(x: Tensor, head: nn.Module, down: nn.Module, deep: nn.Module, tail: nn.Module) -> Tensor:
-    shallow = head(functional.interpolate(x, scale_factor=2.0, mode="bicubic"))
-    return tail(shallow + restored(deep(down(shallow)), shallow))
+def enlarged_first(x: Tensor, to: Any) -> Tensor:
+    shallow = to.head(functional.interpolate(x, scale_factor=2.0, mode="bicubic"))
+    return to.tail(shallow + restored(to.deep(to.down(shallow)), shallow))
 
 
-def two_readers(x: Tensor, head: nn.Module, early: nn.Module, late: nn.Module) -> Tensor:
-    first = early(head(x))
-    return torch.pixel_shuffle(first, 2) + torch.pixel_shuffle(late(first), 2)
+def two_readers(x: Tensor, to: Any) -> Tensor:
+    first = to.early(to.head(x))
+    return torch.pixel_shuffle(first, 2) + torch.pixel_shuffle(to.late(first), 2)
 
 
 CASES: Mapping[str, tuple[Layers, str]] = {
@@ -125,8 +124,15 @@ CASES: Mapping[str, tuple[Layers, str]] = {
     "transposed convolutions step by step": (
         Layers(
             progressive,
-            **{"head": conv(3, 6), "body": conv(6, 6), "mid": conv(6, 6), "tail": conv(6, 3), "image": conv(6, 3)},
-            **{"up1": deconv(6, 6), "up2": deconv(6, 6), "skip1": deconv(3, 3), "skip2": deconv(3, 3)},
+            head=conv(3, 6),
+            body=conv(6, 6),
+            mid=conv(6, 6),
+            tail=conv(6, 3),
+            image=conv(6, 3),
+            up1=deconv(6, 6),
+            up2=deconv(6, 6),
+            skip1=deconv(3, 3),
+            skip2=deconv(3, 3),
         ),
         "head: head skip1; body: body; upsample: up1 mid up2 image; tail: tail skip2",
     ),
