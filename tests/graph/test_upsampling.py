@@ -91,7 +91,7 @@ def enlarged_body(x: Tensor, to: Any) -> Tensor:
 
 def refined_skip(x: Tensor, to: Any) -> Tensor:
     large = functional.interpolate(x, scale_factor=2.0, mode="bicubic")
-    return torch.pixel_shuffle(to.grow(to.body(to.head(x))), 2) + to.skip(large)
+    return to.tail(torch.pixel_shuffle(to.grow(to.head(x)), 2) + to.refine(to.skip(large)))
 
 
 def enlarged_first(x: Tensor, to: Any) -> Tensor:
@@ -152,9 +152,9 @@ CASES: Mapping[str, tuple[Layers, str]] = {
         Layers(enlarged_body, head=conv(3, 6), grow=conv(6, 24), down=strided(6, 6), tail=conv(6, 3)),
         "head: head; body: grow down; tail: tail",
     ),
-    "a convolution on the enlarged image": (
-        Layers(refined_skip, skip=conv(3, 3), head=conv(3, 6), body=conv(6, 6), grow=conv(6, 12)),
-        "head: head skip; body: body; tail: grow",
+    "convolutions on the enlarged image": (
+        Layers(refined_skip, skip=conv(3, 4), refine=conv(4, 6), head=conv(3, 6), grow=conv(6, 24), tail=conv(6, 3)),
+        "head: head skip; body: refine; upsample: grow; tail: tail",
     ),
     "an image that is enlarged first": (
         Layers(enlarged_first, head=conv(3, 6), down=strided(6, 6), deep=conv(6, 6), tail=conv(6, 3)),
