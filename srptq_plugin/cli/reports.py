@@ -11,6 +11,8 @@ from srptq_plugin.graph.stages import STAGES
 from srptq_plugin.plugins.protocols import Finding
 
 Record = Mapping[str, Any]
+FEW = 2
+"""The most names that are printed of a group."""
 
 
 def run_report(summary: Record, folder: Path) -> list[Block]:
@@ -155,12 +157,18 @@ def _calibration(summary: Record) -> Iterator[tuple[str, Cell]]:
 
 
 def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
-    """Yield the operations that stay float, grouped by reason."""
+    """Yield the operations that stay float, grouped by reason: two by name, more of them as a count of each kind."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name, reason in floats.items():
         groups[reason].append(name)
     for reason, names in groups.items():
-        yield "stays float", f"{_some(names)}: {reason}"
+        yield "stays float", f"{_some(names) if len(names) <= FEW else _kinds(names)}: {reason}"
+
+
+def _kinds(names: Sequence[str]) -> str:
+    """Count operations by kind, the last part of their names. The most frequent kind is the first."""
+    counts = Counter(name.rpartition("/")[2].partition(".")[0] for name in names)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 
 
 def _equalized(summary: Record) -> Iterator[tuple[str, Cell]]:
@@ -226,8 +234,8 @@ def _won(won: float, figures: Record) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:2])
-    return shown if len(names) <= 2 else f"{shown} and {len(names) - 2} more"  # noqa: PLR2004
+    shown = ", ".join(names[:FEW])
+    return shown if len(names) <= FEW else f"{shown} and {len(names) - FEW} more"
 
 
 def _verdict(verified: Record) -> Iterator[tuple[str, Cell]]:
@@ -262,7 +270,8 @@ def _kernels(verified: Record) -> Iterator[tuple[str, Cell]]:
 def _difference(verified: Record) -> str:
     most, largest = verified["p99_9_levels"], verified["max_levels"]
     levels = f"99.9 % of values within {most:.2f} levels of 255, all within {largest:.2f}"
-    return f"{_db(verified['psnr'])} between simulation and runtime; {levels}"
+    least = f", at least {verified['least_psnr']:.1f} required" if verified.get("least_psnr") else ""
+    return f"{_db(verified['psnr'])} between simulation and runtime{least}; {levels}"
 
 
 def _db(value: float | None) -> str:

@@ -1,54 +1,80 @@
 """Stages and blocks of a network, derived from its dataflow and never from names."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, get_args
 
-from torch import fx
+from torch import SymInt, fx
 
-from srptq_plugin.graph.network import MOVEMENT, UPSAMPLING, Network
+from srptq_plugin.graph.network import IMAGE_AXES, INPUT, MOVEMENT, OUTPUT, UPSAMPLING, Network
 
 Stage = Literal["head", "body", "upsample", "tail"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 _THROUGH = MOVEMENT | {"relu", "leaky_relu", "prelu"}
+_SIZED = UPSAMPLING | {INPUT, "conv"}
+"""Operations whose outputs have height and width as their last axes. Others may have channels there."""
 _CONVS_IN_A_BLOCK = 2
 
 
 class Stages:
     """The stage of each operation.
 
-    `head`: the first convolutions. `tail`: the last ones. `upsample`: convolutions that feed an upsampling
-    operation, or that follow one before the tail. `body`: the rest.
+    `head`: the first convolutions. `tail`: the last ones. `upsample`: convolutions that feed an upsampling of the
+    network, or that follow one before the tail, and transposed convolutions that are one. `body`: the rest.
+
+    An upsampling of the network makes maps larger than the head's, and they stay larger up to the output. Attention
+    and U-Nets only restore a size. In a graph without shapes every upsampling operation counts.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self._after_conv = self._downstream(network.convs)
-        self._before_conv = self._upstream(network.convs)
+        self._layers = {*network.convs, *(node for node, op in network.ops.items() if op == "conv_transpose")}
+        self._after_layer = self._downstream(self._layers)
+        self._before_layer = self._upstream(self._layers)
         # Upsampling of the image itself, as in a bicubic skip, opens no stage.
-        learned = [n for n, op in network.ops.items() if op in UPSAMPLING and n in self._after_conv]
-        self._after_upsampling = self._downstream(learned)
-        self._feeding = {conv for conv in network.convs if self._feeds_upsampling(conv)}
-        self._tails = [conv for conv in network.convs if self._conv_stage(conv) == "tail"]
+        self._upsampling = self._find_upsampling() & self._after_layer
+        self._after_upsampling = self._downstream(self._upsampling)
+        self._feeding = {layer for layer in self._layers if self._feeds_upsampling(layer)}
+        self._growing = self._upsampling | self._after_upsampling | self._feeding
+        self._tails = [layer for layer in self._layers if self._layer_stage(layer) == "tail"]
         self._after_tail = self._downstream(self._tails)
 
     def of(self, node: fx.Node) -> Stage:
         """Return the stage of an operation."""
-        network = self._network
-        if network.ops[node] == "conv" and not network.is_mean_shift(node):
-            return self._conv_stage(node)
-        if node in self._after_tail and node not in self._before_conv:
+        if node in self._layers:
+            return self._layer_stage(node)
+        if node in self._after_tail and node not in self._before_layer:
             return "tail"
-        if node not in self._after_conv:
+        if node not in self._after_layer:
             return "head"
         return "upsample" if node in self._after_upsampling or self._follows_feeder(node) else "body"
 
-    def _conv_stage(self, conv: fx.Node) -> Stage:
-        if conv not in self._after_conv:
+    def _layer_stage(self, layer: fx.Node) -> Stage:
+        if layer not in self._after_layer:
             return "head"
-        if conv not in self._before_conv:
+        if layer not in self._before_layer:
             return "tail"
-        return "upsample" if conv in self._feeding or conv in self._after_upsampling else "body"
+        return "upsample" if layer in self._growing else "body"
+
+    def _find_upsampling(self) -> set[fx.Node]:
+        """Return the operations that enlarge maps beyond the working size, up to the output."""
+        pixels = dict(_pixels(self._network))
+        working = self._working_pixels(pixels)
+        enlarged = set[fx.Node]()
+        for node in reversed(list(self._network.ops)):
+            users = [user for user, _ in self._network.edges_out(node)]
+            reaches = any(user in enlarged or self._network.ops[user] == OUTPUT for user in users)
+            if reaches and pixels.get(node, math.inf) > working:
+                enlarged.add(node)
+        return {node for node in enlarged if self._network.ops[node] in UPSAMPLING}
+
+    def _working_pixels(self, pixels: Mapping[fx.Node, int]) -> int:
+        """Return the pixels of the head's output. The head of some networks shrinks the image."""
+        heads = [pixels.get(conv, 0) for conv in self._network.convs if conv not in self._after_layer]
+        # A second head may read an enlarged image, for a skip. Only if no other exists, the network works at its size.
+        fitting = [size for size in heads if size <= pixels.get(self._network.input, 0)]
+        return max(fitting or heads, default=0)
 
     def _downstream(self, sources: Iterable[fx.Node]) -> set[fx.Node]:
         """Return the nodes that depend on any source. A source counts only if it depends on another."""
@@ -67,15 +93,30 @@ class Stages:
         return reached
 
     def _feeds_upsampling(self, node: fx.Node) -> bool:
+        """Tell whether only upsampling reads a tensor. A transposed convolution has its own weights for that."""
         users = [user for user, _ in self._network.edges_out(node)]
-        ops = {user: self._network.ops[user] for user in users}
-        return any(op in UPSAMPLING or (op in _THROUGH and self._feeds_upsampling(user)) for user, op in ops.items())
+        return bool(users) and all(
+            user not in self._layers
+            and (user in self._upsampling or (self._network.ops[user] in _THROUGH and self._feeds_upsampling(user)))
+            for user in users
+        )
 
     def _follows_feeder(self, node: fx.Node) -> bool:
         sources = [source for _, source in self._network.edges_in(node)]
         return self._network.ops[node] in _THROUGH and any(
             source in self._feeding or self._follows_feeder(source) for source in sources
         )
+
+
+def _pixels(network: Network) -> Iterator[tuple[fx.Node, int]]:
+    """Yield the product of height and width at the traced size, for maps with a known shape."""
+    for node, op in network.ops.items():
+        shape = getattr(node.meta.get("val"), "shape", ())
+        if op in _SIZED and len(shape) == IMAGE_AXES:
+            # int() of a symbol would fix the graph to this size.
+            sides = [side.node.hint if isinstance(side, SymInt) else side for side in shape[2:]]
+            if None not in sides:
+                yield node, math.prod(sides)
 
 
 def find_blocks(network: Network) -> tuple[fx.Node, ...]:

@@ -46,8 +46,9 @@ class WeightSettings(TensorSettings):
 class StageSettings(Options):
     """Bits of one stage, if they differ from the recipe's.
 
-    The stages are `head`, `body`, `upsample` and `tail`. They are found from the network's dataflow. `head` and `tail`
-    have 8 bits by default. `null` gives them the recipe's bits.
+    The stages are `head`, `body`, `upsample` and `tail`. They are found from the network's dataflow. `upsample` begins
+    where maps become larger than the head's and stay larger. Attention that restores a size belongs to its stage.
+    `head` and `tail` have 8 bits by default. `null` gives them the recipe's bits.
     """
 
     weights: Bits | None = None
