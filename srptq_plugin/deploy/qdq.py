@@ -30,15 +30,15 @@ class Placer:
     Args:
         model: The float network. It stays as it is.
         table: The quant table.
-        behind_movement: Whether sites behind data movement get Q/DQ as well. They change no value there, and a
-            runtime that moves integers has no use for them.
+        repeated: Whether sites whose values another site rounds get Q/DQ as well. They change no value, and a runtime
+            that moves and joins integers has no use for them.
     """
 
-    def __init__(self, model: ModelProto, table: QuantTable, *, behind_movement: bool = True) -> None:
+    def __init__(self, model: ModelProto, table: QuantTable, *, repeated: bool = True) -> None:
         self.model = ModelProto()
         self.model.CopyFrom(model)
         self.table = table
-        self.behind_movement = behind_movement
+        self.repeated = repeated
         self.network = OnnxNetwork(self.model)
         self._constants = {constant.name: constant for constant in self.model.graph.initializer}
         # New nodes for `_emit`: nodes that read constants only, and nodes by the value that they quantize.
@@ -51,7 +51,7 @@ class Placer:
         for site in self.table.plan.sites:
             if site.role == "weight":
                 self._place_weight(site)
-            elif self.behind_movement or not self.table.plan.is_moved(site):
+            elif self.repeated or not site.repeats:
                 by_value[self.network.value(site)].append(site)
         for value, sites in by_value.items():
             self._place_activation(value, sites)

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 from srptq_plugin.graph.network import IMAGE_AXES
 
 aten: Any = torch.ops.aten
-BIAS, GROUPS = 2, 6
-"""The places of two arguments of a convolution."""
+GROUPS = 6
+"""The place of the number of groups among the arguments of a convolution."""
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 POINTWISE = frozenset(
     {aten.relu.default, aten.gelu.default, aten.sigmoid.default, aten.leaky_relu.default, aten.tanh.default}
@@ -123,18 +123,19 @@ def _fold_factor(graph: fx.Graph, product: fx.Node, images: Collection[str]) -> 
     if not isinstance(image, fx.Node) or not _is_constant(factor, images) or not _is_per_channel(factor):
         return
     if factor == 1:
-        pass
+        product.replace_all_uses_with(image)
     elif image.target is aten.conv2d.default and len(image.users) == 1:
-        with graph.inserting_before(image):
-            _multiply(graph, image, factor, (-1, 1, 1, 1), with_bias=True)
+        with graph.inserting_before(product):
+            weight, *bias = image.args[1:3]
+            scaled = [_scaled(graph, image, weight, factor, (-1, 1, 1, 1))]
+            scaled += [part and _scaled(graph, image, part, factor, (-1,)) for part in bias]
+            conv = _call(graph, aten.conv2d.default, (image.args[0], *scaled, *image.args[3:]), image)
+        product.replace_all_uses_with(conv)
     elif product.users and all(_reads_all_channels(user, product) for user in product.users):
         for conv in list(product.users):
             with graph.inserting_before(conv):
-                _multiply(graph, conv, factor, (1, -1, 1, 1), with_bias=False)
-    else:
-        return
-    product.replace_all_uses_with(image)
-    graph.erase_node(product)
+                conv.update_arg(1, _scaled(graph, conv, conv.args[1], factor, (1, -1, 1, 1)))
+        product.replace_all_uses_with(image)
 
 
 def _is_constant(value: Any, images: Collection[str]) -> bool:
@@ -157,18 +158,11 @@ def _reads_all_channels(conv: fx.Node, image: fx.Node) -> bool:
     return is_conv and (len(conv.args) <= GROUPS or conv.args[GROUPS] == 1)
 
 
-def _multiply(graph: fx.Graph, conv: fx.Node, factor: Any, shape: Sequence[int], *, with_bias: bool) -> None:
-    """Multiply the weights of a convolution by a factor, which has the shape of channels, and its bias."""
-
-    def scaled(values: Any, sides: Sequence[int]) -> fx.Node:
-        if not isinstance(factor, fx.Node):
-            return _call(graph, aten.mul.Tensor, (values, factor), conv)
-        by_channel = _call(graph, aten.reshape.default, (factor, list(sides)), conv)
-        return _call(graph, aten.mul.Tensor, (values, by_channel), conv)
-
-    conv.update_arg(1, scaled(conv.args[1], shape))
-    if with_bias and len(conv.args) > BIAS and conv.args[BIAS] is not None:
-        conv.update_arg(BIAS, scaled(conv.args[BIAS], (-1,)))
+def _scaled(graph: fx.Graph, conv: fx.Node, values: Any, factor: Any, shape: Sequence[int]) -> fx.Node:
+    """Multiply the weights or biases of a convolution by a number, or by factors in the shape of their channels."""
+    if isinstance(factor, fx.Node):
+        factor = _call(graph, aten.reshape.default, (factor, list(shape)), conv)
+    return _call(graph, aten.mul.Tensor, (values, factor), conv)
 
 
 def _channels_first(node: Any) -> fx.Node | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from srptq_plugin.graph.network import MOVEMENT, OpKey
+from srptq_plugin.graph.network import OpKey
 from srptq_plugin.graph.stages import Stage
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.observer import Observer
@@ -52,6 +52,8 @@ class Site:
     """The name of the encoding. Sites of one group share bounds, and one quantizer."""
     bounds: tuple[float, float] | None = None
     """The exact range of a tensor that is the image. No observer looks at it."""
+    repeats: bool = False
+    """Another site of its group rounds its values, before they are moved or behind the concat that reads them."""
 
     @property
     def source(self) -> str:
@@ -96,10 +98,3 @@ class Plan:
     def weights(self) -> tuple[Site, ...]:
         """The sites of weights."""
         return tuple(site for site in self.sites if site.role == "weight")
-
-    def is_moved(self, site: Site) -> bool:
-        """Tell whether a site repeats an encoding: its tensor was moved or joined from integers of the same group."""
-        inputs = [other for other in self.sites if any(edge.consumer == site.source for edge in other.consumers)]
-        if site.op in MOVEMENT:
-            return any(other.group == site.group for other in inputs)
-        return site.op == "cat" and all(other.group == site.group for other in inputs)

@@ -1,7 +1,7 @@
 """The planner: from a network's graph, a target's rules and a recipe to the sites of quantizers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from torch import fx
@@ -14,6 +14,7 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
 from srptq_plugin.planning.recipe_choices import RecipeChoices
+from srptq_plugin.planning.scale_groups import Tensor, group_sites
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.saturation import pair_limit
 from srptq_plugin.recipes.recipe import Recipe
@@ -49,9 +50,7 @@ def make_plan(
     )
 
 
-_Tensor = tuple[fx.Node, IntGrid]
-"""A tensor on one grid. Readers that want different bits make several of one node."""
-_Readers = Mapping[_Tensor, set[Edge]]
+_Readers = Mapping[Tensor, set[Edge]]
 
 
 class _Planner:
@@ -85,8 +84,8 @@ class _Planner:
 
     def activations(self) -> list[Site]:
         """Return one site per tensor and grid, in groups of one encoding."""
-        requests: dict[_Tensor, set[Edge]] = defaultdict(set)
-        stages: dict[_Tensor, Stage] = {}
+        requests: dict[Tensor, set[Edge]] = defaultdict(set)
+        stages: dict[Tensor, Stage] = {}
         for consumer, index, source in self._edges():
             stage = self._stage_of_edge(consumer, source)
             tensor = source, self._grid(consumer, source, stage)
@@ -107,7 +106,7 @@ class _Planner:
             )
             for (source, grid), edges in readers.items()
         }
-        return self._share(sites)
+        return group_sites(self.network, self.rules, sites)
 
     def floats(self) -> dict[str, str]:
         """Return why operations stay float, by operation key."""
@@ -142,7 +141,7 @@ class _Planner:
         grids = [self._grid(conv, source, self.stages.of(conv)) for conv, source in inputs]
         return pair_limit(self.rules.pair_sum_bits, grid, max(grids, key=lambda grid: grid.bits))
 
-    def _let_all_read(self, requests: Mapping[_Tensor, set[Edge]]) -> None:
+    def _let_all_read(self, requests: Mapping[Tensor, set[Edge]]) -> None:
         """Let readers that asked for no integers read those that another reader asked for, if there is one grid."""
         grids = Counter(source for source, _ in requests)
         for (source, _), edges in requests.items():
@@ -197,19 +196,25 @@ class _Planner:
 
     def _others(self, ops: frozenset[str]) -> Iterator[fx.Node]:
         """Yield the operations of these kinds, except convolutions, that run in integers: none under `convs`."""
-        for node, op in self.network.ops.items():
-            is_named = op != "conv" and not ops.isdisjoint((op, self.network.kind(node)))
-            if self.full and is_named and self._joins(node) and self.choices.quantizes(node):
-                yield node
+        return (node for node in self.network.ops if self._is_other(node, ops))
+
+    def _is_other(self, node: fx.Node, ops: frozenset[str]) -> bool:
+        op = self.network.ops[node]
+        is_named = op != "conv" and not ops.isdisjoint((op, self.network.kind(node)))
+        return self.full and is_named and self._joins(node) and self.choices.quantizes(node)
 
     def _joins(self, node: fx.Node) -> bool:
-        """Tell whether an operation computes whole feature maps from others, or moves them to convolutions only."""
+        """Tell whether an operation computes whole feature maps from others, or moves them to readers of integers."""
         op = self.network.ops[node]
         if op in MOVEMENT:
-            return all(user in self.planned for user, _ in self.network.edges_out(node))
+            return all(self._reads_integers(user) for user, _ in self.network.edges_out(node))
         # A constant that is added, or a factor for each channel, would need integers of its own.
         is_whole = len(self.network.edges_in(node)) > 1 or op not in ELEMENTWISE or self.network.kind(node) == "scale"
         return is_whole and not is_pooled(node) and self.stages.of(node) != "tail" and node in self.network.varying
+
+    def _reads_integers(self, node: fx.Node) -> bool:
+        moves = self.network.ops[node] in MOVEMENT and self._joins(node)
+        return moves or node in self.planned or self._is_other(node, self.rules.inputs)
 
     def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
         """Return the add that reads or makes a tensor, or None if there is none or a convolution reads it."""
@@ -237,33 +242,6 @@ class _Planner:
     def _site_name(self, source: fx.Node, grid: IntGrid, readers: _Readers) -> str:
         alone = sum(other is source for other, _ in readers) == 1
         return self.network.name(source) + ("" if alone else f"@{grid.bits}")
-
-    def _share(self, sites: Mapping[_Tensor, Site]) -> list[Site]:
-        """Put sites of one encoding into one group: what movement and the target's shared scales connect."""
-        groups = {tensor: site.name for tensor, site in sites.items()}
-        for source, grid in sites:
-            for origin in (*self._of_one_scale(source), *self._joined_only(source, grid, sites)):
-                if (origin, grid) in groups:
-                    old, new = groups[source, grid], groups[origin, grid]
-                    groups.update({tensor: new for tensor, name in groups.items() if name == old})
-        return [replace(site, group=groups[tensor]) for tensor, site in sites.items()]
-
-    def _of_one_scale(self, node: fx.Node) -> Iterator[fx.Node]:
-        """Yield the tensors before an operation that have the scale of its output."""
-        op = self.network.ops[node]
-        if op in self.rules.shared_scales:
-            yield from (source for _, source in self.network.edges_in(node))
-        if op in MOVEMENT:
-            for _, source in self.network.edges_in(node):
-                yield source
-                yield from self._of_one_scale(source)
-
-    def _joined_only(self, node: fx.Node, grid: IntGrid, sites: Collection[_Tensor]) -> Iterator[fx.Node]:
-        """Yield the inputs of a concat that nothing else reads: rounded to its scale, they need no scale of their own."""
-        sources = [source for _, source in self.network.edges_in(node)]
-        if self.network.ops[node] == "cat" and all((source, grid) in sites for source in sources):
-            alone = (source for source in sources if {user for user, _ in self.network.edges_out(source)} == {node})
-            yield from (source for source in alone if self.network.ops[source] not in MOVEMENT)
 
     def _needs_no_kernel(self, node: fx.Node, op: str) -> bool:
         """Tell whether an operation keeps integers integers: it moves them, or a kernel of another one computes it."""

@@ -28,6 +28,7 @@ class _SiteRecord:
     consumers: tuple[Edge, ...]
     group: str = ""
     bounds: tuple[float, float] | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def shapes_of(network: Network, plan: Plan) -> Mapping[str, tuple[int, ...]]:
 
 
 def _site_record(site: Site) -> _SiteRecord:
-    known = site.consumers, site.group, site.bounds
+    known = site.consumers, site.group, site.bounds, site.repeats
     return _SiteRecord(site.name, site.role, site.stage, site.grid, site.source, *known)
 
 
@@ -101,7 +102,7 @@ def _site(record: _SiteRecord) -> Site:
     if not 1 <= grid.bits <= MOST_BITS or grid.channel_axis not in (None, 0, 1) or not record.consumers:
         bits = f"{grid.bits} bits along axis {grid.channel_axis}"
         raise ValueError(f"site {short(record.name)}: {bits}, read by {len(record.consumers)}")
-    known = record.consumers, record.group, record.bounds
+    known = record.consumers, record.group, record.bounds, record.repeats
     return Site(record.name, record.role, record.stage, grid, _producer(record), *known)
 
 

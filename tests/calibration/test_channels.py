@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srptq_plugin.calibration.equalization.channels import FIXED, Channels, Ids
-from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.export import fold_and_trace, graph_of
 from srptq_plugin.graph.network import Network
 
 Body = Callable[["Between", Tensor], Tensor]
@@ -34,7 +34,7 @@ class Between(nn.Module):
 def classes(body: Body, outputs: int = 4) -> tuple[Ids, Ids]:
     """Return the classes that the first convolution writes and that the last one reads."""
     module = Between(body, outputs).eval()
-    network = Network(graph_of(export_network(module)))
+    network = Network(graph_of(fold_and_trace(module)[1]))
     channels = Channels(network)
     last = network.nodes["last/conv"]
     return channels.of(network.nodes["first/conv"]), channels.of(network.edges_in(last)[0][1])
@@ -79,7 +79,7 @@ def test_other_readers_fix_a_map(name: str) -> None:
 
 def test_a_sum_binds_both_sides_channel_by_channel() -> None:
     module = Between(lambda net, x: x + net.other(net.x)).eval()
-    network = Network(graph_of(export_network(module)))
+    network = Network(graph_of(fold_and_trace(module)[1]))
     channels = Channels(network)
     left, right = (channels.of(network.nodes[f"{name}/conv"]) for name in ("first", "other"))
     assert left.tolist() == right.tolist()
@@ -99,7 +99,7 @@ def test_a_pixel_shuffle_binds_joined_channels() -> None:
 
 
 def test_gates_are_fixed_and_gated_maps_are_not() -> None:
-    network = Network(graph_of(export_network(Between(gated).eval())))
+    network = Network(graph_of(fold_and_trace(Between(gated).eval())[1]))
     channels = Channels(network)
     written, gate, product = (channels.of(network.nodes[key]) for key in ("first/conv", "gate/conv", "/mul"))
     assert written.tolist() == product.tolist()

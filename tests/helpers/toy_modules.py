@@ -223,11 +223,46 @@ class Esa(nn.Module):
         return functional.pixel_shuffle(self.grow(shallow * attention), 2)
 
 
+class Activations(nn.Module):
+    """A SiLU, a PReLU with one slope, products with numbers, an average pool and a gate of 1 x 1 maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.left, self.right = conv(3, FEATURES), conv(FEATURES, FEATURES), conv(FEATURES, FEATURES)
+        self.squeeze, self.prelu, self.grow = conv(FEATURES, FEATURES, 1), nn.PReLU(), conv(FEATURES, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = functional.silu(self.head(x))
+        left = self.prelu(self.left(shallow))
+        right = (left + shallow) * 0.2 + (left - shallow) * -0.3
+        pooled = functional.avg_pool2d(self.right(right), 3, stride=1, padding=1)
+        gate = torch.sigmoid(self.squeeze(pooled.mean((2, 3), keepdim=True)))
+        return functional.pixel_shuffle(self.grow(pooled * gate + left), 2)
+
+
+class ChannelsLast(nn.Module):
+    """Linear layers over channels, with operations between permutations, as BSRN and ConvNeXt have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.first = conv(3, FEATURES), nn.Linear(FEATURES, 2 * FEATURES)
+        self.second, self.scale = nn.Linear(2 * FEATURES, FEATURES), nn.Parameter(torch.linspace(0.5, 1.5, FEATURES))
+        self.joined, self.grow = nn.Linear(2 * FEATURES, FEATURES), conv(FEATURES, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.head(x).permute(0, 2, 3, 1)
+        deep = self.second(functional.gelu(self.first(shallow))) * self.scale + shallow
+        joined = self.joined(torch.cat([deep, shallow], dim=-1))
+        return functional.pixel_shuffle(self.grow(joined.permute(0, 3, 1, 2)), 2)
+
+
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     kind.__name__.lower(): kind for kind in (Edsr, Mixed, Imdn, Esrgan, Shared, Scaled, Bicubic)
 }
 OTHERS: Mapping[str, Callable[[], nn.Module]] = {
     "normed": Normed,
+    "activations": Activations,
+    "channelslast": ChannelsLast,
     "esa": Esa,
     "rdn": lambda: RDN(2, FEATURES, 4, 2, 2),
     "rrdb": lambda: RRDB(2, FEATURES, 4, 2),

@@ -55,3 +55,22 @@ def test_dense_blocks_share_a_scale_through_concats() -> None:
     cats = [{f"RDBs.{block}.convs.{layer}/cat" for layer in (0, 1)} for block in (0, 1)]
     several = [group for group in shared.values() if len(group) > 1]
     assert several == [{"SFENet2/conv", *cats[0]}, {"RDBs.0/add", *cats[1], "/cat"}]
+
+
+def test_an_input_that_only_a_concat_reads_has_its_scale() -> None:
+    rdn = planned("rdn", target="onnxruntime")
+    cats = [site for site in rdn.values() if site.op == "cat"]
+    inputs = [site for site in rdn.values() if any(edge.consumer.endswith("cat") for edge in site.consumers)]
+    assert cats
+    alone = [site for site in inputs if len(site.consumers) == 1]
+    shared = [site for site in inputs if len(site.consumers) > 1 and site.op != "cat"]
+    assert {site.group for site in alone} <= {site.group for site in cats}
+    assert not {site.group for site in shared} & {site.group for site in cats}
+
+
+def test_a_tensor_is_stored_once_if_the_rules_say_so() -> None:
+    stored = sites(networks.plan("esa", networks.recipe(), rules=replace(RULES, stored_once=True)))
+    both = sites(networks.plan("esa", networks.recipe(), rules=RULES))
+    assert {edge.consumer for edge in stored["body/conv"].consumers} == {"reduce/conv", "/mul"}
+    assert {edge.consumer for edge in both["body/conv"].consumers} >= {"reduce/conv"}
+    assert "/sigmoid" not in stored

@@ -28,8 +28,8 @@ INTEGERS = ("u8", "i8")
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """CPUs with bfloat16 would run the float parts in it, and differ from the simulation."""
 
-MOVED = frozenset({"pixel_shuffle", "pixel_unshuffle", "max_pool", "nearest", "slice", "pad"})
-"""Operations that move integers rather than floats, if only convolutions read what they give."""
+MOVED = frozenset({"pixel_shuffle", "pixel_unshuffle", "max_pool", "nearest", "split", "slice", "pad"})
+"""Operations that move integers rather than floats, if all that they give is read as integers."""
 
 MIXED = Rules(
     weights=IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0),
@@ -66,7 +66,7 @@ class OpenVinoTarget:
         """Write intermediate representation (.xml, .bin), and the Q/DQ ONNX file that it was read from."""
         openvino = import_runtime("openvino")
         onnx_file, xml = folder / f"{STEM}.onnx", folder / f"{STEM}.xml"
-        write_qdq(network, _unsigned(table), onnx_file, behind_movement=False)
+        write_qdq(network, _unsigned(table), onnx_file, repeated=False)
         openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
         return tuple(folder / f"{STEM}.{kind}" for kind in ("xml", "bin", "onnx"))
 

@@ -19,10 +19,10 @@ def import_runtime(runtime: str) -> Any:
         raise MissingRuntimeError(runtime, f"pip install 'srptq-plugin[{runtime}]'") from error
 
 
-def write_qdq(network: Path, table: QuantTable, path: Path, *, behind_movement: bool = True) -> None:
+def write_qdq(network: Path, table: QuantTable, path: Path, *, repeated: bool = True) -> None:
     """Write the float ONNX file with Q/DQ pairs at the sites of a table.
 
     Args:
-        behind_movement: Repeat the pair behind operations that only move integers, such as a pixel shuffle.
+        repeated: Put pairs also where another pair rounds the same values, such as behind a pixel shuffle.
     """
-    onnx.save(Placer(onnx.load(network), table, behind_movement=behind_movement).place(), path)
+    onnx.save(Placer(onnx.load(network), table, repeated=repeated).place(), path)

@@ -17,6 +17,7 @@ from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, short
 from srptq_plugin.graph.fusion import Fusion
+from srptq_plugin.graph.network import MOVEMENT
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Size
 from srptq_plugin.planning.plan import Site
@@ -94,7 +95,7 @@ def _encodings(network: OnnxNetwork, table: QuantTable) -> Encodings:
     for site in table.plan.sites:
         if site.role == "weight":
             parameters[network.nodes[site.consumers[0].consumer].input[1]] = table.qparams[site.name]
-        elif not table.plan.is_moved(site) or _is_resized(site):
+        elif not (site.repeats and site.op in MOVEMENT) or _is_resized(site):
             activations[network.value(site)] = table.qparams[site.name]
     return Encodings(activations, parameters)
 

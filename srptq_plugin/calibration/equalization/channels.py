@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx
 
-from srptq_plugin.graph.network import IMAGE_AXES, Network, is_pooled
+from srptq_plugin.graph.network import IMAGE_AXES, Network, canonical_op, is_pooled
 
 Ids = NDArray[np.intp]
 """A number for each channel of a feature map."""
@@ -89,13 +89,17 @@ def _sum(node: fx.Node, own: Ids, _sources: Sequence[fx.Node], read: Sequence[Id
 
 
 def _product(node: fx.Node, own: Ids, sources: Sequence[fx.Node], read: Sequence[Ids]) -> Links | None:
-    """Link a product by a positive number, or by a gate of 1 x 1 maps. The gate itself is fixed."""
+    """Link a product by a positive number, or by a gate: 1 x 1 maps, or a sigmoid. The gate itself is fixed."""
     if len(read) == 1:
         factor = node.args[1]
         return [(own, read[0])] if isinstance(factor, (int, float)) and factor > 0 else None
-    gates = [channels for channels, source in zip(read, sources, strict=True) if is_pooled(source)]
-    maps = [channels for channels, source in zip(read, sources, strict=True) if not is_pooled(source)]
+    gates = [channels for channels, source in zip(read, sources, strict=True) if _is_gate(source)]
+    maps = [channels for channels, source in zip(read, sources, strict=True) if not _is_gate(source)]
     return [(own, maps[0]), *_fixed(gates[0])] if len(gates) == len(maps) == 1 else None
+
+
+def _is_gate(source: fx.Node) -> bool:
+    return is_pooled(source) or canonical_op(str(source.target)) == "sigmoid"
 
 
 def _concat(node: fx.Node, own: Ids, _sources: Sequence[fx.Node], read: Sequence[Ids]) -> Links | None:

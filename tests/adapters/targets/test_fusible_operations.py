@@ -1,0 +1,53 @@
+"""Operations between Q/DQ pairs as ONNX Runtime has them in integers."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from srptq_plugin.deploy.quant_table import QuantTable
+
+runtime = pytest.importorskip("onnxruntime")
+
+Deploy = Callable[..., tuple[QuantTable, list[Path]]]
+FLOAT = {"Conv", "Add", "Mul", "Sigmoid", "LeakyRelu", "PRelu", "AveragePool", "Concat"}
+
+
+def executed(path: Path, folder: Path) -> Counter[str]:
+    """Count the operations that ONNX Runtime executes."""
+    options = runtime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+def test_activations_and_products_run_in_integers(deploy: Deploy, tmp_path: Path) -> None:
+    _, files = deploy("activations", "onnxruntime")
+    operations = executed(files[0], tmp_path)
+    assert operations["QLinearMul"] == 4
+    assert operations["QLinearSigmoid"] == operations["QLinearLeakyRelu"] == operations["QLinearAveragePool"] == 1
+    assert operations["QLinearAdd"] == 3
+    # A gate of 1 x 1 maps is computed in float, with its sigmoid.
+    assert {kind: count for kind, count in operations.items() if kind in FLOAT} == {"Conv": 1}
+
+
+def test_linear_layers_run_as_integer_convolutions(deploy: Deploy, tmp_path: Path) -> None:
+    table, files = deploy("channelslast", "onnxruntime")
+    operations = executed(files[0], tmp_path)
+    assert operations["QLinearConv"] == len(table.plan.convs) == 5
+    assert not {"MatMul", "QLinearMatMul", "Gemm"} & set(operations)
+
+
+def test_numbers_are_exact_in_integers(deploy: Deploy) -> None:
+    _, files = deploy("activations", "onnxruntime")
+    graph = onnx.load(files[0]).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    factors = [node for node in graph.node if node.output[0].endswith("_factor")]
+    integer, scale, zero = ([constants[node.input[n]] for node in factors] for n in range(3))
+    values = [(int(i) - int(z)) * s for i, s, z in zip(integer, scale, zero, strict=True)]
+    np.testing.assert_array_equal(np.sort(np.ravel(values)), np.float32([-0.3, 0.2]))

@@ -1,0 +1,99 @@
+"""Rewrites of a traced program leave its values as they are."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers import networks
+from torch import Tensor, nn
+from torch.nn import functional
+
+from srptq_plugin.graph.export import export_network, fold_and_trace, graph_of
+from srptq_plugin.graph.network import Network
+
+Body = Callable[["Layers", Tensor], Tensor]
+
+
+class Layers(nn.Module):
+    """A convolution, somebody's operations, and two more convolutions."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.body, self.head = body, networks.conv(3, 6)
+        self.tail, self.other = networks.conv(6, 3), networks.conv(6, 3)
+        self.grouped = nn.Conv2d(6, 6, 3, padding=1, groups=3)
+        self.factor = nn.Parameter(torch.linspace(0.5, 2, 6))
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.body(self, self.head(x)))
+
+
+def channels_last(function: Callable[[Tensor], Tensor]) -> Body:
+    return lambda _, x: function(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+GONE: dict[str, tuple[Body, set[str]]] = {
+    "silu": (lambda _, x: functional.silu(x), {"silu"}),
+    "number behind a convolution": (lambda _, x: x * 0.25, {"mul"}),
+    "factors behind a convolution": (lambda net, x: x * net.factor.view(1, -1, 1, 1), {"mul"}),
+    "factors before a convolution": (lambda net, x: torch.relu(x) * net.factor.view(-1, 1, 1), {"mul"}),
+    "a number in front": (lambda _, x: 3 * torch.tanh(x), {"mul"}),
+    "linear": (lambda net, x: net.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), {"linear", "permute"}),
+    "pointwise": (channels_last(torch.tanh), {"permute"}),
+    "two axes counted from the end": (
+        lambda net, x: net.linear(x.permute(0, -2, -1, 1)).permute(0, -1, 1, 2),
+        {"linear", "permute"},
+    ),
+}
+KEPT: dict[str, tuple[Body, str]] = {
+    "factors that two readers need": (
+        lambda net, x: (y := torch.relu(x) * net.factor.view(-1, 1, 1)) + y.roll(1, 1),
+        "mul",
+    ),
+    "factors before groups": (lambda net, x: net.grouped(torch.relu(x) * net.factor.view(-1, 1, 1)), "mul"),
+    "factors by column": (lambda _, x: x * torch.ones(1, 1, 1, 16), "mul"),
+    "two maps": (lambda _, x: x * torch.sigmoid(x), "mul"),
+    "a convolution with two readers": (lambda _, x: torch.relu(x) + torch.tanh(x * 0.5), "mul"),
+    "linear over columns": (lambda _, x: x @ torch.eye(16), "matmul"),
+    "other axes": (lambda _, x: torch.tanh(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1), "permute"),
+}
+
+
+def operations(body: Body) -> tuple[set[str], Tensor, Tensor]:
+    """Return the operations of a rewritten network, its output and the output that it had."""
+    torch.manual_seed(3)
+    module, image = Layers(body).eval(), torch.rand(2, 3, 12, 16)
+    graph = graph_of(export_network(module, (2, 3, 12, 16)))
+    with torch.no_grad():
+        return set(Network(graph).ops.values()), graph(image), module(image)
+
+
+@pytest.mark.parametrize("name", [*GONE, *KEPT])
+def test_values_stay(name: str) -> None:
+    _, output, expected = operations((GONE.get(name) or KEPT[name])[0])
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", GONE)
+def test_operations_without_kernels_are_gone(name: str) -> None:
+    assert not GONE[name][1] & operations(GONE[name][0])[0]
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_others_stay(name: str) -> None:
+    assert KEPT[name][1] in operations(KEPT[name][0])[0]
+
+
+def test_the_network_keeps_its_weights() -> None:
+    module = Layers(GONE["number behind a convolution"][0]).eval()
+    before = module.head.weight.clone()
+    export_network(module)
+    assert torch.equal(module.head.weight, before)
+
+
+def test_new_operations_belong_to_the_module_of_the_old() -> None:
+    network = Network(networks.graph("activations"))
+    plain = Network(graph_of(fold_and_trace(networks.network("activations"))[1]))
+    assert "silu" in plain.ops.values()
+    assert {"/sigmoid", "/mul"} <= set(network.nodes)
