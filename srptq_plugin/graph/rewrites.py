@@ -1,7 +1,7 @@
 """Rewrites of a traced program that leave its values as they are, and give integer kernels operations that they know.
 
 A SiLU becomes a product with a sigmoid, as ONNX has it. A linear layer over channels becomes a convolution of 1 x 1.
-Constant factors become part of the weights of a convolution beside them.
+Constant factors become part of the weights of a convolution beside them. Operations in place become ordinary ones.
 """
 
 from collections.abc import Collection, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from srptq_plugin.graph.network import IMAGE_AXES
@@ -33,7 +34,8 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
     ['sigmoid', 'mul']
     """
     for node in list(program.graph.nodes):
-        if node.target in (aten.silu.default, aten.silu_.default):
+        _leave_argument_alone(node)
+        if node.target is aten.silu.default:
             _split_silu(program.graph, node)
         elif node.target is aten.linear.default:
             _to_convolution(program.graph, node)
@@ -49,6 +51,33 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
     program.graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
+
+
+def _leave_argument_alone(node: fx.Node) -> None:
+    """Let an operation in place make a new tensor, which a gradient needs if another operation keeps the old one.
+
+    Tensors that share memory with others, as slices do, are left alone.
+    """
+    source = node.args[0] if node.args else None
+    if not isinstance(node.target, OpOverload) or not isinstance(source, fx.Node):
+        return
+    namespace, _, name = node.target.name().partition("::")
+    function, overload = name.partition(".")[0], node.target._overloadname  # noqa: SLF001 - torch tells in no other way
+    ordinary = getattr(getattr(getattr(torch.ops, namespace), function.removesuffix("_"), None), overload, None)
+    if function == function.removesuffix("_") or ordinary is None or source.op == "placeholder":
+        return
+    if any(_is_view(other) for other in (source, *source.users)):
+        return
+    node.target = ordinary
+    later = set(list(node.graph.nodes)[list(node.graph.nodes).index(node) + 1 :])
+    source.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
+
+
+def _is_view(node: fx.Node) -> bool:
+    if not isinstance(node.target, OpOverload):
+        return False
+    aliases = (result.alias_info for result in node.target._schema.returns)  # noqa: SLF001
+    return any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _split_silu(graph: fx.Graph, silu: fx.Node) -> None:

@@ -97,3 +97,30 @@ def test_new_operations_belong_to_the_module_of_the_old() -> None:
     plain = Network(graph_of(fold_and_trace(networks.network("activations"))[1]))
     assert "silu" in plain.ops.values()
     assert {"/sigmoid", "/mul"} <= set(network.nodes)
+
+
+def in_place(module: nn.Module) -> list[str]:
+    graph = graph_of(export_network(module, (2, 3, 12, 16))).graph
+    return [node.name for node in graph.nodes if str(node.target).rpartition(".")[0].endswith("_")]
+
+
+def test_operations_in_place_become_ordinary() -> None:
+    def body(_: Layers, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(x)
+        gate *= x
+        return functional.silu(x, inplace=True) + x + gate.relu_()
+
+    assert in_place(Layers(body).eval()) == []
+    _, output, expected = operations(body)
+    torch.testing.assert_close(output, expected)
+
+
+def test_changes_of_slices_stay() -> None:
+    def body(_: Layers, x: Tensor) -> Tensor:
+        x = torch.tanh(x)
+        x[:, :2] *= 2
+        return x
+
+    assert in_place(Layers(body).eval())
+    _, output, expected = operations(body)
+    torch.testing.assert_close(output, expected)
