@@ -110,16 +110,20 @@ class OnnxNetwork:
     readers: dict[str, list[tuple[NodeProto, int]]] = field(default_factory=dict[str, list[tuple[NodeProto, int]]])
 
     def __post_init__(self) -> None:
-        counts: dict[tuple[str, str], int] = defaultdict(int)
+        parts: dict[tuple[str, str, str], list[NodeProto]] = defaultdict(list)
         self.readers = defaultdict(list)
         for node in self.model.graph.node:
             for index, value in enumerate(node.input):
                 self.readers[value].append((node, index))
-            origin = _path_and_op(node)
-            # An operation may become several nodes. The one of the expected type stands for it.
-            if origin and _TYPES.get(origin[1]) == node.op_type:
-                self.nodes[str(OpKey(*origin, counts[origin]))] = node
-                counts[origin] += 1
+            if origin := _origin(node):
+                parts[origin].append(node)
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+        for (path, op, _), nodes in parts.items():
+            # An operation may become several nodes. The one of the expected type stands for it, or else the last.
+            alike = [node for node in nodes if _TYPES.get(op, node.op_type) == node.op_type]
+            if alike:
+                self.nodes[str(OpKey(path, op, counts[path, op]))] = alike[-1]
+                counts[path, op] += 1
 
     def value(self, site: Site) -> str:
         """Return the name of a site's tensor."""
@@ -135,15 +139,15 @@ class OnnxNetwork:
         raise SrptqError(f"site {site.name}: its tensor is not in the ONNX graph; the exporter folded it away")
 
 
-def _path_and_op(node: NodeProto) -> tuple[str, str] | None:
-    """Return the module path and the operation that a node was exported from.
+def _origin(node: NodeProto) -> tuple[str, str, str] | None:
+    """Return the module path, the operation and the name in the traced graph that a node was exported from.
 
     None for a node that computes sizes, which come from Python's own functions.
     """
-    paths, kinds = _read_list(node, _SCOPES), _read_list(node, _CLASSES)
-    if len(paths) < 2 or not kinds:  # noqa: PLR2004
+    scopes, kinds = _read_list(node, _SCOPES), _read_list(node, _CLASSES)
+    if len(scopes) < 2 or not kinds or kinds[-1].startswith("<"):  # noqa: PLR2004 - "<built-in function mul>"
         return None
-    return paths[-2], canonical_op(kinds[-1])
+    return scopes[-2], canonical_op(kinds[-1]), scopes[-1]
 
 
 def _read_list(node: NodeProto, key: str) -> list[str]:

@@ -35,6 +35,8 @@ class Rules:
     """Operations whose inputs and output have one scale. Those that only move values always have one."""
     one_grid_per_tensor: bool = False
     """All readers of a tensor read the same integers, as in files that name a tensor once. The most bits win."""
+    every_tensor: bool = False
+    """Every tensor has an encoding, under `full`: a float between integers costs conversions, or runs nowhere."""
     stored_once: bool = False
     """A tensor is stored as integers or as floats, not both: other readers of integers convert them as they read."""
     per_channel: bool = True

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from torch import fx
+from torch import Tensor, fx
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import ANY, FusionMatcher
@@ -14,7 +14,7 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
 from srptq_plugin.planning.recipe_choices import RecipeChoices
-from srptq_plugin.planning.scale_groups import Tensor, group_sites
+from srptq_plugin.planning.scale_groups import GridTensor, group_sites
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.saturation import pair_limit
 from srptq_plugin.recipes.recipe import Recipe
@@ -50,7 +50,7 @@ def make_plan(
     )
 
 
-_Readers = Mapping[Tensor, set[Edge]]
+_Readers = Mapping[GridTensor, set[Edge]]
 
 
 class _Planner:
@@ -59,6 +59,7 @@ class _Planner:
         self.stages = Stages(network)
         self.choices = RecipeChoices(network, self.stages, recipe)
         self.full = rules.placement(recipe.placement) == "full"
+        self.everywhere = self.full and rules.every_tensor
         self.refused: dict[fx.Node, str] = {}
         self.planned = [conv for conv in network.convs if self._plans(conv)]
         self.fusions = FusionMatcher(network, rules.fusions, self.planned)
@@ -84,8 +85,8 @@ class _Planner:
 
     def activations(self) -> list[Site]:
         """Return one site per tensor and grid, in groups of one encoding."""
-        requests: dict[Tensor, set[Edge]] = defaultdict(set)
-        stages: dict[Tensor, Stage] = {}
+        requests: dict[GridTensor, set[Edge]] = defaultdict(set)
+        stages: dict[GridTensor, Stage] = {}
         for consumer, index, source in self._edges():
             stage = self._stage_of_edge(consumer, source)
             tensor = source, self._grid(consumer, source, stage)
@@ -113,6 +114,7 @@ class _Planner:
         reasons = {self.network.name(conv): reason for conv, reason in self.refused.items()}
         for node, op in self.network.ops.items():
             is_integer = node in self.network.convs or self._needs_no_kernel(node, op) or node in self.joining
+            is_integer = is_integer or (self.everywhere and node not in self.refused and self.choices.quantizes(node))
             if node in self.network.varying and not is_integer:
                 reasons[self.network.name(node)] = self._why_not_integer(op)
         return reasons
@@ -124,7 +126,7 @@ class _Planner:
         return not reason
 
     def _why_float(self, conv: fx.Node) -> str:
-        if is_pooled(conv):
+        if is_pooled(conv) and not self.everywhere:
             return "works on pooled 1 x 1 maps: too little arithmetic to gain from integers"
         if self.network.parameter(conv, 1) is None:
             return "its weight is computed, not a parameter"
@@ -141,7 +143,7 @@ class _Planner:
         grids = [self._grid(conv, source, self.stages.of(conv)) for conv, source in inputs]
         return pair_limit(self.rules.pair_sum_bits, grid, max(grids, key=lambda grid: grid.bits))
 
-    def _let_all_read(self, requests: Mapping[Tensor, set[Edge]]) -> None:
+    def _let_all_read(self, requests: Mapping[GridTensor, set[Edge]]) -> None:
         """Let readers that asked for no integers read those that another reader asked for, if there is one grid."""
         grids = Counter(source for source, _ in requests)
         for (source, _), edges in requests.items():
@@ -164,8 +166,8 @@ class _Planner:
         """Yield each edge that carries integers once: consumer, index, source."""
         seen: set[tuple[fx.Node, int]] = set()
         for consumer, index, source in (*self._input_edges(), *self._output_edges()):
-            known = (consumer, index) in seen or (is_pooled(source) and consumer not in self.joining)
-            if not known and not self._is_float_skip(consumer, source):
+            is_read = self.everywhere or consumer in self.joining or not is_pooled(source)
+            if is_read and (consumer, index) not in seen and not self._is_float_skip(consumer, source):
                 # Both sides may ask for one edge: the output of an operation, and the input of the next.
                 seen.add((consumer, index))
                 yield consumer, index, source
@@ -189,10 +191,20 @@ class _Planner:
 
     def _output_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         producers = self.planned if self.full and "conv" in self.rules.outputs else []
-        for node in (*producers, *self._others(self.rules.outputs)):
+        others = self._tensors() if self.everywhere else self._others(self.rules.outputs)
+        for node in (*producers, *others):
             last = self.fusions.last(node)
             for consumer, index in self.network.edges_out(last):
                 yield consumer, index, last
+
+    def _tensors(self) -> Iterator[fx.Node]:
+        """Yield what computes a tensor of real numbers that the recipe quantizes. Movement keeps the encoding."""
+        for node, op in self.network.ops.items():
+            value = node.meta.get("val")
+            is_real = value is None or (isinstance(value, Tensor) and value.is_floating_point())
+            computes = node in self.network.varying and op not in (*MOVEMENT, OUTPUT) and is_real
+            if computes and node not in self.refused and self.choices.quantizes(node):
+                yield node
 
     def _others(self, ops: frozenset[str]) -> Iterator[fx.Node]:
         """Yield the operations of these kinds, except convolutions, that run in integers: none under `convs`."""

@@ -10,11 +10,11 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Site
 from srptq_plugin.quantization.grid import IntGrid
 
-Tensor = tuple[fx.Node, IntGrid]
+GridTensor = tuple[fx.Node, IntGrid]
 """A tensor on one grid. Readers that want different bits make several of one node."""
 
 
-def group_sites(network: Network, rules: Rules, sites: Mapping[Tensor, Site]) -> list[Site]:
+def group_sites(network: Network, rules: Rules, sites: Mapping[GridTensor, Site]) -> list[Site]:
     """Return the sites with their groups, and note which of them repeat the rounding of another."""
     groups = _Groups(network, rules, sites)
     return [
@@ -23,7 +23,7 @@ def group_sites(network: Network, rules: Rules, sites: Mapping[Tensor, Site]) ->
 
 
 class _Groups:
-    def __init__(self, network: Network, rules: Rules, sites: Mapping[Tensor, Site]) -> None:
+    def __init__(self, network: Network, rules: Rules, sites: Mapping[GridTensor, Site]) -> None:
         self.network, self.rules, self.sites = network, rules, sites
         self.names = {tensor: site.name for tensor, site in sites.items()}
         for source, grid in sites:

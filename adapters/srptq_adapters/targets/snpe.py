@@ -40,6 +40,8 @@ DEFAULT = Rules(
     outputs=OPS,
     fusions=(RELU, Fusion("leaky_relu", behind="conv"), Fusion("prelu", behind="conv")),
     shared_scales=frozenset({"cat"}),
+    # Qualcomm's converter fills the gaps that encodings leave, and loses much.
+    every_tensor=True,
     # An encoding belongs to a tensor of the file, so all of its readers have the same.
     one_grid_per_tensor=True,
     integer_bits=frozenset({4, 8, 16}),

@@ -50,6 +50,30 @@ def test_weights_of_the_float_file_are_at_levels(deploy: Deploy) -> None:
     assert all(np.array_equal(weights[name], level) for name, level in zip(names, levels, strict=True))
 
 
+@pytest.mark.parametrize("kind", ["edsr", "mixed", "bicubic", "activations", "channelslast", "esa"])
+def test_every_tensor_has_an_encoding(kind: str, deploy: Deploy) -> None:
+    """Find tensors of real numbers without one. Movement has its input's, and activations are computed inside."""
+    table, files = deploy(kind, "snpe", 8)
+    assert table.plan.floats == {}
+    model = onnx.shape_inference.infer_shapes(onnx.load(files[0]), data_prop=True)
+    known = read(files[1], [tensor.name for tensor in model.graph.initializer]).activations
+    real = {
+        info.name
+        for info in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+        if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    inside = {node.input[0] for node in model.graph.node if node.op_type in ("Relu", "LeakyRelu", "PRelu")}
+    moved = {node.output[0] for node in model.graph.node if node.op_type in ("DepthToSpace", "MaxPool", "Cast")}
+    shifts = {node.output[0] for node in model.graph.node if node.op_type == "Conv" and "mean" in node.input[1]}
+    assert not real - set(known) - inside - moved - shifts
+
+
+@pytest.mark.parametrize("kind", ["activations", "channelslast", "esa"])
+def test_files_with_attention_reproduce_the_simulation(kind: str, deploy: Deploy, error_share: ErrorShare) -> None:
+    table, files = deploy(kind, "snpe", 8)
+    assert error_share(kind, table, TARGET.load(files[0])) < 0.05
+
+
 def test_pixel_shuffle_has_no_encoding_of_its_own(deploy: Deploy) -> None:
     _, files = deploy("edsr", "snpe", 8)
     graph = onnx.load(files[0]).graph
