@@ -148,8 +148,10 @@ class _Planner:
         grids = Counter(source for source, _ in requests)
         for (source, _), edges in requests.items():
             if grids[source] == 1:
-                others = ((user, n) for user, n in self.network.edges_out(source) if self.network.ops[user] != OUTPUT)
-                edges |= {Edge(self.network.name(u), n) for u, n in others if not self._is_float_skip(u, source)}
+                for user, index in self.network.edges_out(source):
+                    is_left = self._is_float_skip(user, source) or not self.choices.quantizes(user)
+                    if self.network.ops[user] != OUTPUT and not is_left:
+                        edges.add(Edge(self.network.name(user), index))
 
     def _on_one_grid(self, requests: _Readers) -> _Readers:
         """Give each tensor the grid of most bits for all of its readers, also those that asked for none."""
