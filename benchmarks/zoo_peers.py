@@ -12,9 +12,7 @@ def nncf_file(plain: Path, patches: Sequence[Array], folder: Path) -> Path:
     import nncf  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     import openvino  # noqa: PLC0415
 
-    model = nncf.quantize(
-        openvino.Core().read_model(plain), nncf.Dataset(list(patches)), subset_size=len(patches)
-    )
+    model = nncf.quantize(openvino.Core().read_model(plain), nncf.Dataset(list(patches)), subset_size=len(patches))
     path = folder / "nncf.xml"
     openvino.save_model(model, path, compress_to_fp16=False)
     return path

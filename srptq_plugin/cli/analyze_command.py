@@ -139,4 +139,4 @@ def _refuse_options(args: Namespace, names: Iterable[str], what: str) -> None:
 def _source(args: Namespace) -> "Source":
     from srptq_plugin.calibration.inputs import Source  # noqa: PLC0415
 
-    return Source(args.subject or args.model, args.weights, dict(args.model_args), args.input_range)
+    return Source(args.subject or args.model, args.weights, dict(args.model_args), args.input_range, args.output)

@@ -29,19 +29,22 @@ CURE = (
 BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
 
-def export_network(module: nn.Module, size: Size | None = None, multiple: int = 1) -> ExportedProgram:
+def export_network(
+    module: nn.Module, size: Size | None = None, multiple: int = 1, channels: int = 3
+) -> ExportedProgram:
     """Trace a network in evaluation mode, with batch norms, mean shifts and computed weights folded.
 
     Args:
         module: The network. It stays as it is.
         size: The only size that the program takes. By default it takes any batch, height and width.
         multiple: The number that heights and widths have to be multiples of.
+        channels: The channels of an image.
 
     >>> program = export_network(nn.Conv2d(3, 3, 3, padding=1))
     >>> program.module()(torch.zeros(1, 3, 9, 11)).shape
     torch.Size([1, 3, 9, 11])
     """
-    return fold_computed(fold_and_trace(module, size, multiple)[1])
+    return fold_computed(fold_and_trace(module, size, multiple, channels)[1])
 
 
 def export_at_size(module: nn.Module, size: Size) -> ExportedProgram:
@@ -55,11 +58,13 @@ def export_at_size(module: nn.Module, size: Size) -> ExportedProgram:
         return export_network(module, size)
 
 
-def fold_and_trace(module: nn.Module, size: Size | None = None, multiple: int = 1) -> tuple[nn.Module, ExportedProgram]:
+def fold_and_trace(
+    module: nn.Module, size: Size | None = None, multiple: int = 1, channels: int = 3
+) -> tuple[nn.Module, ExportedProgram]:
     """Return the exported module, a folded copy on the CPU in evaluation mode, and its program."""
     if size:
         return _fold_and_trace(module, size, ())
-    example = _example(multiple)
+    example = _example(multiple, channels)
     simpler, program = _fold_and_trace(module, example, ANY)
     _refuse_guards(simpler, program, example, multiple)
     return simpler, program
@@ -105,11 +110,10 @@ def _trace(module: nn.Module, example: Size, axes: Sequence[int]) -> ExportedPro
     return program
 
 
-def _example(multiple: int) -> Size:
+def _example(multiple: int, channels: int) -> Size:
     """Return an input to trace for any size. Its height and width differ, or torch would assume that they are equal."""
-    batch, colors, height, width = EXAMPLE
-    height = -(-height // multiple) * multiple
-    return batch, colors, height, max(width, height + multiple)
+    height, width = (-(-side // multiple) * multiple for side in EXAMPLE[2:])
+    return EXAMPLE[0], channels, height, max(width, height + multiple)
 
 
 def _explain_refusal(module: nn.Module, example: Size, error: Exception) -> str:
@@ -141,10 +145,10 @@ def _refuse_fixed_sizes(program: ExportedProgram, example: Size, axes: Sequence[
 
 def _refuse_guards(module: nn.Module, program: ExportedProgram, example: Size, step: int) -> None:
     """Raise if the program differs from the network at other sizes, because torch assumed something of the example."""
-    batch, colors, height, width = example
+    batch, channels, height, width = example
     # Height and width grow by different numbers of steps, so that no relation between them stays the example's.
     for more in (1, 2):
-        size = batch + more, colors, height + more * step, width + (3 - more) * step
+        size = batch + more, channels, height + more * step, width + (3 - more) * step
         fault = _fault_at(program, size)
         if fault and not _is_alike(module, program, size):
             traced, failed = (" x ".join(map(str, shape)) for shape in (example, size))

@@ -38,7 +38,7 @@ TABLE = "quant_table.safetensors"
 SUMMARY = "summary.json"
 TRAINED = "training.jsonl"
 Forward = Callable[[Array], Array]
-"""A network as a function on arrays [images, 3, height, width]."""
+"""A network as a function on arrays [images, channels, height, width]."""
 CPU = torch.device("cpu")
 
 

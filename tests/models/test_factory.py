@@ -19,7 +19,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "def stretched(): return nn.Upsample(scale_factor=(1, 2))\n"
         "def gray(): return nn.Conv2d(3, 1, 1)\n"
         "def wrong(): return nn.Conv2d(4, 3, 1)\n"
-        "def pair(): return nn.MaxPool2d(1, return_indices=True)\n"
+        "def pair(): return nn.Sequential(nn.Conv2d(3, 7, 1), nn.MaxPool2d(1, return_indices=True))\n"
         "def large(): return nn.Sequential(nn.Unfold(40), nn.Fold((64, 128), 40))\n"
         "def text(): return 'net'\n"
         "def failing(): raise KeyError('depth')\n"
@@ -47,7 +47,9 @@ def test_a_factory_is_called_with_its_arguments() -> None:
 
 
 @pytest.mark.usefixtures("user")
-def test_networks_that_ask_for_cuda_are_built(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_networks_that_ask_for_cuda_are_built(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with caplog.at_level("INFO"):
         module = load_model("user_networks:Warmed").module
@@ -74,8 +76,8 @@ def test_networks_that_need_a_larger_image_get_one() -> None:
         ("user_networks:failing", "the factory failed .*KeyError: 'depth'"),
         ("user_networks:stretched", r"gave \[1, 3, 17, 36\]"),
         ("user_networks:gray", r"gave \[1, 1, 17, 18\]"),
-        ("user_networks:wrong", "running it on an input of .* failed"),
-        ("user_networks:pair", "gave tuple"),
+        ("user_networks:wrong", r"running it on an input of .* to have 4 channels, .*accept one image of 3 channels \(RGB\) or 1 \(Y\)"),
+        ("user_networks:pair", r"gave 0: \[1, 7, 17, 18\], 1: \[1, 7, 17, 18\]"),
     ],
 )
 def test_unusable_factories_are_refused(name: str, message: str) -> None:
