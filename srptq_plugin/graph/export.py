@@ -5,6 +5,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from traceback import extract_tb
 
 import torch
@@ -17,14 +18,16 @@ from srptq_plugin.graph.network import GUARDS, Network, drop_identities, tensor_
 from srptq_plugin.graph.reparameterized import fold_computed, plain_copy
 from srptq_plugin.graph.types import Size
 from srptq_plugin.utils.elapsed import reported
+from srptq_plugin.utils.time_limit import TimeLimitError, time_limit
 
 EXAMPLE: Size = (2, 3, 48, 64)
 """The input to trace for any size. torch.export specializes on lengths of 0 and 1, so the batch has two images."""
 ANY = (0, 2, 3)
 """The axes that may have any length: batch, height and width."""
+LIMIT, LIMIT_OF_EACH = 60.0, 0.2
+"""The seconds that tracing for more than one size may take: at least, and for each module of the network."""
 CURE = (
-    "`input_size`, with the recipe's calibration.size as height and width, traces that size only, in seconds rather "
-    "than minutes"
+    "give `input_size`, which traces that size only, at once if the recipe's calibration.size is its height and width"
 )
 BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
@@ -99,15 +102,23 @@ def _trace(module: nn.Module, example: Size, axes: Sequence[int]) -> ExportedPro
     """Trace at any length of these axes of the input."""
     dynamic = (dict.fromkeys(axes, Dim.AUTO),) if axes else None
     try:
-        with warnings.catch_warnings(), reported("tracing", CURE if axes == ANY else ""):
+        with warnings.catch_warnings(), reported("tracing"), _limit(module, axes):
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (torch.zeros(example),), dynamic_shapes=dynamic)
+    except TimeLimitError as error:
+        sizes = "any image size" if axes == ANY else "any batch"
+        raise SrptqError(f"tracing {type(module).__name__} for {sizes} took {error}; {CURE}") from error
     except Exception as error:
         raise SrptqError(_explain_refusal(module, example, error)) from error
     _refuse_fixed_sizes(program, example, axes)
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine, which every written file would carry
     return program
+
+
+def _limit(module: nn.Module, axes: Sequence[int]) -> AbstractContextManager[None]:
+    """Limit the time of a trace whose sizes are symbols: relations between them can take hours to simplify."""
+    return time_limit(max(LIMIT, LIMIT_OF_EACH * len(list(module.modules())))) if axes else nullcontext()
 
 
 def _example(multiple: int, channels: int) -> Size:

@@ -1,9 +1,8 @@
 """Running a network at small sizes to learn which images it takes and how much larger its output is."""
 
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass
-from math import gcd
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +12,12 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.models.model_record import CHANNELS
 from srptq_plugin.models.outputs import describe_outputs, find_output, flatten_output
 
-MULTIPLES = (*range(1, 11), 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 48, 56, 64)
-PRIMES = 2 * 3 * 5 * 7
-"""The product of all prime factors of `MULTIPLES`."""
-LEAST = (16, 64)
-"""The smallest sides tried for each multiple. Some networks need a larger image."""
-Sides = tuple[int, int]
+ANY = (17, 67)
+"""Sides for networks that take any. Some need a larger image."""
+DIVISIBLE = (64, 48, 56, 60, 40, 36, 96, 112, 120, 72, 80)
+"""Sides for networks that take multiples of some number, which divides one of these."""
+PRIMES = (2, 3, 5, 7)
+"""The prime factors of `DIVISIBLE`."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,14 @@ def probe(
         output: The place of the output that counts. By default the last one that is an image.
     """
     _refuse_more_inputs(name, module)
-    problems: list[tuple[int, SrptqError]] = []
+    prober = _Prober(module, level, output)
     for channels in CHANNELS if size is None else size[1:2]:
-        for multiple, sides in _probes(None if size is None else size[2:]):
-            try:
-                return _run_at(module, level, (1, channels, *sides), multiple, output)
-            except SrptqError as error:
-                problems.append((channels, error))
-    problem = _choose_problem(module, problems)
+        sizing = prober.any_size(channels) or prober.multiples(channels)
+        if sizing is None and size is not None:
+            sizing = prober.one_size(size)
+        if sizing is not None:
+            return sizing
+    problem = _choose_problem(module, prober.problems)
     raise SrptqError(f"model {name}: {problem}") from problem
 
 
@@ -78,20 +77,6 @@ def _refuse_more_inputs(name: str, module: nn.Module) -> None:
         )
 
 
-def _probes(size: Sides | None) -> Iterator[tuple[int | None, Sides]]:
-    """Yield each multiple with sides that no other multiple divides, except its own divisors. Yield the size last."""
-    for multiple in MULTIPLES:
-        for height in sorted({multiple * _coprime(-(-least // multiple)) for least in LEAST}):
-            yield multiple, (height, height + multiple)
-    if size is not None:
-        yield None, size
-
-
-def _coprime(least: int) -> int:
-    """Return the first number from `least` on that shares no prime factor with any multiple."""
-    return next(number for number in range(least, least + PRIMES) if gcd(number, PRIMES) == 1)
-
-
 class _WrongOutputError(SrptqError):
     """The network ran, but its output is not an enlarged image."""
 
@@ -104,13 +89,58 @@ def _choose_problem(module: nn.Module, problems: list[tuple[int, SrptqError]]) -
     return next((error for error in own if isinstance(error, _WrongOutputError)), own[-1])
 
 
-def _run_at(module: nn.Module, level: float, size: Size, multiple: int | None, output: str | int | None) -> Sizing:
-    outputs = flatten_output(_output(module, level, size))
+class _Prober:
+    """Runs a network at one size after another, and collects the problems."""
+
+    def __init__(self, module: nn.Module, level: float, output: str | int | None) -> None:
+        self._module, self._level, self._output = module, level, output
+        self.problems: list[tuple[int, SrptqError]] = []
+
+    def any_size(self, channels: int) -> Sizing | None:
+        """Return the facts about a network that takes any size, or None."""
+        return self._first((1, channels, side, side + 1) for side in ANY)
+
+    def multiples(self, channels: int) -> Sizing | None:
+        """Return the facts about a network that takes multiples of some number, or None."""
+        for side in DIVISIBLE:
+            if sizing := self._first([(1, channels, side, 2 * side)]):
+                return replace(sizing, multiple=self._smallest(channels, side))
+        return None
+
+    def one_size(self, size: Size) -> Sizing | None:
+        """Return the facts about a network that takes one size only, or None."""
+        sizing = self._first([size])
+        return sizing and replace(sizing, fixed=True)
+
+    def _smallest(self, channels: int, side: int) -> int:
+        """Return the smallest number of whose multiples the network takes all. It takes multiples of `side`."""
+        multiple = side
+        for prime in PRIMES:
+            while multiple % prime == 0:
+                smaller = multiple // prime
+                # A multiple of the smaller number and not of the larger one, and no smaller than what worked.
+                height = side + smaller
+                if not self._first([(1, channels, height, height + smaller)]):
+                    break
+                multiple = smaller
+        return multiple
+
+    def _first(self, sizes: Iterable[Size]) -> Sizing | None:
+        for size in sizes:
+            try:
+                return _run_at(self._module, self._level, size, self._output)
+            except SrptqError as error:
+                self.problems.append((size[1], error))
+        return None
+
+
+def _run_at(module: nn.Module, level: float, size: Size, output: str | int | None) -> Sizing:
+    outputs = flatten_output(_run(module, level, size))
     candidates = outputs if output is None else _found(outputs, output)
     for place, tensor in reversed(candidates.items()):
         if scale := _scale(size, tensor):
             several = describe_outputs(outputs) if list(outputs) != [""] else ""
-            return Sizing(scale, multiple or 1, multiple is None, size[1], place, several)
+            return Sizing(scale, channels=size[1], output=place, outputs=several)
     raise _WrongOutputError(
         f"input {list(size)} gave {describe_outputs(candidates) or 'no tensor'}; an output must be one image of "
         "as many channels, a whole number of times as high and as wide"
@@ -131,13 +161,13 @@ def _scale(size: Size, output: Tensor) -> int:
     return scale if shape == [1, size[1], *(scale * side for side in size[2:])] else 0
 
 
-def _output(module: nn.Module, level: float, size: Size) -> object:
+def _run(module: nn.Module, level: float, size: Size) -> object:
     try:
         with torch.no_grad():
             return module(torch.full(size, level))
     except Exception as error:
         raise SrptqError(
             f"running it on an input of {list(size)} failed ({type(error).__name__}: {first_line(error)}); it must "
-            f"accept one image of 3 channels (RGB) or 1 (Y) whose sides are multiples of a number up to "
-            f"{MULTIPLES[-1]} with no prime factor above 7, or be quantized for one input size"
+            f"accept one image of 3 channels (RGB) or 1 (Y), of any size or with sides that are multiples of a number "
+            "such as 2, 7, 12 or 64, or be quantized for one input size"
         ) from error

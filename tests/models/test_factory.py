@@ -76,7 +76,10 @@ def test_networks_that_need_a_larger_image_get_one() -> None:
         ("user_networks:failing", "the factory failed .*KeyError: 'depth'"),
         ("user_networks:stretched", r"gave \[1, 3, 17, 36\]"),
         ("user_networks:gray", r"gave \[1, 1, 17, 18\]"),
-        ("user_networks:wrong", r"running it on an input of .* to have 4 channels, .*accept one image of 3 channels \(RGB\) or 1 \(Y\)"),
+        (
+            "user_networks:wrong",
+            r"running it on an input of .* to have 4 channels, .*accept one image of 3 channels \(RGB\) or 1 \(Y\)",
+        ),
         ("user_networks:pair", r"gave 0: \[1, 7, 17, 18\], 1: \[1, 7, 17, 18\]"),
     ],
 )
