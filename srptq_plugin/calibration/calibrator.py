@@ -68,7 +68,7 @@ class Calibrator:
             if fixed is None:
                 raise
             self.inputs = fixed
-            logger.info("%s; calibrated at `input_size` instead", first_line(error))
+            logger.info("traced and calibrated at the input size alone: %s", first_line(error))
             self.progress("tracing the network for its input size alone", 0, 0)
             return fixed.program()
 

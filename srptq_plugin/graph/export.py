@@ -27,7 +27,8 @@ ANY = (0, 2, 3)
 LIMIT, LIMIT_OF_EACH = 60.0, 0.2
 """The seconds that tracing for more than one size may take: at least, and for each module of the network."""
 CURE = (
-    "give `input_size`, which traces that size only, at once if the recipe's calibration.size is its height and width"
+    "`input_size`, with the recipe's calibration.size as height and width, traces that size only, in seconds rather "
+    "than minutes"
 )
 BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training"})
 
