@@ -57,8 +57,8 @@ class Source:
         if isinstance(self.model, nn.Module):
             network = SRNetwork(self.model, self.input_range or UNIT)
             return describe(type(self.model).__name__, network, size, self.output)
-        options = {"registry": registry, "size": size, "output": self.output}
-        return load_model(self.model, self.weights, self.arguments, self.input_range, **options)
+        chosen = self.model, self.weights, self.arguments, self.input_range
+        return load_model(*chosen, registry=registry, size=size, output=self.output)
 
 
 @dataclass(frozen=True)

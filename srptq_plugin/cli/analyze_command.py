@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from srptq_plugin.runs.run import Run
 
 ANALYSIS, BUDGET = "analysis.json", "budget.json"
-OF_A_RUN = ("recipe", "set", "model", "weights", "model_args", "input_range")
+OF_A_RUN = ("recipe", "set", "model", "weights", "model_args", "input_range", "output")
 """Options that a run folder has its own values for."""
 
 

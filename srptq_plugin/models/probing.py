@@ -68,12 +68,13 @@ def probe(
 def _refuse_more_inputs(name: str, module: nn.Module) -> None:
     parameters = list(inspect.signature(module.forward).parameters.values())
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [each.name for each in parameters[1:] if each.default is each.empty and each.kind not in variable]
+    extra = (parameter for parameter in parameters[1:] if parameter.kind not in variable)
+    needed = [parameter.name for parameter in extra if parameter.default is parameter.empty]
     if needed:
-        kind = type(module).__name__
+        kind, fixed = type(module).__name__, ", ".join(f"{name}=..." for name in needed)
         raise SrptqError(
             f"model {name}: forward of {kind} takes {' and '.join(needed)} besides the image; give a factory of a "
-            f"subclass that fixes it: `def forward(self, x): return super().forward(x, {needed[0]}=...)`"
+            f"subclass that fixes it: `def forward(self, x): return super().forward(x, {fixed})`"
         )
 
 
