@@ -51,7 +51,7 @@ def test_networks_that_ask_for_cuda_are_built(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "srptq_plugin"):
         module = load_model("user_networks:Warmed").module
     assert {tensor.device.type for tensor in module.state_dict().values()} == {"cpu"}
     lines = [line for line in caplog.messages if "CUDA" in line]
