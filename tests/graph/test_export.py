@@ -151,9 +151,7 @@ class OneOddImage(OneImage):
 
 
 def test_a_refusal_names_the_batch_and_image_size() -> None:
-    with pytest.raises(
-        SrptqError, match=r"on a batch of 2 of 48 x 64; at .*test_export\.py.*: assert x\.shape"
-    ):
+    with pytest.raises(SrptqError, match=r"on a batch of 2 of 48 x 64; at .*test_export\.py.*: assert x\.shape"):
         export_network(OneOddImage())
 
 
