@@ -1,6 +1,7 @@
 """Export of a module by torch.export: batch norms and mean shifts folded, for any image size unless one is chosen."""
 
 import copy
+import math
 import re
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from srptq_plugin.utils.time_limit import TimeLimitError, time_limit
 
 EXAMPLE: Size = (2, 3, 48, 64)
 """The input to trace for any size. torch.export specializes on lengths of 0 and 1, so the batch has two images."""
+PRIMES = (47, 61)
+"""A height and a width that no window divides."""
 ANY = (0, 2, 3)
 """The axes that may have any length: batch, height and width."""
 LIMIT, LIMIT_OF_EACH = 60.0, 0.2
@@ -75,10 +78,11 @@ def fold_and_trace(
     try:
         return _trace_any_size(module, example, ANY, multiple)
     except SrptqError as error:
-        if isinstance(error.__cause__, TimeLimitError):
-            raise
-        with suppress(SrptqError):
-            return _trace_any_size(module, (1, *example[1:]), ANY[1:], multiple)
+        if not isinstance(error.__cause__, TimeLimitError):
+            with suppress(SrptqError):
+                if isinstance(error, _OtherSizeError):
+                    return _trace_padded(module, multiple, channels, error.divisor)
+                return _trace_any_size(module, (1, *example[1:]), ANY[1:], multiple)
         raise
 
 
@@ -88,6 +92,26 @@ def _trace_any_size(
     simpler, program = _fold_and_trace(module, example, axes)
     _refuse_guards(simpler, program, example, axes, multiple)
     return simpler, program
+
+
+def _trace_padded(module: nn.Module, multiple: int, channels: int, divisor: int) -> tuple[nn.Module, ExportedProgram]:
+    """Trace a network that pads and crops only images whose sides `divisor` does not divide, on such an image.
+
+    Padding and cropping by nothing is in the program then, so that it is right at other sizes too.
+    """
+    height, width = (multiple * side for side in PRIMES)
+    simpler, program = _trace_any_size(module, (EXAMPLE[0], channels, height, width), ANY, multiple)
+    side = math.lcm(multiple, divisor)
+    _refuse_guards(simpler, program, (EXAMPLE[0], channels, side, 2 * side), ANY, side)
+    return simpler, program
+
+
+class _OtherSizeError(SrptqError):
+    """The network computes something else at sizes that some number does, or does not, divide."""
+
+    def __init__(self, message: str, divisor: int) -> None:
+        super().__init__(message)
+        self.divisor = divisor
 
 
 def _fold_and_trace(module: nn.Module, example: Size, axes: Sequence[int]) -> tuple[nn.Module, ExportedProgram]:
@@ -182,8 +206,9 @@ def _refuse_guards(
         fault = _fault_at(program, size)
         if fault and not _is_alike(module, program, size):
             traced, failed = (" x ".join(map(str, shape)) for shape in (example, size))
-            raise SrptqError(
-                f"the network was traced on {traced} and is another on {failed} ({fault}); give `input_size`"
+            raise _OtherSizeError(
+                f"the network was traced on {traced} and is another on {failed} ({fault}); give `input_size`",
+                math.lcm(*map(int, re.findall(r"% (\d+)", fault))),
             )
 
 

@@ -169,11 +169,24 @@ def test_a_fixed_size_still_takes_any_batch(module: nn.Module, batch: int) -> No
     assert takes_one_image(graph) == (batch == 1)
 
 
+class Different(nn.Module):
+    """A network that computes something else where 16 divides the height."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) if x.shape[2] % 16 else torch.sigmoid(x)
+
+
 def test_wrong_assumptions_about_sizes_are_refused() -> None:
     with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give `input_size`"):
-        export_network(Padded(branches=True))
-    graph, image = graph_of(export_network(Padded(branches=False))), torch.rand(1, 3, 33, 21)
-    assert PreparedGraph.float_only(graph)(image).shape == image.shape
+        export_network(Different())
+
+
+@pytest.mark.parametrize("branches", [False, True])
+@pytest.mark.parametrize("size", [(33, 21), (32, 48), (16, 7)])
+def test_padding_works_with_and_without_branches(size: tuple[int, int], *, branches: bool) -> None:
+    network, image = Padded(branches=branches), torch.rand(1, 3, *size)
+    output = PreparedGraph.float_only(graph_of(export_network(network)))(image)
+    torch.testing.assert_close(output, network(image))
 
 
 def test_a_network_of_one_size_is_refused() -> None:
