@@ -21,12 +21,17 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.utils.elapsed import reported
 from srptq_plugin.utils.time_limit import TimeLimitError, time_limit
 
-EXAMPLE: Size = (2, 3, 48, 64)
-"""The input to trace for any size. torch.export specializes on lengths of 0 and 1, so the batch has two images."""
-PRIMES = (47, 61)
-"""A height and a width that no window divides."""
+EXAMPLE: Size = (2, 3, 47, 61)
+"""The input to trace for any size. torch.export specializes on lengths of 0 and 1, so the batch has two images.
+
+No window divides the sides. A network that pads only where it has to does so here, and the program always pads.
+"""
 ANY = (0, 2, 3)
 """The axes that may have any length: batch, height and width."""
+WINDOWS = 64 * 3 * 5 * 7
+"""A number that the sides of usual windows divide."""
+LEAST_COMPARED = 48
+"""The least side of an image on which a program is compared with its network where windows divide the sides."""
 LIMIT, LIMIT_OF_EACH = 60.0, 0.2
 """The seconds that tracing for more than one size may take: at least, and for each module of the network."""
 CURE = (
@@ -80,8 +85,6 @@ def fold_and_trace(
     except SrptqError as error:
         if not isinstance(error.__cause__, TimeLimitError):
             with suppress(SrptqError):
-                if isinstance(error, _OtherSizeError):
-                    return _trace_padded(module, multiple, channels, error.divisor)
                 return _trace_any_size(module, (1, *example[1:]), ANY[1:], multiple)
         raise
 
@@ -92,26 +95,6 @@ def _trace_any_size(
     simpler, program = _fold_and_trace(module, example, axes)
     _refuse_guards(simpler, program, example, axes, multiple)
     return simpler, program
-
-
-def _trace_padded(module: nn.Module, multiple: int, channels: int, divisor: int) -> tuple[nn.Module, ExportedProgram]:
-    """Trace a network that pads and crops only images whose sides `divisor` does not divide, on such an image.
-
-    Padding and cropping by nothing is in the program then, so that it is right at other sizes too.
-    """
-    height, width = (multiple * side for side in PRIMES)
-    simpler, program = _trace_any_size(module, (EXAMPLE[0], channels, height, width), ANY, multiple)
-    side = math.lcm(multiple, divisor)
-    _refuse_guards(simpler, program, (EXAMPLE[0], channels, side, 2 * side), ANY, side)
-    return simpler, program
-
-
-class _OtherSizeError(SrptqError):
-    """The network computes something else at sizes that some number does, or does not, divide."""
-
-    def __init__(self, message: str, divisor: int) -> None:
-        super().__init__(message)
-        self.divisor = divisor
 
 
 def _fold_and_trace(module: nn.Module, example: Size, axes: Sequence[int]) -> tuple[nn.Module, ExportedProgram]:
@@ -203,13 +186,25 @@ def _refuse_guards(
     # Height and width grow by different numbers of steps, so that no relation between them stays the example's.
     for more in (1, 2):
         size = batch + more * (0 in axes), channels, height + more * step, width + (3 - more) * step
-        fault = _fault_at(program, size)
-        if fault and not _is_alike(module, program, size):
-            traced, failed = (" x ".join(map(str, shape)) for shape in (example, size))
-            raise _OtherSizeError(
-                f"the network was traced on {traced} and is another on {failed} ({fault}); give `input_size`",
-                math.lcm(*map(int, re.findall(r"% (\d+)", fault))),
-            )
+        _refuse_difference(module, program, example, size, _fault_at(program, size))
+    if len(axes) > 1:
+        _refuse_windows(module, program, example, step)
+
+
+def _refuse_windows(module: nn.Module, program: ExportedProgram, example: Size, step: int) -> None:
+    """Raise if the program differs where windows divide both sides. A network may pad elsewhere only."""
+    side = math.lcm(step, WINDOWS)
+    fault = _fault_at(program, (*example[:2], side, 2 * side))  # without values, so that no memory is needed
+    if fault:
+        divisor = math.lcm(step, *map(int, re.findall(r"% (\d+)", fault)))
+        height = -(-LEAST_COMPARED // divisor) * divisor
+        _refuse_difference(module, program, example, (*example[:2], height, height + divisor), fault)
+
+
+def _refuse_difference(module: nn.Module, program: ExportedProgram, example: Size, size: Size, fault: str) -> None:
+    if fault and not _is_alike(module, program, size):
+        traced, failed = (" x ".join(map(str, shape)) for shape in (example, size))
+        raise SrptqError(f"the network was traced on {traced} and is another on {failed} ({fault}); give `input_size`")
 
 
 def _fault_at(program: ExportedProgram, size: Size) -> str:

@@ -42,7 +42,7 @@ class OneSize(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
-        self.map = nn.Buffer(torch.zeros(1, 3, 48, 64))
+        self.map = nn.Buffer(torch.zeros(1, 3, 47, 61))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) + self.map
@@ -142,17 +142,17 @@ class Padded(nn.Module):
         return self.conv(padded)[:, :, :height]
 
 
-class OneOddImage(OneImage):
-    """A network that takes one image at a time, of an odd width."""
+class OneEvenImage(OneImage):
+    """A network that takes one image at a time, of an even width."""
 
     def forward(self, x: Tensor) -> Tensor:
-        assert x.shape[3] % 2
+        assert x.shape[3] % 2 == 0
         return super().forward(x)
 
 
 def test_a_refusal_names_the_batch_and_image_size() -> None:
-    with pytest.raises(SrptqError, match=r"on a batch of 2 of 48 x 64; at .*test_export\.py.*: assert x\.shape"):
-        export_network(OneOddImage())
+    with pytest.raises(SrptqError, match=r"on a batch of 2 of 47 x 61; at .*test_export\.py.*: assert x\.shape"):
+        export_network(OneEvenImage())
 
 
 def test_one_image_at_a_time_has_any_size() -> None:
@@ -164,21 +164,26 @@ def test_one_image_at_a_time_has_any_size() -> None:
 
 @pytest.mark.parametrize(("module", "batch"), [(OneSize(), 3), (OneImage(), 1)])
 def test_a_fixed_size_still_takes_any_batch(module: nn.Module, batch: int) -> None:
-    graph, image = graph_of(export_at_size(module, (1, 3, 48, 64))), torch.rand(batch, 3, 48, 64)
+    graph, image = graph_of(export_at_size(module, (1, 3, 47, 61))), torch.rand(batch, 3, 47, 61)
     assert torch.equal(graph(image), module(image))
     assert takes_one_image(graph) == (batch == 1)
 
 
 class Different(nn.Module):
-    """A network that computes something else where 16 divides the height."""
+    """A network that computes something else where a number divides the height."""
+
+    def __init__(self, divisor: int) -> None:
+        super().__init__()
+        self.divisor = divisor
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x) if x.shape[2] % 16 else torch.sigmoid(x)
+        return torch.relu(x) if x.shape[2] % self.divisor else torch.sigmoid(x)
 
 
-def test_wrong_assumptions_about_sizes_are_refused() -> None:
-    with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give `input_size`"):
-        export_network(Different())
+@pytest.mark.parametrize(("divisor", "size"), [(16, "3 x 3 x 48 x 63"), (5, "2 x 3 x 50 x 55"), (7, "4 x 3 x 49 x 62")])
+def test_wrong_assumptions_about_sizes_are_refused(divisor: int, size: str) -> None:
+    with pytest.raises(SrptqError, match=rf"is another on {size} \(.*{divisor}.*\); give `input_size`"):
+        export_network(Different(divisor))
 
 
 @pytest.mark.parametrize("branches", [False, True])
