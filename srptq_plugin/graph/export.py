@@ -32,6 +32,8 @@ WINDOWS = 64 * 3 * 5 * 7
 """A number that the sides of usual windows divide."""
 LEAST_COMPARED = 48
 """The least side of an image on which a program is compared with its network where windows divide the sides."""
+LARGEST_COMPARED = 512
+"""The largest side that is compared. Larger images take too much memory."""
 LIMIT, LIMIT_OF_EACH = 60.0, 0.2
 """The seconds that tracing for more than one size may take: at least, and for each module of the network."""
 CURE = (
@@ -197,6 +199,11 @@ def _refuse_windows(module: nn.Module, program: ExportedProgram, example: Size, 
     fault = _fault_at(program, (*example[:2], side, 2 * side))  # without values, so that no memory is needed
     if fault:
         divisor = math.lcm(step, *map(int, re.findall(r"% (\d+)", fault)))
+        if divisor > LARGEST_COMPARED:
+            raise SrptqError(
+                f"the network may be another where {divisor} divides the sides than where it was traced ({fault}); "
+                "give `input_size`"
+            )
         height = -(-LEAST_COMPARED // divisor) * divisor
         _refuse_difference(module, program, example, (*example[:2], height, height + divisor), fault)
 
