@@ -1,6 +1,7 @@
 """A limit on the time that a block of Python code takes, in any thread and on any system."""
 
 import ctypes
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from threading import Event, Lock, Thread, get_ident
@@ -27,17 +28,35 @@ def time_limit(seconds: float) -> Generator[None]:
     """
     watch = _Watch(get_ident(), seconds)
     try:
-        watch.start()
-        try:
-            yield
-        finally:
-            watch.stop()
+        with _ignored_interrupts_unprinted():
+            watch.start()
+            try:
+                yield
+            finally:
+                watch.stop()
     except BaseException as error:
         watch.stop()  # again: the interrupt may have come while the first one waited for the lock
         # Code that catches everything may have raised another error in place of the interrupt.
         if not watch.expired or isinstance(error, KeyboardInterrupt):
             raise
         raise TimeLimitError(f"more than {seconds:.0f} s") from None
+
+
+@contextmanager
+def _ignored_interrupts_unprinted() -> Generator[None]:
+    """Print nothing where Python ignores an interrupt, in destructors and callbacks. Another one follows."""
+    previous = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if unraisable.exc_type is not _Interrupt:
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:  # another thread may have put its own on top
+            sys.unraisablehook = previous
 
 
 class _Watch:

@@ -31,6 +31,18 @@ def disguising() -> None:
         raise ValueError("own") from error
 
 
+class Finalized:
+    """An object whose destructor takes longer than the limit. Python ignores what it raises."""
+
+    def __del__(self) -> None:
+        spin(1)
+
+
+def finalizing() -> None:
+    Finalized()
+    spin(20)
+
+
 def attempt(block: Callable[[], None], results: list[object]) -> None:
     try:
         with time_limit(0.2):
@@ -49,6 +61,7 @@ def attempt(block: Callable[[], None], results: list[object]) -> None:
         (lambda: spin(20), "more than 0 s"),
         (stubborn, "more than 0 s"),
         (disguising, "more than 0 s"),
+        (finalizing, "more than 0 s"),
         (lambda: spin(0), "done"),
     ],
 )
