@@ -16,7 +16,7 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models.model_record import check_range
+from srptq_plugin.models.model_record import CHANNELS, check_range
 from srptq_plugin.models.plausible import warn_of_range
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
@@ -42,6 +42,7 @@ def quantize(
     overrides: Sequence[str] = (),
     input_size: Size | None = None,
     input_range: tuple[float, float] | None = None,
+    output: str | int | None = None,
     toolkit: str | None = None,
     device: str = "auto",
     registry: Registry | None = None,
@@ -59,8 +60,10 @@ def quantize(
         scale: the factor by which to downscale the images, if they are high-resolution photographs.
         out: the run folder.
         overrides: changes of the recipe, each `dotted.key=value`.
-        input_size: the only input that the written file takes, as (1, 3, height, width). By default it takes any.
+        input_size: the only input that the written file takes, as (1, 3, height, width), or with 1 for 3 for Y. By
+            default it takes any.
         input_range: black and white at the network's input and output.
+        output: the index or key of the output to quantize, if the network gives several. By default the last image.
         toolkit: the toolkit in place of the recipe's.
         device: where the network runs, such as `cpu` or `cuda:0`.
         registry: the plugins, by default all that are installed.
@@ -76,7 +79,7 @@ def quantize(
     folder, clock = RunFolder(Path(out)), Clock()
     progress("loading network and images", 0, 0)
     with clock("load"):
-        source = Source(model, weights, model_args or {}, input_range)
+        source = Source(model, weights, model_args or {}, input_range, output)
         inputs = Inputs.load(bound, source, device, input_size)
         warn_of_range(inputs.loaded, inputs.patches)
     with folder.draft() as draft:
@@ -85,8 +88,11 @@ def quantize(
 
 
 def _check_size(size: Size | None) -> None:
-    if size is not None and (len(size) != 4 or size[:2] != (1, 3) or min(size) < 1):  # noqa: PLR2004 - axes
-        raise SrptqError(f"input_size: {size}; give one image of three colors, such as (1, 3, 270, 480)")
+    images = [(1, channels) for channels in CHANNELS]
+    if size is not None and (len(size) != 4 or size[:2] not in images or min(size) < 1):  # noqa: PLR2004 - axes
+        raise SrptqError(
+            f"input_size: {size}; give one image of three colors, such as (1, 3, 270, 480), or of Y: (1, 1, 270, 480)"
+        )
 
 
 @dataclass(frozen=True)

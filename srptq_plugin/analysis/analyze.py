@@ -145,7 +145,7 @@ class _Meter:
         """Add the scores of an image whose truth is known."""
         record, pixels = self.subject.record, pair.low.pixels
         height, width = (record.scale * side for side in pixels.shape[:2])
-        image = to_tensor(fitted(pixels, record.multiple)[None], record.input_range)
+        image = to_tensor(fitted(pixels, record.multiple)[None], record.input_range, record.channels)
         for sums, output, _ in self._outputs(image):
             cropped = output[..., :height, :width]
             sums.scores.append(scores(cropped, pair, record.scale, record.input_range))

@@ -39,7 +39,7 @@ class Subject:
         if size:
             loaded = [Image(image.name, mirrored(image.pixels, size)) for image in loaded]
         pixels = random_patches(loaded, patches, size or run.record.fitted(settings.size), settings.seed)
-        return cls(run.network, run.table, run.record, to_tensor(pixels, run.input_range))
+        return cls(run.network, run.table, run.record, to_tensor(pixels, run.input_range, run.record.channels))
 
     @classmethod
     def of_model(cls, inputs: Inputs, patches: int = PATCHES, progress: Progress = quiet) -> "Subject":

@@ -1,5 +1,6 @@
 """Calibration of a network: plan, equalize, prepare, observe, reconstruct, round."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from torch.export import ExportedProgram
 from srptq_plugin.calibration.equalization.equalize import equalize_network
 from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.deploy.quant_table import QuantTable
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.grid_cost import GridCost, grid_costs, observed_bounds, tuned_bounds
@@ -22,6 +23,7 @@ from srptq_plugin.reconstruction.compensation import compensate
 from srptq_plugin.utils.progress import Progress, quiet
 from srptq_plugin.utils.timing import Clock
 
+logger = logging.getLogger(__name__)
 PROBED = 16
 """Patches on which the cost of a target's grid and the noise of each channel are measured."""
 
@@ -61,11 +63,13 @@ class Calibrator:
         """Trace the network for any size, or else for the size of the file to write."""
         try:
             return self.inputs.program()
-        except SrptqError:
+        except SrptqError as error:
             fixed = self.inputs.at_size()
             if fixed is None:
                 raise
             self.inputs = fixed
+            logger.info("traced and calibrated at the input size alone: %s", first_line(error))
+            self.progress("tracing the network for its input size alone", 0, 0)
             return fixed.program()
 
     def at(self, group: str) -> tuple[GridCost | None, Bounds | None, Bounds | None]:

@@ -43,6 +43,7 @@ class Source:
     weights: Path | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     input_range: tuple[float, float] | None = None
+    output: str | int | None = None
 
     def load(self, registry: Registry, size: Size | None = None) -> LoadedModel:
         """Build the network and load its weights.
@@ -55,13 +56,14 @@ class Source:
             check_range(self.input_range)
         if isinstance(self.model, nn.Module):
             network = SRNetwork(self.model, self.input_range or UNIT)
-            return describe(type(self.model).__name__, network, size)
-        return load_model(self.model, self.weights, self.arguments, self.input_range, registry=registry, size=size)
+            return describe(type(self.model).__name__, network, size, self.output)
+        chosen = self.model, self.weights, self.arguments, self.input_range
+        return load_model(*chosen, registry=registry, size=size, output=self.output)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A bound recipe, the network that it quantizes, and calibration patches [N, 3, H, W] in the network's range."""
+    """A bound recipe, the network that it quantizes, and calibration patches [N, channels, H, W] in its range."""
 
     bound: BoundRecipe
     loaded: LoadedModel
@@ -106,9 +108,10 @@ class Inputs:
         """Export the network. Every call returns a new program."""
         if self.exported:
             return self.exported()
+        record = self.loaded.record
         if self.size and self.fixed:
             return export_at_size(self.loaded.module, self.size)
-        return export_network(self.loaded.module, multiple=self.loaded.record.multiple)
+        return export_network(self.loaded.module, multiple=record.multiple, channels=record.channels)
 
     def at_size(self) -> "Inputs | None":
         """Return the inputs at the size of the file to write, or None if there is no such size or it is used already.
@@ -135,7 +138,7 @@ def _patches(recipe: Recipe, record: ModelRecord, fixed: tuple[int, int] | None 
     height, width = fixed or (record.fitted(settings.size),) * 2
     if settings.choose == "noise":
         pixels = noise_patches(settings.patches, max(height, width), settings.seed)[:, :height, :width]
-        return to_tensor(pixels, record.input_range)
+        return to_tensor(pixels, record.input_range, record.channels)
     drawn = settings.patches * (CANDIDATES if settings.choose == "detail" else 1)
     images = _images(recipe, record.scale)
     if fixed:
@@ -143,7 +146,7 @@ def _patches(recipe: Recipe, record: ModelRecord, fixed: tuple[int, int] | None 
     pixels = random_patches(images, drawn, fixed or height, settings.seed)
     if settings.choose == "detail":
         pixels = most_detailed(pixels, settings.patches)
-    return to_tensor(pixels, record.input_range)
+    return to_tensor(pixels, record.input_range, record.channels)
 
 
 def _images(recipe: Recipe, scale: int) -> list[Image]:

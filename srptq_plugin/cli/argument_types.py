@@ -20,11 +20,13 @@ def input_size(text: str) -> Size:
     >>> input_size("1x3x270x480")
     (1, 3, 270, 480)
     """
-    match = re.fullmatch(r"1x3x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    match = re.fullmatch(r"1x([13])x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
     if not match:
-        raise ArgumentTypeError(f"{text!r}; give 1 x 3 x height x width, such as 1x3x270x480")
-    height, width = map(int, match.groups())
-    return 1, 3, height, width
+        raise ArgumentTypeError(
+            f"{text!r}; give 1 x 3 x height x width, such as 1x3x270x480, or 1 x 1 x height x width for Y"
+        )
+    channels, height, width = map(int, match.groups())
+    return 1, channels, height, width
 
 
 def input_range(text: str) -> Range:

@@ -20,7 +20,9 @@ def quantize(parser: ArgumentParser) -> None:
     _device(parser)
     _run_to_write(parser, "run")
     _toolkit(parser)
-    _size(parser, "fix the input size of the exported file, such as 1x3x270x480 (default: any size)")
+    _size(
+        parser, "fix the input size of the exported file, such as 1x3x270x480, or 1x1x270x480 for Y (default: any size)"
+    )
 
 
 def train(parser: ArgumentParser) -> None:
@@ -200,6 +202,11 @@ def _network(parser: ArgumentParser) -> None:
         type=argument_types.input_range,
         metavar="B:W",
         help="the network's input values for black and white, such as 0:1 or 0:255",
+    )
+    add(
+        "--output",
+        metavar="NAME",
+        help="the index or key of the output to quantize, if the network gives several (default: the last image)",
     )
 
 

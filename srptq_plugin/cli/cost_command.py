@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from srptq_plugin.cli.console import Block, Facts, Table
-from srptq_plugin.cli.reports import sides_in
+from srptq_plugin.cli.reports import describe_images
 
 Record = Mapping[str, Any]
 FIGURES = (
@@ -21,8 +21,7 @@ FIGURES = (
 def cost_report(estimate: Record) -> list[Block]:
     """Report what was counted, where the arithmetic is, and what quantization saves."""
     model, size = estimate["model"], "x".join(map(str, estimate["input_size"]))
-    takes = f"upscales by {model['scale']}{sides_in(model)}"
-    about = f"{model['name']}, {model['parameters']:,} parameters, {takes}, input {size}"
+    about = f"{model['name']}, {model['parameters']:,} parameters, {describe_images(model)}, input {size}"
     peak = estimate["quantized"]["memory"]["operation"]
     return [
         Facts([("network", about), ("recipe", f"{estimate['recipe']}, for {estimate['target']}")]),

@@ -61,14 +61,16 @@ def evaluation_report(evaluation: Record) -> list[Block]:
     return [_means(evaluation["rows"]), *([Facts(facts)] if facts else [])]
 
 
-def sides_in(model: Record) -> str:
-    """Say which sizes the network takes, unless it takes any.
+def describe_images(model: Record) -> str:
+    """Return how a network changes the size of images, their channels unless they are RGB, and the sides that it takes.
 
-    >>> sides_in({"multiple": 8}), sides_in({"multiple": 1})
-    (', height and width in multiples of 8', '')
+    >>> describe_images({"scale": 2}), describe_images({"scale": 1, "multiple": 8, "channels": 1})
+    ('upscales by 2', 'keeps the size, reads Y alone, height and width in multiples of 8')
     """
-    multiple = model.get("multiple", 1)
-    return f", height and width in multiples of {multiple}" if multiple > 1 else ""
+    size = "keeps the size" if model["scale"] == 1 else f"upscales by {model['scale']}"
+    luma = ", reads Y alone" if model.get("channels") == 1 else ""
+    multiple = 1 if model.get("input_size") else model.get("multiple", 1)
+    return size + luma + (f", height and width in multiples of {multiple}" if multiple > 1 else "")
 
 
 def bit_counts(bits: Counter[int]) -> str:
@@ -119,8 +121,8 @@ def _change(row: Record, plain: float | None) -> str:
 
 def _network(model: Record) -> str:
     size = model.get("input_size")
-    fixed = f", input {'x'.join(map(str, size))}" if size else sides_in(model)
-    return f"{model['name']}, {model['parameters']:,} parameters, upscales by {model['scale']}{fixed}"
+    fixed = f", input {'x'.join(map(str, size))}" if size else ""
+    return f"{model['name']}, {model['parameters']:,} parameters, {describe_images(model)}{fixed}"
 
 
 def _recipe(summary: Record) -> str:

@@ -24,6 +24,7 @@ def quantize(args: Namespace, progress: Progress) -> Answer:
         overrides=args.set,
         input_size=args.input_size,
         input_range=args.input_range,
+        output=args.output,
         toolkit=args.toolkit,
         device=args.device,
         progress=progress,

@@ -79,7 +79,7 @@ class Estimate:
     ) -> "Estimate":
         """Estimate the costs of a network before it is quantized. The plan suffices, so no image is read."""
         bound, record = BoundRecipe.resolve(recipe, registry), loaded.record
-        network = Network(graph_of(export_network(loaded.module, size, record.multiple)))
+        network = Network(graph_of(export_network(loaded.module, size, record.multiple, record.channels)))
         plan = bound.plan(network, record.input_range)
         return cls(record, bound.recipe, Costs.of(network, size or usual_size(record), bound.rules), plan)
 
@@ -132,4 +132,4 @@ def usual_size(record: ModelRecord) -> Size:
     ((1, 3, 240, 427), (1, 3, 240, 432))
     """
     height, width = (record.fitted(-(-side // record.scale)) for side in OUTPUT)
-    return 1, 3, height, width
+    return 1, record.channels, height, width

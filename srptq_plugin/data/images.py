@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from srptq_plugin.data.image_files import list_images, read_image
+from srptq_plugin.data.metrics import luma
 from srptq_plugin.data.resize import Pixels, downscale, upscale
 from srptq_plugin.errors import SrptqError
 
@@ -101,8 +102,9 @@ def load_patches(
     scale: int | None = None,
     input_range: tuple[float, float] = (0.0, 1.0),
     seed: int = 0,
+    channels: int = 3,
 ) -> torch.Tensor:
-    """Cut random patches for calibration or training: float32 [count, 3, size, size].
+    """Cut random patches for calibration or training: float32 [count, channels, size, size].
 
     Args:
         count: the number of patches.
@@ -111,12 +113,13 @@ def load_patches(
         scale: downscale the images of the folder by this factor first. None for low-resolution images.
         input_range: the values of black and white at the network's input.
         seed: the same seed cuts the same patches.
+        channels: 3 for RGB, or 1 for Y.
 
     >>> load_patches(2, size=32).shape
     torch.Size([2, 3, 32, 32])
     """
     images = sample_images(scale or 4) if folder is None else load_images(folder, scale=scale)
-    return to_tensor(random_patches(images, count, size, seed), input_range)
+    return to_tensor(random_patches(images, count, size, seed), input_range, channels)
 
 
 def most_detailed(patches: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -168,19 +171,24 @@ def mirrored(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
 
 
-def to_tensor(pixels: Pixels, input_range: tuple[float, float]) -> torch.Tensor:
-    """Convert uint8 [..., H, W, 3] to float32 [..., 3, H, W], mapping 0 and 255 to the ends of the range.
+def to_tensor(pixels: Pixels, input_range: tuple[float, float], channels: int = 3) -> torch.Tensor:
+    """Convert uint8 [..., H, W, 3] to float32 [..., channels, H, W], mapping 0 and 255 to the ends of the range.
+
+    One channel is Y as the metrics compute it. Pixels of one channel are taken as they are.
 
     >>> to_tensor(np.full((1, 1, 3), 255, np.uint8), (0.0, 1.0)).flatten().tolist()
     [1.0, 1.0, 1.0]
+    >>> round(to_tensor(np.full((1, 1, 3), 255, np.uint8), (0.0, 255.0), channels=1).item(), 3)
+    235.0
     """
     low, high = input_range
-    levels = torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, -3).float()
+    values = luma(pixels)[..., None] if channels < pixels.shape[-1] else pixels
+    levels = torch.from_numpy(np.ascontiguousarray(values)).movedim(-1, -3).float()
     return (levels * (high - low) / 255 + low).contiguous()
 
 
 def to_pixels(tensor: torch.Tensor, input_range: tuple[float, float]) -> Pixels:
-    """Round and clip float [..., 3, H, W] to uint8 [..., H, W, 3].
+    """Round and clip float [..., channels, H, W] to uint8 [..., H, W, channels].
 
     >>> to_pixels(torch.tensor([-0.1, 0.5, 1.1]).reshape(3, 1, 1), (0.0, 1.0)).tolist()
     [[[0, 128, 255]]]

@@ -18,16 +18,18 @@ WINDOW: Reals = BELL / BELL.sum()
 
 
 def luma(pixels: NDArray[np.uint8]) -> Reals:
-    """Compute Y of 8-bit RGB as MATLAB's `rgb2ycbcr` does, without rounding.
+    """Compute Y of 8-bit RGB as MATLAB's `rgb2ycbcr` does, without rounding. Pixels of one channel are Y already.
 
     >>> luma(np.full((1, 1, 3), 255, np.uint8)).round(6).tolist()
     [[235.0]]
     """
+    if pixels.shape[-1] == 1:
+        return pixels[..., 0].astype(np.float64)
     return 16 + pixels @ np.array([65.481, 128.553, 24.966]) / 255
 
 
 def psnr_y(output: NDArray[np.uint8], reference: NDArray[np.uint8], border: int) -> float:
-    """Compute the PSNR of two 8-bit RGB images on Y, in dB.
+    """Compute the PSNR of two 8-bit images on Y, in dB. Each is RGB, or Y alone.
 
     Args:
         output: the image that a network computed.
@@ -42,7 +44,7 @@ def psnr_y(output: NDArray[np.uint8], reference: NDArray[np.uint8], border: int)
 
 
 def ssim_y(output: NDArray[np.uint8], reference: NDArray[np.uint8], border: int) -> float:
-    """Compute the SSIM of two 8-bit RGB images on Y (Wang et al. 2004), over windows that lie inside the border.
+    """Compute the SSIM of two 8-bit images on Y (Wang et al. 2004), over windows that lie inside the border.
 
     >>> image = np.zeros((19, 19, 3), np.uint8)
     >>> ssim_y(image, image, border=4)
@@ -90,7 +92,7 @@ def _difference(a: Array, b: Array) -> Reals:
 
 
 def _crop_luma(output: NDArray[np.uint8], reference: NDArray[np.uint8], border: int) -> tuple[Reals, Reals]:
-    if output.shape != reference.shape:
+    if output.shape[:2] != reference.shape[:2]:
         raise SrptqError(
             f"output is {output.shape[:2]} and reference {reference.shape[:2]} (height, width); "
             "the reference must be exactly scale times the LR image"

@@ -124,7 +124,7 @@ def _upscaled(run: Run, forward: Forward | None, low: Pixels) -> Pixels:
 
 
 def _to_input(run: Run, low: Pixels) -> Array:
-    return to_tensor(fitted(low, run.record.multiple)[None], run.input_range).numpy()
+    return to_tensor(fitted(low, run.record.multiple)[None], run.input_range, run.record.channels).numpy()
 
 
 def _tiles(run: Run, forward: Forward, tiling: Tiling, pairs: Sequence[Pair]) -> Tiles:

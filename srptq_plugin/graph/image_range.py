@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from srptq_plugin.graph.network import ELEMENTWISE, MOVEMENT, Network
 
 CORNER = 64
-"""The side of an image of one color. Every multiple that a network may need divides it."""
+"""The side of an image of one color, where the graph does not say which sides it was traced with."""
 
 
 def compute_image_range(network: Network, node: fx.Node, image: tuple[float, float]) -> tuple[float, float] | None:
@@ -28,7 +28,7 @@ def compute_image_range(network: Network, node: fx.Node, image: tuple[float, flo
     # A function that is affine in each color has its extremes at the corners of the cube of colors.
     # One even image for each corner is therefore enough, and exact. Padding with zeros is seen as well.
     corners = torch.tensor(list(product(image, repeat=int(colors))), dtype=torch.float32, device=device)
-    height, width = (side if isinstance(side, int) else CORNER for side in sides)
+    height, width = (side if isinstance(side, int) else side.node.hint or CORNER for side in sides)
     corners = corners[:, :, None, None].expand(-1, -1, height, width).contiguous()
     parts = corners.split(batch) if isinstance(batch, int) else [corners]
     ends = [values.aminmax() for values in (_evaluate(network, node, part) for part in parts)]

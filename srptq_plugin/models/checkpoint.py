@@ -45,7 +45,7 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         raise SrptqError(f"weights: no file {path}; give a .safetensors, .pth or .pt file")
     read = _safetensors if path.suffix == ".safetensors" else _pickled
     _check_archive(path)
-    state = _plain(_unwrapped(read(path)), path)
+    state = _plain(_unwrapped(read(path), path), path)
     for key, tensor in state.items():
         _check(tensor, f"weights: {short(key)} in {path}")
     return state
@@ -137,7 +137,23 @@ def _pickled(path: Path) -> object:
         ) from error
 
 
-def _unwrapped(content: object) -> object:
+def _unwrapped(content: object, path: Path) -> object:
+    """Open known wrappers, then the only mapping of tensors, whatever its key."""
+    content = _open_known(content)
+    entries = cast("Mapping[object, object]", content) if isinstance(content, Mapping) else {}
+    opened = {key: _open_known(value) for key, value in entries.items()}
+    states = {key: value for key, value in opened.items() if _is_state(value)}
+    if not states or any(isinstance(value, Tensor) for value in opened.values()):
+        return content
+    if len(states) > 1:
+        raise SrptqError(
+            f"weights: {path} holds several state dicts ({', '.join(short(str(key)) for key in states)}); "
+            "re-save one of them with torch.save"
+        )
+    return next(iter(states.values()))
+
+
+def _open_known(content: object) -> object:
     for _ in range(DEEPEST):
         candidates = [content[key] for key in WRAPPERS if isinstance(content, Mapping) and key in content]
         inner = next((candidate for candidate in candidates if isinstance(candidate, Mapping)), None)
@@ -147,6 +163,12 @@ def _unwrapped(content: object) -> object:
     return content
 
 
+def _is_state(content: object) -> bool:
+    entries = cast("Mapping[object, object]", content) if isinstance(content, Mapping) else {}
+    # An optimizer holds tensors too, under numbers.
+    return bool(entries) and all(isinstance(key, str) and isinstance(entries[key], Tensor) for key in entries)
+
+
 def _plain(content: object, path: Path) -> dict[str, Tensor]:
     entries = cast("Mapping[object, object]", content) if isinstance(content, Mapping) else {}
     others = [str(key) for key, value in entries.items() if not isinstance(value, Tensor)]
@@ -154,7 +176,7 @@ def _plain(content: object, path: Path) -> dict[str, Tensor]:
         contents = _few("entries other than tensors", others) if others else "no tensors"
         raise SrptqError(
             f"weights: {path} is not a state dict, it holds {contents}; "
-            f"give a dict of tensors, bare or under {', '.join(WRAPPERS)}"
+            "give a dict of tensors, bare or as the only dict of tensors in another"
         )
     tensors = {str(key): cast("Tensor", value) for key, value in entries.items()}
     for key, tensor in tensors.items():

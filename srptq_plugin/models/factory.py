@@ -12,6 +12,7 @@ from torch import nn
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.models.checkpoint import load_into
 from srptq_plugin.models.model_record import UNIT, Arguments, Range, SRNetwork, State
+from srptq_plugin.models.without_cuda import kept_on_cpu
 
 
 def build_from(
@@ -53,7 +54,8 @@ def _import_factory(path: str) -> Callable[..., object]:
 
 def _call(path: str, factory: Callable[..., object], arguments: dict[str, Any]) -> nn.Module:
     try:
-        module = factory(**arguments)
+        with kept_on_cpu(path):
+            module = factory(**arguments)
     except Exception as error:
         raise SrptqError(
             f"model {path}: the factory failed when called with {arguments} ({_brief(error)}); check its arguments"

@@ -1,5 +1,6 @@
 """Loading a network by name or checkpoint, and recording the facts that later steps need."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from srptq_plugin.models.model_record import (
     State,
     check_range,
 )
+from srptq_plugin.models.outputs import keep_output
 from srptq_plugin.models.probing import probe
 from srptq_plugin.models.recognition import FamilyEntry, recognize
 from srptq_plugin.plugins.registry import Registry
 
+logger = logging.getLogger(__name__)
 BUNDLED = "edsr-mini"
 """The family of the bundled networks."""
 
@@ -34,12 +37,13 @@ def load_model(
     *,
     registry: Registry | None = None,
     size: Size | None = None,
+    output: str | int | None = None,
 ) -> LoadedModel:
     """Load a network and return it in eval mode, ready to quantize, with its record.
 
     >>> load_model().record
     ModelRecord(name='edsr-mini', scale=4, input_range=(0.0, 255.0), mean=(114.4375, 111.4375, 103.0), \
-parameters=380955, multiple=1)
+parameters=380955, multiple=1, channels=3)
 
     Args:
         model: A family of networks, a checkpoint whose keys a family recognizes, or `package.module:factory`. By
@@ -49,6 +53,7 @@ parameters=380955, multiple=1)
         input_range: The levels of black and white that the network was trained with, if they are not the usual ones.
         registry: The plugins with the families, by default all that are installed.
         size: The input to try when the network runs at none of the usual sizes.
+        output: The index or key of the output that counts, if the network gives several. By default the last image.
     """
     if input_range is not None:
         check_range(input_range)
@@ -60,22 +65,31 @@ parameters=380955, multiple=1)
         name = recognize(name, state, entries).name
     else:
         state = None if weights is None else load_state(weights)
-    return describe(name, _build(name, families, args or {}, state, input_range), size)
+    return describe(name, _build(name, families, args or {}, state, input_range), size, output)
 
 
-def describe(name: str, network: SRNetwork, size: Size | None = None) -> LoadedModel:
+def describe(name: str, network: SRNetwork, size: Size | None = None, output: str | int | None = None) -> LoadedModel:
     """Copy a network, run it to measure its scale and the sizes that it takes, and return it with its record.
 
     Args:
         name: The name for the record and for errors.
         network: The network, which is left as it is.
         size: The input to try when the network runs at none of the usual sizes.
+        output: The output that counts, by default the last image.
     """
     module = plain_copy(network.module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     gray = sum(network.input_range) / 2
-    sizing = probe(name, module, gray, size)
-    record = ModelRecord(name, sizing.scale, network.input_range, network.mean, parameters, sizing.multiple)
+    sizing = probe(name, module, gray, size, output)
+    if sizing.outputs:
+        keep_output(module, sizing.output)
+        if output is None:
+            logger.warning(
+                "model %s gives several outputs (%s); %s is quantized, the last image; `output` chooses another",
+                *(name, sizing.outputs, sizing.output),
+            )
+    facts = network.input_range, network.mean, parameters, sizing.multiple, sizing.channels
+    record = ModelRecord(name, sizing.scale, *facts)
     return LoadedModel(module, record, sizing.fixed)
 
 

@@ -16,6 +16,8 @@ Arguments = Mapping[str, Any]
 Range = tuple[float, float]
 """The levels of black and white."""
 UNIT: Range = (0.0, 1.0)
+CHANNELS = (3, 1)
+"""The channels that images may have: RGB, or Y alone."""
 
 
 def check_range(ends: Range) -> None:
@@ -71,6 +73,7 @@ class ModelRecord:
         mean: The RGB mean that the network subtracts itself, in units of its input.
         parameters: The number of weights.
         multiple: The sides of its images have to be multiples of this.
+        channels: The channels of its images: 3 for RGB, or 1 for Y.
     """
 
     name: str
@@ -79,6 +82,7 @@ class ModelRecord:
     mean: tuple[float, float, float] | None
     parameters: int
     multiple: int = 1
+    channels: int = 3
 
     def fitted(self, side: int) -> int:
         """Round a side up to the next multiple that the network takes.

@@ -20,7 +20,7 @@ Features = tuple[Tensor, tuple[Tensor, ...]]
 """The output image, and the outputs of the blocks."""
 SILENT = 1e-30
 """The least noise, so that its logarithm is finite."""
-SHAPED = frozenset({"reshape", "expand", "repeat"})
+SHAPED = frozenset({"reshape", "expand", "repeat", "full", "ones", "zeros"})
 """Operations with the batch in their arguments: a graph that was traced for one image holds 1 there."""
 FLOAT = "srptq_float"
 """The key in a graph module's meta of the float network's parameters, kept when its own may change."""

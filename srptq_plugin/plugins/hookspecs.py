@@ -74,9 +74,9 @@ def srptq_models() -> Iterable[ModelEntry]:
 
     `load` returns a `ModelFamily`, a record of two functions. `build` gets a `Request` and returns an `SRNetwork`: it
     reads sizes from the weights, and raises `SrptqError` for weights that it cannot use. `settle` merges these sizes
-    with the caller's options. The network takes RGB images of any size and enlarges them by a whole number, both in
-    `input_range`. `recognizes` decides by keys and shapes whether a checkpoint is of this family. A checkpoint that two
-    families recognize is refused.
+    with the caller's options. The network takes images of RGB or of Y and enlarges them by a whole number, or keeps
+    their size. Both are in `input_range`. `recognizes` decides by keys and shapes whether a checkpoint is of this
+    family. A checkpoint that two families recognize is refused.
 
     A command names it in `--model`, with its options in `--model-args`. If the family recognizes a checkpoint, the
     checkpoint's path is enough for `--model`.

@@ -40,6 +40,7 @@ class Patches:
     batch: int
     input_range: tuple[float, float]
     seed: int = 0
+    channels: int = 3
 
     def __post_init__(self) -> None:
         for low in self.lows:
@@ -69,7 +70,7 @@ class Patches:
         return _Crop(image, top, left, self.patch, int(rng.integers(4)), bool(rng.integers(2)))
 
     def _stack(self, patches: Sequence[Pixels]) -> Tensor:
-        return to_tensor(np.stack(patches), self.input_range)
+        return to_tensor(np.stack(patches), self.input_range, self.channels)
 
 
 @dataclass(frozen=True)

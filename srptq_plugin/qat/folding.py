@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from srptq_plugin.graph.export import BATCH_NORMS
+from srptq_plugin.graph.batch_norms import BATCH_NORMS
 from srptq_plugin.graph.network import QUANTIZER, Network, tensor_arguments
 
 BETWEEN = frozenset({"add", "div", QUANTIZER})

@@ -180,6 +180,7 @@ class _TrainJob:
             settings.batch,
             self.run.input_range,
             settings.seed,
+            self.run.record.channels,
         )
         return lambda step: tuple(None if tensor is None else tensor.to(device) for tensor in patches(step))
 
@@ -198,9 +199,9 @@ class _TrainJob:
 
     def _score(self, network: Callable[[Tensor], Tensor]) -> float:
         """Compute the mean PSNR on Y over the validation images."""
-        psnr, _ = mean_scores(
-            lambda image: network(image.to(self._device)), self._validation_pairs, self.run.scale, self.run.input_range
-        )
+        record = self.run.record
+        facts = record.scale, record.input_range, record.channels
+        psnr, _ = mean_scores(lambda image: network(image.to(self._device)), self._validation_pairs, *facts)
         return min(psnr, HIGHEST_PSNR)
 
     @cached_property
@@ -228,7 +229,7 @@ class _TrainJob:
         return Image(image.name, image.pixels[: factor * taken[0], : factor * taken[1]])
 
     def _float_output(self, low: Image) -> Pixels:
-        image = to_tensor(low.pixels[None], self.run.input_range).to(self._device)
+        image = to_tensor(low.pixels[None], self.run.input_range, self.run.record.channels).to(self._device)
         return to_pixels(self.prepared.float_forward(image)[0][0], self.run.input_range)
 
     @property

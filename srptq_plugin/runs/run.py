@@ -38,7 +38,7 @@ TABLE = "quant_table.safetensors"
 SUMMARY = "summary.json"
 TRAINED = "training.jsonl"
 Forward = Callable[[Array], Array]
-"""A network as a function on arrays [images, 3, height, width]."""
+"""A network as a function on arrays [images, channels, height, width]."""
 CPU = torch.device("cpu")
 
 
@@ -161,7 +161,14 @@ class Run:
     def network(self) -> fx.GraphModule:
         """The float network."""
         with _refusing(self.folder / PROGRAM):
-            return graph_of(self.program())
+            graph = graph_of(self.program())
+            channels = Network(graph).input.meta["val"].shape[1]
+        if channels != self.record.channels:
+            raise SrptqError(
+                f"{self.folder / SUMMARY}: says that images have {self.record.channels} channels, and {PROGRAM} reads "
+                f"{channels}; run `srptq quantize` again"
+            )
+        return graph
 
     def program(self) -> ExportedProgram:
         """Read the float network as it was exported. Each call returns a new one."""

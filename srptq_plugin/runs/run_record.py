@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Any
 
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models.model_record import ModelRecord
+from srptq_plugin.models.model_record import CHANNELS, ModelRecord
 
 SCHEMA = 1
 LARGEST_SCALE, LARGEST_SIDE = 64, 99_999
@@ -36,7 +36,10 @@ def read_model(model: Mapping[str, Any]) -> ModelRecord:
     multiple = _integer({"multiple": 1, **model}, "multiple")
     if not 1 <= multiple <= LARGEST_SIDE:
         raise ValueError(f"multiple: {multiple}")
-    facts = (low, high), mean, parameters, multiple
+    channels = _integer({"channels": COLORS, **model}, "channels")
+    if channels not in CHANNELS:
+        raise ValueError(f"channels: {channels}")
+    facts = (low, high), mean, parameters, multiple, channels
     return ModelRecord(str(model["name"]), scale, *facts)  # pyright: ignore[reportArgumentType]
 
 
@@ -49,13 +52,14 @@ def read_size(model: Mapping[str, Any]) -> Size | None:
     size = model.get("input_size")
     if size is None:
         return None
-    if not isinstance(size, list) or size[:2] != [1, COLORS] or len(size) != 4:  # noqa: PLR2004 - axes
+    channels = model.get("channels", COLORS)
+    if not isinstance(size, list) or size[:2] != [1, channels] or len(size) != 4:  # noqa: PLR2004 - axes
         raise ValueError(f"input_size: {size}")
     sides = dict(enumerate(size))
     height, width = _integer(sides, 2), _integer(sides, 3)
     if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
         raise ValueError(f"input_size: {size}")
-    return 1, COLORS, height, width
+    return 1, channels, height, width
 
 
 def read_artifacts(summary: Mapping[str, Any]) -> list[str] | None:

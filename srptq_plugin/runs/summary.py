@@ -99,6 +99,7 @@ def _model_record(record: ModelRecord, size: Size | None) -> dict[str, Any]:
         "mean": list(record.mean) if record.mean else None,
         "input_size": list(size) if size else None,
         "multiple": record.multiple,
+        "channels": record.channels,
     }
 
 

@@ -39,7 +39,7 @@ TIMED_RUNS = 5
 
 
 class Crop(NamedTuple):
-    """An image [1, 3, height, width] in the network's input range."""
+    """An image [1, channels, height, width] in the network's input range."""
 
     name: str
     image: Array
@@ -147,7 +147,7 @@ def _crops(run: Run, images: Sequence[Image]) -> list[Crop]:
     chosen = [(images[n % len(images)], size) for n, size in enumerate(sizes)]
     crops = [(image.name, _middle(image.pixels, size)) for image, size in chosen]
     crops += patterns(*sizes[0]).items()
-    return [Crop(name, to_tensor(pixels[None], run.input_range).numpy()) for name, pixels in crops]
+    return [Crop(name, to_tensor(pixels[None], run.input_range, run.record.channels).numpy()) for name, pixels in crops]
 
 
 def _fitted(run: Run, size: tuple[int, int]) -> tuple[int, int]:
@@ -220,7 +220,7 @@ def _speedup(run: Run, runtime: Runtime) -> float:
     """Return the median time of the float network divided by the median time of the quantized one."""
     height, width = run.size or _fitted(run, TIMED_SIZE)
     low, high = run.input_range
-    image = np.full((1, 3, height, width), (low + high) / 2, np.float32)
+    image = np.full((1, run.record.channels, height, width), (low + high) / 2, np.float32)
     forwards = {"integer": runtime, "float": run.target.load(run.folder / NETWORK)}
     seconds: dict[str, list[float]] = {name: [] for name in forwards}
     # The two take turns, so a change of the machine's load meets both. The first turn warms up.

@@ -9,15 +9,13 @@ from threading import Event, Thread
 logger = logging.getLogger(__name__)
 TICK = 10.0
 """Seconds between two reports."""
-PATIENCE = 6
-"""Reports before the warning that names the cure."""
 
 
 @contextmanager
-def reported(what: str, cure: str = "") -> Generator[None]:
-    """Log every `TICK` seconds how long the block has run. Warn once with `cure`, if there is one."""
+def reported(what: str) -> Generator[None]:
+    """Log every `TICK` seconds how long the block has run."""
     done = Event()
-    thread = Thread(target=_report, args=(done, what, cure), daemon=True)
+    thread = Thread(target=_report, args=(done, what), daemon=True)
     thread.start()
     try:
         yield
@@ -26,10 +24,8 @@ def reported(what: str, cure: str = "") -> Generator[None]:
         thread.join()
 
 
-def _report(done: Event, what: str, cure: str) -> None:
+def _report(done: Event, what: str) -> None:
     for ticks in count(1):
         if done.wait(TICK):
             return
         logger.info("%s: %.0f s so far", what, ticks * TICK)
-        if cure and ticks == PATIENCE:
-            logger.warning("%s has taken %.0f s; %s", what, ticks * TICK, cure)

@@ -1,10 +1,11 @@
 """The values of `--model-args` are YAML, as the values of `--set` are."""
 
+from argparse import ArgumentTypeError
 from typing import Any
 
 import pytest
 
-from srptq_plugin.cli.argument_types import argument
+from srptq_plugin.cli.argument_types import argument, input_size
 from srptq_plugin.recipes.recipe_files import dump, parse, parse_set
 
 
@@ -26,6 +27,12 @@ def test_arguments_are_yaml_like_set(text: str, value: Any) -> None:
     assert argument(f"name={text}") == ("name", value)
     assert type(argument(f"name={text}")[1]) is type(value)
     assert parse_set(f"name={text}").data == {"name": value}
+
+
+def test_an_input_size_has_three_channels_or_one() -> None:
+    assert input_size("1x1x8x12") == (1, 1, 8, 12)
+    with pytest.raises(ArgumentTypeError, match="such as 1x3x270x480, or 1 x 1 x height x width for Y"):
+        input_size("1x4x8x12")
 
 
 def test_none_as_text_survives_a_file() -> None:

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph.export import export_at_size, export_network, fold, graph_of
+from srptq_plugin.graph.batch_norms import fold
+from srptq_plugin.graph.export import export_at_size, export_network, graph_of
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.prepared_graph import PreparedGraph, takes_one_image
+from srptq_plugin.planning.prepared_graph import PreparedGraph, fixed_size, takes_one_image
 
 
 class Normed(nn.Module):
@@ -41,7 +42,7 @@ class OneSize(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
-        self.map = nn.Buffer(torch.zeros(1, 3, 48, 64))
+        self.map = nn.Buffer(torch.zeros(1, 3, 47, 61))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) + self.map
@@ -141,23 +142,56 @@ class Padded(nn.Module):
         return self.conv(padded)[:, :, :height]
 
 
+class OneEvenImage(OneImage):
+    """A network that takes one image at a time, of an even width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[3] % 2 == 0
+        return super().forward(x)
+
+
 def test_a_refusal_names_the_batch_and_image_size() -> None:
-    with pytest.raises(SrptqError, match=r"on a batch of 2 of 48 x 64; at .*test_export\.py.*: assert count == 1: "):
-        export_network(OneImage())
+    with pytest.raises(SrptqError, match=r"on a batch of 2 of 47 x 61; at .*test_export\.py.*: assert x\.shape"):
+        export_network(OneEvenImage())
+
+
+def test_one_image_at_a_time_has_any_size() -> None:
+    graph, image = graph_of(export_network(OneImage())), torch.rand(1, 3, 9, 14)
+    assert torch.equal(graph(image), OneImage()(image))
+    assert takes_one_image(graph)
+    assert fixed_size(graph) is None
 
 
 @pytest.mark.parametrize(("module", "batch"), [(OneSize(), 3), (OneImage(), 1)])
 def test_a_fixed_size_still_takes_any_batch(module: nn.Module, batch: int) -> None:
-    graph, image = graph_of(export_at_size(module, (1, 3, 48, 64))), torch.rand(batch, 3, 48, 64)
+    graph, image = graph_of(export_at_size(module, (1, 3, 47, 61))), torch.rand(batch, 3, 47, 61)
     assert torch.equal(graph(image), module(image))
     assert takes_one_image(graph) == (batch == 1)
 
 
-def test_wrong_assumptions_about_sizes_are_refused() -> None:
-    with pytest.raises(SrptqError, match=r"is another on 3 x 3 x 49 x 66 \(.*16.*\); give `input_size`"):
-        export_network(Padded(branches=True))
-    graph, image = graph_of(export_network(Padded(branches=False))), torch.rand(1, 3, 33, 21)
-    assert PreparedGraph.float_only(graph)(image).shape == image.shape
+class Different(nn.Module):
+    """A network that computes something else where a number divides the height."""
+
+    def __init__(self, divisor: int) -> None:
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x) if x.shape[2] % self.divisor else torch.sigmoid(x)
+
+
+@pytest.mark.parametrize(("divisor", "size"), [(16, "3 x 3 x 48 x 63"), (5, "2 x 3 x 50 x 55"), (7, "4 x 3 x 49 x 62")])
+def test_wrong_assumptions_about_sizes_are_refused(divisor: int, size: str) -> None:
+    with pytest.raises(SrptqError, match=rf"is another on {size} \(.*{divisor}.*\); give `input_size`"):
+        export_network(Different(divisor))
+
+
+@pytest.mark.parametrize("branches", [False, True])
+@pytest.mark.parametrize("size", [(33, 21), (32, 48), (16, 7)])
+def test_padding_works_with_and_without_branches(size: tuple[int, int], *, branches: bool) -> None:
+    network, image = Padded(branches=branches), torch.rand(1, 3, *size)
+    output = PreparedGraph.float_only(graph_of(export_network(network)))(image)
+    torch.testing.assert_close(output, network(image))
 
 
 def test_a_network_of_one_size_is_refused() -> None:

@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from helpers.toy_modules import FEATURES, NETWORKS, OTHERS, Residual, conv
 from srptq_plugin.deploy.onnx_export import export_float
-from srptq_plugin.graph.export import export_network, fold, graph_of, own_module
+from srptq_plugin.graph.batch_norms import fold
+from srptq_plugin.graph.export import export_network, graph_of, own_module
 from srptq_plugin.graph.network import Network, drop_identities
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import Plan

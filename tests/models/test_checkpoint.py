@@ -44,11 +44,19 @@ def check_equal(state: dict[str, Tensor]) -> None:
         {"state_dict": TENSORS, "epoch": 3},
         {"model": {"state_dict": TENSORS}},
         {f"module.{key}": tensor for key, tensor in TENSORS.items()},
+        {"net": TENSORS, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": []}, "epoch": 7},
+        {"generator": {"state_dict": TENSORS}, "scheduler": {"base_lrs": [0.1]}},
         {"state_dict": {f"module._orig_mod.{key}": tensor for key, tensor in TENSORS.items()}},
     ],
 )
 def test_wrappers_and_prefixes_are_removed(tmp_path: Path, content: object) -> None:
     check_equal(load_state(saved(tmp_path / "a.pth", content)))
+
+
+def test_several_state_dicts_are_listed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", {"generator": TENSORS, "discriminator": TENSORS, "epoch": 3})
+    with pytest.raises(SrptqError, match=r"a\.pth holds several state dicts \(generator, discriminator\); re-save"):
+        load_state(path)
 
 
 def test_safetensors_are_read(tmp_path: Path) -> None:

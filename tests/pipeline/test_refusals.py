@@ -24,7 +24,8 @@ pytest.importorskip("torchao")
         ({"toolkit": "mqbnch"}, "unknown toolkit 'mqbnch'"),
         ({"recipe": "openvino-w9a9"}, "unknown recipe 'openvino-w9a9'; did you mean"),
         ({"input_size": (2, 3, 16, 16)}, "input_size.*one image of three colors"),
-        ({"input_size": (1, 1, 16, 16)}, "input_size.*one image of three colors"),
+        ({"input_size": (1, 4, 16, 16)}, "input_size.*one image of three colors.* or of Y"),
+        ({"input_size": (1, 1, 16, 16)}, r"running it on an input of \[1, 1, 16, 16\] failed .* to have 3 channels"),
         ({"input_range": (1.0, 0.0)}, "input_range.*black and white"),
     ],
 )
@@ -69,7 +70,7 @@ class Nearest(nn.Module):
     [
         (Branching(), "torch.export cannot trace Branching"),
         (Nearest(), "nothing to quantize"),
-        (nn.Flatten(), "its output must be one RGB image"),
+        (nn.Flatten(), "an output must be one image of as many channels"),
     ],
     ids=["branching", "nearest", "flatten"],
 )

@@ -198,6 +198,10 @@ def test_a_missing_artifact_is_named(folder: Path) -> None:
         ({"artifacts": ...}, "no artifacts in it"),
         ({"model": ..., "artifacts": ...}, "no model and no artifacts in it"),
         ({"model": {"name": "edsr"}}, r"its entry for the model is damaged \(KeyError\('input_range'\)\)"),
+        (
+            {"model": {"name": "edsr", "input_range": [0, 1], "scale": 1, "parameters": 1, "channels": 4}},
+            r"its entry .*channels: 4",
+        ),
         ({"model": 3}, "its entry for the model is damaged"),
         ({"model": {"name": "edsr", "input_range": [0], "scale": 2, "parameters": 1}}, "its entry for the model is"),
     ],
@@ -208,6 +212,17 @@ def test_a_damaged_summary_is_refused(change: dict[str, Any], message: str, fold
     (folder / SUMMARY).write_text(json.dumps(summary))
     with pytest.raises(SrptqError, match=rf"summary\.json: {message}"):
         Run.open(folder)
+
+
+def test_a_run_without_channels_has_three(folder: Path) -> None:
+    summary = json.loads((folder / SUMMARY).read_text())
+    del summary["model"]["channels"]
+    (folder / SUMMARY).write_text(json.dumps(summary))
+    assert Run.open(folder).record.channels == 3
+    summary["model"]["channels"] = 1
+    (folder / SUMMARY).write_text(json.dumps(summary))
+    with pytest.raises(SrptqError, match=r"says that images have 1 channels, and model\.pt2 reads 3"):
+        Run.open(folder).float()
 
 
 def test_a_table_of_another_network_is_named(folder: Path, tmp_path: Path) -> None:

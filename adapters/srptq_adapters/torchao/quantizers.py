@@ -22,7 +22,7 @@ from srptq_adapters.torchao.fake_quantize_class import (
     read_grid,
     to_qscheme,
 )
-from srptq_plugin.graph.export import fold_mean_shifts
+from srptq_plugin.graph.batch_norms import fold_mean_shifts
 from srptq_plugin.graph.network import Network, drop_identities, tensor_arguments
 from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, Site
 from srptq_plugin.planning.prepared_graph import build_quantizer

@@ -58,7 +58,7 @@ def equalize(
     Args:
         module: The float network. It stays as it is.
         recipe: A recipe, or the name or file of one.
-        images: Unlabeled images, [N, 3, H, W].
+        images: Unlabeled images, [N, channels, H, W].
         input_range: The smallest and the largest value of an image.
         registry: The plugins. By default all installed ones.
 
@@ -68,7 +68,7 @@ def equalize(
     True
     """
     bound = BoundRecipe.resolve(recipe, registry or Registry())
-    copied, program = fold_and_trace(module)
+    copied, program = fold_and_trace(module, channels=images.shape[1])
     network = Network(graph_of(program))
     equalize_network(network, bound.plan(network, input_range), images.cpu(), bound.recipe.calibration.seed)
     copied.load_state_dict(program.state_dict, strict=False)
