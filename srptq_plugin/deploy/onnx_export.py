@@ -44,6 +44,7 @@ _TYPES = {
     "interpolate": "Resize",
     "avg_pool": "AveragePool",
     "max_pool": "MaxPool",
+    "mean": "ReduceMean",
 }
 
 

@@ -207,10 +207,12 @@ class Network:
     def kind(self, node: fx.Node) -> str:
         """Return an operation by the name that rules have for it.
 
-        That is the canonical operation, except for two that are narrower: `scale` is a product with a number, and a
-        PReLU with one slope is a `leaky_relu`.
+        That is the canonical operation, except for three that are narrower: `scale` is a product with a number,
+        `global_mean` the mean of every channel, and a PReLU with one slope is a `leaky_relu`.
         """
         op = self.ops[node]
+        if op == "mean" and is_pooled(node) and not any(is_pooled(source) for _, source in self.edges_in(node)):
+            return "global_mean"
         if op == "mul" and self._is_number(node):
             return "scale"
         if op == "prelu":

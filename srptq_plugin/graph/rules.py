@@ -37,6 +37,8 @@ class Rules:
     """All readers of a tensor read the same integers, as in files that name a tensor once. The most bits win."""
     every_tensor: bool = False
     """Every tensor has an encoding, under `full`: a float between integers costs conversions, or runs nowhere."""
+    relu_by_range: bool = False
+    """It computes a ReLU by the lower end of the integers behind it, which therefore stands for 0."""
     stored_once: bool = False
     """A tensor is stored as integers or as floats, not both: other readers of integers convert them as they read."""
     per_channel: bool = True

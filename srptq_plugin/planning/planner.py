@@ -168,7 +168,8 @@ class _Planner:
         """Yield each edge that carries integers once: consumer, index, source."""
         seen: set[tuple[fx.Node, int]] = set()
         for consumer, index, source in (*self._input_edges(), *self._output_edges()):
-            is_read = self.everywhere or consumer in self.joining or not is_pooled(source)
+            joins = consumer in self.joining or source in self.joining
+            is_read = self.everywhere or joins or not is_pooled(source)
             if is_read and (consumer, index) not in seen and not self._is_float_skip(consumer, source):
                 # Both sides may ask for one edge: the output of an operation, and the input of the next.
                 seen.add((consumer, index))
@@ -223,8 +224,10 @@ class _Planner:
         if op in MOVEMENT:
             return all(self._reads_integers(user) for user, _ in self.network.edges_out(node))
         # A constant that is added, or a factor for each channel, would need integers of its own.
-        is_whole = len(self.network.edges_in(node)) > 1 or op not in ELEMENTWISE or self.network.kind(node) == "scale"
-        return is_whole and not is_pooled(node) and self.stages.of(node) != "tail" and node in self.network.varying
+        kind = self.network.kind(node)
+        is_whole = len(self.network.edges_in(node)) > 1 or op not in ELEMENTWISE or kind == "scale"
+        is_large = kind == "global_mean" or not is_pooled(node)
+        return is_whole and is_large and self.stages.of(node) != "tail" and node in self.network.varying
 
     def _reads_integers(self, node: fx.Node) -> bool:
         moves = self.network.ops[node] in MOVEMENT and self._joins(node)

@@ -56,7 +56,11 @@ class _Groups:
         sources = [source for _, source in self.network.edges_in(node)]
         if self.network.ops[node] == "cat" and all((source, grid) in self.sites for source in sources):
             alone = (source for source in sources if {user for user, _ in self.network.edges_out(source)} == {node})
-            yield from (source for source in alone if self.network.ops[source] not in MOVEMENT)
+            yield from (source for source in alone if self._takes_any_scale(source))
+
+    def _takes_any_scale(self, source: fx.Node) -> bool:
+        is_clipped = self.rules.relu_by_range and self.network.is_nonnegative(source)
+        return self.network.ops[source] not in MOVEMENT and not is_clipped
 
     def _is_moved(self, node: fx.Node, grid: IntGrid) -> bool:
         """Tell whether movement made a tensor from integers."""

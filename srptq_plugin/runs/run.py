@@ -179,9 +179,17 @@ class Run:
         """Return the float network as a function on arrays."""
         return _on_arrays(PreparedGraph.float_only(copy.deepcopy(self.network)), device)
 
-    def simulation(self, device: torch.device = CPU) -> Forward:
-        """Return the quantized network, simulated in torch from the quant table, as a function on arrays."""
-        return _on_arrays(self.table.simulate(copy.deepcopy(self.network)), device)
+    def simulation(self, device: torch.device = CPU, *, double: bool = False) -> Forward:
+        """Return the quantized network, simulated in torch from the quant table, as a function on arrays.
+
+        Args:
+            device: Where it computes.
+            double: Compute in double precision. The levels are the same, and values near a tie may round elsewhere.
+        """
+        network = self.table.simulate(copy.deepcopy(self.network))
+        if double:
+            network.capture.double()
+        return _on_arrays(network, device)
 
 
 @contextmanager
@@ -197,9 +205,10 @@ def _refusing(path: Path) -> Generator[None]:
 
 def _on_arrays(network: PreparedGraph, device: torch.device) -> Forward:
     network.to(device)
+    kind = next((parameter.dtype for parameter in network.capture.parameters()), torch.float32)
 
     def forward(image: Array) -> Array:
         with torch.no_grad():
-            return np.asarray(network(torch.from_numpy(image).to(device)).cpu())
+            return np.asarray(network(torch.from_numpy(image).to(device, kind)).float().cpu())
 
     return forward

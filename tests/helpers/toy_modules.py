@@ -246,7 +246,7 @@ class ChannelsLast(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.head, self.first = conv(3, FEATURES), nn.Linear(FEATURES, 2 * FEATURES)
-        self.second, self.scale = nn.Linear(2 * FEATURES, FEATURES), nn.Parameter(torch.linspace(0.5, 1.5, FEATURES))
+        self.second, self.scale = nn.Linear(2 * FEATURES, FEATURES), nn.Parameter(torch.linspace(0.6, 1.7, FEATURES))
         self.joined, self.grow = nn.Linear(2 * FEATURES, FEATURES), conv(FEATURES, 12)
 
     def forward(self, x: Tensor) -> Tensor:

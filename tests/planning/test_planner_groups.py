@@ -58,7 +58,7 @@ def test_dense_blocks_share_a_scale_through_concats() -> None:
 
 
 def test_an_input_that_only_a_concat_reads_has_its_scale() -> None:
-    rdn = planned("rdn", target="onnxruntime")
+    rdn = planned("rdn")
     cats = [site for site in rdn.values() if site.op == "cat"]
     inputs = [site for site in rdn.values() if any(edge.consumer.endswith("cat") for edge in site.consumers)]
     assert cats
@@ -74,3 +74,10 @@ def test_a_tensor_is_stored_once_if_the_rules_say_so() -> None:
     assert {edge.consumer for edge in stored["body/conv"].consumers} == {"reduce/conv", "/mul"}
     assert {edge.consumer for edge in both["body/conv"].consumers} >= {"reduce/conv"}
     assert "/sigmoid" not in stored
+
+
+def test_a_relu_computed_by_range_keeps_its_own_scale() -> None:
+    rdn = planned("rdn", target="onnxruntime")
+    relus = {site.group for site in rdn.values() if site.op == "relu"}
+    assert relus
+    assert not relus & {site.group for site in rdn.values() if site.op == "cat"}

@@ -1,17 +1,24 @@
 """Operations between Q/DQ pairs, rewritten as those that ONNX Runtime has in integers. No value changes."""
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from srptq_adapters.targets.onnx_graph import OnnxGraph
+from srptq_plugin.graph.network import IMAGE_AXES
 
 
 def to_fusible_operations(model: ModelProto) -> None:
-    """Rewrite a Q/DQ file in place: a PReLU with one slope as a leaky ReLU, factors that are numbers as integers."""
+    """Rewrite a Q/DQ file in place.
+
+    A PReLU with one slope becomes a leaky ReLU, the mean of every channel a global average pool, and a factor that is a
+    number an integer.
+    """
     graph = OnnxGraph(model.graph)
-    for node in graph.of("PRelu", "Mul"):
+    for node in graph.of(*REWRITES):
         if _runs_in_integers(graph, node):
-            (_to_leaky_relu if node.op_type == "PRelu" else _quantize_factor)(graph, node)
+            REWRITES[node.op_type](graph, node)
 
 
 def _runs_in_integers(graph: OnnxGraph, node: NodeProto) -> bool:
@@ -24,6 +31,14 @@ def _to_leaky_relu(graph: OnnxGraph, node: NodeProto) -> None:
         node.op_type = "LeakyRelu"
         del node.input[1]
         node.attribute.append(helper.make_attribute("alpha", float(slopes.item())))
+
+
+def _to_global_average_pool(graph: OnnxGraph, node: NodeProto) -> None:
+    axes = graph.constant(node.input[1]) if len(node.input) > 1 else None
+    if axes is not None and sorted(axis % IMAGE_AXES for axis in axes.tolist()) == [2, 3]:
+        node.op_type = "GlobalAveragePool"
+        del node.input[1]
+        del node.attribute[:]
 
 
 def _quantize_factor(graph: OnnxGraph, node: NodeProto) -> None:
@@ -43,3 +58,10 @@ def _quantize_factor(graph: OnnxGraph, node: NodeProto) -> None:
             reader = helper.make_node("DequantizeLinear", [f"{base}_{name}" for name in constants], [base])
             graph.graph.node.insert(0, reader)
             node.input[index] = base
+
+
+REWRITES: Mapping[str, Callable[[OnnxGraph, NodeProto], None]] = {
+    "PRelu": _to_leaky_relu,
+    "ReduceMean": _to_global_average_pool,
+    "Mul": _quantize_factor,
+}

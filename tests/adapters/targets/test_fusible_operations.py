@@ -32,6 +32,7 @@ def test_activations_and_products_run_in_integers(deploy: Deploy, tmp_path: Path
     assert operations["QLinearMul"] == 4
     assert operations["QLinearSigmoid"] == operations["QLinearLeakyRelu"] == operations["QLinearAveragePool"] == 1
     assert operations["QLinearAdd"] == 3
+    assert operations["QLinearGlobalAveragePool"] == 1
     # A gate of 1 x 1 maps is computed in float, with its sigmoid.
     assert {kind: count for kind, count in operations.items() if kind in FLOAT} == {"Conv": 1}
 
