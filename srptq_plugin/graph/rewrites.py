@@ -1,10 +1,11 @@
 """Rewrites of a traced program that leave its values as they are, and give integer kernels operations that they know.
 
 A SiLU becomes a product with a sigmoid, as ONNX has it. A linear layer over channels becomes a convolution of 1 x 1.
-Constant factors become part of the weights of a convolution beside them. Operations in place become ordinary ones.
+Constant factors and batch norms become part of the weights of a convolution beside them. Operations in place become
+ordinary ones, and what is computed twice is computed once, as in the ONNX file.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,22 +34,27 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
     >>> [node.name for node in program.graph.nodes if node.op == "call_function"]
     ['sigmoid', 'mul']
     """
-    for node in list(program.graph.nodes):
+    graph, images = program.graph, set(program.graph_signature.user_inputs)
+    for node in list(graph.nodes):
         _leave_argument_alone(node)
-        if node.target is aten.silu.default:
-            _split_silu(program.graph, node)
+        if node.target is aten.cat.default and len(node.all_input_nodes) == len(node.args[0]) == 1:
+            node.replace_all_uses_with(node.all_input_nodes[0])
+        elif node.target is aten.silu.default:
+            _split_silu(graph, node)
         elif node.target is aten.linear.default:
-            _to_convolution(program.graph, node)
+            _to_convolution(graph, node)
         elif node.target in POINTWISE or node.target is aten.cat.default:
-            _permute_later(program.graph, node)
+            _permute_later(graph, node)
         elif node.target is aten.permute.default:
             _cancel(node)
-    program.graph.eliminate_dead_code()
-    images = set(program.graph_signature.user_inputs)
-    for node in list(program.graph.nodes):
+    _merge_equal(graph)
+    graph.eliminate_dead_code()
+    for node in list(graph.nodes):
         if node.target is aten.mul.Tensor:
-            _fold_factor(program.graph, node, images)
-    program.graph.eliminate_dead_code()
+            _fold_factor(graph, node, images)
+        elif node.target is aten.batch_norm.default:
+            _fold_batch_norm(graph, node)
+    graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
 
@@ -165,6 +171,52 @@ def _fold_factor(graph: fx.Graph, product: fx.Node, images: Collection[str]) -> 
             with graph.inserting_before(conv):
                 conv.update_arg(1, _scaled(graph, conv, conv.args[1], factor, (1, -1, 1, 1)))
         product.replace_all_uses_with(image)
+
+
+def _fold_batch_norm(graph: fx.Graph, norm: fx.Node) -> None:
+    """Let the convolution before a batch norm compute it, if no other operation reads that convolution."""
+    conv, gain, shift, mean, variance, _, _, eps, *_ = norm.args
+    if not isinstance(conv, fx.Node) or conv.target is not aten.conv2d.default or len(conv.users) > 1:
+        return
+    if mean is None or variance is None:
+        return
+    with graph.inserting_before(norm):
+        factor = _call(graph, aten.rsqrt.default, (_call(graph, aten.add.Tensor, (variance, eps), norm),), norm)
+        factor = factor if gain is None else _call(graph, aten.mul.Tensor, (factor, gain), norm)
+        weight = _scaled(graph, conv, conv.args[1], factor, (-1, 1, 1, 1))
+        bias: Any = conv.args[2] if len(conv.args) > 2 else None  # noqa: PLR2004 - input, weight, bias
+        centered = _call(
+            graph, *((aten.neg.default, (mean,)) if bias is None else (aten.sub.Tensor, (bias, mean))), norm
+        )
+        offset = _call(graph, aten.mul.Tensor, (centered, factor), norm)
+        offset = offset if shift is None else _call(graph, aten.add.Tensor, (offset, shift), norm)
+        folded = _call(graph, aten.conv2d.default, (conv.args[0], weight, offset, *conv.args[3:]), conv)
+    norm.replace_all_uses_with(folded)
+
+
+def _merge_equal(graph: fx.Graph) -> None:
+    """Let one operation stand for all that do the same with the same tensors, unless a tensor is changed in place."""
+    known: dict[Any, fx.Node] = {}
+    written = {part for node in graph.nodes if _is_mutable(node) for part in _memory_of(node.args[0])}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or _is_mutable(node) or written & {node, *node.all_input_nodes}:
+            continue
+        key = node.target, repr(node.args), repr(node.kwargs)  # the names of nodes are unique
+        first = known.setdefault(key, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
+
+
+def _memory_of(node: Any) -> Iterator[fx.Node]:
+    """Yield a tensor, and those that it is a view of."""
+    while isinstance(node, fx.Node):
+        yield node
+        node = node.args[0] if _is_view(node) else None
+
+
+def _is_mutable(node: fx.Node) -> bool:
+    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable  # noqa: SLF001
 
 
 def _is_constant(value: Any, images: Collection[str]) -> bool:

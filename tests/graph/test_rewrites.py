@@ -124,3 +124,38 @@ def test_changes_of_slices_stay() -> None:
     assert in_place(Layers(body).eval())
     _, output, expected = operations(body)
     torch.testing.assert_close(output, expected)
+
+
+class Normed(nn.Module):
+    """Batch norms that the module tree does not tell from others: behind a concat of one tensor, and called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = networks.conv(3, 6), nn.Conv2d(6, 3, 3, padding=1, bias=False)
+        self.norm, self.last = nn.BatchNorm2d(6), nn.BatchNorm2d(3, affine=False)
+        for norm in (self.norm, self.last):
+            nn.init.uniform_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.norm(torch.cat([self.head(x)], 1))
+        return self.last(self.tail(self.norm(self.head(x + 1)) + first))
+
+
+def test_batch_norms_fold_wherever_they_are() -> None:
+    torch.manual_seed(5)
+    module, image = Normed().eval(), torch.rand(2, 3, 12, 16)
+    graph = graph_of(export_network(module))
+    assert "batch_norm" not in Network(graph).ops.values()
+    torch.testing.assert_close(graph(image), module(image), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_computed_twice_is_computed_once() -> None:
+    def body(net: Layers, x: Tensor) -> Tensor:
+        return torch.cat([net.linear.bias.sum() * torch.tanh(x), torch.tanh(x) + torch.tanh(x)], 1)[:, 3:9]
+
+    module = Layers(body).eval()
+    network = Network(graph_of(export_network(module)))
+    assert list(network.ops.values()).count("tanh") == 1
+    _, output, expected = operations(body)
+    torch.testing.assert_close(output, expected)
