@@ -76,8 +76,8 @@ class Npu:
     def load(self, artifact: Path) -> "NpuModel":
         return NpuModel(artifact)
 
-    def command(self, artifact: Path, size: Size | None) -> str:
-        return f"npu-run {artifact.name} {size}"
+    def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:
+        return f"npu-run {artifact.name} {size if fixed else None}"
 
 
 class NpuModel:
