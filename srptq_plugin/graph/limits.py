@@ -39,20 +39,26 @@ def join_limits(limits: Sequence[Limits | None]) -> Limits | None:
     >>> join_limits([(-1.0, 1.0), (0.0, None)]), join_limits([(-1.0, 1.0), None])
     ((-1.0, None), None)
     """
-    lowers, uppers = zip(*(ends or (None, None) for ends in limits), strict=True)
-    lower = None if None in lowers else min(lowers)
-    upper = None if None in uppers else max(uppers)
-    return None if lower is None and upper is None else (lower, upper)
+    lower = min((_open(-math.inf, ends and ends[0]) for ends in limits), default=-math.inf)
+    upper = max((_open(math.inf, ends and ends[1]) for ends in limits), default=math.inf)
+    joint = lower if math.isfinite(lower) else None, upper if math.isfinite(upper) else None
+    return None if joint == (None, None) else joint
+
+
+def _open(infinity: float, end: float | None) -> float:
+    return infinity if end is None else end
 
 
 def _limits_of(network: Network, reader: fx.Node, index: int, bits: int) -> Limits | None:
     op = network.ops[reader]
     if op in MOVEMENT:
-        return compute_limits(network, edges, bits) if (edges := list(network.edges_out(reader))) else None
+        return compute_limits(network, network.edges_out(reader), bits)
     if index != 0:
         return None
     # The output is within half a level of its end: 1 - sigmoid(x) = 1 / (2 * steps), and tanh(x) is 2 sigmoid(2x) - 1.
-    end = math.log(2 * (2**bits - 1) - 1)
+    # One step would leave only zero, where both are halfway between their ends.
+    steps = 2 ** max(bits, 2) - 1
+    end = math.log(2 * steps - 1)
     symmetric = {"sigmoid": end, "tanh": end / 2, "hardsigmoid": 3.0}
     if op in symmetric:
         return -symmetric[op], symmetric[op]
@@ -63,7 +69,7 @@ def _clamped(network: Network, clamp: fx.Node, defaults: Mapping[str, float | No
     """Return the ends of an activation that clamps, or None if they are tensors."""
     is_layer = clamp.op == "call_module"
     given: Mapping[str, Any] = vars(network.module.get_submodule(str(clamp.target))) if is_layer else clamp.kwargs
-    ends = {**defaults, **dict(zip(defaults, clamp.args[1:], strict=False)), **given}
+    ends: dict[str, Any] = {**defaults, **dict(zip(defaults, clamp.args[1:], strict=False)), **given}
     lower, upper = (ends[name] for name in defaults)
     if not all(end is None or isinstance(end, (int, float)) for end in (lower, upper)):
         return None
