@@ -188,7 +188,7 @@ def unchanged(kind: type[BoundedFakeQuantize]) -> type[BoundedFakeQuantize]:
 
 def build_quantizer(plan: Plan, group: str, shell: Shell = unchanged) -> BoundedFakeQuantize:
     """Build the quantizer that a group of sites shares, on exact bounds if all of its tensors are the image."""
-    first, *_ = sites = plan.groups[group]
+    sites, first = plan.groups[group], plan.groups[group][0]
     ends = [site.bounds for site in sites if site.bounds is not None]
     if len(ends) == len(sites):
         image = Bounds.of(min(lower for lower, _ in ends), max(upper for _, upper in ends))
