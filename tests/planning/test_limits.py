@@ -39,7 +39,7 @@ def test_only_inputs_of_saturating_activations_have_limits() -> None:
     known = planned("espcn", 8, "onnxruntime")
     limited = {name: site.limits for name, site in known.items() if site.limits is not None}
     assert limited.keys() == {"first/conv", "second/conv", "grow/conv"}
-    assert limited["first/conv"] == limited["second/conv"] == pytest.approx((-3.1, 3.1), abs=0.05)
+    assert limited["first/conv"] == limited["second/conv"] == pytest.approx((-3.8, 3.8), abs=0.05)
     assert limited["grow/conv"] == (0, 1)
     assert {site.limits for site in planned("edsr", 8, "onnxruntime").values()} == {None}
 
@@ -47,7 +47,7 @@ def test_only_inputs_of_saturating_activations_have_limits() -> None:
 def test_limits_follow_the_bits_of_the_site() -> None:
     known = planned("espcn", 4, "onnxruntime")
     ends = {known[name].grid.bits: known[name].limits for name in ("first/conv", "second/conv")}
-    assert ends[4] == pytest.approx((-1.7, 1.7), abs=0.05)
+    assert ends[4] == pytest.approx((-2.4, 2.4), abs=0.05)
 
 
 @pytest.mark.parametrize("observer", OBSERVERS)
@@ -57,8 +57,8 @@ def test_every_observer_chooses_bounds_within_limits(observer: str) -> None:
     assert limited.observed is not None
     assert limited.limits is not None
     lower, upper = limited.observed.outermost
-    assert -3.12 < lower < -2
-    assert 2 < upper < 3.12
+    assert -3.82 < lower < -2
+    assert 2 < upper < 3.82
     assert bare.bounds.outermost[0] < -4
 
 
