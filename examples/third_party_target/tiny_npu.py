@@ -63,9 +63,9 @@ class TinyNpu:
         """Load a file in the NPU's emulator, which is ONNX Runtime here."""
         return Emulator(artifact)
 
-    def command(self, artifact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:
         """Return the compiler's command line."""
-        return f"tiny-npu-compile {artifact.name}" + (f" --shape {'x'.join(map(str, size))}" if size else "")
+        return f"tiny-npu-compile {artifact.name}" + (f" --shape {'x'.join(map(str, size))}" if fixed else "")
 
 
 class Emulator:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from srptq_plugin.graph.limits import Limits, join_limits
 from srptq_plugin.graph.network import OpKey
 from srptq_plugin.graph.stages import Stage
 from srptq_plugin.quantization.grid import IntGrid
@@ -54,6 +55,8 @@ class Site:
     """The exact range of a tensor that is the image. No observer looks at it."""
     repeats: bool = False
     """Another site of its group rounds its values, before they are moved or behind the concat that reads them."""
+    limits: Limits | None = None
+    """Values beyond change nothing: everything that reads them saturates."""
 
     @property
     def source(self) -> str:
@@ -93,6 +96,10 @@ class Plan:
     def by_edge(self) -> Mapping[Edge, Site]:
         """The site behind each edge that carries integers."""
         return {edge: site for site in self.sites for edge in site.consumers}
+
+    def limits(self, group: str) -> Limits | None:
+        """Return the values beyond which no tensor of a group changes anything, or None if there are none."""
+        return join_limits([site.limits for site in self.groups[group]])
 
     @property
     def weights(self) -> tuple[Site, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor, fx
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import ANY, FusionMatcher
 from srptq_plugin.graph.image_range import compute_image_range
+from srptq_plugin.graph.limits import Limits, compute_limits
 from srptq_plugin.graph.network import ELEMENTWISE, INPUT, MOVEMENT, OUTPUT, Network, is_pooled, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
@@ -104,6 +105,7 @@ class _Planner:
                 self.network.keys[source],
                 tuple(sorted(edges)),
                 bounds=compute_image_range(self.network, source, self.image),
+                limits=self._limits(edges, grid),
             )
             for (source, grid), edges in readers.items()
         }
@@ -255,6 +257,10 @@ class _Planner:
         if nonnegative is not None and self.network.is_nonnegative(source):
             return self.rules.sized(nonnegative, bits)
         return self.rules.sized(self.rules.activations, bits)
+
+    def _limits(self, edges: set[Edge], grid: IntGrid) -> Limits | None:
+        readers = ((self.network.nodes[edge.consumer], edge.input_index) for edge in edges)
+        return compute_limits(self.network, readers, grid.bits)
 
     def _site_name(self, source: fx.Node, grid: IntGrid, readers: _Readers) -> str:
         alone = sum(other is source for other, _ in readers) == 1

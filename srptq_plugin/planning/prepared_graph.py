@@ -188,17 +188,17 @@ def unchanged(kind: type[BoundedFakeQuantize]) -> type[BoundedFakeQuantize]:
 
 def build_quantizer(plan: Plan, group: str, shell: Shell = unchanged) -> BoundedFakeQuantize:
     """Build the quantizer that a group of sites shares, on exact bounds if all of its tensors are the image."""
-    sites = plan.groups[group]
-    first = sites[0]
+    sites, first = plan.groups[group], plan.groups[group][0]
     ends = [site.bounds for site in sites if site.bounds is not None]
     if len(ends) == len(sites):
         image = Bounds.of(min(lower for lower, _ in ends), max(upper for _, upper in ends))
         return shell(BoundedFakeQuantize)(group, first.grid, bounds=image)
     qconfig = plan.qconfigs.get(first.role)
     observer = qconfig.observer(first.grid, len(sites)) if qconfig else None
-    kind = qconfig.quantizer if qconfig else BoundedFakeQuantize
-    options = qconfig.options if qconfig else {}
-    return shell(kind)(group, first.grid, observer, constant=first.role == "weight", options=options)
+    kind, options = (qconfig.quantizer, qconfig.options) if qconfig else (BoundedFakeQuantize, {})
+    quantizer = shell(kind)(group, first.grid, observer, constant=first.role == "weight", options=options)
+    quantizer.limits = plan.limits(group)
+    return quantizer
 
 
 Naming = Callable[[int, fx.Node], str]

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from srptq_plugin.errors import short
+from srptq_plugin.graph.limits import Limits
 from srptq_plugin.graph.network import Network, OpKey, tensor_arguments
 from srptq_plugin.graph.stages import Stage
 from srptq_plugin.planning.plan import Edge, Plan, Role, Site
@@ -29,6 +30,7 @@ class _SiteRecord:
     group: str = ""
     bounds: tuple[float, float] | None = None
     repeats: bool = False
+    limits: Limits | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def shapes_of(network: Network, plan: Plan) -> Mapping[str, tuple[int, ...]]:
 
 
 def _site_record(site: Site) -> _SiteRecord:
-    known = site.consumers, site.group, site.bounds, site.repeats
+    known = site.consumers, site.group, site.bounds, site.repeats, site.limits
     return _SiteRecord(site.name, site.role, site.stage, site.grid, site.source, *known)
 
 
@@ -102,7 +104,7 @@ def _site(record: _SiteRecord) -> Site:
     if not 1 <= grid.bits <= MOST_BITS or grid.channel_axis not in (None, 0, 1) or not record.consumers:
         bits = f"{grid.bits} bits along axis {grid.channel_axis}"
         raise ValueError(f"site {short(record.name)}: {bits}, read by {len(record.consumers)}")
-    known = record.consumers, record.group, record.bounds, record.repeats
+    known = record.consumers, record.group, record.bounds, record.repeats, record.limits
     return Site(record.name, record.role, record.stage, grid, _producer(record), *known)
 
 

@@ -155,13 +155,13 @@ class Target(Protocol):
         """
         ...
 
-    def command(self, artifact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:
         """Return the vendor's command that compiles or runs the file, ready to paste. Empty if there is none.
 
         Args:
             artifact: the first file that `write` returned.
-            size: height and width, if the file takes only one size. Otherwise the command names multiples of 64,
-                which every network takes.
+            size: batch, channels, height and width of an input that the file takes.
+            fixed: whether the file takes no other size.
         """
         ...
 

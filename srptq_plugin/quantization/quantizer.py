@@ -48,6 +48,8 @@ class BoundedFakeQuantize(TrainingCallbacks, nn.Module):
     dynamic: ClassVar[bool] = False
     """Whether scales are computed from each image, not from `bounds` alone. A table then stores `state()`. No integer
     runtime works like this, so only the target `paper` accepts it."""
+    limits: tuple[float | None, float | None] | None = None
+    """The values beyond which the tensor changes nothing. The observer sees all others clamped to them."""
     options_type: ClassVar[type[Options]] = Options
     """The record of this kind's options. A recipe sets them in `quantizer_options`."""
 
@@ -195,7 +197,7 @@ class BoundedFakeQuantize(TrainingCallbacks, nn.Module):
         if self.constant and self._pending:
             return
         try:
-            observer.update(values)
+            observer.update(values if self.limits is None else values.clamp(*self.limits))
         except SrptqError as error:
             raise SrptqError(f"site {self.name}: {error}") from error
         self._pending = True

@@ -16,6 +16,9 @@ from srptq_plugin.runs.verify import verify
 from srptq_plugin.utils.progress import Progress
 from srptq_plugin.utils.timing import Clock
 
+SIDES = (320, 512)
+"""The height and width that a vendor's command names, where the file takes any."""
+
 
 @dataclass(frozen=True)
 class RunWriter:
@@ -60,9 +63,14 @@ class RunWriter:
         with self.clock("verify"):
             summary["verify"] = verify(Run.open(draft, self.bound.registry), progress=self.progress)
         summary["versions"] |= runtime_version(summary["verify"]["runtime"])
-        summary["command"] = self.bound.target.command(draft / artifacts[0], self.size) if artifacts else ""
+        summary["command"] = self._command(draft / artifacts[0]) if artifacts else ""
         summary["seconds"] = self.clock.seconds
         _write_json(draft / SUMMARY, summary)
+
+    def _command(self, artifact: Path) -> str:
+        height, width = map(self.record.fitted, SIDES)
+        size = self.size or (1, self.record.channels, height, width)
+        return self.bound.target.command(artifact, size, fixed=self.size is not None)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

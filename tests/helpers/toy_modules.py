@@ -256,6 +256,19 @@ class ChannelsLast(nn.Module):
         return functional.pixel_shuffle(self.grow(joined.permute(0, 3, 1, 2)), 2)
 
 
+class Espcn(nn.Module):
+    """Convolutions with long tails in front of tanh, and an image clamped behind its pixel shuffle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.grow = conv(3, 12, 5), conv(12, 8), conv(8, 12)
+        self.first.weight.data *= 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        deep = torch.tanh(self.second(torch.tanh(self.first(x))))
+        return functional.pixel_shuffle(self.grow(deep), 2).clamp(0, 1)
+
+
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     kind.__name__.lower(): kind for kind in (Edsr, Mixed, Imdn, Esrgan, Shared, Scaled, Bicubic)
 }
@@ -264,6 +277,7 @@ OTHERS: Mapping[str, Callable[[], nn.Module]] = {
     "activations": Activations,
     "channelslast": ChannelsLast,
     "esa": Esa,
+    "espcn": Espcn,
     "rdn": lambda: RDN(2, FEATURES, 4, 2, 2),
     "rrdb": lambda: RRDB(2, FEATURES, 4, 2),
 }

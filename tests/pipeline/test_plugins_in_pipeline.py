@@ -76,8 +76,8 @@ class Npu:
     def load(self, artifact: Path) -> "NpuModel":
         return NpuModel(artifact)
 
-    def command(self, artifact: Path, size: Size | None) -> str:
-        return f"npu-run {artifact.name} {size}"
+    def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:
+        return f"npu-run {artifact.name} {size} {fixed}"
 
 
 class NpuModel:
@@ -129,7 +129,7 @@ def test_a_plugin_s_target_and_observer_work(photographs: Path, tmp_path: Path) 
     report = run.summary["verify"]
     assert (report["runtime"], report["convs_int8"], report["convs_planned"]) == ("npu 1", 8, 8)
     assert (report["passed"], report["psnr"], report["max_levels"]) == (True, None, 0.0)
-    assert run.summary["command"] == "npu-run npu.json None"
+    assert run.summary["command"] == "npu-run npu.json (1, 3, 320, 512) False"
     scales = read_strict(run.folder / "npu.json")
     assert all(np.log2(np.array(scale)) % 1 == pytest.approx(0) for scale in scales.values())
     assert verify(Run.open(run.folder, registry))["passed"]

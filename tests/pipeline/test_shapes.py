@@ -82,6 +82,12 @@ def test_y_has_an_input_size_of_one_channel(tmp_path: Path) -> None:
         quantized(Luma(), tmp_path / "other", input_size=(1, 3, 20, 28))
 
 
+@pytest.mark.parametrize(("model", "size"), [(Luma(), "1x1x320x512"), (Windows(7), "1x3x322x518")])
+def test_commands_name_a_size_the_network_takes(model: nn.Module, size: str, tmp_path: Path) -> None:
+    run = quantize(small("tensorrt"), model=model.eval(), out=tmp_path / "run")
+    assert f"--optShapes=input:{size} " in run.summary["command"]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_network_that_keeps_the_size_is_evaluated(channels: int, tmp_path: Path) -> None:
     run = quantized(Denoiser(channels), tmp_path)

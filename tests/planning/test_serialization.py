@@ -8,12 +8,19 @@ from helpers import networks
 from srptq_plugin.planning.serialization import plan_of, record_of
 
 
-@pytest.mark.parametrize("kind", ["edsr", "imdn", "shared"])
+@pytest.mark.parametrize("kind", ["edsr", "imdn", "shared", "espcn"])
 def test_a_plan_survives_json_without_its_qconfigs(kind: str) -> None:
     plan = networks.plan(kind, networks.recipe(4, "onnxruntime"))
     restored = plan_of(json.loads(json.dumps(record_of(plan))))
     assert (restored.sites, restored.convs, restored.floats) == (plan.sites, plan.convs, plan.floats)
     assert restored.qconfigs == {}
+
+
+def test_a_record_from_before_limits_has_none() -> None:
+    record = record_of(networks.plan("espcn", networks.recipe(8, "onnxruntime")))
+    limited = [site.pop("limits") for site in record["sites"]]
+    assert any(limited)
+    assert {site.limits for site in plan_of(record).sites} == {None}
 
 
 def test_a_record_holds_operation_keys_as_text() -> None:

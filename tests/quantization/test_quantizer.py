@@ -25,6 +25,18 @@ def test_off_and_observing_pass_values_on() -> None:
     assert "a/site" in repr(quantizer)
 
 
+def test_limits_hold_for_the_observer_alone() -> None:
+    quantizer = BoundedFakeQuantize("a/site", ACTIVATION, MinMaxObserver(ACTIVATION))
+    quantizer.limits = (None, 2.0)
+    values = torch.tensor([-5.0, 1.0, 9.0])
+    assert torch.equal(quantizer(values), values)
+    quantizer.set_mode(Mode.QUANTIZE)
+    assert quantizer.observed is not None
+    assert quantizer.observed.outermost == (-5.0, 2.0)
+    quantizer.set_bounds(Bounds.of(-5.0, 9.0))
+    assert quantizer(values)[2].item() == pytest.approx(9.0, abs=0.5)
+
+
 def test_finishing_takes_over_all_batches() -> None:
     quantizer = BoundedFakeQuantize("a/site", ACTIVATION, MinMaxObserver(ACTIVATION))
     quantizer(torch.tensor([0.0, 1.0]))

@@ -73,7 +73,7 @@ class OnnxRuntimeTarget:
         """Start a session on the CPU."""
         return OnnxRuntimeSession(artifact)
 
-    def command(self, artifact: Path, size: Size | None) -> str:  # noqa: ARG002
+    def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:  # noqa: ARG002
         """Return a command that times the file with ONNX Runtime's own tool."""
         return f"onnxruntime_perf_test -e cpu -I {artifact.name}"
 

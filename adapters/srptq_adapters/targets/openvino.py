@@ -78,9 +78,9 @@ class OpenVinoTarget:
         """Compile a file for the CPU."""
         return OpenVinoModel(artifact)
 
-    def command(self, artifact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:
         """Return a command that times the file with OpenVINO's own tool."""
-        shape = "" if size else ' -data_shape "[1,3,320,512]"'
+        shape = "" if fixed else f' -data_shape "[{",".join(map(str, size))}]"'
         return f"benchmark_app -m {artifact.name} -d CPU -hint latency{shape}"
 
 

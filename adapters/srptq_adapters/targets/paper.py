@@ -57,7 +57,7 @@ class PaperTarget:
         """Refuse to run: no runtime computes on these grids."""
         raise SrptqError(f"{artifact}: {WHY}")
 
-    def command(self, artifact: Path, size: Size | None) -> str:  # noqa: ARG002
+    def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:  # noqa: ARG002
         """Return no command."""
         return ""
 

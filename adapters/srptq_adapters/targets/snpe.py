@@ -82,9 +82,9 @@ class SnpeTarget:
             put_encodings(model, encodings) if encodings.exists() else model, artifact, "SNPE's files"
         )
 
-    def command(self, artifact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:  # noqa: ARG002
         """Return a command that converts the files with Qualcomm's converter."""
-        shape = ",".join(map(str, size or (1, 3, 320, 512)))
+        shape = ",".join(map(str, size))
         return (
             f"qairt-converter --input_network {artifact.name} --quantization_overrides {ENCODINGS} "
             f"--source_model_input_shape input {shape} --output_path {artifact.stem}.dlc"

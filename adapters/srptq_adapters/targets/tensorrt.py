@@ -67,10 +67,11 @@ class TensorRtTarget:
         """Read a file in ONNX Runtime: TensorRT itself needs an NVIDIA GPU."""
         return ReferenceRuntime(onnx.load(artifact), artifact, "TensorRT's file")
 
-    def command(self, artifact: Path, size: Size | None) -> str:
+    def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:
         """Return a command that builds the engine and times it with TensorRT's own tool."""
-        ends = {"min": "64x64", "opt": "320x512", "max": "1088x1920"}
-        shapes = "" if size else "".join(f" --{end}Shapes=input:1x3x{sides}" for end, sides in ends.items())
+        batch, channels, height, width = size
+        ends = {} if fixed else {"min": "64x64", "opt": f"{height}x{width}", "max": "1088x1920"}
+        shapes = "".join(f" --{end}Shapes=input:{batch}x{channels}x{sides}" for end, sides in ends.items())
         return f"trtexec --onnx={artifact.name} --stronglyTyped{shapes} --saveEngine={artifact.stem}.plan"
 
 

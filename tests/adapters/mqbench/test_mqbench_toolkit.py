@@ -35,6 +35,7 @@ CASES = [
     ("shared", 8, "openvino"),
     ("scaled", 4, "onnxruntime"),
     ("bicubic", 8, "onnxruntime"),
+    ("espcn", 8, "onnxruntime"),
     ("rdn", 8, "tensorrt"),
     ("rrdb", 8, "snpe"),
 ]

@@ -42,7 +42,8 @@ def test_the_float_file_runs_in_float(float_file: Callable[[str], Path]) -> None
 
 
 def test_the_command_names_the_file() -> None:
-    assert TARGET.command(Path("run/model_onnxruntime.onnx"), None).endswith(" model_onnxruntime.onnx")
+    command = TARGET.command(Path("run/model_onnxruntime.onnx"), (1, 3, 8, 8), fixed=False)
+    assert command.endswith(" model_onnxruntime.onnx")
 
 
 def test_another_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -151,9 +151,10 @@ def test_the_metadata_travels_with_the_xml(deploy: Deploy) -> None:
 
 def test_the_command_has_a_shape_for_dynamic_files() -> None:
     artifact = Path("run/model_openvino.xml")
-    assert "-m model_openvino.xml" in TARGET.command(artifact, None)
-    assert "-data_shape" in TARGET.command(artifact, None)
-    assert "-data_shape" not in TARGET.command(artifact, (1, 3, 8, 8))
+    command = TARGET.command(artifact, (1, 1, 320, 512), fixed=False)
+    assert "-m model_openvino.xml" in command
+    assert '-data_shape "[1,1,320,512]"' in command
+    assert "-data_shape" not in TARGET.command(artifact, (1, 3, 8, 8), fixed=True)
 
 
 def test_another_file_is_refused_by_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_nothing_is_written(bits: int, float_file: Callable[[str], Path], tmp_pa
     table = QuantTable.of(networks.calibrated("edsr", bits, "paper"))
     assert list(TARGET.write(float_file("edsr"), table, tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
-    assert TARGET.command(tmp_path, None) == ""
+    assert TARGET.command(tmp_path, (1, 3, 8, 8), fixed=False) == ""
 
 
 def test_nothing_is_run(tmp_path: Path) -> None:

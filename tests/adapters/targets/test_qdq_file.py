@@ -205,9 +205,13 @@ def test_a_bias_too_large_for_int32_stays_float(float_file: Callable[[str], Path
     assert stored[bias] == onnx.TensorProto.FLOAT
 
 
+@pytest.mark.parametrize("channels", [3, 1])
 @pytest.mark.parametrize("target", [entry.name for entry in Registry().entries("target")])
-def test_the_command_names_multiples_of_64(target: str) -> None:
-    command = Registry().target(target).load().command(Path("model.onnx"), None)
-    sides = [int(side) for pair in re.findall(r"1[x,]3[x,](\d+)[x,](\d+)", command) for side in pair]
-    assert all(side % 64 == 0 for side in sides)
-    assert bool(sides) is (target in ("openvino", "snpe", "tensorrt"))
+def test_the_command_names_sizes_of_the_network(target: str, channels: int) -> None:
+    built = Registry().target(target).load()
+    command = built.command(Path("model.onnx"), (1, channels, 320, 512), fixed=False)
+    sizes = {tuple(map(int, re.split("[x,]", size))) for size in re.findall(r"\d+(?:[x,]\d+){3}", command)}
+    assert ((1, channels, 320, 512) in sizes) is (target in ("openvino", "snpe", "tensorrt"))
+    assert all(size[:2] == (1, channels) and size[2] % 64 == size[3] % 64 == 0 for size in sizes)
+    fixed = built.command(Path("model.onnx"), (1, channels, 20, 28), fixed=True)
+    assert ("28" in fixed) is (target == "snpe")
