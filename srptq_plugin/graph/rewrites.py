@@ -138,6 +138,8 @@ def _as_channels_first(graph: fx.Graph, argument: Any) -> Any:
     if not isinstance(argument, fx.Node):
         return argument
     shape = argument.meta["val"].shape
+    if not shape:
+        return argument
     if all(side == 1 for side in shape[:-1]):
         return _call(graph, aten.reshape.default, (argument, [shape[-1], 1, 1]), argument)
     return _channels_first(argument)
