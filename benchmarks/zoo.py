@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from srptq_plugin import Recipe, Run, quantize
 from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.evaluation.pairs import load_pairs
-from srptq_plugin.evaluation.scoring import mean_scores
+from srptq_plugin.evaluation.scoring import Upscale, mean_scores
 from srptq_plugin.graph.types import Array
 from srptq_plugin.runs.run import NETWORK
 
@@ -131,8 +131,11 @@ def _scores(run: Run, runtime: str, folder: Path, paths: Mapping[str, Path], thr
     return row
 
 
-def _on_tensors(model: Any) -> Any:
-    return lambda image: torch.from_numpy(np.asarray(model(image.numpy())))
+def _on_tensors(model: Callable[[Array], Array]) -> Upscale:
+    def upscale(image: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(model(image.numpy())))
+
+    return upscale
 
 
 def _patches(run: Run) -> Sequence[Array]:

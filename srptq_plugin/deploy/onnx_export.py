@@ -16,7 +16,8 @@ from onnx import ModelProto, NodeProto
 from torch.export import ExportedProgram
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph.network import INPUT, OUTPUT, OpKey, canonical_op
+from srptq_plugin.graph.network import INPUT, OUTPUT, OpKey
+from srptq_plugin.graph.operation_names import canonical_op
 from srptq_plugin.planning.plan import Site
 
 OPSET = 20

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from srptq_plugin.graph.module_stack import path_of, root_class
+from srptq_plugin.graph.operation_names import canonical_op
 from srptq_plugin.quantization.quantizer_kinds import AnyQuantizer
 
 INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
@@ -26,53 +27,6 @@ UPSAMPLING = frozenset({"pixel_shuffle", "nearest", "interpolate", "conv_transpo
 ELEMENTWISE = frozenset({"add", "sub", "mul", "div"})
 NONNEGATIVE = frozenset({"relu", "sigmoid"})
 
-# Names of ATen operators, of Tensor methods, of operators of Python and of layers (in lower case) to one word for each.
-_OPS = {
-    "conv2d": "conv",
-    "convolution": "conv",
-    "conv_transpose2d": "conv_transpose",
-    "split_with_sizes": "split",
-    "chunk": "split",
-    "tensor_split": "split",
-    "unbind": "split",
-    "view": "reshape",
-    "flatten": "reshape",
-    "unflatten": "reshape",
-    "squeeze": "reshape",
-    "unsqueeze": "reshape",
-    "transpose": "permute",
-    "contiguous": "identity",
-    "clone": "identity",
-    "dropout": "identity",
-    "alias": "identity",
-    "detach": "identity",
-    "constant_pad_nd": "pad",
-    "reflection_pad2d": "pad",
-    "replication_pad2d": "pad",
-    "channel_shuffle": "reshape",
-    "max_pool2d": "max_pool",
-    "avg_pool2d": "avg_pool",
-    "avgpool2d": "avg_pool",
-    "adaptive_avg_pool2d": "mean",
-    "upsample_nearest2d": "nearest",
-    "_upsample_nearest_exact2d": "nearest",
-    "upsample_bilinear2d": "interpolate",
-    "upsample_bicubic2d": "interpolate",
-    "convtranspose2d": "conv_transpose",
-    "pixelshuffle": "pixel_shuffle",
-    "pixelunshuffle": "pixel_unshuffle",
-    "channelshuffle": "reshape",
-    "leakyrelu": "leaky_relu",
-    "upsample": "interpolate",
-    "adaptiveavgpool2d": "mean",
-    "maxpool2d": "max_pool",
-    "batchnorm2d": "batch_norm",
-    "iadd": "add",
-    "isub": "sub",
-    "imul": "mul",
-    "truediv": "div",
-}
-
 
 @dataclass(frozen=True, order=True)
 class OpKey:
@@ -88,17 +42,6 @@ class OpKey:
 
     def __str__(self) -> str:
         return f"{self.path}/{self.op}" + (f".{self.ordinal}" if self.ordinal else "")
-
-
-def canonical_op(name: str) -> str:
-    """Return the project's word for an operation, from the name that a tracer gave it.
-
-    >>> canonical_op("aten.conv2d.default"), canonical_op("relu_"), canonical_op("add.Tensor")
-    ('conv', 'relu', 'add')
-    """
-    base = name.removeprefix("aten.").split(".")[0]
-    base = base if base.startswith("_") else base.rstrip("_")  # a trailing underscore means in place
-    return _OPS.get(base, base)
 
 
 def tensor_arguments(node: fx.Node) -> list[fx.Node]:
@@ -211,14 +154,12 @@ class Network:
         `global_mean` the mean of every channel, and a PReLU with one slope is a `leaky_relu`.
         """
         op = self.ops[node]
+        slopes = self.parameter(node, 1) if op == "prelu" else None
         if op == "mean" and is_pooled(node) and not any(is_pooled(source) for _, source in self.edges_in(node)):
             return "global_mean"
-        if op == "mul" and self._is_number(node):
-            return "scale"
-        if op == "prelu":
-            slopes = self.parameter(node, 1)
-            return "leaky_relu" if slopes is not None and slopes[1].numel() == 1 else op
-        return op
+        if slopes is not None and slopes[1].numel() == 1:
+            return "leaky_relu"
+        return "scale" if op == "mul" and self._is_number(node) else op
 
     def _is_number(self, product: fx.Node) -> bool:
         """Tell whether one factor of a product is a number, or a parameter with a single value."""

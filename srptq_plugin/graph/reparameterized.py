@@ -1,13 +1,11 @@
 """Weights that are computed from other parameters, replaced by plain ones in a copied module or a traced program."""
 
 import copy
-from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
@@ -15,7 +13,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from srptq_plugin.graph.module_stack import module_path
-from srptq_plugin.graph.network import canonical_op
+from srptq_plugin.graph.operation_names import canonical_op
+from srptq_plugin.graph.program_edits import is_mutable
 
 READERS = frozenset({"conv", "conv_transpose", "linear"})
 """Operations whose second and third arguments are a weight and a bias."""
@@ -88,23 +87,14 @@ def _constants(program: ExportedProgram) -> dict[fx.Node, Tensor]:
     known = {node: program.state_dict[targets[node.name]] for node in _placeholders(program) if node.name in targets}
     with torch.no_grad():
         for node in program.graph.nodes:
-            read = node.all_input_nodes
-            if node.op == "call_function" and read and known.keys() >= set(read) and not _writes({node, *node.users}):
+            read, changes = node.all_input_nodes, any(map(is_mutable, {node, *node.users}))
+            if node.op == "call_function" and read and known.keys() >= set(read) and not changes:
                 known[node] = node.target(*fx.map_arg(node.args, known.get), **fx.map_arg(node.kwargs, known.get))
     return known
 
 
 def _placeholders(program: ExportedProgram) -> list[fx.Node]:
     return [node for node in program.graph.nodes if node.op == "placeholder"]
-
-
-def _writes(nodes: Iterable[fx.Node]) -> bool:
-    """Tell whether any node is an operation that changes its arguments in place."""
-    return any(isinstance(node.target, OpOverload) and _schema(node.target).is_mutable for node in nodes)
-
-
-def _schema(operation: Any) -> Any:
-    return operation._schema  # noqa: SLF001 - torch tells in no other way
 
 
 def _make_parameter(program: ExportedProgram, node: fx.Node, name: str, value: Tensor) -> None:

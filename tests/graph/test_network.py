@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from srptq_plugin.costs.shapes import trace_shapes
 from srptq_plugin.graph.export import export_network, graph_of
-from srptq_plugin.graph.network import Network, OpKey, canonical_op, drop_identities, tensor_arguments
+from srptq_plugin.graph.network import Network, OpKey, drop_identities, tensor_arguments
+from srptq_plugin.graph.operation_names import canonical_op
 
 
 def exported(module: nn.Module) -> Network:

@@ -92,7 +92,7 @@ def test_the_network_keeps_its_weights() -> None:
     assert torch.equal(module.head.weight, before)
 
 
-def test_new_operations_belong_to_the_module_of_the_old() -> None:
+def test_new_operations_have_the_old_ones_module() -> None:
     network = Network(networks.graph("activations"))
     plain = Network(graph_of(fold_and_trace(networks.network("activations"))[1]))
     assert "silu" in plain.ops.values()
@@ -134,8 +134,8 @@ class Normed(nn.Module):
         self.head, self.tail = networks.conv(3, 6), nn.Conv2d(6, 3, 3, padding=1, bias=False)
         self.norm, self.last = nn.BatchNorm2d(6), nn.BatchNorm2d(3, affine=False)
         for norm in (self.norm, self.last):
-            nn.init.uniform_(norm.running_mean)
-            nn.init.uniform_(norm.running_var, 0.5, 2)
+            norm.running_mean = torch.rand(norm.num_features)
+            norm.running_var = 0.5 + torch.rand(norm.num_features)
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.norm(torch.cat([self.head(x)], 1))

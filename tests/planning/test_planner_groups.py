@@ -57,7 +57,7 @@ def test_dense_blocks_share_a_scale_through_concats() -> None:
     assert several == [{"SFENet2/conv", *cats[0]}, {"RDBs.0/add", *cats[1], "/cat"}]
 
 
-def test_an_input_that_only_a_concat_reads_has_its_scale() -> None:
+def test_what_only_a_concat_reads_has_its_scale() -> None:
     rdn = planned("rdn")
     cats = [site for site in rdn.values() if site.op == "cat"]
     inputs = [site for site in rdn.values() if any(edge.consumer.endswith("cat") for edge in site.consumers)]
@@ -68,7 +68,7 @@ def test_an_input_that_only_a_concat_reads_has_its_scale() -> None:
     assert not {site.group for site in shared} & {site.group for site in cats}
 
 
-def test_a_tensor_is_stored_once_if_the_rules_say_so() -> None:
+def test_tensors_are_stored_once_if_rules_say() -> None:
     stored = sites(networks.plan("esa", networks.recipe(), rules=replace(RULES, stored_once=True)))
     both = sites(networks.plan("esa", networks.recipe(), rules=RULES))
     assert {edge.consumer for edge in stored["body/conv"].consumers} == {"reduce/conv", "/mul"}
@@ -76,7 +76,7 @@ def test_a_tensor_is_stored_once_if_the_rules_say_so() -> None:
     assert "/sigmoid" not in stored
 
 
-def test_a_relu_computed_by_range_keeps_its_own_scale() -> None:
+def test_a_relu_by_range_keeps_its_scale() -> None:
     rdn = planned("rdn", target="onnxruntime")
     relus = {site.group for site in rdn.values() if site.op == "relu"}
     assert relus

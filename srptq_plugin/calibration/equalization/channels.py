@@ -9,7 +9,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import fx
 
-from srptq_plugin.graph.network import IMAGE_AXES, Network, canonical_op, is_pooled
+from srptq_plugin.graph.network import IMAGE_AXES, Network, is_pooled
+from srptq_plugin.graph.operation_names import canonical_op
 
 Ids = NDArray[np.intp]
 """A number for each channel of a feature map."""
