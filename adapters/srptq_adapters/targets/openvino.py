@@ -31,6 +31,20 @@ CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 MOVED = frozenset({"pixel_shuffle", "pixel_unshuffle", "max_pool", "nearest", "split", "slice", "pad"})
 """Operations that move integers rather than floats, if all that they give is read as integers."""
 
+ACTIVATIONS = (
+    "clamp",
+    "elu",
+    "gelu",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "mish",
+    "prelu",
+    "relu6",
+    "sigmoid",
+    "tanh",
+)
+
 MIXED = Rules(
     weights=IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0),
     activations=IntGrid(8),
@@ -40,8 +54,13 @@ MIXED = Rules(
     inputs=frozenset({"conv", "add", "cat", *MOVED}),
     outputs=frozenset(),
     stored_once=True,
-    # The CPU plugin appends scales and sums to a convolution as post-ops of oneDNN, before it rounds to 8 bits.
-    fusions=(Fusion("relu"), Fusion("add", behind="conv", through=frozenset({"scale", "add"}))),
+    # The CPU plugin appends scales, sums and activations to a convolution as post-ops of oneDNN, before it rounds to 8
+    # bits.
+    fusions=(
+        Fusion("relu"),
+        Fusion("add", behind="conv", through=frozenset({"scale", "add"})),
+        *(Fusion(activation, behind="conv") for activation in ACTIVATIONS),
+    ),
     # oneDNN without VNNI: `vpmaddubsw` adds two uint8 * int8 products in saturating int16.
     pair_sum_bits=16,
     integer_bits=BITS,
