@@ -110,6 +110,12 @@ def tensor_arguments(node: fx.Node) -> list[fx.Node]:
     return flat
 
 
+def transposed_stride(node: fx.Node) -> int:
+    """Return the larger stride of a call of `conv_transpose2d`."""
+    stride: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("stride", 1)  # noqa: PLR2004
+    return max(stride) if isinstance(stride, (list, tuple)) else stride
+
+
 def is_pooled(node: fx.Node) -> bool:
     """Tell whether a feature map is 1 x 1 for every image size."""
     shape = getattr(node.meta.get("val"), "shape", ())
@@ -164,6 +170,11 @@ class Network:
     def convs(self) -> tuple[fx.Node, ...]:
         """The convolutions, without mean shifts."""
         return tuple(node for node, op in self.ops.items() if op == "conv" and not self.is_mean_shift(node))
+
+    @cached_property
+    def transposed(self) -> tuple[fx.Node, ...]:
+        """The transposed convolutions. Their weights are [inputs, outputs of a group, height, width]."""
+        return tuple(node for node, op in self.ops.items() if op == "conv_transpose")
 
     def name(self, node: fx.Node) -> str:
         """Return the key of a node as text."""
@@ -238,7 +249,16 @@ class Network:
     def is_depthwise(self, conv: fx.Node) -> bool:
         """Tell whether each output channel of a convolution reads one input channel."""
         weight, image = self.parameter(conv, 1), tensor_arguments(conv)[0].meta.get("val")
-        return weight is not None and image is not None and weight[1].shape[:2] == (image.shape[1], 1)
+        if weight is None or image is None:
+            return False
+        return weight[1].shape[:2] == (image.shape[1], 1) and self.groups(conv) == image.shape[1]
+
+    def groups(self, conv: fx.Node) -> int:
+        """Return the number of groups of a convolution, or 1 in a graph without shapes."""
+        # The second axis of a weight holds a group's inputs, or its outputs if the convolution is transposed.
+        grouped = conv if conv in self.transposed else tensor_arguments(conv)[0]
+        weight, value = self.parameter(conv, 1), grouped.meta.get("val")
+        return 1 if weight is None or value is None else value.shape[1] // weight[1].shape[1]
 
     def is_nonnegative(self, node: fx.Node) -> bool:
         """Tell whether a tensor has no negative values by construction."""

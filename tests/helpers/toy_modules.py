@@ -256,6 +256,36 @@ class ChannelsLast(nn.Module):
         return functional.pixel_shuffle(self.grow(joined.permute(0, 3, 1, 2)), 2)
 
 
+class Fsrcnn(nn.Module):
+    """PReLUs per channel, and a transposed convolution with bias and output padding at the end."""
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        self.feature = nn.Sequential(conv(3, FEATURES, 5), nn.PReLU(FEATURES))
+        self.map = nn.Sequential(conv(FEATURES, 4), nn.PReLU(4), conv(4, FEATURES + 1, 1), nn.PReLU(FEATURES + 1))
+        self.grow = nn.ConvTranspose2d(FEATURES + 1, 3, 9, stride, padding=4, output_padding=stride - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.grow(self.map(self.feature(x)))
+
+
+class Lapsrn(nn.Module):
+    """Transposed convolutions in the middle: of the image, of features that a convolution reads too, and of a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.mix = conv(3, FEATURES), conv(FEATURES, FEATURES)
+        self.image = nn.ConvTranspose2d(3, 3, 4, 2, padding=1, bias=False)
+        self.grow = nn.ConvTranspose2d(FEATURES, FEATURES, 4, 2, padding=1)
+        self.again = nn.ConvTranspose2d(FEATURES, FEATURES, 3, 1, padding=1)
+        self.residual = conv(FEATURES, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = functional.leaky_relu(self.head(x), 0.2)
+        deep = functional.relu(self.grow(shallow + self.mix(shallow)))
+        return self.image(x) + self.residual(functional.relu(self.again(deep)) + deep)
+
+
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     kind.__name__.lower(): kind for kind in (Edsr, Mixed, Imdn, Esrgan, Shared, Scaled, Bicubic)
 }
@@ -264,6 +294,8 @@ OTHERS: Mapping[str, Callable[[], nn.Module]] = {
     "activations": Activations,
     "channelslast": ChannelsLast,
     "esa": Esa,
+    "fsrcnn": Fsrcnn,
+    "lapsrn": Lapsrn,
     "rdn": lambda: RDN(2, FEATURES, 4, 2, 2),
     "rrdb": lambda: RRDB(2, FEATURES, 4, 2),
 }
