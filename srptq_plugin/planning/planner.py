@@ -276,8 +276,10 @@ class _Planner:
         return self.rules.sized(grid, bits)
 
     def _site_name(self, source: fx.Node, grid: IntGrid, readers: _Readers) -> str:
-        alone = sum(other is source for other, _ in readers) == 1
-        return self.network.name(source) + ("" if alone else f"@{grid.bits}")
+        grids = [other for node, other in readers if node is source]
+        alike = sum(other.bits == grid.bits for other in grids) > 1
+        kind = "-symmetric" if alike and grid.symmetric else ""
+        return self.network.name(source) + ("" if len(grids) == 1 else f"@{grid.bits}{kind}")
 
     def _needs_no_kernel(self, node: fx.Node, op: str) -> bool:
         """Tell whether an operation keeps integers integers: it moves them, or a kernel of another one computes it."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from helpers.transposed import Fsrcnn, Lapsrn
 from srptq_plugin.models.rdn import RDN
 from srptq_plugin.models.rrdb import RRDB
 
@@ -254,36 +255,6 @@ class ChannelsLast(nn.Module):
         deep = self.second(functional.gelu(self.first(shallow))) * self.scale + shallow
         joined = self.joined(torch.cat([deep, shallow], dim=-1))
         return functional.pixel_shuffle(self.grow(joined.permute(0, 3, 1, 2)), 2)
-
-
-class Fsrcnn(nn.Module):
-    """PReLUs per channel, and a transposed convolution with bias and output padding at the end."""
-
-    def __init__(self, stride: int = 2) -> None:
-        super().__init__()
-        self.feature = nn.Sequential(conv(3, FEATURES, 5), nn.PReLU(FEATURES))
-        self.map = nn.Sequential(conv(FEATURES, 4), nn.PReLU(4), conv(4, FEATURES + 1, 1), nn.PReLU(FEATURES + 1))
-        self.grow = nn.ConvTranspose2d(FEATURES + 1, 3, 9, stride, padding=4, output_padding=stride - 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.grow(self.map(self.feature(x)))
-
-
-class Lapsrn(nn.Module):
-    """Transposed convolutions in the middle: of the image, of features that a convolution reads too, and of a ReLU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head, self.mix = conv(3, FEATURES), conv(FEATURES, FEATURES)
-        self.image = nn.ConvTranspose2d(3, 3, 4, 2, padding=1, bias=False)
-        self.grow = nn.ConvTranspose2d(FEATURES, FEATURES, 4, 2, padding=1)
-        self.again = nn.ConvTranspose2d(FEATURES, FEATURES, 3, 1, padding=1)
-        self.residual = conv(FEATURES, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shallow = functional.leaky_relu(self.head(x), 0.2)
-        deep = functional.relu(self.grow(shallow + self.mix(shallow)))
-        return self.image(x) + self.residual(functional.relu(self.again(deep)) + deep)
 
 
 NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
