@@ -110,12 +110,6 @@ def tensor_arguments(node: fx.Node) -> list[fx.Node]:
     return flat
 
 
-def transposed_stride(node: fx.Node) -> int:
-    """Return the larger stride of a call of `conv_transpose2d`."""
-    stride: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("stride", 1)  # noqa: PLR2004
-    return max(stride) if isinstance(stride, (list, tuple)) else stride
-
-
 def is_pooled(node: fx.Node) -> bool:
     """Tell whether a feature map is 1 x 1 for every image size."""
     shape = getattr(node.meta.get("val"), "shape", ())
@@ -259,6 +253,11 @@ class Network:
         grouped = conv if conv in self.transposed else tensor_arguments(conv)[0]
         weight, value = self.parameter(conv, 1), grouped.meta.get("val")
         return 1 if weight is None or value is None else value.shape[1] // weight[1].shape[1]
+
+    def stride(self, conv: fx.Node) -> int:
+        """Return the larger stride of a convolution in a graph without layers."""
+        stride: Any = conv.args[3] if len(conv.args) > 3 else conv.kwargs.get("stride", 1)  # noqa: PLR2004
+        return max(stride) if isinstance(stride, (list, tuple)) else stride
 
     def is_nonnegative(self, node: fx.Node) -> bool:
         """Tell whether a tensor has no negative values by construction."""

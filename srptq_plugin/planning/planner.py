@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import ANY, FusionMatcher
 from srptq_plugin.graph.image_range import compute_image_range
-from srptq_plugin.graph.network import ELEMENTWISE, INPUT, MOVEMENT, OUTPUT, Network, is_pooled, tensor_arguments, transposed_stride
+from srptq_plugin.graph.network import ELEMENTWISE, INPUT, MOVEMENT, OUTPUT, Network, is_pooled, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
@@ -136,7 +136,7 @@ class _Planner:
         return self._why_not_transposed(conv) if self.network.ops[conv] == TRANSPOSED else ""
 
     def _why_not_transposed(self, conv: fx.Node) -> str:
-        stride, largest = transposed_stride(conv), self.rules.transposed_stride
+        stride, largest = self.network.stride(conv), self.rules.transposed_stride
         if largest is not None and stride > largest:
             return f"its stride is {stride}, the target has integer kernels up to stride {largest}"
         if self.network.groups(conv) > 1 and not self.everywhere:

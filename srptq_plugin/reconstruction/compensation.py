@@ -32,8 +32,9 @@ DAMPING = 0.01
 
 
 def compensate(prepared: PreparedGraph, images: Tensor, progress: Progress = quiet) -> float:
-    """Round every weight of a convolution in place, with compensation, if that brings the images nearer to the float
-    network's. Weights of transposed convolutions stay at the nearest levels.
+    """Round every weight in place, with compensation, if that brings the images nearer to the float network's.
+
+    Weights of transposed convolutions stay at the nearest levels.
 
     Returns:
         By how many dB the noise in the images falls. 0 if the weights were left as they were.

@@ -95,5 +95,5 @@ def test_depthwise_means_a_group_for_each_channel() -> None:
 def test_training_knows_their_parameters() -> None:
     network = Network(networks.graph("fsrcnn"))
     names = dict(network.module.named_parameters())
-    found = {conv.weight: conv.bias for conv in convolutions(network, names, set(names))}
-    assert found["grow.weight"] == "grow.bias"
+    biases = {conv.weight: conv.bias for conv in convolutions(network, names, set(names))}
+    assert biases["grow.weight"] == "grow.bias"

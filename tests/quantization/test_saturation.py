@@ -82,9 +82,7 @@ def test_learned_weights_shrink_to_fit_their_scale(shape: tuple[int, ...], seed:
 
 
 @given(SHAPES, st.integers(0, 10**6), st.floats(0.1, 5), st.floats(0.05, 2))
-def test_transposed_weights_have_outputs_second(
-    shape: tuple[int, ...], seed: int, tail: float, share: float
-) -> None:
+def test_transposed_weights_have_outputs_second(shape: tuple[int, ...], seed: int, tail: float, share: float) -> None:
     weight = drawn(shape, seed, tail)
     before = by_extremes(weight, GRID, share)
     transposed = QParams(before.scale, before.zero_point, replace(GRID, channel_axis=1))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -19,9 +19,11 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
-from srptq_plugin.planning.plan import Site
 from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid
+
+if TYPE_CHECKING:
+    from srptq_plugin.planning.plan import Site
 
 STEM = "model_openvino"
 BITS = frozenset(range(2, 9))
