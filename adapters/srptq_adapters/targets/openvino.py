@@ -63,7 +63,11 @@ PERFORMANCE = replace(
 
 
 class OpenVinoTarget:
-    """8-bit integers on CPUs: `mixed` has asymmetric activations, `performance` symmetric ones."""
+    """8-bit integers on CPUs: `mixed` has asymmetric activations, `performance` symmetric ones.
+
+    On processors without VNNI a transposed convolution of negative values is slower in int8 than in float. An override
+    with `quantize: false` leaves it float.
+    """
 
     presets: Mapping[str, Rules] = {"mixed": MIXED, "performance": PERFORMANCE}
 
