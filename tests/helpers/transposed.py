@@ -20,7 +20,7 @@ class Fsrcnn(nn.Module):
 
 
 class Lapsrn(nn.Module):
-    """Transposed convolutions of the image, of a sum, and of features that an add reads as well."""
+    """Transposed convolutions of the image, of a sum, and of features that an add reads next to the result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,4 +33,4 @@ class Lapsrn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shallow = functional.leaky_relu(self.head(x), 0.2)
         deep = functional.relu(self.grow(shallow + self.mix(shallow)))
-        return self.image(x) + self.residual(functional.relu(self.again(deep)) + deep)
+        return self.image(x) + self.residual(self.again(deep) + deep)
