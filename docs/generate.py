@@ -36,6 +36,8 @@ GRIDS = {
 }
 WISHES = {
     "inputs": "Under `full` quantized in front of",
+    "symmetric_inputs": "Read integers with zero point 0 only",
+    "transposed_stride": "The largest stride of a transposed convolution in integers",
     "outputs": "Under `full` quantized behind",
     "nonnegative_activations": "Activations that are never negative",
     "fusions": "Computed in the kernel of an operation before it, so not quantized between them",

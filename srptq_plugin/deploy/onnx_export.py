@@ -28,6 +28,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 _TYPES = {
     "conv": "Conv",
+    "conv_transpose": "ConvTranspose",
     "add": "Add",
     "sub": "Sub",
     "mul": "Mul",
@@ -149,7 +150,9 @@ def _origin(node: NodeProto) -> tuple[str, str, str] | None:
     scopes, kinds = _read_list(node, _SCOPES), _read_list(node, _CLASSES)
     if len(scopes) < 2 or not kinds or kinds[-1].startswith("<"):  # noqa: PLR2004 - "<built-in function mul>"
         return None
-    return scopes[-2], canonical_op(kinds[-1]), scopes[-1]
+    # The exporter decomposes a transposed convolution to aten.convolution, which tells it by an argument.
+    op = "conv_transpose" if node.op_type == _TYPES["conv_transpose"] else canonical_op(kinds[-1])
+    return scopes[-2], op, scopes[-1]
 
 
 def _read_list(node: NodeProto, key: str) -> list[str]:

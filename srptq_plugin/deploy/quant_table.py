@@ -52,7 +52,7 @@ class QuantTable:
         qparams = prepared.qparams()
         sites = prepared.plan.weights
         weights = {site.name: quantize(prepared.parameter(site).detach(), qparams[site.name]) for site in sites}
-        norms = {site.name: magnitudes(prepared.float_weight(site)) for site in sites}
+        norms = {site.name: magnitudes(prepared.float_weight(site), site.grid) for site in sites}
         activations = prepared.of_role("activation")
         states = {group: quantizer.state() for group, quantizer in activations.items() if quantizer.dynamic}
         return cls(prepared.plan, qparams, weights, norms, prepared.tuned_biases(), states)
@@ -216,24 +216,23 @@ def _check_numbers(name: str, qparams: QParams) -> None:
 
 def _check_weight(name: str, integers: Tensor, norms: Tensor, qparams: QParams) -> None:
     """Raise on integers of another shape than their scales, or beyond their grid."""
-    channels, grid = integers.shape[0] if integers.ndim else 0, qparams.grid
-    if (
-        not channels
-        or norms.shape != (channels,)
-        or qparams.scale.numel() not in (1, integers.shape[grid.channel_axis or 0])
-    ):
+    grid = qparams.grid
+    axis = grid.channel_axis or 0
+    channels = integers.shape[axis] if integers.ndim > axis else 0
+    if not channels or norms.shape != (channels,) or qparams.scale.numel() not in (1, channels):
         raise ValueError(f"{name}: integers of shape {list(integers.shape)}, {qparams.scale.numel()} scales")
     if int(integers.min()) < grid.qmin or int(integers.max()) > grid.qmax:
         raise ValueError(f"{name}: integers beyond {grid.qmin} to {grid.qmax}")
 
 
-def magnitudes(weight: Tensor) -> Tensor:
-    """Return the mean magnitude of each output channel.
+def magnitudes(weight: Tensor, grid: IntGrid) -> Tensor:
+    """Return the mean magnitude of each channel along a grid's axis, or along the first.
 
-    >>> magnitudes(torch.tensor([[1.0, -3.0], [0.0, 1.0]])).tolist()
-    [2.0, 0.5]
+    >>> weight = torch.tensor([[1.0, -3.0], [0.0, 1.0]])
+    >>> magnitudes(weight, IntGrid(8)).tolist(), magnitudes(weight, IntGrid(8, channel_axis=1)).tolist()
+    ([2.0, 0.5], [0.5, 2.0])
     """
-    return weight.detach().abs().flatten(1).mean(1).float()
+    return weight.detach().abs().transpose(0, grid.channel_axis or 0).flatten(1).mean(1).float()
 
 
 def _replace(module: fx.GraphModule, node: fx.Node, index: int, name: str, values: Tensor) -> None:

@@ -33,9 +33,9 @@ def _fold_factor(graph: fx.Graph, product: fx.Node, images: Collection[str]) -> 
         image, factor = factor, image
     if not isinstance(image, fx.Node) or not _is_constant(factor, images) or not _is_per_channel(factor, image):
         return
-    if factor == 1:
-        product.replace_all_uses_with(image)
-    elif image.target is aten.conv2d.default and len(image.users) == 1:
+    if not isinstance(factor, fx.Node):  # targets compute a product with a number inside a kernel
+        return
+    if image.target is aten.conv2d.default and len(image.users) == 1:
         with graph.inserting_before(product):
             weight, *bias = image.args[1:3]
             scaled = [_scaled(graph, image, weight, factor, (-1, 1, 1, 1))]

@@ -90,7 +90,8 @@ class FusionMatcher:
     def _matches(self, node: fx.Node, op: str) -> bool:
         """Tell whether a node is the operation that a fusion names."""
         if op in ("conv", DEPTHWISE):
-            return node in self.planned and (op == "conv" or self.network.is_depthwise(node))
+            is_conv = node in self.planned and self.network.ops[node] == "conv"
+            return is_conv and (op == "conv" or self.network.is_depthwise(node))
         if op == SCALE:
             return self.network.ops[node] == "mul" and len(self.network.edges_in(node)) == 1
         return op in (ANY, self.network.ops[node], self.network.kind(node))

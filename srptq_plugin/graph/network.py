@@ -108,6 +108,11 @@ class Network:
         """The convolutions, without mean shifts."""
         return tuple(node for node, op in self.ops.items() if op == "conv" and not self.is_mean_shift(node))
 
+    @cached_property
+    def transposed(self) -> tuple[fx.Node, ...]:
+        """The transposed convolutions. Their weights are [inputs, outputs of a group, height, width]."""
+        return tuple(node for node, op in self.ops.items() if op == "conv_transpose")
+
     def name(self, node: fx.Node) -> str:
         """Return the key of a node as text."""
         return str(self.keys[node])
@@ -181,7 +186,21 @@ class Network:
     def is_depthwise(self, conv: fx.Node) -> bool:
         """Tell whether each output channel of a convolution reads one input channel."""
         weight, image = self.parameter(conv, 1), tensor_arguments(conv)[0].meta.get("val")
-        return weight is not None and image is not None and weight[1].shape[:2] == (image.shape[1], 1)
+        if weight is None or image is None:
+            return False
+        return weight[1].shape[:2] == (image.shape[1], 1) and self.groups(conv) == image.shape[1]
+
+    def groups(self, conv: fx.Node) -> int:
+        """Return the number of groups of a convolution, or 1 in a graph without shapes."""
+        # The second axis of a weight holds a group's inputs, or its outputs if the convolution is transposed.
+        grouped = conv if conv in self.transposed else tensor_arguments(conv)[0]
+        weight, value = self.parameter(conv, 1), grouped.meta.get("val")
+        return 1 if weight is None or value is None else value.shape[1] // weight[1].shape[1]
+
+    def stride(self, conv: fx.Node) -> int:
+        """Return the larger stride of a convolution in a graph without layers."""
+        stride: Any = conv.args[3] if len(conv.args) > 3 else conv.kwargs.get("stride", 1)  # noqa: PLR2004
+        return max(stride) if isinstance(stride, (list, tuple)) else stride
 
     def is_nonnegative(self, node: fx.Node) -> bool:
         """Tell whether a tensor has no negative values by construction."""

@@ -23,7 +23,7 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
     >>> from torch import nn
     >>> program = rewrite(torch.export.export(nn.SiLU(), (torch.zeros(1, 3, 4, 4),)))
     >>> [node.name for node in program.graph.nodes if node.op == "call_function"]
-    ['sigmoid', 'mul']
+    ['sigmoid_default', 'mul_tensor']
     """
     graph = program.graph
     for node in list(graph.nodes):

@@ -26,7 +26,11 @@ class Rules:
     placements: tuple[str, ...] = ("full", "convs")
     """The placements that it runs, the default first."""
     inputs: frozenset[str] = frozenset({"conv", "add", "cat"})
-    """Operations whose inputs are quantized under `full`."""
+    """Operations whose inputs are quantized under `full`. Under `convs`, only convolutions have quantized inputs."""
+    symmetric_inputs: frozenset[str] = frozenset()
+    """Operations that read integers with zero point 0 only: uint8 if never negative, and int8 otherwise."""
+    transposed_stride: int | None = None
+    """The largest stride of a transposed convolution in integers. None if any stride will do."""
     outputs: frozenset[str] = frozenset({"conv", "add", "cat"})
     """Operations whose outputs are quantized under `full`."""
     fusions: tuple[Fusion, ...] = (Fusion("relu"),)

@@ -51,6 +51,7 @@ def make_plan(
     )
 
 
+TRANSPOSED = "conv_transpose"
 _Readers = Mapping[GridTensor, set[Edge]]
 
 
@@ -62,7 +63,8 @@ class _Planner:
         self.full = rules.placement(recipe.placement) == "full"
         self.everywhere = self.full and rules.every_tensor
         self.refused: dict[fx.Node, str] = {}
-        self.planned = [conv for conv in network.convs if self._plans(conv)]
+        self.layers = {*network.convs, *(network.transposed if TRANSPOSED in rules.inputs else ())}
+        self.planned = [node for node in network.ops if node in self.layers and self._plans(node)]
         self.fusions = FusionMatcher(network, rules.fusions, self.planned)
         self.joining = tuple(self._others(rules.inputs))
         self.skips = [node for node, op in network.ops.items() if op == "add" and self._joins(node)]
@@ -78,8 +80,7 @@ class _Planner:
         for name, convs in readers.items():
             stage = self.stages.of(convs[0])
             bits = self.choices.bits("weights", stage, convs[0], name)
-            axis = 0 if self.recipe.weights.per_channel else None
-            grid = replace(self.rules.sized(self.rules.weights, bits), channel_axis=axis)
+            grid = replace(self.rules.sized(self.rules.weights, bits), channel_axis=self._channel_axis(convs[0]))
             grid = replace(grid, pair_limit=self._pair_limit(grid, convs))
             edges = tuple(Edge(self.network.name(conv), 1) for conv in convs)
             yield Site(name, "weight", stage, grid, None, edges, group=name)
@@ -115,7 +116,7 @@ class _Planner:
         """Return why operations stay float, by operation key."""
         reasons = {self.network.name(conv): reason for conv, reason in self.refused.items()}
         for node, op in self.network.ops.items():
-            is_integer = node in self.network.convs or self._needs_no_kernel(node, op) or node in self.joining
+            is_integer = node in self.layers or self._needs_no_kernel(node, op) or node in self.joining
             is_integer = is_integer or (self.everywhere and node not in self.refused and self.choices.quantizes(node))
             if node in self.network.varying and not is_integer:
                 reasons[self.network.name(node)] = self._why_not_integer(op)
@@ -134,7 +135,26 @@ class _Planner:
             return "its weight is computed, not a parameter"
         if not self.choices.quantizes(conv):
             return "the recipe leaves it float"
-        return ""
+        return self._why_not_transposed(conv) if self.network.ops[conv] == TRANSPOSED else ""
+
+    def _why_not_transposed(self, conv: fx.Node) -> str:
+        stride, largest = self.network.stride(conv), self.rules.transposed_stride
+        if largest is not None and stride > largest:
+            return f"its stride is {stride}, the target has integer kernels up to stride {largest}"
+        if self.network.groups(conv) > 1 and not self.everywhere:
+            return "transposed convolutions in groups have no integer kernel"
+        if self.rules.pair_sum_bits is not None and not self.recipe.weights.per_channel:
+            return "a transposed convolution needs `weights.per_channel: true` here"
+        shared = {parameter[0] for other in self.network.convs if (parameter := self.network.parameter(other, 1))}
+        own = self.network.parameter(conv, 1)
+        return "a convolution reads its weight as well, along another axis" if own and own[0] in shared else ""
+
+    def _channel_axis(self, conv: fx.Node) -> int | None:
+        """Return the axis of the output channels of a weight, or None if it has one scale."""
+        is_transposed = self.network.ops[conv] == TRANSPOSED
+        # No axis holds the output channels of a transposed convolution in groups.
+        single = not self.recipe.weights.per_channel or (is_transposed and self.network.groups(conv) > 1)
+        return None if single else int(is_transposed)
 
     def _pair_limit(self, grid: IntGrid, convs: list[fx.Node]) -> int | None:
         """Return the largest safe sum of two neighboring weights. Inputs of more bits allow smaller sums."""
@@ -195,7 +215,7 @@ class _Planner:
                 yield from self._moved_image(source)
 
     def _output_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
-        producers = self.planned if self.full and "conv" in self.rules.outputs else []
+        producers = [node for node in self.planned if self.full and self.network.ops[node] in self.rules.outputs]
         others = self._tensors() if self.everywhere else self._others(self.rules.outputs)
         for node in (*producers, *others):
             last = self.fusions.last(node)
@@ -212,12 +232,12 @@ class _Planner:
                 yield node
 
     def _others(self, ops: frozenset[str]) -> Iterator[fx.Node]:
-        """Yield the operations of these kinds, except convolutions, that run in integers: none under `convs`."""
+        """Yield the operations of these kinds, except layers, that run in integers: none under `convs`."""
         return (node for node in self.network.ops if self._is_other(node, ops))
 
     def _is_other(self, node: fx.Node, ops: frozenset[str]) -> bool:
         op = self.network.ops[node]
-        is_named = op != "conv" and not ops.isdisjoint((op, self.network.kind(node)))
+        is_named = op not in ("conv", TRANSPOSED) and not ops.isdisjoint((op, self.network.kind(node)))
         return self.full and is_named and self._joins(node) and self.choices.quantizes(node)
 
     def _joins(self, node: fx.Node) -> bool:
@@ -253,18 +273,22 @@ class _Planner:
     def _grid(self, consumer: fx.Node, source: fx.Node, stage: Stage) -> IntGrid:
         skip = self._skip(consumer, source) is not None
         bits = self.choices.bits("activations", stage, consumer, self.network.name(source), skip=skip)
-        nonnegative = self.rules.nonnegative_activations
-        if nonnegative is not None and self.network.is_nonnegative(source):
-            return self.rules.sized(nonnegative, bits)
-        return self.rules.sized(self.rules.activations, bits)
+        grid, nonnegative = self.rules.activations, self.network.is_nonnegative(source)
+        if self.network.ops[consumer] in self.rules.symmetric_inputs:
+            grid = replace(grid, symmetric=True, signed=not nonnegative)
+        elif nonnegative and self.rules.nonnegative_activations is not None:
+            grid = self.rules.nonnegative_activations
+        return self.rules.sized(grid, bits)
 
     def _limits(self, edges: set[Edge], grid: IntGrid) -> Limits | None:
         readers = ((self.network.nodes[edge.consumer], edge.input_index) for edge in edges)
         return compute_limits(self.network, readers, grid.bits)
 
     def _site_name(self, source: fx.Node, grid: IntGrid, readers: _Readers) -> str:
-        alone = sum(other is source for other, _ in readers) == 1
-        return self.network.name(source) + ("" if alone else f"@{grid.bits}")
+        grids = [other for node, other in readers if node is source]
+        alike = sum(other.bits == grid.bits for other in grids) > 1
+        kind = "-symmetric" if alike and grid.symmetric else ""
+        return self.network.name(source) + ("" if len(grids) == 1 else f"@{grid.bits}{kind}")
 
     def _needs_no_kernel(self, node: fx.Node, op: str) -> bool:
         """Tell whether an operation keeps integers integers: it moves them, or a kernel of another one computes it."""

@@ -61,7 +61,9 @@ def plan_from_graph(module: fx.GraphModule) -> Plan:
         if isinstance(placed.quantizer, BoundedFakeQuantize)
     )
     blocks = tuple(network.name(node) for node in find_blocks(network))
-    return Plan(sites, blocks, convs=tuple(network.name(conv) for conv in network.convs), floats={})
+    edges = {edge for site in sites for edge in site.consumers}
+    planned = {*network.convs, *(conv for conv in network.transposed if Edge(network.name(conv), 1) in edges)}
+    return Plan(sites, blocks, convs=tuple(network.name(conv) for conv in network.ops if conv in planned), floats={})
 
 
 def _weight_quantizer(layer: nn.Module) -> tuple[str, nn.Module] | None:

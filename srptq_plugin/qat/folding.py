@@ -98,6 +98,8 @@ def convolutions(
 ) -> Iterator[Convolution]:
     """Yield the convolutions of a prepared model, each with the batch norm or mean shift that only it feeds.
 
+    Transposed ones are among them.
+
     Args:
         network: the prepared model.
         parameters: the parameters of its float network.
@@ -107,6 +109,8 @@ def convolutions(
         if op == "conv" and not _is_folded(network, conv, unfolded):
             weight = weight_name(network, conv)
             yield Convolution(weight, _bias_name(network, conv), _after(network, conv, parameters, unfolded))
+        if op == "conv_transpose" and (weight := weight_name(network, conv)):
+            yield Convolution(weight, _bias_name(network, conv), None)  # an export folds nothing into it
 
 
 def weight_name(network: Network, conv: fx.Node) -> str:

@@ -105,10 +105,11 @@ def _joint_bounds(
     """Return bounds that hold all tensors of a quantizer: one pair, or one for each channel, as the quantizer has."""
     (first, site), *_ = matches.items()
     bounds = [_site_bounds(match, run, transfer) for match in matches.values()]
-    if not _is_per_channel(first.quantizer, owner):
+    axis = _channel_axis(first.quantizer, owner)
+    if axis is None:
         ends = [pair.outermost for pair in bounds]
         return Bounds.of(min(lower for lower, _ in ends), max(upper for _, upper in ends))
-    channels = len(run.table.weights[site.name]) if site.role == "weight" else bounds[0].lower.numel()
+    channels = run.table.weights[site.name].shape[axis] if site.role == "weight" else bounds[0].lower.numel()
     # A run with one pair a tensor starts a model with one pair a channel: each channel gets the tensor's pair.
     lower = torch.stack([pair.lower.expand(channels) for pair in bounds]).amin(0)
     return Bounds.of(lower, torch.stack([pair.upper.expand(channels) for pair in bounds]).amax(0))
@@ -124,10 +125,10 @@ def _site_bounds(site: Site, run: Run, transfer: Transfer) -> Bounds:
     return Bounds.of(ends.amin(0), ends.amax(0))
 
 
-def _is_per_channel(quantizer: nn.Module, owner: Adopter | None) -> bool:
+def _channel_axis(quantizer: nn.Module, owner: Adopter | None) -> int | None:
     if isinstance(quantizer, BoundedFakeQuantize):
-        return quantizer.grid.channel_axis is not None
-    return owner is not None and owner.channel_axis(quantizer) is not None
+        return quantizer.grid.channel_axis
+    return None if owner is None else owner.channel_axis(quantizer)
 
 
 def _start(quantizer: nn.Module, bounds: Bounds, device: torch.device, owner: Adopter | None) -> bool:

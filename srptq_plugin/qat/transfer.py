@@ -30,7 +30,7 @@ class Transfer:
         self.values = self._float_values()
         self._sites = {site.source: site for site in run.table.plan.weights}
         self._readers: dict[str, list[str]] = defaultdict(list)
-        for conv in self.network.convs:
+        for conv in (*self.network.convs, *self.network.transposed):
             self._readers[weight_name(self.network, conv)].append(self.network.name(conv))
 
     def apply(self) -> None:
@@ -82,7 +82,7 @@ class Transfer:
         """Return the run's float convolutions by the name of the weight."""
         values: dict[str, Values] = {}
         for conv, op in self.network.ops.items():
-            weight = self.network.parameter(conv, 1) if op == "conv" else None
+            weight = self.network.parameter(conv, 1) if op in ("conv", "conv_transpose") else None
             if weight is not None:
                 bias = self.network.parameter(conv, 2)
                 values[weight[0]] = Values(weight[1], None if bias is None else bias[1])

@@ -72,6 +72,11 @@ def _pad_to_even(indices: Tensor, padding: int) -> Tensor:
     return pad(indices, (0, indices.shape[-1] % 2), value=padding)
 
 
+def _outputs_first(weight: Tensor, grid: IntGrid) -> Tensor:
+    """Return a view with the output channels first, or the weight itself if one scale holds all of it."""
+    return weight.transpose(0, grid.channel_axis or 0)
+
+
 def _by_channel(weight: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the weights as [output channels, weights and a zero for padding], and how kernels pair them."""
     flat = pad(weight.flatten(1), (0, 1))
@@ -90,6 +95,8 @@ def _pair_magnitudes(pairs: Tensor) -> Tensor:
 def pair_sums(weight: Tensor) -> Tensor:
     """Return the largest magnitude that a pair of weights of one sign adds up to, for each output channel.
 
+    Output channels come first, input channels second. A transposed convolution's weight is transposed before.
+
     >>> pair_sums(torch.tensor([[100, -90, -20, -30]])).tolist()
     [100]
     """
@@ -101,13 +108,14 @@ def fit_(weight: Tensor, qparams: QParams) -> None:
     """Shrink the pairs of a learned weight that its scale cannot hold, in place, so that the scale need not rise."""
     if qparams.grid.pair_limit is None:
         return
-    flat, ways = _by_channel(weight)
+    ordered = _outputs_first(weight, qparams.grid)
+    flat, ways = _by_channel(ordered)
     largest = (qparams.scale * qparams.grid.pair_limit / (1 + MARGIN)).reshape(-1, 1)
     # Factors are at most 1, so shrinking a pair makes no other larger: a later way keeps the pairs of an earlier safe.
     for indices in ways:
         pairs = flat[:, indices]
         flat[:, indices] = pairs * (largest / _pair_magnitudes(pairs)).clamp(max=1)[..., None]
-    weight.copy_(flat[:, :-1].view_as(weight))
+    ordered.copy_(flat[:, :-1].view(ordered.shape))
 
 
 def safe(weight: Tensor, qparams: QParams) -> QParams:
@@ -124,8 +132,8 @@ def safe(weight: Tensor, qparams: QParams) -> QParams:
     limit = qparams.grid.pair_limit
     if limit is None:
         return qparams
-    weight = weight.detach()
-    sums, unsafe = pair_sums(weight.double()), pair_sums(quantize(weight, qparams)) > limit
+    weight, integers = (_outputs_first(w, qparams.grid) for w in (weight.detach(), quantize(weight, qparams)))
+    sums, unsafe = pair_sums(weight.double()), pair_sums(integers) > limit
     if qparams.scale.ndim == 0:
         sums, unsafe = sums.max(), unsafe.any()
     # Project the least safe scale, so that it is one that the grid offers: a power of two, for example.

@@ -34,6 +34,8 @@ DAMPING = 0.01
 def compensate(prepared: PreparedGraph, images: Tensor, progress: Progress = quiet) -> float:
     """Round every weight in place, with compensation, if that brings the images nearer to the float network's.
 
+    Weights of transposed convolutions stay at the nearest levels.
+
     Returns:
         By how many dB the noise in the images falls. 0 if the weights were left as they were.
     """
@@ -79,7 +81,9 @@ class InputReader(fx.Interpreter):
         super().__init__(prepared.module)
         network = Network(prepared.module)
         self._prepared = prepared
-        self._sites = {network.nodes[edge.consumer]: site for site in prepared.plan.weights for edge in site.consumers}
+        # Pixels of a transposed convolution read different weights, so its errors have no Hessian in common.
+        nodes = ((network.nodes[edge.consumer], site) for site in prepared.plan.weights for edge in site.consumers)
+        self._sites = {node: site for node, site in nodes if node not in network.transposed}
         self._moments: dict[Site, dict[tuple[int, int], Tensor]] = defaultdict(dict)
 
     def measure(self, images: Tensor) -> Mapping[Site, Sequence[InputPart]]:

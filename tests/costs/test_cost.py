@@ -63,13 +63,13 @@ def hooked(module: nn.Module) -> int:
     """Count multiplications by the plain formula, layer by layer, as the eager network runs."""
     macs: list[int] = []
 
-    def count(conv: nn.Conv2d, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        _, outputs, height, width = output.shape
-        rows, columns = conv.kernel_size
-        macs.append(rows * columns * conv.in_channels // conv.groups * outputs * height * width)
+    def count(layer: nn.Conv2d, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # A transposed convolution spreads each input value, the others gather each output value.
+        counted = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        macs.append(counted.numel() * layer.weight[0].numel())
 
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             layer.register_forward_hook(count)
     with torch.no_grad():
         module(torch.zeros(SIZE))

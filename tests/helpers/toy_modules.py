@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from helpers.transposed import Fsrcnn, Lapsrn
 from srptq_plugin.models.rdn import RDN
 from srptq_plugin.models.rrdb import RRDB
 
@@ -278,6 +279,8 @@ OTHERS: Mapping[str, Callable[[], nn.Module]] = {
     "channelslast": ChannelsLast,
     "esa": Esa,
     "espcn": Espcn,
+    "fsrcnn": Fsrcnn,
+    "lapsrn": Lapsrn,
     "rdn": lambda: RDN(2, FEATURES, 4, 2, 2),
     "rrdb": lambda: RRDB(2, FEATURES, 4, 2),
 }

@@ -18,10 +18,12 @@ from srptq_plugin.runs.run import NETWORK, Run
 pytest.importorskip("torchao")
 
 TOYS = [
-    *((kind, "openvino", {}) for kind in (*networks.NETWORKS, "normed", "rdn")),
+    *((kind, "openvino", {}) for kind in (*networks.NETWORKS, "normed", "rdn", "fsrcnn", "lapsrn")),
     *((kind, "onnxruntime", {}) for kind in ("edsr", "mixed", "imdn", "shared", "rdn")),
     ("mixed", "openvino", {"preset": "performance"}),
     ("imdn", "openvino", {"preset": "performance", "placement": "convs"}),
+    ("lapsrn", "openvino", {"preset": "performance"}),
+    ("fsrcnn", "onnxruntime", {}),
 ]
 
 

@@ -1,5 +1,6 @@
 """Weights whose pairs of products cannot overflow, whatever the activations, against an emulated kernel."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,18 @@ def test_learned_weights_shrink_to_fit_their_scale(shape: tuple[int, ...], seed:
     assert torch.equal(safe(fitted, qparams).scale, qparams.scale)
     if not saturating.overflows(quantize(weight, qparams).numpy(), largest=260):
         assert torch.equal(fitted, weight)
+
+
+@given(SHAPES, st.integers(0, 10**6), st.floats(0.1, 5), st.floats(0.05, 2))
+def test_transposed_weights_have_outputs_second(shape: tuple[int, ...], seed: int, tail: float, share: float) -> None:
+    weight = drawn(shape, seed, tail)
+    before = by_extremes(weight, GRID, share)
+    transposed = QParams(before.scale, before.zero_point, replace(GRID, channel_axis=1))
+    turned = weight.transpose(0, 1).contiguous()
+    assert torch.equal(safe(turned, transposed).scale, safe(weight, before).scale)
+    fit_(weight, before)
+    fit_(turned, transposed)
+    assert torch.equal(turned.transpose(0, 1), weight)
 
 
 @pytest.mark.parametrize(("weights", "activations"), [(8, 8), (8, 7), (7, 8), (4, 8), (8, 4)])

@@ -1,6 +1,7 @@
 """An ONNX graph of any exporter, with the questions that lint rules ask."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,11 @@ class OnnxGraph:
                 return None
         return value
 
-    def is_lone_conv_behind_qdq(self, value: str) -> bool:
-        """Tell whether a value is a Q/DQ pair on a convolution, and nothing else reads either of them."""
+    def is_lone_conv_behind_qdq(self, value: str, kinds: Sequence[str] = ("Conv", "ConvTranspose")) -> bool:
+        """Tell whether a value is a Q/DQ pair on one of these convolutions, and nothing else reads either of them."""
         source = self.behind_qdq(value)
         node = self.producers.get(source) if source else None
-        if source is None or node is None or node.op_type not in ("Conv", "ConvTranspose"):
+        if source is None or node is None or node.op_type not in kinds:
             return False
         return len(self.readers[value]) == 1 and len(self.readers[source]) == 1
 

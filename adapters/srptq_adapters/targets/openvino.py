@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,6 +13,7 @@ import onnx
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
 from srptq_adapters.targets.qdq_file import import_runtime, write_qdq
+from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import Fusion
@@ -21,10 +22,15 @@ from srptq_plugin.graph.types import Array, Size
 from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid
 
+if TYPE_CHECKING:
+    from srptq_plugin.planning.plan import Site
+
 STEM = "model_openvino"
 BITS = frozenset(range(2, 9))
 """Integers of fewer than 8 bits are stored in 8, and a Clip keeps them in range."""
 INTEGERS = ("u8", "i8")
+SIGNED = "@signed"
+"""The end of the names of sites that are written as signed integers."""
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """CPUs with bfloat16 would run the float parts in it, and differ from the simulation."""
 
@@ -51,7 +57,10 @@ MIXED = Rules(
     weight_bits=BITS,
     activation_bits=BITS,
     placements=("full", "convs"),
-    inputs=frozenset({"conv", "add", "cat", *MOVED}),
+    inputs=frozenset({"conv", "conv_transpose", "add", "cat", *MOVED}),
+    # With a zero point, or with steps beyond 3, oneDNN's transposed convolutions compute in float.
+    symmetric_inputs=frozenset({"conv_transpose"}),
+    transposed_stride=3,
     outputs=frozenset(),
     stored_once=True,
     # The CPU plugin appends scales, sums and activations to a convolution as post-ops of oneDNN, before it rounds to 8
@@ -73,7 +82,11 @@ PERFORMANCE = replace(
 
 
 class OpenVinoTarget:
-    """8-bit integers on CPUs: `mixed` has asymmetric activations, `performance` symmetric ones."""
+    """8-bit integers on CPUs: `mixed` has asymmetric activations, `performance` symmetric ones.
+
+    On processors without VNNI a transposed convolution of negative values is slower in int8 than in float. An override
+    with `quantize: false` leaves it float.
+    """
 
     presets: Mapping[str, Rules] = {"mixed": MIXED, "performance": PERFORMANCE}
 
@@ -85,7 +98,7 @@ class OpenVinoTarget:
         """Write intermediate representation (.xml, .bin), and the Q/DQ ONNX file that it was read from."""
         openvino = import_runtime("openvino")
         onnx_file, xml = folder / f"{STEM}.onnx", folder / f"{STEM}.xml"
-        write_qdq(network, _unsigned(table), onnx_file, repeated=False)
+        write_qdq(network, _unsigned(_with_signed_sites(table, network)), onnx_file, repeated=False)
         openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
         return tuple(folder / f"{STEM}.{kind}" for kind in ("xml", "bin", "onnx"))
 
@@ -103,12 +116,36 @@ class OpenVinoTarget:
         return f"benchmark_app -m {artifact.name} -d CPU -hint latency{shape}"
 
 
+def _with_signed_sites(table: QuantTable, network: Path) -> QuantTable:
+    """Give transposed convolutions that read signed integers sites of their own, which stay signed."""
+    nodes = OnnxNetwork(onnx.load(network)).nodes
+    sites: list[Site] = []
+    qparams = dict(table.qparams)
+    for site in table.plan.sites:
+        own = tuple(edge for edge in site.consumers if _is_transposed(nodes.get(edge.consumer)))
+        others = tuple(edge for edge in site.consumers if edge not in own)
+        if site.role == "weight" or not site.grid.signed or not own:
+            sites.append(site)
+            continue
+        name = f"{site.name}{SIGNED}"
+        # Not repeated: the integers that are moved to it are unsigned.
+        sites.append(replace(site, name=name, consumers=own, repeats=False))
+        qparams[name] = qparams[site.name]
+        if others:
+            sites.append(replace(site, consumers=others))
+    return replace(table, plan=replace(table.plan, sites=tuple(sites)), qparams=qparams)
+
+
+def _is_transposed(node: onnx.NodeProto | None) -> bool:
+    return node is not None and node.op_type == "ConvTranspose"
+
+
 def _unsigned(table: QuantTable) -> QuantTable:
     """Store signed activations as unsigned integers of the same levels, with zero points moved by half the range."""
     # OpenVINO 2026.4.1 miscomputes concats of signed integers: on the IMDN of the tests the error was 3 times the
     # error of quantization, with unsigned integers it was 0. Its convolutions compute in uint8 anyway.
-    roles = {site.name: site.role for site in table.plan.sites}
-    qparams = {name: q.unsigned() if roles[name] == "activation" else q for name, q in table.qparams.items()}
+    turned = {site.name for site in table.plan.sites if site.role == "activation" and not site.name.endswith(SIGNED)}
+    qparams = {name: q.unsigned() if name in turned else q for name, q in table.qparams.items()}
     return replace(table, qparams=qparams)
 
 
@@ -128,14 +165,16 @@ class OpenVinoModel:
         return np.asarray(self._model(image)[0])
 
     def integer_convs(self) -> int:
-        """Return how many convolutions the execution graph runs in 8-bit integers."""
+        """Return how many convolutions, transposed ones included, the execution graph runs in 8-bit integers."""
         return sum(self.kernels().values())
 
     def kernels(self) -> Mapping[str, int]:
         """Count integer convolutions by the kernel that the execution graph names."""
         operations = (operation.get_rt_info() for operation in self._model.get_runtime_model().get_ops())
-        convs = (info for info in operations if _text(info, "layerType") == "Convolution")
-        return Counter(_text(info, "primitiveType") for info in convs if _text(info, "runtimePrecision") in INTEGERS)
+        convs = (info for info in operations if _text(info, "layerType") in ("Convolution", "Deconvolution"))
+        kernels = (_text(info, "primitiveType") for info in convs if _text(info, "runtimePrecision") in INTEGERS)
+        # Float kernels that read integers, as transposed convolutions do at large strides, are not among them.
+        return Counter(kernel for kernel in kernels if not kernel.endswith("f32"))
 
     def saturates(self) -> bool:
         """Tell whether OpenVINO's kernels overflow here, measured once."""

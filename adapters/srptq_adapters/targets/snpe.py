@@ -27,7 +27,7 @@ FILE, ENCODINGS = "model_snpe.onnx", "model_snpe.encodings"
 OPSET_OF_16_BITS = 21
 """The first opset with uint16 in QuantizeLinear."""
 DEFAULTS = SnpeExport()
-OPS = frozenset({"conv", "add", "cat", "leaky_relu", "prelu"})
+OPS = frozenset({"conv", "conv_transpose", "add", "cat", "leaky_relu", "prelu"})
 RELU = Fusion("relu")
 
 DEFAULT = Rules(
@@ -121,7 +121,11 @@ def _put_tuned(model: ModelProto, network: OnnxNetwork, table: QuantTable) -> No
 def _snap_weights(model: ModelProto, parameters: Mapping[str, QParams]) -> None:
     """Round each weight to the nearest level of its encoding, in place."""
     weights = {constant.name: constant for constant in model.graph.initializer}
+    # Versions 0.6.1 and 1.0.0 do not store the axis: it follows from the operation.
+    transposed = {node.input[1] for node in model.graph.node if node.op_type == "ConvTranspose"}
     for name, qparams in parameters.items():
+        if name in transposed and qparams.scale.ndim:
+            qparams = replace(qparams, grid=replace(qparams.grid, channel_axis=1))  # noqa: PLW2901
         values = torch.from_numpy(numpy_helper.to_array(weights[name]).copy())
         level = dequantize(quantize(values, qparams), qparams)
         weights[name].CopyFrom(numpy_helper.from_array(level.float().numpy(), name))

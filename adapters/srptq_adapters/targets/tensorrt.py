@@ -33,7 +33,7 @@ class TensorRtTarget:
             activations=IntGrid(8, signed=True, symmetric=True),
             weight_bits=BITS,
             activation_bits=BITS,
-            inputs=frozenset({"conv", "add"}),
+            inputs=frozenset({"conv", "conv_transpose", "add"}),
             outputs=frozenset(),
             # TensorRT fuses convolution, add and ReLU if Q/DQ stands on the skip alone. A pair on the other branch
             # breaks the fusion (rule TRT008 of lint). A concat of one scale only copies integers (TRT012).

@@ -84,7 +84,8 @@ def float_convolutions(graph: OnnxGraph) -> Iterator[Finding]:
 def branches_of_adds(graph: OnnxGraph) -> Iterator[Finding]:
     """Find Q/DQ between a convolution and its add (TRT008): the pair breaks their fusion."""
     for node in graph.of("Add"):
-        joined = [index for index, value in enumerate(node.input) if graph.is_lone_conv_behind_qdq(value)]
+        # NVIDIA's catalog of fusions has sums behind convolutions, and none behind transposed ones.
+        joined = [n for n, value in enumerate(node.input) if graph.is_lone_conv_behind_qdq(value, ("Conv",))]
         if len(joined) == 1:
             cure = "take the pair between convolution and add away; keep the one on the skip"
             yield _finding("TRT008", node, f"Q/DQ between a convolution and input {joined[0]}", cure)

@@ -87,8 +87,8 @@ def measured_parts(
         if sites[0].role == "weight":
             conv = network.nodes[sites[0].consumers[0].consumer]
             outputs, inputs = weight_classes(network, channels, conv)
-            shape = (*outputs.shape, inputs.shape[1])
-            parts.append(WeightNoise(grid, _logs(maps[0].high).view(shape), maps[0].gain.view(shape), outputs, inputs))
+            size, gain = (_arrange(network, conv, values, outputs, inputs) for values in (maps[0].high, maps[0].gain))
+            parts.append(WeightNoise(grid, _logs(size), gain, outputs, inputs))
         else:
             # The sites of a group share one quantizer, which is called in the order of the graph. The sources are put
             # in that order too, so that their classes belong to the channels of `maps`.
@@ -166,10 +166,16 @@ def _join(first: _Measured, second: _Measured) -> _Measured:
 def weight_classes(network: Network, channels: Channels, conv: fx.Node) -> tuple[Tensor, Tensor]:
     """Return the classes of a convolution's output and input channels, as [groups, outputs] and [groups, inputs]."""
     written, read = (torch.from_numpy(channels.of(node)) for node in (conv, tensor_arguments(conv)[0]))
-    weight = network.parameter(conv, 1)
-    inputs = weight[1].shape[1] if weight else len(read)
-    read = read.view(-1, inputs)
-    return written.view(len(read), -1), read
+    groups = network.groups(conv)
+    return written.view(groups, -1), read.view(groups, -1)
+
+
+def _arrange(network: Network, conv: fx.Node, values: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+    """Arrange values of a weight's first two axes as [groups, outputs, inputs]."""
+    groups, written, read = (*outputs.shape, inputs.shape[1])
+    if conv in network.transposed:
+        return values.reshape(groups, read, written).transpose(1, 2)
+    return values.view(groups, written, read)
 
 
 def _scale(network: Network, channels: Channels, factors: Tensor) -> None:

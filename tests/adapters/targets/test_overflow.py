@@ -18,16 +18,16 @@ from srptq_plugin.runs.lint import lint
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
 TARGETS = ("onnxruntime", "openvino")
-KINDS = [*networks.NETWORKS, "normed", "rdn"]
+KINDS = [*networks.NETWORKS, "normed", "rdn", "fsrcnn", "lapsrn"]
 
 
 def integers_of(path: Path) -> Iterator[np.ndarray[Any, Any]]:
-    """Yield the integer weights of a file's convolutions."""
+    """Yield the integer weights of a file's convolutions, with output channels first."""
     graph = OnnxGraph(onnx.load(path).graph)
-    for node in graph.of("Conv"):
+    for node in graph.of("Conv", "ConvTranspose"):
         integers = graph.dequantized(node.input[1])
         if integers is not None:
-            yield integers
+            yield integers.swapaxes(0, 1) if node.op_type == "ConvTranspose" else integers
 
 
 def written(files: list[Path]) -> Path:

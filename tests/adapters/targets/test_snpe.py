@@ -34,7 +34,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb"])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb", "fsrcnn", "lapsrn"])
 def test_the_files_reproduce_the_simulation(kind: str, case: str, deploy: Deploy, error_share: ErrorShare) -> None:
     bits, keys = CASES[case]
     table, files = deploy(kind, "snpe", bits, **keys)
@@ -50,7 +50,7 @@ def test_weights_of_the_float_file_are_at_levels(deploy: Deploy) -> None:
     assert all(np.array_equal(weights[name], level) for name, level in zip(names, levels, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["edsr", "mixed", "bicubic", "activations", "channelslast", "esa"])
+@pytest.mark.parametrize("kind", ["edsr", "mixed", "bicubic", "activations", "channelslast", "esa", "fsrcnn", "lapsrn"])
 def test_every_tensor_has_an_encoding(kind: str, deploy: Deploy) -> None:
     """Find tensors of real numbers without one. Movement has its input's, and activations are computed inside."""
     table, files = deploy(kind, "snpe", 8)
