@@ -33,8 +33,6 @@ def _fold_factor(graph: fx.Graph, product: fx.Node, images: Collection[str]) -> 
         image, factor = factor, image
     if not isinstance(image, fx.Node) or not _is_constant(factor, images) or not _is_per_channel(factor, image):
         return
-    if not isinstance(factor, fx.Node):  # targets compute a product with a number inside a kernel
-        return
     if image.target is aten.conv2d.default and len(image.users) == 1:
         with graph.inserting_before(product):
             weight, *bias = image.args[1:3]
@@ -79,9 +77,12 @@ def _is_constant(value: Any, images: Collection[str]) -> bool:
 
 
 def _is_per_channel(factor: Any, image: fx.Node) -> bool:
-    """Tell whether a constant is one number, or one number for each channel of an image."""
+    """Tell whether a constant tensor has one value, or one for each channel of an image.
+
+    A number is left alone: targets multiply by it inside a kernel.
+    """
     if not isinstance(factor, fx.Node):
-        return True
+        return False
     shape, channels = tuple(factor.meta["val"].shape), image.meta["val"].shape[1:2]
     own = shape[1:] if len(shape) == IMAGE_AXES and shape[0] == 1 else shape
     return all(side == 1 for side in shape) or own == (*channels, 1, 1)

@@ -30,8 +30,7 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
         _leave_argument_alone(node)
         if node.target is aten.cat.default and len(node.all_input_nodes) == len(node.args[0]) == 1:
             node.replace_all_uses_with(node.all_input_nodes[0])
-        elif node.target is aten.silu.default:
-            _split_silu(graph, node)
+    split_silus(graph)
     put_channels_first(graph)
     _merge_equal(graph)
     graph.eliminate_dead_code()
@@ -62,13 +61,15 @@ def _leave_argument_alone(node: fx.Node) -> None:
     source.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
 
 
-def _split_silu(graph: fx.Graph, silu: fx.Node) -> None:
-    image = silu.args[0]
-    with graph.inserting_before(silu):
-        gate = add_call(graph, aten.sigmoid.default, (image,), silu)
-        product = add_call(graph, aten.mul.Tensor, (image, gate), silu)
-    silu.replace_all_uses_with(product)
-    graph.erase_node(silu)
+def split_silus(graph: fx.Graph) -> None:
+    """Compute every SiLU as a product with a sigmoid, in place."""
+    for silu in graph.find_nodes(op="call_function", target=aten.silu.default):
+        image = silu.args[0]
+        with graph.inserting_before(silu):
+            gate = add_call(graph, aten.sigmoid.default, (image,), silu)
+            product = add_call(graph, aten.mul.Tensor, (image, gate), silu)
+        silu.replace_all_uses_with(product)
+        graph.erase_node(silu)
 
 
 def _merge_equal(graph: fx.Graph) -> None:

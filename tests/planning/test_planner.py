@@ -64,7 +64,8 @@ def test_operations_that_stay_float_have_a_reason(kind: str, placement: str) -> 
     network = Network(networks.graph(kind))
     plan = networks.plan(kind, networks.recipe(8, placement=placement))
     edges = {edge.consumer: site.consumers for site in plan.sites for edge in site.consumers}
-    silent = MOVEMENT | {"input", "output", "relu"}
+    # OpenVINO computes activations inside the convolution before them.
+    silent = MOVEMENT | {"input", "output", "relu", "leaky_relu", "prelu", "tanh", "sigmoid"}
     for node in network.varying:
         name, op = network.name(node), network.ops[node]
         shift = op == "conv" and network.is_mean_shift(node)
@@ -79,7 +80,7 @@ def test_reasons_tell_pooled_maps_recipes_and_targets_apart() -> None:
     floats = networks.plan("mixed", networks.recipe(overrides=overrides)).floats
     assert "pooled" in floats["attention.squeeze/conv"]
     assert "recipe" in floats["left/conv"]
-    assert "no integer kernel" in floats["/tanh"]
+    assert "no integer kernel" in floats["/sub"]
 
 
 @pytest.mark.parametrize(

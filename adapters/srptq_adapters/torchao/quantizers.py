@@ -24,6 +24,7 @@ from srptq_adapters.torchao.fake_quantize_class import (
 )
 from srptq_plugin.graph.batch_norms import fold_mean_shifts
 from srptq_plugin.graph.network import Network, drop_identities, tensor_arguments
+from srptq_plugin.graph.rewrites import split_silus
 from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, Site
 from srptq_plugin.planning.prepared_graph import build_quantizer
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
@@ -67,7 +68,8 @@ class SRQuantizer(Quantizer):  # pyright: ignore[reportUntypedBaseClass]
         return cls(partial(BoundRecipe.resolve(recipe, registry or Registry()).plan, input_range=input_range))
 
     def transform_for_annotation(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Fold mean shifts and drop operations that change nothing, as the pipeline does before it plans."""
+        """Fold mean shifts, split SiLUs and drop operations that change nothing, as the pipeline does."""
+        split_silus(model.graph)
         return fold_mean_shifts(drop_identities(model))
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
