@@ -64,7 +64,7 @@ def fold_computed(program: ExportedProgram) -> ExportedProgram:
     ...         return nn.functional.conv2d(x, 2 * self.weight, self.bias)
     >>> program = torch.export.export(Scaled(3, 3, 1).eval(), (torch.zeros(1, 3, 4, 4),))
     >>> sorted(fold_computed(program).state_dict)
-    ['bias', 'computed_weight', 'weight']
+    ['bias', 'computed_weight']
     """
     values = _constants(program)
     for reader in program.graph.nodes:
@@ -76,8 +76,21 @@ def fold_computed(program: ExportedProgram) -> ExportedProgram:
                         program, node, f"{path}.computed_{leaf}" if path else f"computed_{leaf}", values[node]
                     )
     program.graph.eliminate_dead_code()
+    _drop_unread(program)
     program.graph_module.recompile()
     return program
+
+
+def _drop_unread(program: ExportedProgram) -> None:
+    """Remove parameters that nothing reads, such as those that computed ones replace."""
+    signature = program.graph_signature
+    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    unread = [node for node in _placeholders(program) if node.name in targets and not node.users]
+    names = {node.name for node in unread}
+    signature.input_specs[:] = [spec for spec in signature.input_specs if spec.arg.name not in names]
+    for node in unread:
+        program.graph.erase_node(node)
+        program.state_dict.pop(targets[node.name], None)
 
 
 def _constants(program: ExportedProgram) -> dict[fx.Node, Tensor]:
