@@ -195,7 +195,7 @@ class Network:
         # The second axis of a weight holds a group's inputs, or its outputs if the convolution is transposed.
         grouped = conv if conv in self.transposed else tensor_arguments(conv)[0]
         weight, value = self.parameter(conv, 1), grouped.meta.get("val")
-        return 1 if weight is None or value is None else value.shape[1] // weight[1].shape[1]
+        return 1 if weight is None or value is None else int(value.shape[1]) // weight[1].shape[1]
 
     def stride(self, conv: fx.Node) -> int:
         """Return the larger stride of a convolution in a graph without layers."""

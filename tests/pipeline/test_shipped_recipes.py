@@ -25,7 +25,6 @@ from srptq_plugin.deploy.onnx_export import export_float
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.export import export_network
 from srptq_plugin.graph.stages import Stage
-from srptq_plugin.graph.types import Size
 from srptq_plugin.models.loading import load_model
 from srptq_plugin.pipeline import DEFAULT_RECIPE, quantize
 from srptq_plugin.recipes.recipe import Recipe
@@ -68,7 +67,7 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             tensor.CopyFrom(numpy_helper.from_array(own.state_dict[tensor.name].detach().numpy(), tensor.name))
         onnx.save(model, path)
 
-    def copy(_: nn.Module, size: Size | None = None, multiple: int = 1) -> ExportedProgram:  # noqa: ARG001
+    def copy(_module: nn.Module, **_options: Any) -> ExportedProgram:
         return networks.own(program)
 
     return {"export_network": copy, "export_float": write}

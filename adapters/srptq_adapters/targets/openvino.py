@@ -34,7 +34,7 @@ SIGNED = "@signed"
 CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """CPUs with bfloat16 would run the float parts in it, and differ from the simulation."""
 
-MOVED = frozenset({"pixel_shuffle", "pixel_unshuffle", "max_pool", "nearest", "split", "slice", "pad"})
+MOVED = frozenset({"pixel_shuffle", "max_pool", "nearest", "split", "slice", "pad"})
 """Operations that move integers rather than floats, if all that they give is read as integers."""
 
 ACTIVATIONS = (

@@ -124,12 +124,13 @@ def test_pixel_shuffle_moves_integers_without_another_quantizer(deploy: Deploy) 
     assert producers[shuffle.input[0]].op_type == "DequantizeLinear"
 
 
-def test_each_part_of_a_float_split_is_quantized(deploy: Deploy) -> None:
+def test_a_split_moves_integers(deploy: Deploy) -> None:
     _, files = deploy("mixed", "openvino")
     model = onnx.load(files[2])
     producers = {name: node for node in model.graph.node for name in node.output}
     for conv in ("left/conv", "right/conv"):
-        assert producers[OnnxNetwork(model).nodes[conv].input[0]].op_type == "DequantizeLinear"
+        split = producers[OnnxNetwork(model).nodes[conv].input[0]]
+        assert (split.op_type, producers[split.input[0]].op_type) == ("Split", "DequantizeLinear")
 
 
 @pytest.mark.parametrize("kind", ["edsr", "mixed"])
