@@ -252,7 +252,9 @@ class _Planner:
         return is_whole and is_large and self.stages.of(node) != "tail" and node in self.network.varying
 
     def _reads_integers(self, node: fx.Node) -> bool:
-        moves = self.network.ops[node] in MOVEMENT and self._joins(node)
+        # A part of a split is no operation of its own to a target.
+        op = self.network.ops[node]
+        moves = op in MOVEMENT and (op == "getitem" or op in self.rules.inputs) and self._joins(node)
         return moves or node in self.planned or self._is_other(node, self.rules.inputs)
 
     def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
