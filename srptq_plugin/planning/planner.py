@@ -204,8 +204,14 @@ class _Planner:
                 yield from self._moved_image(tensor_arguments(conv)[0])
         for node in self.joining:
             for index, source in self.network.edges_in(node):
-                if self.fusions.fused_reader(source) is None:
+                if self.fusions.fused_reader(source) is None and not self._is_rounded_behind(node, source):
                     yield node, index, source
+
+    def _is_rounded_behind(self, cat: fx.Node, source: fx.Node) -> bool:
+        """Tell whether a concat's activation rounds an input that nothing else reads. The target moves it before."""
+        alone = {user for user, _ in self.network.edges_out(source)} == {cat} and source in self.planned
+        is_activated = self.network.ops[cat] == "cat" and self.fusions.fused_reader(cat) is not None
+        return self.rules.stored_once and alone and is_activated
 
     def _moved_image(self, node: fx.Node) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         """Yield the edges from the image through movement to the first convolution: they have one encoding."""

@@ -2,10 +2,15 @@
 
 from dataclasses import replace
 
+import torch
 from helpers import networks
 from helpers.planned_sites import RULES, overridden, planned, sites
+from torch import Tensor, nn
 
+from srptq_plugin.graph.export import export_network, graph_of
+from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.plan import Edge
+from srptq_plugin.planning.planner import make_plan
 
 
 def test_readers_of_different_bits_have_two_sites() -> None:
@@ -81,3 +86,23 @@ def test_a_relu_by_range_keeps_its_scale() -> None:
     relus = {site.group for site in rdn.values() if site.op == "relu"}
     assert relus
     assert not relus & {site.group for site in rdn.values() if site.op == "cat"}
+
+
+def test_an_activation_rounds_what_a_concat_joined() -> None:
+    class Joined(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.tail = networks.conv(3, 6), networks.conv(12, 3)
+            self.left, self.right = networks.conv(6, 6), networks.conv(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            shallow = self.head(x)
+            return self.tail(torch.relu(torch.cat([self.left(shallow), self.right(shallow)], 1)))
+
+    network = Network(graph_of(export_network(Joined().eval())))
+    rules = replace(RULES, outputs=frozenset())
+    behind = make_plan(network, replace(rules, stored_once=True), networks.recipe(), networks.UNIT)
+    before = make_plan(network, rules, networks.recipe(), networks.UNIT)
+    assert not {"left/conv", "right/conv"} & set(sites(behind))
+    assert {"left/conv", "right/conv", "/relu"} <= set(sites(before)) | {"/relu"}
+    assert "/relu" in sites(behind)
