@@ -59,7 +59,7 @@ def _limits_of(network: Network, reader: fx.Node, index: int, bits: int) -> Limi
     if index != 0:
         return None
     # 1 - sigmoid(x) = 1 / (PARTS * steps), and tanh(x) = 2 sigmoid(2x) - 1. Half a level would do for outputs that
-    # fill their range. But many gates are never open, so their levels are finer, and RLFN and FMEN lost 0.05 dB.
+    # fill their range. But many gates are never open, so their levels are finer.
     end = math.log(PARTS * (2**bits - 1) - 1)
     symmetric = {"sigmoid": end, "tanh": end / 2, "hardsigmoid": 3.0}
     if op in symmetric:

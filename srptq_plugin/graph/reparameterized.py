@@ -83,8 +83,7 @@ def fold_computed(program: ExportedProgram) -> ExportedProgram:
 
 def _drop_unread(program: ExportedProgram) -> None:
     """Remove parameters that nothing reads, such as those that computed ones replace."""
-    signature = program.graph_signature
-    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    signature, targets = program.graph_signature, _targets(program)
     unread = [node for node in _placeholders(program) if node.name in targets and not node.users]
     names = {node.name for node in unread}
     signature.input_specs[:] = [spec for spec in signature.input_specs if spec.arg.name not in names]
@@ -95,8 +94,7 @@ def _drop_unread(program: ExportedProgram) -> None:
 
 def _constants(program: ExportedProgram) -> dict[fx.Node, Tensor]:
     """Return the value of every tensor that depends on parameters and buffers alone."""
-    signature = program.graph_signature
-    targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    targets = _targets(program)
     known = {node: program.state_dict[targets[node.name]] for node in _placeholders(program) if node.name in targets}
     with torch.no_grad():
         for node in program.graph.nodes:
@@ -104,6 +102,12 @@ def _constants(program: ExportedProgram) -> dict[fx.Node, Tensor]:
             if node.op == "call_function" and read and known.keys() >= set(read) and not changes:
                 known[node] = node.target(*fx.map_arg(node.args, known.get), **fx.map_arg(node.kwargs, known.get))
     return known
+
+
+def _targets(program: ExportedProgram) -> dict[str, str]:
+    """Return the paths of parameters and buffers by the names of their placeholders."""
+    signature = program.graph_signature
+    return {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
 
 
 def _placeholders(program: ExportedProgram) -> list[fx.Node]:

@@ -57,8 +57,7 @@ def _leave_argument_alone(node: fx.Node) -> None:
     if any(is_view(other) for other in (source, *source.users)):
         return
     node.target = ordinary
-    later = set(list(node.graph.nodes)[list(node.graph.nodes).index(node) + 1 :])
-    source.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
+    source.replace_all_uses_with(node, delete_user_cb=lambda user: user > node)
 
 
 def split_silus(graph: fx.Graph) -> None:

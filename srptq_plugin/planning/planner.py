@@ -66,7 +66,7 @@ class _Planner:
         self.layers = {*network.convs, *(network.transposed if TRANSPOSED in rules.inputs else ())}
         self.planned = [node for node in network.ops if node in self.layers and self._plans(node)]
         self.fusions = FusionMatcher(network, rules.fusions, self.planned)
-        self.joining = tuple(self._others(rules.inputs))
+        self.joining = dict.fromkeys(self._others(rules.inputs))  # in the order of the graph
         self.skips = [node for node, op in network.ops.items() if op == "add" and self._joins(node)]
         self.sums = {self.fusions.last(add): add for add in self.skips}
 

@@ -18,7 +18,8 @@ import onnx
 from srptq_adapters.targets.fusible_operations import to_fusible_operations
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
-from srptq_adapters.targets.qdq_file import import_runtime, write_qdq
+from srptq_adapters.targets.qdq_file import import_runtime
+from srptq_plugin.deploy.qdq import Placer
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.rules import Rules
@@ -59,8 +60,7 @@ class OnnxRuntimeTarget:
 
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """Write one Q/DQ file."""
-        write_qdq(network, table, folder / FILE)
-        model = onnx.load(folder / FILE)
+        model = Placer(onnx.load(network), table).place()
         to_fusible_operations(model)
         onnx.save(model, folder / FILE)
         return (folder / FILE,)
