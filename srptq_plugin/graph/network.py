@@ -1,6 +1,6 @@
 """An exported graph as dataflow: operations under keys that do not depend on the tracer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ from srptq_plugin.graph.module_stack import path_of, root_class
 from srptq_plugin.graph.operation_names import canonical_op
 from srptq_plugin.quantization.quantizer_kinds import AnyQuantizer
 
-INPUT, OUTPUT, QUANTIZER = "input", "output", "quantizer"
+INPUT, OUTPUT, QUANTIZER, TRANSPOSED = "input", "output", "quantizer", "conv_transpose"
 IMAGE_AXES = 4
 """The number of axes of a feature map: batch, channels, height and width."""
 GUARDS = "_guards_fn"
@@ -111,7 +111,7 @@ class Network:
     @cached_property
     def transposed(self) -> tuple[fx.Node, ...]:
         """The transposed convolutions. Their weights are [inputs, outputs of a group, height, width]."""
-        return tuple(node for node, op in self.ops.items() if op == "conv_transpose")
+        return tuple(node for node, op in self.ops.items() if op == TRANSPOSED)
 
     def name(self, node: fx.Node) -> str:
         """Return the key of a node as text."""
@@ -126,6 +126,22 @@ class Network:
         for user in node.users:
             if user in self.ops:
                 yield from ((user, n) for n, source in enumerate(tensor_arguments(user)) if source is node)
+
+    def downstream(self, sources: Iterable[fx.Node]) -> set[fx.Node]:
+        """Return the nodes that depend on any source. A source counts only if it depends on another."""
+        reached, seeds = set[fx.Node](), set(sources)
+        for node in self.ops:
+            if any(s in reached or s in seeds for _, s in self.edges_in(node)):
+                reached.add(node)
+        return reached
+
+    def upstream(self, sinks: Iterable[fx.Node]) -> set[fx.Node]:
+        """Return the nodes that any sink depends on. A sink counts only if another depends on it."""
+        reached, seeds = set[fx.Node](), set(sinks)
+        for node in reversed(list(self.ops)):
+            if any(u in reached or u in seeds for u, _ in self.edges_out(node)):
+                reached.add(node)
+        return reached
 
     def parameter(self, node: fx.Node, index: int) -> tuple[str, Tensor] | None:
         """Return the name and the detached values of the parameter or buffer that a node reads.

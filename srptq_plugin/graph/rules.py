@@ -45,6 +45,8 @@ class Rules:
     """It computes a ReLU by the lower end of the integers behind it, which therefore stands for 0."""
     stored_once: bool = False
     """A tensor is stored as integers or as floats, not both: other readers of integers convert them as they read."""
+    float_long_skip: bool = False
+    """The sum behind the body adds the head's output as floats, at next to no time. The body reads its integers."""
     per_channel: bool = True
     """A weight may have one scale per output channel. Otherwise it has one scale."""
     integer_bias: bool = False

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
 from torch import SymInt, fx
@@ -30,15 +30,15 @@ class Stages:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._layers = {*network.convs, *(node for node, op in network.ops.items() if op == "conv_transpose")}
-        self._after_layer = self._downstream(self._layers)
-        self._before_layer = self._upstream(self._layers)
+        self._after_layer = network.downstream(self._layers)
+        self._before_layer = network.upstream(self._layers)
         # Upsampling of the image itself, as in a bicubic skip, opens no stage.
         self._upsampling = self._find_upsampling() & self._after_layer
-        self._after_upsampling = self._downstream(self._upsampling)
+        self._after_upsampling = network.downstream(self._upsampling)
         self._feeding = {layer for layer in self._layers if self._feeds_upsampling(layer)}
         self._growing = self._upsampling | self._after_upsampling | self._feeding
         self._tails = [layer for layer in self._layers if self._layer_stage(layer) == "tail"]
-        self._after_tail = self._downstream(self._tails)
+        self._after_tail = network.downstream(self._tails)
 
     def of(self, node: fx.Node) -> Stage:
         """Return the stage of an operation."""
@@ -75,22 +75,6 @@ class Stages:
         # A second head may read an enlarged image, for a skip. Only if no other exists, the network works at its size.
         fitting = [size for size in heads if size <= pixels.get(self._network.input, 0)]
         return max(fitting or heads, default=0)
-
-    def _downstream(self, sources: Iterable[fx.Node]) -> set[fx.Node]:
-        """Return the nodes that depend on any source. A source counts only if it depends on another."""
-        reached, seeds = set[fx.Node](), set(sources)
-        for node in self._network.ops:
-            if any(s in reached or s in seeds for _, s in self._network.edges_in(node)):
-                reached.add(node)
-        return reached
-
-    def _upstream(self, sinks: Iterable[fx.Node]) -> set[fx.Node]:
-        """Return the nodes that any sink depends on. A sink counts only if another depends on it."""
-        reached, seeds = set[fx.Node](), set(sinks)
-        for node in reversed(list(self._network.ops)):
-            if any(u in reached or u in seeds for u, _ in self._network.edges_out(node)):
-                reached.add(node)
-        return reached
 
     def _feeds_upsampling(self, node: fx.Node) -> bool:
         """Tell whether only upsampling reads a tensor. A transposed convolution has its own weights for that."""

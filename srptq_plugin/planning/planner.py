@@ -10,9 +10,20 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import ANY, FusionMatcher
 from srptq_plugin.graph.image_range import compute_image_range
 from srptq_plugin.graph.limits import Limits, compute_limits
-from srptq_plugin.graph.network import ELEMENTWISE, INPUT, MOVEMENT, OUTPUT, Network, is_pooled, tensor_arguments
+from srptq_plugin.graph.long_skip import Reading, find_long_skips
+from srptq_plugin.graph.network import (
+    ELEMENTWISE,
+    INPUT,
+    MOVEMENT,
+    OUTPUT,
+    TRANSPOSED,
+    Network,
+    is_pooled,
+    tensor_arguments,
+)
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
+from srptq_plugin.planning.float_reasons import FloatReasons
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
 from srptq_plugin.planning.recipe_choices import RecipeChoices
 from srptq_plugin.planning.scale_groups import GridTensor, group_sites
@@ -51,7 +62,6 @@ def make_plan(
     )
 
 
-TRANSPOSED = "conv_transpose"
 _Readers = Mapping[GridTensor, set[Edge]]
 
 
@@ -62,6 +72,8 @@ class _Planner:
         self.choices = RecipeChoices(network, self.stages, recipe)
         self.full = rules.placement(recipe.placement) == "full"
         self.everywhere = self.full and rules.every_tensor
+        self.float_reads = find_long_skips(network, self.stages) if rules.float_long_skip else frozenset[Reading]()
+        self.reasons = FloatReasons(network, rules, recipe, self.choices)
         self.refused: dict[fx.Node, str] = {}
         self.layers = {*network.convs, *(network.transposed if TRANSPOSED in rules.inputs else ())}
         self.planned = [node for node in network.ops if node in self.layers and self._plans(node)]
@@ -119,35 +131,14 @@ class _Planner:
             is_integer = node in self.layers or self._needs_no_kernel(node, op) or node in self.joining
             is_integer = is_integer or (self.everywhere and node not in self.refused and self.choices.quantizes(node))
             if node in self.network.varying and not is_integer:
-                reasons[self.network.name(node)] = self._why_not_integer(op)
+                reasons[self.network.name(node)] = self.reasons.operation(op)
         return reasons
 
     def _plans(self, conv: fx.Node) -> bool:
-        reason = self._why_float(conv)
+        reason = self.reasons.layer(conv)
         if reason:
             self.refused[conv] = reason
         return not reason
-
-    def _why_float(self, conv: fx.Node) -> str:
-        if is_pooled(conv) and not self.everywhere:
-            return "works on pooled 1 x 1 maps: too little arithmetic to gain from integers"
-        if self.network.parameter(conv, 1) is None:
-            return "its weight is computed, not a parameter"
-        if not self.choices.quantizes(conv):
-            return "the recipe leaves it float"
-        return self._why_not_transposed(conv) if self.network.ops[conv] == TRANSPOSED else ""
-
-    def _why_not_transposed(self, conv: fx.Node) -> str:
-        stride, largest = self.network.stride(conv), self.rules.transposed_stride
-        if largest is not None and stride > largest:
-            return f"its stride is {stride}, the target has integer kernels up to stride {largest}"
-        if self.network.groups(conv) > 1 and not self.everywhere:
-            return "transposed convolutions in groups have no integer kernel"
-        if self.rules.pair_sum_bits is not None and not self.recipe.weights.per_channel:
-            return "a transposed convolution needs `weights.per_channel: true` here"
-        shared = {parameter[0] for other in self.network.convs if (parameter := self.network.parameter(other, 1))}
-        own = self.network.parameter(conv, 1)
-        return "a convolution reads its weight as well, along another axis" if own and own[0] in shared else ""
 
     def _channel_axis(self, conv: fx.Node) -> int | None:
         """Return the axis of the output channels of a weight, or None if it has one scale."""
@@ -171,7 +162,7 @@ class _Planner:
         for (source, _), edges in requests.items():
             if grids[source] == 1:
                 for user, index in self.network.edges_out(source):
-                    is_left = self._is_float_skip(user, source) or not self.choices.quantizes(user)
+                    is_left = self._reads_float(user, source) or not self.choices.quantizes(user)
                     if self.network.ops[user] != OUTPUT and not is_left:
                         edges.add(Edge(self.network.name(user), index))
 
@@ -192,7 +183,7 @@ class _Planner:
         for consumer, index, source in (*self._input_edges(), *self._output_edges()):
             joins = consumer in self.joining or source in self.joining
             is_read = self.everywhere or joins or not is_pooled(source)
-            if is_read and (consumer, index) not in seen and not self._is_float_skip(consumer, source):
+            if is_read and (consumer, index) not in seen and not self._reads_float(consumer, source):
                 # Both sides may ask for one edge: the output of an operation, and the input of the next.
                 seen.add((consumer, index))
                 yield consumer, index, source
@@ -269,9 +260,11 @@ class _Planner:
             return None
         return consumer if consumer in self.skips else self.sums.get(source)
 
-    def _is_float_skip(self, consumer: fx.Node, source: fx.Node) -> bool:
+    def _reads_float(self, consumer: fx.Node, source: fx.Node) -> bool:
+        """Tell whether a skip is read as floats: the target's choice for the long one, or the recipe's."""
         add = self._skip(consumer, source)
-        return add is not None and not self.recipe.skips.quantize and not self.choices.quantizes(add)
+        is_left = add is not None and not self.recipe.skips.quantize and not self.choices.quantizes(add)
+        return is_left or (consumer, source) in self.float_reads
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
         names = self.network.ops[consumer], self.network.kind(consumer)
@@ -304,10 +297,3 @@ class _Planner:
         fused_anywhere = any(fusion.op == op and fusion.behind == ANY for fusion in self.rules.fusions)
         fused = fused_anywhere or (op not in self.rules.inputs and self.fusions.is_fused(node))
         return fused or op in MOVEMENT or op in (INPUT, OUTPUT)
-
-    def _why_not_integer(self, op: str) -> str:
-        if op == "conv":
-            return "shifts the mean of an image: too little arithmetic to gain from integers"
-        if op in self.rules.inputs:
-            return "placement convs" if not self.full else "on pooled maps, after the last convolution or by recipe"
-        return "no integer kernel on this target"

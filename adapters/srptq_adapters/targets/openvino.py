@@ -63,6 +63,7 @@ MIXED = Rules(
     transposed_stride=3,
     outputs=frozenset(),
     stored_once=True,
+    float_long_skip=True,
     # The CPU plugin appends scales, sums and activations to a convolution as post-ops of oneDNN, before it rounds to 8
     # bits.
     fusions=(
