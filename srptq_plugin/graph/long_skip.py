@@ -1,27 +1,17 @@
 """The long skip: the sum behind the body, which adds the output of the head once more."""
 
-from collections.abc import Iterator
-
 from torch import fx
 
 from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.stages import Stages
 
-Reading = tuple[fx.Node, fx.Node]
-"""An operation, and a feature map that it reads."""
 
-
-def find_long_skips(network: Network, stages: Stages) -> frozenset[Reading]:
-    """Return the sums behind the body, each with the map from before the body that it adds."""
-    return frozenset(_iter_long_skips(network, stages))
-
-
-def _iter_long_skips(network: Network, stages: Stages) -> Iterator[Reading]:
+def find_long_skips(network: Network, stages: Stages) -> frozenset[fx.Node]:
+    """Return the sums behind the body that add a map from before the body, which the body reads as well."""
     heads = [conv for conv in network.convs if stages.of(conv) == "head"]
     body = [conv for conv in network.convs if stages.of(conv) == "body"]
     of_head = {*heads, *network.downstream(heads)}
     read_by_body, behind_body = network.upstream(body), {*body, *network.downstream(body)}
-    for add, op in network.ops.items():
-        if op == "add" and add in behind_body and add not in read_by_body:
-            sources = (source for _, source in network.edges_in(add))
-            yield from ((add, source) for source in sources if source in (of_head & read_by_body) - behind_body)
+    skipping = (of_head & read_by_body) - behind_body
+    adds = (node for node, op in network.ops.items() if op == "add" and node in behind_body - read_by_body)
+    return frozenset(add for add in adds if any(source in skipping for _, source in network.edges_in(add)))

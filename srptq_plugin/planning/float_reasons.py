@@ -7,6 +7,8 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.recipe_choices import RecipeChoices
 from srptq_plugin.recipes.recipe import Recipe
 
+LONG_SKIP = "the long skip: the target adds the head's output as floats, which is finer and no slower"
+
 
 class FloatReasons:
     """The reasons why layers and operations of one network stay float, on one target and by one recipe."""

@@ -10,7 +10,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import ANY, FusionMatcher
 from srptq_plugin.graph.image_range import compute_image_range
 from srptq_plugin.graph.limits import Limits, compute_limits
-from srptq_plugin.graph.long_skip import Reading, find_long_skips
+from srptq_plugin.graph.long_skip import find_long_skips
 from srptq_plugin.graph.network import (
     ELEMENTWISE,
     INPUT,
@@ -23,7 +23,7 @@ from srptq_plugin.graph.network import (
 )
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
-from srptq_plugin.planning.float_reasons import FloatReasons
+from srptq_plugin.planning.float_reasons import LONG_SKIP, FloatReasons
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
 from srptq_plugin.planning.recipe_choices import RecipeChoices
 from srptq_plugin.planning.scale_groups import GridTensor, group_sites
@@ -72,7 +72,7 @@ class _Planner:
         self.choices = RecipeChoices(network, self.stages, recipe)
         self.full = rules.placement(recipe.placement) == "full"
         self.everywhere = self.full and rules.every_tensor
-        self.float_reads = find_long_skips(network, self.stages) if rules.float_long_skip else frozenset[Reading]()
+        self.float_sums = find_long_skips(network, self.stages) if rules.float_long_skip else frozenset[fx.Node]()
         self.reasons = FloatReasons(network, rules, recipe, self.choices)
         self.refused: dict[fx.Node, str] = {}
         self.layers = {*network.convs, *(network.transposed if TRANSPOSED in rules.inputs else ())}
@@ -127,6 +127,7 @@ class _Planner:
     def floats(self) -> dict[str, str]:
         """Return why operations stay float, by operation key."""
         reasons = {self.network.name(conv): reason for conv, reason in self.refused.items()}
+        reasons |= {self.network.name(add): LONG_SKIP for add in self.float_sums if add in self.joining}
         for node, op in self.network.ops.items():
             is_integer = node in self.layers or self._needs_no_kernel(node, op) or node in self.joining
             is_integer = is_integer or (self.everywhere and node not in self.refused and self.choices.quantizes(node))
@@ -261,10 +262,10 @@ class _Planner:
         return consumer if consumer in self.skips else self.sums.get(source)
 
     def _reads_float(self, consumer: fx.Node, source: fx.Node) -> bool:
-        """Tell whether a skip is read as floats: the target's choice for the long one, or the recipe's."""
+        """Tell whether a sum reads floats: the long skip on some targets, and any skip that the recipe leaves float."""
         add = self._skip(consumer, source)
         is_left = add is not None and not self.recipe.skips.quantize and not self.choices.quantizes(add)
-        return is_left or (consumer, source) in self.float_reads
+        return is_left or consumer in self.float_sums
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
         names = self.network.ops[consumer], self.network.kind(consumer)

@@ -106,7 +106,17 @@ def test_placement_convs_quantizes_inputs_of_convolutions_only() -> None:
     full = planned("edsr", placement="full")
     joined = {edge for site in full.values() for edge in site.consumers} - edges
     adds = {edge.consumer for edge in joined if edge.consumer.endswith("add")}
-    assert adds == {"body.0/add", "body.1/add", "/add"}
+    assert adds == {"body.0/add", "body.1/add"}  # and the long skip reads floats
+
+
+def test_openvino_adds_the_long_skip_in_float() -> None:
+    plan = networks.plan("edsr", networks.recipe())
+    head = sites(plan)["head/conv"]
+    assert [edge.consumer for edge in head.consumers] == ["body.0.first/conv", "body.0/add"]
+    assert "long skip" in plan.floats["/add"]
+    everywhere = networks.plan("edsr", networks.recipe(target="onnxruntime"))
+    assert "/add" in {edge.consumer for edge in sites(everywhere)["head/conv"].consumers}
+    assert "/add" not in everywhere.floats
 
 
 def test_fused_activations_come_before_the_quantizer() -> None:
