@@ -46,6 +46,7 @@ WISHES = {
     "one_grid_per_tensor": "All readers of a tensor read the same integers",
     "every_tensor": "Every tensor has an encoding",
     "stored_once": "Other readers of integers convert them as they read",
+    "float_long_skip": "The sum behind the body adds the head's output as floats",
     "relu_by_range": "Computes a ReLU by the range of the integers behind it",
     "per_channel": "A weight may have a scale for each channel",
     "pair_sum_bits": "Without VNNI two products are added in integers of so many bits, which weights must not overflow",

@@ -34,7 +34,7 @@ class Activated(nn.Module):
         return self.tail(self.body(first) + first) + nn.functional.interpolate(image, scale_factor=2)
 
 
-def test_the_activated_head_counts_and_the_image_does_not() -> None:
+def test_an_activated_head_counts_not_the_image() -> None:
     torch.manual_seed(0)
     assert long_skips(Network(graph_of(export_network(Activated().eval())))) == {"/add"}
 
