@@ -18,7 +18,7 @@ import onnx
 from srptq_adapters.targets.fusible_operations import to_fusible_operations
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
-from srptq_adapters.targets.qdq_file import import_runtime
+from srptq_adapters.targets.runtime_import import import_runtime
 from srptq_plugin.deploy.qdq import Placer
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line

@@ -12,8 +12,9 @@ import onnx
 
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
-from srptq_adapters.targets.qdq_file import import_runtime, write_qdq
+from srptq_adapters.targets.runtime_import import import_runtime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
+from srptq_plugin.deploy.qdq import Placer
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.fusion import Fusion
@@ -99,7 +100,9 @@ class OpenVinoTarget:
         """Write intermediate representation (.xml, .bin), and the Q/DQ ONNX file that it was read from."""
         openvino = import_runtime("openvino")
         onnx_file, xml = folder / f"{STEM}.onnx", folder / f"{STEM}.xml"
-        write_qdq(network, _unsigned(_with_signed_sites(table, network)), onnx_file, repeated=False)
+        model = onnx.load(network)
+        placed = Placer(model, _unsigned(_with_signed_sites(table, model)), repeated=False).place()
+        onnx.save(placed, onnx_file)
         openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
         return tuple(folder / f"{STEM}.{kind}" for kind in ("xml", "bin", "onnx"))
 
@@ -117,9 +120,9 @@ class OpenVinoTarget:
         return f"benchmark_app -m {artifact.name} -d CPU -hint latency{shape}"
 
 
-def _with_signed_sites(table: QuantTable, network: Path) -> QuantTable:
+def _with_signed_sites(table: QuantTable, model: onnx.ModelProto) -> QuantTable:
     """Give transposed convolutions that read signed integers sites of their own, which stay signed."""
-    nodes = OnnxNetwork(onnx.load(network)).nodes
+    nodes = OnnxNetwork(model).nodes
     sites: list[Site] = []
     qparams = dict(table.qparams)
     for site in table.plan.sites:

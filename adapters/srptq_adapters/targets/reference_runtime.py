@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from srptq_adapters.targets.qdq_file import import_runtime
+from srptq_adapters.targets.runtime_import import import_runtime
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.types import Array
 

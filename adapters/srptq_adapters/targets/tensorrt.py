@@ -7,10 +7,10 @@ from pathlib import Path
 import onnx
 
 from srptq_adapters.export_options import TensorRTExport
-from srptq_adapters.targets.qdq_file import write_qdq
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_adapters.targets.tensorrt_rules import check
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
+from srptq_plugin.deploy.qdq import Placer
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
@@ -54,9 +54,10 @@ class TensorRtTarget:
         calibration_cache: bool = DEFAULTS.calibration_cache,
     ) -> Sequence[Path]:
         """Write one Q/DQ file, and with `calibration_cache` the scales that TensorRT 10 reads with the float file."""
-        write_qdq(network, table, folder / FILE)
+        model = onnx.load(network)
+        onnx.save(Placer(model, table).place(), folder / FILE)
         if calibration_cache:
-            (folder / CACHE).write_text(cache(onnx.load(network), table), encoding="ascii")
+            (folder / CACHE).write_text(cache(model, table), encoding="ascii")
         return (folder / FILE, folder / CACHE) if calibration_cache else (folder / FILE,)
 
     def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:
