@@ -33,11 +33,20 @@ def channels_last(function: Callable[[Tensor], Tensor]) -> Body:
     return lambda _, x: function(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
 GONE: dict[str, tuple[Body, set[str]]] = {
     "silu": (lambda _, x: functional.silu(x), {"silu"}),
     "factors behind a convolution": (lambda net, x: x * net.factor.view(1, -1, 1, 1), {"mul"}),
     "factors before a convolution": (lambda net, x: torch.relu(x) * net.factor.view(-1, 1, 1), {"mul"}),
     "linear": (lambda net, x: net.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), {"linear", "permute"}),
+    "linear over tokens": (
+        lambda net, x: net.linear(torch.tanh(net.linear(tokens(x)))).transpose(1, 2).reshape(x.shape),
+        {"linear"},
+    ),
+    "linear without a permutation": (lambda net, x: net.linear(x[..., :6]).repeat(1, 1, 1, 3)[..., :16], {"linear"}),
     "pointwise": (channels_last(torch.tanh), {"permute"}),
     "two axes counted from the end": (
         lambda net, x: net.linear(x.permute(0, -2, -1, 1)).permute(0, -1, 1, 2),
