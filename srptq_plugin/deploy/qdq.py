@@ -99,12 +99,13 @@ class Placer:
         Readers without a key, such as the parts of a decomposed operation, follow the site that has such readers.
         """
         rest = next((site for site in sites if self._has_unnamed(site)), None)
-        claimed = self._claims(sites)
+        claimed, named = self._claims(sites), {node.output[0] for node in self.network.nodes.values()}
         outputs = {site.name: self._chain(value, site) for site in sites}
         for node, index in self.network.readers[value]:
             # A Shape reads the quantized tensor too: ONNX Runtime fuses no convolution whose float output has a second
             # reader.
-            site = claimed.get((node.output[0], index), rest or (sites[0] if node.op_type == "Shape" else None))
+            follows = rest if node.output[0] not in named else None
+            site = claimed.get((node.output[0], index), follows or (sites[0] if node.op_type == "Shape" else None))
             if site is not None:
                 node.input[index] = outputs[site.name]
         if rest is not None and any(edge.consumer == f"/{OUTPUT}" for edge in rest.consumers):

@@ -11,8 +11,9 @@ import onnx
 import pytest
 import torch
 from helpers import networks
-from torch import nn
+from torch import Tensor, nn
 
+from srptq_plugin import quantize
 from srptq_plugin.deploy.onnx_export import OnnxNetwork, export_float
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError, SrptqError
@@ -130,6 +131,30 @@ def test_a_split_moves_integers(deploy: Deploy) -> None:
     producers = {name: node for node in model.graph.node for name in node.output}
     split = producers[OnnxNetwork(model).nodes["left/conv"].input[0]]
     assert (split.op_type, producers[split.input[0]].op_type) == ("Split", "DequantizeLinear")
+
+
+class SplitHead(nn.Module):
+    """The body reads the head's output in two parts, and the long skip reads all of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.left, self.right = networks.conv(3, 6), networks.conv(3, 3), networks.conv(3, 3)
+        self.last, self.tail = networks.conv(6, 6), networks.conv(6, 12)
+
+    def forward(self, image: Tensor) -> Tensor:
+        first = self.head(image)
+        left, right = torch.split(first, 3, 1)
+        body = self.last(torch.cat([self.left(left).relu(), self.right(right)], 1))
+        return nn.functional.pixel_shuffle(self.tail(body + first), 2)
+
+
+def test_the_long_skip_is_written_as_floats(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = quantize("openvino-w8a8-fast", model=SplitHead().eval(), out=tmp_path / "run", device="cpu")
+    model = onnx.load(run.folder / "model_openvino.onnx")
+    producers = {name: node.op_type for node in model.graph.node for name in node.output}
+    assert [producers[value] for value in OnnxNetwork(model).nodes["/add"].input] == ["Conv", "Conv"]
+    assert run.summary["verify"]["psnr"] > 80
 
 
 @pytest.mark.parametrize("kind", ["edsr", "mixed"])
