@@ -37,6 +37,7 @@ GRIDS = {
 WISHES = {
     "inputs": "Under `full` quantized in front of",
     "symmetric_inputs": "Read integers with zero point 0 only",
+    "float_inputs": "Read floats",
     "transposed_stride": "The largest stride of a transposed convolution in integers",
     "outputs": "Under `full` quantized behind",
     "nonnegative_activations": "Activations that are never negative",

@@ -34,6 +34,7 @@ _TYPES = {
     "mul": "Mul",
     "div": "Div",
     "cat": "Concat",
+    "matmul": "MatMul",
     "pad": "Pad",
     "pixel_shuffle": "DepthToSpace",
     "relu": "Relu",

@@ -87,11 +87,9 @@ def _concatenated(cat: fx.Node) -> list[Any] | None:
 
 def _as_channels_first(graph: fx.Graph, argument: Any, rank: int) -> Any:
     """Return a permuted tensor as it was, a value for each channel in the shape of an image, or a number."""
-    if not isinstance(argument, fx.Node):
+    if not isinstance(argument, fx.Node) or not getattr(argument.meta["val"], "shape", ()):
         return argument
     shape = argument.meta["val"].shape
-    if not shape:
-        return argument
     if all(side == 1 for side in shape[:-1]):
         return add_call(graph, aten.reshape.default, (argument, [shape[-1], 1, 1]), argument)
     return _channels_first(argument) if _rank(argument) == rank else None

@@ -15,6 +15,7 @@ _OPS = {
     "squeeze": "reshape",
     "unsqueeze": "reshape",
     "transpose": "permute",
+    "bmm": "matmul",
     "contiguous": "identity",
     "clone": "identity",
     "dropout": "identity",

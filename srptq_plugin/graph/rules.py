@@ -29,6 +29,8 @@ class Rules:
     """Operations whose inputs are quantized under `full`. Under `convs`, only convolutions have quantized inputs."""
     symmetric_inputs: frozenset[str] = frozenset()
     """Operations that read integers with zero point 0 only: uint8 if never negative, and int8 otherwise."""
+    float_inputs: frozenset[str] = frozenset()
+    """Operations that read floats, also from operations whose outputs are quantized otherwise."""
     transposed_stride: int | None = None
     """The largest stride of a transposed convolution in integers. None if any stride will do."""
     outputs: frozenset[str] = frozenset({"conv", "add", "cat"})

@@ -262,10 +262,10 @@ class _Planner:
         return consumer if consumer in self.skips else self.sums.get(source)
 
     def _reads_float(self, consumer: fx.Node, source: fx.Node) -> bool:
-        """Tell whether a sum reads floats: the long skip on some targets, and any skip that the recipe leaves float."""
+        """Tell whether floats are read: by operations of the target, its long skip, or skips that the recipe leaves."""
         add = self._skip(consumer, source)
         is_left = add is not None and not self.recipe.skips.quantize and not self.choices.quantizes(add)
-        return is_left or consumer in self.float_sums
+        return is_left or consumer in self.float_sums or self.network.ops[consumer] in self.rules.float_inputs
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
         names = self.network.ops[consumer], self.network.kind(consumer)

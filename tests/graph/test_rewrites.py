@@ -46,6 +46,7 @@ GONE: dict[str, tuple[Body, set[str]]] = {
         lambda net, x: net.linear(torch.tanh(net.linear(tokens(x)))).transpose(1, 2).reshape(x.shape),
         {"linear"},
     ),
+    "einsum": (lambda _, x: torch.einsum("bchw,bkhw->bhck", x, x)[:, :, :1].permute(0, 3, 1, 2) * x, {"einsum"}),
     "linear without a permutation": (lambda net, x: net.linear(x[..., :6]).repeat(1, 1, 1, 3)[..., :16], {"linear"}),
     "pointwise": (channels_last(torch.tanh), {"permute"}),
     "two axes counted from the end": (
@@ -64,6 +65,8 @@ KEPT: dict[str, tuple[Body, str]] = {
     "two maps": (lambda _, x: x * torch.sigmoid(x), "mul"),
     "a convolution with two readers": (lambda _, x: torch.relu(x) + torch.tanh(x * 0.5), "mul"),
     "linear over columns": (lambda _, x: x @ torch.eye(16), "matmul"),
+    "einsum over three": (lambda _, x: torch.einsum("bchw,bkhw,bkhw->bchw", x, x, x), "einsum"),
+    "einsum without rows": (lambda _, x: torch.einsum("bchw,bchw->bhw", x, x)[:, None] * x, "einsum"),
     "other axes": (lambda _, x: torch.tanh(x.permute(0, 3, 2, 1)).permute(0, 3, 2, 1), "permute"),
 }
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from helpers.token_attention import TokenAttention
 from helpers.transposed import Fsrcnn, Lapsrn
 from srptq_plugin.models.rdn import RDN
 from srptq_plugin.models.rrdb import RRDB
@@ -281,6 +282,7 @@ OTHERS: Mapping[str, Callable[[], nn.Module]] = {
     "espcn": Espcn,
     "fsrcnn": Fsrcnn,
     "lapsrn": Lapsrn,
+    "tokens": TokenAttention,
     "rdn": lambda: RDN(2, FEATURES, 4, 2, 2),
     "rrdb": lambda: RRDB(2, FEATURES, 4, 2),
 }

@@ -1,8 +1,8 @@
 """ONNX Runtime on CPUs: Q/DQ ONNX with uint8 affine activations.
 
 ONNX Runtime fuses each operation between Q/DQ pairs into an operation on integers: QLinearConv, QLinearAdd,
-QLinearMul, QLinearConcat, QLinearSigmoid, QLinearLeakyRelu, QLinearAveragePool, QLinearGlobalAveragePool. Each of them
-rounds its output, so `full` quantizes on either side of all of them.
+QLinearMul, QLinearConcat, QLinearSigmoid, QLinearLeakyRelu, QLinearAveragePool, QLinearGlobalAveragePool,
+QLinearMatMul. Each of them rounds its output, so `full` quantizes on either side of all of them.
 """
 
 from collections import Counter
@@ -28,7 +28,9 @@ from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid
 
 FILE = "model_onnxruntime.onnx"
-OPS = frozenset({"conv", "add", "mul", "scale", "cat", "sigmoid", "leaky_relu", "avg_pool", "global_mean"})
+OPS = frozenset(
+    {"conv", "add", "mul", "scale", "cat", "sigmoid", "leaky_relu", "avg_pool", "global_mean", "matmul", "softmax"}
+)
 BITS = frozenset(range(2, 9))
 """Integers of fewer than 8 bits are stored in 8, and a Clip keeps them in range."""
 INTEGER_CONVS = ("QLinearConv", "ConvInteger")
@@ -46,6 +48,8 @@ class OnnxRuntimeTarget:
             placements=("full",),
             inputs=OPS,
             outputs=OPS,
+            # QLinearSoftmax of ONNX Runtime 1.31.1 does not saturate: outputs beyond the largest integer wrap around.
+            float_inputs=frozenset({"softmax"}),
             # QLinearConv adds an int32 bias to its products, at the scale of the input times the scale of the weight.
             integer_bias=True,
             relu_by_range=True,

@@ -8,11 +8,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from srptq_adapters.targets.onnxruntime import TARGET
 from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.plugins.protocols import Runtime
 
 runtime = pytest.importorskip("onnxruntime")
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
+ErrorShare = Callable[[str, QuantTable, Runtime], float]
 FLOAT = {"Conv", "Add", "Mul", "Sigmoid", "LeakyRelu", "PRelu", "AveragePool", "Concat"}
 
 
@@ -41,6 +44,20 @@ def test_linear_layers_run_as_integer_convolutions(deploy: Deploy, tmp_path: Pat
     operations = executed(files[0], tmp_path)
     assert operations["QLinearConv"] == len(table.plan.convs) == 5
     assert not {"MatMul", "QLinearMatMul", "Gemm"} & set(operations)
+
+
+def test_attention_runs_in_integers_as_simulated(deploy: Deploy, error_share: ErrorShare, tmp_path: Path) -> None:
+    table, files = deploy("tokens", "onnxruntime")
+    operations = executed(files[0], tmp_path)
+    assert (operations["QLinearConv"], operations["QLinearMatMul"], operations["Softmax"]) == (4, 2, 1)
+    assert not {"MatMul", "Einsum", "QLinearSoftmax", "Conv"} & set(operations)
+    assert error_share("tokens", table, TARGET.load(files[0])) < 0.2
+
+
+def test_softmax_reads_floats(deploy: Deploy) -> None:
+    # QLinearSoftmax wraps around where its output is beyond the largest integer.
+    table, _ = deploy("tokens", "onnxruntime")
+    assert "/softmax" not in {edge.consumer for site in table.plan.sites for edge in site.consumers}
 
 
 def test_numbers_are_exact_in_integers(deploy: Deploy) -> None:
