@@ -4,7 +4,7 @@
         --images BSDS399 --rows benchmarks/zoo.jsonl [--only RFDN] [--runtime openvino] [--recipe fast]
 
 Every network is loaded, quantized by the default recipe of the runtime, scored there and timed, in a process of its
-own with a time limit. Measurements go to the file of rows, and a restarted benchmark skips the known ones. Prints
+own with a time limit. `--runtime simulation` scores the paper's recipe at 4 bits, which no runtime here computes. Measurements go to the file of rows, and a restarted benchmark skips the known ones. Prints
 Markdown. Needs `pip install 'srptq-plugin[all,bench]'`.
 """
 
@@ -37,6 +37,8 @@ from srptq_plugin.runs.run import NETWORK
 
 TIMED_SIDE, TIMED_RUNS = 128, 9
 FAMILIES = {"default": "{}-w8a8", "fast": "{}-w8a8-fast"}
+SIMULATION, SIMULATED = "simulation", "paper-w4a4"
+"""The choice for simulation alone, and its recipe."""
 
 
 def main() -> None:
@@ -49,7 +51,7 @@ def main() -> None:
     networks: dict[str, Any] = yaml.safe_load(arguments.networks.read_text())
     for name in arguments.only or networks:
         for runtime in arguments.runtime or RUNTIMES:
-            key = (name, runtime, arguments.recipe)
+            key = (name, runtime, SIMULATED if runtime == SIMULATION else arguments.recipe)
             if rows.get(key) is None and not arguments.no_measuring:
                 rows.add(key, _measure_apart(name, runtime, arguments))
                 print(name, runtime, json.dumps(rows.get(key)), file=sys.stderr, flush=True)
@@ -89,7 +91,8 @@ def _measure(
     entry: Mapping[str, Any], runtime: str, paths: Mapping[str, Path], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        recipe = Recipe.load(FAMILIES[arguments.recipe].format(runtime), arguments.set)
+        family = SIMULATED if runtime == SIMULATION else FAMILIES[arguments.recipe]
+        recipe = Recipe.load(family.format(runtime), arguments.set)
         run = quantize(
             recipe,
             model=entry["model"],
@@ -100,6 +103,8 @@ def _measure(
             scale=4,
             out=Path(folder) / "run",
         )
+        if runtime == SIMULATION:
+            return _psnrs({"float": run.float(), "sim": run.simulation()}, run, paths["data"])
         return _scores(run, runtime, Path(folder), paths, arguments.threads) | _facts(run)
 
 
@@ -119,16 +124,22 @@ def _scores(run: Run, runtime: str, folder: Path, paths: Mapping[str, Path], thr
         files["peer"] = PEERS[runtime](files["float"], _patches(run), folder)
     except Exception as error:  # noqa: BLE001 - of other tools
         row["peer_failure"] = f"{type(error).__name__}: {str(error)[:200]}"
-    pairs = load_pairs(paths["data"], run.record.scale).usable
     models = {name: RUNTIMES[runtime](path, threads) for name, path in files.items()}
-    networks = {name: _on_tensors(model) for name, model in models.items()} | {"sim": _on_tensors(run.simulation())}
-    for name, network in networks.items():
-        row[f"{name}_db"] = round(mean_scores(network, pairs, run.record.scale, run.input_range)[0], 3)
+    row |= _psnrs({**models, "sim": run.simulation()}, run, paths["data"])
     row |= {f"{name}_ms": ms for name, ms in _times(models, run).items()}
     sides = (TIMED_SIDE, TIMED_SIDE)
     for name in set(models) - {"float"}:
         row |= {f"{name}_{part}": share for part, share in models[name].integer_shares(sides).items()}
     return row
+
+
+def _psnrs(networks: Mapping[str, Callable[[Array], Array]], run: Run, data: Path) -> dict[str, Any]:
+    pairs = load_pairs(data, run.record.scale).usable
+    scores = {
+        name: mean_scores(_on_tensors(network), pairs, run.record.scale, run.input_range)[0]
+        for name, network in networks.items()
+    }
+    return {f"{name}_db": round(score, 3) for name, score in scores.items()}
 
 
 def _on_tensors(model: Callable[[Array], Array]) -> Upscale:
@@ -169,9 +180,11 @@ def _print(rows: Rows) -> None:
         if "failure" in row:
             print(f"| {' | '.join(key)} | {row['failure'][:200]} |")
             continue
-        speeds = {"speed": row["float_ms"] / row["ours_ms"]}
-        if "peer_ms" in row:
-            speeds["peer_speed"] = row["float_ms"] / row["peer_ms"]
+        speeds = {
+            column: row["float_ms"] / row[time]
+            for column, time in (("speed", "ours_ms"), ("peer_speed", "peer_ms"))
+            if time in row
+        }
         cells = ({**row, **speeds}.get(column) for column in COLUMNS)
         print(f"| {' | '.join(key)} | {' | '.join('' if value is None else f'{value:.4g}' for value in cells)} |")
 
@@ -181,7 +194,7 @@ def _arguments() -> argparse.Namespace:
     for name in ("networks", "folder", "data", "images", "rows"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--only", action="append", default=[])
-    parser.add_argument("--runtime", action="append", choices=RUNTIMES)
+    parser.add_argument("--runtime", action="append", choices=[*RUNTIMES, SIMULATION])
     parser.add_argument("--recipe", default="default", choices=FAMILIES)
     parser.add_argument("--set", action="append", default=[], help="changes of the recipe, for a try")
     parser.add_argument("--threads", type=int, default=2)
