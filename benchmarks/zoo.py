@@ -4,8 +4,9 @@
         --images BSDS399 --rows benchmarks/zoo.jsonl [--only RFDN] [--runtime openvino] [--recipe fast]
 
 Every network is loaded, quantized by the default recipe of the runtime, scored there and timed, in a process of its
-own with a time limit. `--runtime simulation` scores the paper's recipe at 4 bits, which no runtime here computes. Measurements go to the file of rows, and a restarted benchmark skips the known ones. Prints
-Markdown. Needs `pip install 'srptq-plugin[all,bench]'`.
+own with a time limit. `--runtime simulation` scores the paper's recipe at 4 bits, which no runtime here computes.
+Measurements go to the file of rows, and a restarted benchmark skips the known ones. Prints Markdown. Needs
+`pip install 'srptq-plugin[all,bench]'`.
 """
 
 import argparse
