@@ -169,6 +169,9 @@ def srptq_models() -> Iterable[ModelEntry]:
     srgan = "generator of SRGAN (Ledig et al. 2017); weights of leftthomas/SRGAN"
     rdn = "RDN (Zhang et al. 2018); weights of EDSR-PyTorch"
     rrdb = "generator of ESRGAN (Wang et al. 2018); weights of ESRGAN, Real-ESRGAN or BasicSR"
+    srvgg = "SRVGGNetCompact (Wang et al. 2021); weights of Real-ESRGAN's small networks"
+    imdn = "IMDN (Hui et al. 2019); weights of Zheng222/IMDN"
+    rfdn = "RFDN (Liu et al. 2020); weights of njulj/RFDN"
     return [
         ModelEntry("edsr-mini", mini, _family("edsr:MINI_FAMILY"), options=EdsrOptions),
         ModelEntry("edsr", edsr, _family("edsr:FAMILY"), options=EdsrOptions),
@@ -176,4 +179,7 @@ def srptq_models() -> Iterable[ModelEntry]:
         ModelEntry("srgan", srgan, _family("srgan:FAMILY"), options=SizeOptions),
         ModelEntry("rdn", rdn, _family("rdn:FAMILY"), options=RdnOptions),
         ModelEntry("rrdb", rrdb, _family("rrdb:FAMILY"), options=RrdbOptions),
+        ModelEntry("srvgg", srvgg, _family("srvgg:FAMILY"), options=SizeOptions),
+        ModelEntry("imdn", imdn, _family("imdn:FAMILY"), options=SizeOptions),
+        ModelEntry("rfdn", rfdn, _family("rfdn:FAMILY"), options=SizeOptions),
     ]

@@ -19,10 +19,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from srptq_plugin.models.edsr import EDSR
+from srptq_plugin.models.imdn import IMDN
 from srptq_plugin.models.rdn import RDN
+from srptq_plugin.models.rfdn import RFDN
 from srptq_plugin.models.rrdb import RRDB
 from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.models.srresnet import SRResNet
+from srptq_plugin.models.srvgg import SRVGG
 
 State = dict[str, Tensor]
 STATE: State = EDSR(upscale=2, features=4, blocks=1).state_dict()
@@ -239,6 +242,9 @@ STATES: Mapping[str, State] = {
     "srgan": SRGANGenerator().state_dict(),
     "rdn": RDN(2, 4, 2, 2, 2).state_dict(),
     "rrdb": RRDB(2, 4, 2, 1).state_dict(),
+    "srvgg": SRVGG(2, 4, 2).state_dict(),
+    "imdn": IMDN(2, 16, 1).state_dict(),
+    "rfdn": RFDN(2, 4, 1, 2, 2).state_dict(),
 }
 
 

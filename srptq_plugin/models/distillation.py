@@ -1,0 +1,59 @@
+"""The frame of IMDN and RFDN: distillation blocks in a chain, whose outputs are fused before one pixel shuffle."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from srptq_plugin.models.model_record import State
+from srptq_plugin.models.residual import conv3x3
+
+COLORS = 3
+SLOPE = 0.05
+"""The slope of every leaky ReLU."""
+
+
+class DistillationNetwork(nn.Module):
+    """A head, blocks, a fusion of all their outputs, the long skip, and a pixel shuffle.
+
+    Args:
+        blocks: The blocks in their order, by the names that they have in checkpoints.
+        features: The channels of all maps between them.
+        upscale: The factor of the pixel shuffle.
+    """
+
+    def __init__(self, blocks: Mapping[str, nn.Module], features: int, upscale: int) -> None:
+        super().__init__()
+        self.names = tuple(blocks)
+        self.fea_conv = conv3x3(COLORS, features)
+        for name, block in blocks.items():
+            self.add_module(name, block)
+        self.c = nn.Sequential(nn.Conv2d(len(blocks) * features, features, 1), nn.LeakyReLU(SLOPE))
+        self.LR_conv = conv3x3(features, features)
+        self.upsampler = nn.Sequential(conv3x3(features, COLORS * upscale**2), nn.PixelShuffle(upscale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shallow = self.fea_conv(x)
+        fused = self.c(torch.cat(list(self._distill(shallow)), dim=1))
+        return self.upsampler(self.LR_conv(fused) + shallow)
+
+    def _distill(self, x: Tensor) -> Iterator[Tensor]:
+        for name in self.names:
+            x = self.get_submodule(name)(x)
+            yield x
+
+
+def read_sizes(state: State, block: str) -> dict[str, int]:
+    """Return the upscaling factor, the features and the number of blocks of a checkpoint.
+
+    Args:
+        state: The checkpoint.
+        block: A pattern that matches one key of each block.
+    """
+    return {
+        "upscale": math.isqrt(state["upsampler.0.weight"].shape[0] // COLORS),
+        "features": state["fea_conv.weight"].shape[0],
+        "blocks": sum(re.fullmatch(block, key) is not None for key in state),
+    }
