@@ -172,6 +172,7 @@ def srptq_models() -> Iterable[ModelEntry]:
     srvgg = "SRVGGNetCompact (Wang et al. 2021); weights of Real-ESRGAN's small networks"
     imdn = "IMDN (Hui et al. 2019); weights of Zheng222/IMDN"
     rfdn = "RFDN (Liu et al. 2020); weights of njulj/RFDN"
+    rlfn = "RLFN (Kong et al. 2022); weights of bytedance/RLFN"
     return [
         ModelEntry("edsr-mini", mini, _family("edsr:MINI_FAMILY"), options=EdsrOptions),
         ModelEntry("edsr", edsr, _family("edsr:FAMILY"), options=EdsrOptions),
@@ -182,4 +183,5 @@ def srptq_models() -> Iterable[ModelEntry]:
         ModelEntry("srvgg", srvgg, _family("srvgg:FAMILY"), options=SizeOptions),
         ModelEntry("imdn", imdn, _family("imdn:FAMILY"), options=SizeOptions),
         ModelEntry("rfdn", rfdn, _family("rfdn:FAMILY"), options=SizeOptions),
+        ModelEntry("rlfn", rlfn, _family("rlfn:FAMILY"), options=SizeOptions),
     ]

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.checkpoint import load_into
@@ -10,6 +9,7 @@ from srptq_plugin.models.distillation import SLOPE, DistillationNetwork, read_si
 from srptq_plugin.models.model_options import SizeOptions, settle
 from srptq_plugin.models.model_record import ModelFamily, Range, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3
+from srptq_plugin.models.spatial_attention import SpatialAttention
 
 NEEDED = frozenset(
     {"fea_conv.weight", "B1.c1_d.weight", "B1.c1_r.weight", "B1.esa.conv3_.weight", "c.0.weight", "upsampler.0.weight"}
@@ -18,26 +18,18 @@ LEVELS: Range = (0.0, 255.0)
 """The range of the published weights. No key tells."""
 
 
-class SpatialAttention(nn.Module):
-    """Enhanced spatial attention: a gate for each value, computed at a fraction of the size."""
+class DeepSpatialAttention(SpatialAttention):
+    """Spatial attention of three convolutions at the small size."""
 
     def __init__(self, features: int, hidden: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(features, hidden, 1)
-        self.conv_f = nn.Conv2d(hidden, hidden, 1)
+        super().__init__(features, hidden)
         self.conv_max = conv3x3(hidden, hidden)
-        self.conv2 = nn.Conv2d(hidden, hidden, 3, stride=2)
-        self.conv3 = conv3x3(hidden, hidden)
         self.conv3_ = conv3x3(hidden, hidden)
-        self.conv4 = nn.Conv2d(hidden, features, 1)
         self.relu = nn.ReLU()
 
-    def forward(self, x: Tensor) -> Tensor:
-        reduced = self.conv1(x)
-        pooled = functional.max_pool2d(self.conv2(reduced), 7, stride=3)
-        wide = self.conv3_(self.relu(self.conv3(self.relu(self.conv_max(pooled)))))
-        wide = functional.interpolate(wide, [*x.shape[2:]], mode="bilinear", align_corners=False)
-        return x * torch.sigmoid(self.conv4(wide + self.conv_f(reduced)))
+    def refine(self, pooled: Tensor) -> Tensor:
+        """Compute the attention of each region from its pooled features."""
+        return self.conv3_(self.relu(self.conv3(self.relu(self.conv_max(pooled)))))
 
 
 class FeatureDistillationBlock(nn.Module):
@@ -50,7 +42,7 @@ class FeatureDistillationBlock(nn.Module):
         self.c3_d, self.c3_r = nn.Conv2d(features, kept, 1), conv3x3(features, features)
         self.c4 = conv3x3(features, kept)
         self.c5 = nn.Conv2d(4 * kept, features, 1)
-        self.esa = SpatialAttention(features, hidden)
+        self.esa = DeepSpatialAttention(features, hidden)
         self.act = nn.LeakyReLU(SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""SRVGGNetCompact, IMDN and RFDN against their papers' equations, on weights with the published names."""
+"""SRVGGNetCompact, IMDN, RFDN and RLFN against their papers' equations, on weights with the published names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +13,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.imdn import IMDN
 from srptq_plugin.models.loading import load_model
 from srptq_plugin.models.rfdn import RFDN
+from srptq_plugin.models.rlfn import RLFN
 from srptq_plugin.models.srvgg import SRVGG
 
 IMAGE = torch.rand(2, 3, 26, 31, generator=torch.Generator().manual_seed(0))
@@ -21,6 +22,7 @@ NETWORKS = {
     "srvgg": SRVGG(3, features=5, blocks=2),
     "imdn": IMDN(3, features=32, blocks=3),
     "rfdn": RFDN(2, features=6, blocks=3, kept=4, hidden=3),
+    "rlfn": RLFN(2, features=6, blocks=3, inner=5, hidden=3),
 }
 
 
@@ -68,17 +70,34 @@ def rfdn_block(state: State, name: str, x: Tensor) -> Tensor:
         kept.append(act(conv(state, f"{name}.c{number}_d", x)))
         x = act(conv(state, f"{name}.c{number}_r", x) + x)
     x = conv(state, f"{name}.c5", torch.cat([*kept, act(conv(state, f"{name}.c4", x))], 1))
-    reduced = conv(state, f"{name}.esa.conv1", x)
-    small = functional.max_pool2d(conv(state, f"{name}.esa.conv2", reduced, 2), 7, 3)
-    for layer in ("conv_max", "conv3"):
-        small = conv(state, f"{name}.esa.{layer}", small).relu()
-    wide = functional.interpolate(conv(state, f"{name}.esa.conv3_", small), [*x.shape[2:]], mode="bilinear")
-    return x * conv(state, f"{name}.esa.conv4", wide + conv(state, f"{name}.esa.conv_f", reduced)).sigmoid()
+    return gated(state, f"{name}.esa", x, ["conv_max", "conv3"], "conv3_")
+
+
+def gated(state: State, name: str, x: Tensor, layers: list[str], last: str) -> Tensor:
+    """Multiply by spatial attention, with ReLUs behind all layers at the small size but the last."""
+    reduced = conv(state, f"{name}.conv1", x)
+    small = functional.max_pool2d(conv(state, f"{name}.conv2", reduced, 2), 7, 3)
+    for layer in layers:
+        small = conv(state, f"{name}.{layer}", small).relu()
+    wide = functional.interpolate(conv(state, f"{name}.{last}", small), [*x.shape[2:]], mode="bilinear")
+    return x * conv(state, f"{name}.conv4", wide + conv(state, f"{name}.conv_f", reduced)).sigmoid()
+
+
+def rlfn(state: State, x: Tensor) -> Tensor:
+    shallow = deep = conv(state, "fea_conv", x)
+    for name in ("B1", "B2", "B3"):
+        inner = deep
+        for layer in ("c1_r", "c2_r", "c3_r"):
+            inner = act(conv(state, f"{name}.{layer}", inner))
+        deep = gated(state, f"{name}.esa", conv(state, f"{name}.c5", inner + deep), [], "conv3")
+    return functional.pixel_shuffle(conv(state, "upsampler.0", conv(state, "LR_conv", deep) + shallow), 2)
 
 
 def paper(name: str, state: State) -> Tensor:
     if name == "srvgg":
         return srvgg(state, IMAGE)
+    if name == "rlfn":
+        return rlfn(state, IMAGE)
     if name == "imdn":
         return frame(state, IMAGE, ["IMDB1", "IMDB2", "IMDB3"], name, 3)
     return frame(state, IMAGE, ["B1", "B2", "B3"], name, 2)
@@ -93,12 +112,12 @@ def test_the_network_computes_the_papers_equations(name: str, tmp_path: Path) ->
     }
     save_file(state, tmp_path / "a.safetensors")
     loaded = load_model(tmp_path / "a.safetensors")
-    assert (loaded.record.name, loaded.record.scale) == (name, 2 if name == "rfdn" else 3)
+    assert (loaded.record.name, loaded.record.scale) == (name, 2 if name in ("rfdn", "rlfn") else 3)
     with torch.no_grad():
         torch.testing.assert_close(loaded.module(IMAGE), paper(name, state), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "white"), [("srvgg", 1.0), ("imdn", 1.0), ("rfdn", 255.0)])
+@pytest.mark.parametrize(("name", "white"), [("srvgg", 1.0), ("imdn", 1.0), ("rfdn", 255.0), ("rlfn", 255.0)])
 def test_the_usual_range_can_be_changed(name: str, white: float, tmp_path: Path) -> None:
     save_file(NETWORKS[name].state_dict(), tmp_path / "a.safetensors")
     assert load_model(tmp_path / "a.safetensors").record.input_range == (0.0, white)

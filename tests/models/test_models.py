@@ -209,7 +209,7 @@ def test_wrong_arguments_are_refused(args: dict[str, str | int | float], message
         load_model("edsr-mini", args=args)
 
 
-@pytest.mark.parametrize("name", ["edsr", "srresnet", "srgan", "rdn", "rrdb", "srvgg", "imdn", "rfdn"])
+@pytest.mark.parametrize("name", ["edsr", "srresnet", "srgan", "rdn", "rrdb", "srvgg", "imdn", "rfdn", "rlfn"])
 def test_networks_without_fitting_weights_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(SrptqError, match=f"{name}: no weights"):
         load_model(name)

@@ -21,6 +21,7 @@ from srptq_plugin.models.loading import load_model
 from srptq_plugin.models.model_record import ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.rdn import RDN
 from srptq_plugin.models.rfdn import RFDN
+from srptq_plugin.models.rlfn import RLFN
 from srptq_plugin.models.rrdb import RRDB
 from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.models.srresnet import SRResNet
@@ -29,6 +30,13 @@ from srptq_plugin.plugins.entries import ModelEntry
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.utils.options import Options
+
+
+def bytedance(state: State) -> State:
+    """Rename the keys of a challenge's RLFN to those of bytedance/RLFN."""
+    state = {re.sub(r"^B(\d+)", r"block_\1", key): value for key, value in state.items()}
+    return {key.replace("fea_conv", "conv_1").replace("LR_conv", "conv_2"): value for key, value in state.items()}
+
 
 BASICSR = {"conv_first": 8, "conv_after_body": 8, "upsample.0": 32, "upsample.2": 32, "conv_last": 3}
 CHECKPOINTS: Mapping[str, tuple[str, Callable[[], State]]] = {
@@ -44,6 +52,8 @@ CHECKPOINTS: Mapping[str, tuple[str, Callable[[], State]]] = {
     "SRVGG": ("srvgg", SRVGG(2, features=4, blocks=1).state_dict),
     "IMDN": ("imdn", IMDN(2, features=16, blocks=2).state_dict),
     "RFDN": ("rfdn", RFDN(2, features=6, blocks=2, kept=3, hidden=2).state_dict),
+    "RLFN": ("rlfn", RLFN(2, features=6, blocks=2, inner=5, hidden=2).state_dict),
+    "RLFN of bytedance": ("rlfn", lambda: bytedance(RLFN(2, features=6, blocks=2, inner=5, hidden=2).state_dict())),
     "RRDB x2": ("rrdb", RRDB(2, features=4, growth=4, blocks=1).state_dict),
     **{
         layout: ("rrdb", lambda rename=rename: {rename(key): value for key, value in esrgan_state().items()})
@@ -128,8 +138,8 @@ def test_an_unknown_checkpoint_shows_its_keys(tmp_path: Path) -> None:
     with pytest.raises(SrptqError) as refused:
         load_model(path)
     assert str(refused.value) == (
-        f"model {path}: no family recognizes it, of edsr-mini, edsr, srresnet, srgan, rdn, rrdb, srvgg, imdn, rfdn; "
-        "its keys begin with layer0, layer1, layer2; "
+        f"model {path}: no family recognizes it, of edsr-mini, edsr, srresnet, srgan, rdn, rrdb, srvgg, imdn, rfdn, "
+        "rlfn; its keys begin with layer0, layer1, layer2; "
         f"give `model=FAMILY` or `model=package.module:factory`, and `weights={path}`"
     )
 
@@ -181,7 +191,7 @@ def test_a_family_of_a_plugin_recognizes_its_checkpoint(doubler: Path) -> None:
 
 def test_a_family_recognizes_nothing_by_default(doubler: Path) -> None:
     registry = with_plugins(plugin("silent", family=ModelFamily(build_doubler)))
-    with pytest.raises(SrptqError, match=r"no family recognizes it, of .* rfdn, silent;"):
+    with pytest.raises(SrptqError, match=r"no family recognizes it, of .* rlfn, silent;"):
         load_model(doubler, registry=registry)
     assert load_model("silent", doubler, registry=registry).record.scale == 2
 

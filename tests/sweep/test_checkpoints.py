@@ -22,6 +22,7 @@ from srptq_plugin.models.edsr import EDSR
 from srptq_plugin.models.imdn import IMDN
 from srptq_plugin.models.rdn import RDN
 from srptq_plugin.models.rfdn import RFDN
+from srptq_plugin.models.rlfn import RLFN
 from srptq_plugin.models.rrdb import RRDB
 from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.models.srresnet import SRResNet
@@ -245,6 +246,7 @@ STATES: Mapping[str, State] = {
     "srvgg": SRVGG(2, 4, 2).state_dict(),
     "imdn": IMDN(2, 16, 1).state_dict(),
     "rfdn": RFDN(2, 4, 1, 2, 2).state_dict(),
+    "rlfn": RLFN(2, 4, 1, 2, 2).state_dict(),
 }
 
 
