@@ -33,7 +33,7 @@ from srptq_plugin.utils.options import Options
 
 
 def bytedance(state: State) -> State:
-    """Rename the keys of a challenge's RLFN to those of bytedance/RLFN."""
+    """Rename the keys of an RLFN of the challenge as bytedance has them."""
     state = {re.sub(r"^B(\d+)", r"block_\1", key): value for key, value in state.items()}
     return {key.replace("fea_conv", "conv_1").replace("LR_conv", "conv_2"): value for key, value in state.items()}
 
