@@ -1,4 +1,4 @@
-"""RLFN (Kong et al., NTIRE 2022) with the keys of bytedance/RLFN, and of its network for the challenge."""
+"""RLFN (Kong et al., NTIRE 2022) with the keys of bytedance/RLFN and of the challenge."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from srptq_plugin.models.spatial_attention import SpatialAttention
 
 NEEDED = frozenset({"fea_conv.weight", "B1.c1_r.weight", "B1.c5.weight", "B1.esa.conv3.weight", "upsampler.0.weight"})
 FOREIGN = frozenset({"B1.c1_d.weight", "c.0.weight"})
-"""Keys of RFDN and its relatives, which have those of RLFN as well."""
+"""Keys of RFDN and its relatives, whose other keys are the same."""
 RENAMES: Renames = (
     (r"conv_1\.(.*)", r"fea_conv.\1"),
     (r"block_(\d+)\.(.*)", r"B\1.\2"),

@@ -136,9 +136,10 @@ def test_a_split_moves_integers(deploy: Deploy) -> None:
 class SplitHead(nn.Module):
     """The body reads the head's output in two parts, and the long skip reads all of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bias: bool) -> None:
         super().__init__()
-        self.head, self.left, self.right = networks.conv(3, 6), networks.conv(3, 3), networks.conv(3, 3)
+        self.head = nn.Conv2d(3, 6, 3, padding=1, bias=bias)
+        self.left, self.right = networks.conv(3, 3), networks.conv(3, 3)
         self.last, self.tail = networks.conv(6, 6), networks.conv(6, 12)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -148,9 +149,10 @@ class SplitHead(nn.Module):
         return nn.functional.pixel_shuffle(self.tail(body + first), 2)
 
 
-def test_the_long_skip_is_written_as_floats(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_long_skip_is_written_as_floats(bias: bool, tmp_path: Path) -> None:  # noqa: FBT001
     torch.manual_seed(0)
-    run = quantize("openvino-w8a8-fast", model=SplitHead().eval(), out=tmp_path / "run", device="cpu")
+    run = quantize("openvino-w8a8-fast", model=SplitHead(bias=bias).eval(), out=tmp_path / "run", device="cpu")
     model = onnx.load(run.folder / "model_openvino.onnx")
     producers = {name: node.op_type for node in model.graph.node for name in node.output}
     assert [producers[value] for value in OnnxNetwork(model).nodes["/add"].input] == ["Conv", "Conv"]
