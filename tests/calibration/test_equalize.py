@@ -64,7 +64,7 @@ def error(program: ExportedProgram, planned: Plan) -> float:
 
 
 @pytest.mark.usefixtures("few_steps")
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, "normed"])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "normed", "tokens"])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_float_network_stays_the_same(kind: str, bits: int) -> None:
     program = exported(kind)

@@ -73,7 +73,8 @@ def count_channels(node: fx.Node) -> int:
     value = node.meta.get("val")
     parts = value if isinstance(value, (tuple, list)) else [value]
     shapes = [getattr(part, "shape", ()) for part in parts]
-    return sum(int(shape[1]) if len(shape) == IMAGE_AXES else 1 for shape in shapes)
+    # With channels last, the second axis is a height, which differs from image to image.
+    return sum(shape[1] if len(shape) == IMAGE_AXES and isinstance(shape[1], int) else 1 for shape in shapes)
 
 
 def _fixed(*ids: Ids) -> Links:

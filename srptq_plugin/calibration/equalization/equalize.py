@@ -93,7 +93,10 @@ def measured_parts(
             # The sites of a group share one quantizer, which is called in the order of the graph. The sources are put
             # in that order too, so that their classes belong to the channels of `maps`.
             sources = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
-            classes = torch.from_numpy(np.concatenate([channels.of(source) for source in sources]))
+            by_source = [channels.of(source) for source in sources]
+            pairs = zip(by_source, maps, strict=True)
+            maps = [values if len(values.gain) == len(ids) else values.whole() for ids, values in pairs]
+            classes = torch.from_numpy(np.concatenate(by_source))
             low = torch.cat([values.low for values in maps])
             high = torch.cat([values.high for values in maps])
             gain = torch.cat([values.gain for values in maps])
@@ -118,6 +121,12 @@ class _Measured:
     low: Tensor
     high: Tensor
     gain: Tensor
+
+    def whole(self) -> "_Measured":
+        """Return the measurements of the tensor as if it had one channel."""
+        return _Measured(
+            self.low.amax(0, keepdim=True), self.high.amax(0, keepdim=True), self.gain.sum(0, keepdim=True)
+        )
 
 
 def _measure(prepared: PreparedGraph, images: Tensor, seed: int) -> dict[str, list[_Measured]]:
