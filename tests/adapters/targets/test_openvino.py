@@ -32,7 +32,7 @@ from srptq_adapters.targets.openvino import TARGET
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
 ErrorShare = Callable[[str, QuantTable, Runtime], float]
-KINDS = [*networks.NETWORKS, "normed", "rdn", "fsrcnn", "lapsrn"]
+KINDS = [*networks.NETWORKS, "normed", "rdn", "fsrcnn", "lapsrn", "tokens"]
 MOST = 0.2
 """A share of the error of quantization. A few values on a tie give less than 0.1. One quantizer that the runtime
 leaves out or adds gave more than 0.3 on these networks."""

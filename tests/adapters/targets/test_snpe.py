@@ -50,7 +50,10 @@ def test_weights_of_the_float_file_are_at_levels(deploy: Deploy) -> None:
     assert all(np.array_equal(weights[name], level) for name, level in zip(names, levels, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["edsr", "mixed", "bicubic", "activations", "channelslast", "esa", "fsrcnn", "lapsrn"])
+KINDS = ["edsr", "mixed", "bicubic", "activations", "channelslast", "tokens", "esa", "fsrcnn", "lapsrn"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_tensor_has_an_encoding(kind: str, deploy: Deploy) -> None:
     """Find tensors of real numbers without one. Movement has its input's, and activations are computed inside."""
     table, files = deploy(kind, "snpe", 8)
@@ -63,13 +66,13 @@ def test_every_tensor_has_an_encoding(kind: str, deploy: Deploy) -> None:
         if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     }
     inside = {node.input[0] for node in model.graph.node if node.op_type in ("Relu", "LeakyRelu", "PRelu")}
-    movement = ("DepthToSpace", "MaxPool", "Split", "Cast")
+    movement = ("DepthToSpace", "MaxPool", "Split", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
     moved = {name for node in model.graph.node if node.op_type in movement for name in node.output}
     shifts = {node.output[0] for node in model.graph.node if node.op_type == "Conv" and "mean" in node.input[1]}
     assert not real - set(known) - inside - moved - shifts
 
 
-@pytest.mark.parametrize("kind", ["activations", "channelslast", "esa"])
+@pytest.mark.parametrize("kind", ["activations", "channelslast", "tokens", "esa"])
 def test_files_with_attention_reproduce_the_simulation(kind: str, deploy: Deploy, error_share: ErrorShare) -> None:
     table, files = deploy(kind, "snpe", 8)
     assert error_share(kind, table, TARGET.load(files[0])) < 0.05

@@ -25,13 +25,13 @@ ErrorShare = Callable[[str, QuantTable, Runtime], float]
 Break = Callable[[ModelProto], None]
 
 
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb", "fsrcnn", "lapsrn"])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb", "fsrcnn", "lapsrn", "tokens"])
 def test_the_file_reproduces_the_simulation(kind: str, deploy: Deploy, error_share: ErrorShare) -> None:
     table, files = deploy(kind, "tensorrt", 8)
     assert error_share(kind, table, TARGET.load(files[0])) < 0.05
 
 
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb", "fsrcnn", "lapsrn"])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "rrdb", "fsrcnn", "lapsrn", "tokens"])
 def test_written_files_keep_every_rule(kind: str, deploy: Deploy) -> None:
     _, files = deploy(kind, "tensorrt", 8)
     assert not [finding for finding in lint(files[0], "tensorrt") if finding.severe]

@@ -39,6 +39,7 @@ CASES = [
     ("espcn", 8, "onnxruntime"),
     ("rdn", 8, "tensorrt"),
     ("rrdb", 8, "snpe"),
+    ("tokens", 8, "onnxruntime"),
 ]
 BATCHES = [networks.images(seed=seed) for seed in (1, 2)]
 Parameters = tuple[Tensor, Tensor]
