@@ -28,9 +28,7 @@ from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid
 
 FILE = "model_onnxruntime.onnx"
-OPS = frozenset(
-    {"conv", "add", "mul", "scale", "cat", "sigmoid", "leaky_relu", "avg_pool", "global_mean", "matmul", "softmax"}
-)
+OPS = frozenset({"conv", "add", "mul", "scale", "cat", "sigmoid", "leaky_relu", "avg_pool", "global_mean", "matmul"})
 BITS = frozenset(range(2, 9))
 """Integers of fewer than 8 bits are stored in 8, and a Clip keeps them in range."""
 INTEGER_CONVS = ("QLinearConv", "ConvInteger")
