@@ -162,8 +162,8 @@ def _unsigned(table: QuantTable) -> QuantTable:
 
 def _add_biases(model: onnx.ModelProto) -> None:
     """Give a bias to convolutions without one whose outputs are read both as integers and as floats."""
-    # OpenVINO 2026.4.1 miscomputes these in files of any size: a toy's noise was 26 dB, and 91 dB with a bias. It drops
-    # a bias of 0. This one is too small to change a sum.
+    # OpenVINO 2026.4.1 miscomputes these in files of any size: a toy was 26 dB from its simulation, and 87 dB with a
+    # bias. It drops a bias of 0. This one is too small to change a sum.
     graph = OnnxNetwork(model)
     channels = {constant.name: constant.dims[0] for constant in model.graph.initializer if constant.dims}
     producers = {name: node for node in model.graph.node for name in node.output}
