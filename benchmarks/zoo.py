@@ -57,6 +57,7 @@ def main() -> None:
                 rows.add(key, _measure_apart(name, runtime, arguments))
                 print(name, runtime, json.dumps(rows.get(key)), file=sys.stderr, flush=True)
     _print(rows)
+    _print_summary(rows)
 
 
 def _measure_apart(name: str, runtime: str, arguments: argparse.Namespace) -> Mapping[str, Any]:
@@ -188,6 +189,21 @@ def _print(rows: Rows) -> None:
         }
         cells = ({**row, **speeds}.get(column) for column in COLUMNS)
         print(f"| {' | '.join(key)} | {' | '.join('' if value is None else f'{value:.4g}' for value in cells)} |")
+
+
+def _print_summary(rows: Rows) -> None:
+    """Print, for each runtime, the loss of PSNR and the speed relative to the peer."""
+    for runtime in RUNTIMES:
+        measured = [row for key, row in rows.known.items() if key[1:] == (runtime, "default") and "peer_ms" in row]
+        if measured:
+            drops = [row["float_db"] - row["ours_db"] for row in measured]
+            ratios = [row["peer_ms"] / row["ours_ms"] for row in measured]
+            ahead = sum(row["ours_db"] > row["peer_db"] for row in measured)
+            print(
+                f"\n{runtime}: {len(measured)} networks lose {statistics.median(drops):.2f} dB in the median and "
+                f"{max(drops):.2f} at most, {ahead} of them less than the peer's; relative to the peer, speed is "
+                f"{statistics.median(ratios):.2f} in the median and {min(ratios):.2f} at least"
+            )
 
 
 def _arguments() -> argparse.Namespace:
