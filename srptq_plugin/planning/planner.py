@@ -269,8 +269,8 @@ class _Planner:
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
         names = self.network.ops[consumer], self.network.kind(consumer)
-        quantized = consumer in self.planned or not self.rules.inputs.isdisjoint(names)
-        return self.stages.of(consumer if quantized else source)
+        reads = consumer in self.planned or not (self.rules.inputs | MOVEMENT).isdisjoint(names)
+        return self.stages.of(consumer if reads else source)
 
     def _grid(self, consumer: fx.Node, source: fx.Node, stage: Stage) -> IntGrid:
         skip = self._skip(consumer, source) is not None
