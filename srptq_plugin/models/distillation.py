@@ -1,8 +1,8 @@
-"""The frame of IMDN and RFDN: distillation blocks in a chain, whose outputs are fused before one pixel shuffle."""
+"""The frames of IMDN, RFDN and RLFN: blocks in a chain, a long skip, and one pixel shuffle."""
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ SLOPE = 0.05
 """The slope of every leaky ReLU."""
 
 
-class DistillationNetwork(nn.Module):
-    """A head, blocks, a fusion of all their outputs, the long skip, and a pixel shuffle.
+class BlockNetwork(nn.Module):
+    """A head, blocks in a chain, the long skip, and a pixel shuffle.
 
     Args:
         blocks: The blocks in their order, by the names that they have in checkpoints.
@@ -30,19 +30,33 @@ class DistillationNetwork(nn.Module):
         self.fea_conv = conv3x3(COLORS, features)
         for name, block in blocks.items():
             self.add_module(name, block)
-        self.c = nn.Sequential(nn.Conv2d(len(blocks) * features, features, 1), nn.LeakyReLU(SLOPE))
         self.LR_conv = conv3x3(features, features)
         self.upsampler = nn.Sequential(conv3x3(features, COLORS * upscale**2), nn.PixelShuffle(upscale))
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.fea_conv(x)
-        fused = self.c(torch.cat(list(self._distill(shallow)), dim=1))
-        return self.upsampler(self.LR_conv(fused) + shallow)
+        return self.upsampler(self.LR_conv(self.join(list(self._chain(shallow)))) + shallow)
 
-    def _distill(self, x: Tensor) -> Iterator[Tensor]:
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the map that the outputs of all blocks give: the last one."""
+        return outputs[-1]
+
+    def _chain(self, x: Tensor) -> Iterator[Tensor]:
         for name in self.names:
             x = self.get_submodule(name)(x)
             yield x
+
+
+class DistillationNetwork(BlockNetwork):
+    """A network that fuses the outputs of all blocks."""
+
+    def __init__(self, blocks: Mapping[str, nn.Module], features: int, upscale: int) -> None:
+        super().__init__(blocks, features, upscale)
+        self.c = nn.Sequential(nn.Conv2d(len(blocks) * features, features, 1), nn.LeakyReLU(SLOPE))
+
+    def join(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the fused outputs of all blocks."""
+        return self.c(torch.cat([*outputs], dim=1))
 
 
 def read_sizes(state: State, block: str) -> dict[str, int]:

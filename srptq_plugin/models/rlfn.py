@@ -1,12 +1,10 @@
 """RLFN (Kong et al., NTIRE 2022) with the keys of bytedance/RLFN and of the challenge."""
 
-import math
-import re
-
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.checkpoint import Renames, load_into, rename_keys
+from srptq_plugin.models.distillation import SLOPE, BlockNetwork, read_sizes
 from srptq_plugin.models.model_options import SizeOptions, settle
 from srptq_plugin.models.model_record import ModelFamily, Range, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3
@@ -21,7 +19,6 @@ RENAMES: Renames = (
     (r"conv_2\.(.*)", r"LR_conv.\1"),
 )
 """The keys of bytedance/RLFN to the challenge's."""
-COLORS = 3
 LEVELS: Range = (0.0, 255.0)
 """The range of the published weights. No key tells."""
 
@@ -36,7 +33,7 @@ class ResidualLocalFeatureBlock(nn.Module):
         self.c3_r = conv3x3(inner, features)
         self.c5 = nn.Conv2d(features, features, 1)
         self.esa = SpatialAttention(features, hidden)
-        self.act = nn.LeakyReLU(0.05)
+        self.act = nn.LeakyReLU(SLOPE)
 
     def forward(self, x: Tensor) -> Tensor:
         refined = x
@@ -45,8 +42,8 @@ class ResidualLocalFeatureBlock(nn.Module):
         return self.esa(self.c5(refined + x))
 
 
-class RLFN(nn.Module):
-    """A chain of residual local feature blocks with a long skip, before one pixel shuffle.
+class RLFN(BlockNetwork):
+    """A chain of residual local feature blocks.
 
     >>> import torch
     >>> RLFN(upscale=2, features=8, blocks=2, inner=6, hidden=4)(torch.zeros(1, 3, 24, 24)).shape
@@ -56,19 +53,9 @@ class RLFN(nn.Module):
     def __init__(
         self, upscale: int = 4, features: int = 46, blocks: int = 4, inner: int = 48, hidden: int = 16
     ) -> None:
-        super().__init__()
-        self.names = tuple(f"B{number}" for number in range(1, blocks + 1))
-        self.fea_conv = conv3x3(COLORS, features)
-        for name in self.names:
-            self.add_module(name, ResidualLocalFeatureBlock(features, inner, hidden))
-        self.LR_conv = conv3x3(features, features)
-        self.upsampler = nn.Sequential(conv3x3(features, COLORS * upscale**2), nn.PixelShuffle(upscale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        shallow = deep = self.fea_conv(x)
-        for name in self.names:
-            deep = self.get_submodule(name)(deep)
-        return self.upsampler(self.LR_conv(deep) + shallow)
+        names = (f"B{number}" for number in range(1, blocks + 1))
+        own = {name: ResidualLocalFeatureBlock(features, inner, hidden) for name in names}
+        super().__init__(own, features, upscale)
 
 
 def recognizes(state: State) -> bool:
@@ -84,12 +71,8 @@ def build(request: Request[SizeOptions]) -> SRNetwork:
     if not recognizes(request.state):
         raise SrptqError("rlfn: the weights have other blocks; give a checkpoint of bytedance/RLFN")
     state = rename_keys(request.state, RENAMES)
-    features, inner, hidden = (state[f"{name}.weight"].shape[0] for name in ("fea_conv", "B1.c1_r", "B1.esa.conv1"))
-    sizes = {
-        "upscale": math.isqrt(state["upsampler.0.weight"].shape[0] // COLORS),
-        "features": features,
-        "blocks": sum(re.fullmatch(r"B\d+\.c1_r\.weight", key) is not None for key in state),
-    }
+    sizes = read_sizes(state, r"B\d+\.c1_r\.weight")
+    inner, hidden = (state[f"B1.{name}.weight"].shape[0] for name in ("c1_r", "esa.conv1"))
     settle("rlfn", request.options, sizes)
     module = RLFN(**sizes, inner=inner, hidden=hidden)
     load_into(module, state)
