@@ -73,6 +73,16 @@ def _check(tensor: Tensor, name: str) -> None:
         raise SrptqError(f"{name} holds NaN or infinity; give a checkpoint that works")
 
 
+def require_keys(
+    state: Mapping[str, Tensor] | None, needed: frozenset[str], family: str, source: str
+) -> Mapping[str, Tensor]:
+    """Return the weights. Raise SrptqError if there are none, or if keys that the family needs are missing."""
+    if state is None or not state.keys() >= needed:
+        fault = "no weights" if state is None else f"the weights lack {', '.join(sorted(needed - state.keys()))}"
+        raise SrptqError(f"{family}: {fault}; give a checkpoint of {source}")
+    return state
+
+
 def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load weights into a model. Raise SrptqError unless keys and shapes match exactly.
 

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.checkpoint import Renames, load_into, load_state, rename_keys
 from srptq_plugin.models.model_options import EdsrOptions, settle
-from srptq_plugin.models.model_record import UNIT, ModelFamily, Range, Request, SRNetwork, State
+from srptq_plugin.models.model_record import LEVELS, UNIT, ModelFamily, Range, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
 MINI = {scale: Path(__file__).parent / "weights" / f"edsr_mini_x{scale}.safetensors" for scale in ("2", "4")}
-LEVELS: Range = (0.0, 255.0)
 Mean = tuple[float, float, float]
 MEAN: Mean = (0.4488, 0.4371, 0.4040)
 """The RGB mean of DIV2K, as a fraction of white."""

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.checkpoint import load_into, require_keys
 from srptq_plugin.models.distillation import SLOPE, DistillationNetwork, read_sizes
 from srptq_plugin.models.model_options import SizeOptions, settle
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
@@ -75,10 +74,7 @@ def recognizes(state: State) -> bool:
 
 def build(request: Request[SizeOptions]) -> SRNetwork:
     """Build an IMDN with the size of its weights, by default for images of 0 to 1."""
-    state = request.state
-    if state is None or not recognizes(state):
-        fault = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
-        raise SrptqError(f"imdn: {fault}; give a checkpoint of Zheng222/IMDN")
+    state = require_keys(request.state, NEEDED, "imdn", "Zheng222/IMDN")
     sizes = read_sizes(state, r"IMDB\d+\.c1\.weight")
     settle("imdn", request.options, sizes)
     module = IMDN(**sizes)

@@ -16,6 +16,7 @@ Arguments = Mapping[str, Any]
 Range = tuple[float, float]
 """The levels of black and white."""
 UNIT: Range = (0.0, 1.0)
+LEVELS: Range = (0.0, 255.0)
 CHANNELS = (3, 1)
 """The channels that images may have: RGB, or Y alone."""
 

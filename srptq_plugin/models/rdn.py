@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.checkpoint import load_into, require_keys
 from srptq_plugin.models.model_options import RdnOptions, settle
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
@@ -82,10 +82,7 @@ def recognizes(state: State) -> bool:
 
 def build(request: Request[RdnOptions]) -> SRNetwork:
     """Build an RDN with the size of its weights, by default for images of 0 to 1."""
-    state = request.state
-    if state is None or not state.keys() >= NEEDED:
-        fault = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
-        raise SrptqError(f"rdn: {fault}; give a checkpoint of EDSR-PyTorch's RDN")
+    state = require_keys(request.state, NEEDED, "rdn", "EDSR-PyTorch's RDN")
     sizes = _sizes(state)
     settle("rdn", request.options, sizes)
     module = RDN(**sizes)

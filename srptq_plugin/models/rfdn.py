@@ -3,19 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.checkpoint import load_into, require_keys
 from srptq_plugin.models.distillation import SLOPE, DistillationNetwork, read_sizes
 from srptq_plugin.models.model_options import SizeOptions, settle
-from srptq_plugin.models.model_record import ModelFamily, Range, Request, SRNetwork, State
+from srptq_plugin.models.model_record import LEVELS, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3
 from srptq_plugin.models.spatial_attention import SpatialAttention
 
 NEEDED = frozenset(
     {"fea_conv.weight", "B1.c1_d.weight", "B1.c1_r.weight", "B1.esa.conv3_.weight", "c.0.weight", "upsampler.0.weight"}
 )
-LEVELS: Range = (0.0, 255.0)
-"""The range of the published weights. No key tells."""
 
 
 class DeepSpatialAttention(SpatialAttention):
@@ -72,15 +69,13 @@ def recognizes(state: State) -> bool:
 
 def build(request: Request[SizeOptions]) -> SRNetwork:
     """Build an RFDN with the size of its weights, by default for images of 0 to 255."""
-    state = request.state
-    if state is None or not recognizes(state):
-        fault = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
-        raise SrptqError(f"rfdn: {fault}; give a checkpoint of njulj/RFDN")
+    state = require_keys(request.state, NEEDED, "rfdn", "njulj/RFDN")
     sizes = read_sizes(state, r"B\d+\.c1_d\.weight")
     settle("rfdn", request.options, sizes)
     kept, hidden = (state[f"B1.{name}.weight"].shape[0] for name in ("c1_d", "esa.conv1"))
     module = RFDN(**sizes, kept=kept, hidden=hidden)
     load_into(module, state)
+    # The published weights have this range. No key tells.
     return SRNetwork(module, request.input_range or LEVELS)
 
 

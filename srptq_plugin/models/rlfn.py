@@ -6,7 +6,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.checkpoint import Renames, load_into, rename_keys
 from srptq_plugin.models.distillation import SLOPE, BlockNetwork, read_sizes
 from srptq_plugin.models.model_options import SizeOptions, settle
-from srptq_plugin.models.model_record import ModelFamily, Range, Request, SRNetwork, State
+from srptq_plugin.models.model_record import LEVELS, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3
 from srptq_plugin.models.spatial_attention import SpatialAttention
 
@@ -19,8 +19,6 @@ RENAMES: Renames = (
     (r"conv_2\.(.*)", r"LR_conv.\1"),
 )
 """The keys of bytedance/RLFN to the challenge's."""
-LEVELS: Range = (0.0, 255.0)
-"""The range of the published weights. No key tells."""
 
 
 class ResidualLocalFeatureBlock(nn.Module):
@@ -76,6 +74,7 @@ def build(request: Request[SizeOptions]) -> SRNetwork:
     settle("rlfn", request.options, sizes)
     module = RLFN(**sizes, inner=inner, hidden=hidden)
     load_into(module, state)
+    # The published weights have this range. No key tells.
     return SRNetwork(module, request.input_range or LEVELS)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.checkpoint import load_into, require_keys
 from srptq_plugin.models.model_options import SizeOptions, settle
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
@@ -68,10 +68,7 @@ def recognizes(state: State) -> bool:
 
 def build(request: Request[SizeOptions]) -> SRNetwork:
     """Build an SRResNet with the size of its weights, by default for images of 0 to 1."""
-    state = request.state
-    if state is None or not state.keys() >= NEEDED:
-        fault = "no weights" if state is None else f"the weights lack {', '.join(sorted(NEEDED - state.keys()))}"
-        raise SrptqError(f"srresnet: {fault}; give a checkpoint of BasicSR's MSRResNet")
+    state = require_keys(request.state, NEEDED, "srresnet", "BasicSR's MSRResNet")
     outputs, features = state["upconv1.weight"].shape[:2]
     blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
     upscale = 4 if "upconv2.weight" in state else math.isqrt(outputs // features)
