@@ -70,10 +70,9 @@ class _Planner:
         self.network, self.rules, self.recipe, self.image = network, rules, recipe, image
         self.stages = Stages(network)
         self.choices = RecipeChoices(network, self.stages, recipe)
-        self.full = rules.placement(recipe.placement) == "full"
-        self.everywhere = self.full and rules.every_tensor
         self.float_sums = find_long_skips(network, self.stages) if rules.float_long_skip else frozenset[fx.Node]()
         self.reasons = FloatReasons(network, rules, recipe, self.choices)
+        self.full, self.everywhere = self.reasons.full, self.reasons.everywhere
         self.refused: dict[fx.Node, str] = {}
         self.layers = {*network.convs, *(network.transposed if TRANSPOSED in rules.inputs else ())}
         self.planned = [node for node in network.ops if node in self.layers and self._plans(node)]
