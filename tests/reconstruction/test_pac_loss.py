@@ -96,11 +96,11 @@ def test_the_feature_loss_alone_lowers_itself(kind: str) -> None:
         IMAGES,
         output_weight=0.0,
         schedule="joint",
-        epochs=4,
+        epochs=8,
         weight_rate=1e-2,
         activation_rate=1e-2,
     )
-    assert paper_loss(prepared, IMAGES)[1] < 0.97 * before
+    assert paper_loss(prepared, IMAGES)[1] < 0.9 * before
 
 
 def test_the_feature_loss_weighs_blocks_by_sensitivity(prepared: PreparedGraph) -> None:

@@ -46,14 +46,15 @@ class Channels:
 
     def _links(self, node: fx.Node) -> Links:
         """Assign numbers to the channels of a node's output, and return their links to the inputs."""
-        size = count_channels(node)
-        own = self._ids[node] = np.arange(self._total, self._total + size)
-        self._total += size
         sources = [source for _, source in self._network.edges_in(node)]
         read = [self._ids[source] for source in sources]
-        if self._network.ops[node] == "conv":
+        op = self._network.ops[node]
+        size = _count_unshuffled(node, read[0]) if op == "pixel_unshuffle" else count_channels(node)
+        own = self._ids[node] = np.arange(self._total, self._total + size)
+        self._total += size
+        if op == "conv":
             return self._conv_links(node, own, read)
-        rule = RULES.get(self._network.ops[node])
+        rule = RULES.get(op)
         links = rule(node, own, sources, read) if rule and read else None
         # A rule that pairs unequal numbers of channels met something that is no feature map, or a broadcast.
         whole = links is not None and all(len(left) == len(right) for left, right in links)
@@ -75,6 +76,12 @@ def count_channels(node: fx.Node) -> int:
     shapes = [getattr(part, "shape", ()) for part in parts]
     # With channels last, the second axis is a height, which differs from image to image.
     return sum(shape[1] if len(shape) == IMAGE_AXES and isinstance(shape[1], int) else 1 for shape in shapes)
+
+
+def _count_unshuffled(node: fx.Node, read: Ids) -> int:
+    # Of an image of any size, the traced shape gives the channels as a formula of the sides.
+    factor: Any = node.args[1]
+    return len(read) * factor**2
 
 
 def _fixed(*ids: Ids) -> Links:
