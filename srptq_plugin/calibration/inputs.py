@@ -80,9 +80,10 @@ class Inputs:
     def load(cls, bound: BoundRecipe, source: Source, device: str = "auto", size: Size | None = None) -> "Inputs":
         """Read the network and cut patches from the recipe's images, by default from sample photographs."""
         loaded = source.load(bound.registry, size)
+        size = size or loaded.only_size
         if size is not None:
             _check_multiple(size, loaded.record)
-        fixed = size is not None and (loaded.fixed or set(size[2:]) == {bound.recipe.calibration.size})
+        fixed = size is not None and (bool(loaded.only_size) or set(size[2:]) == {bound.recipe.calibration.size})
         patches = _patches(bound.recipe, loaded.record, size[2:] if size and fixed else None)
         return cls(bound, loaded, patches, device_of(device), size=size, fixed=fixed)
 

@@ -115,14 +115,14 @@ def _inputs(args: Namespace, run: "Run | None") -> "Inputs":
 
 def _run(args: Namespace) -> "Run | None":
     """Open the run folder, or return None if the subject names a network."""
-    from srptq_plugin.models.checkpoint import is_checkpoint  # noqa: PLC0415
+    from srptq_plugin.models.loading import is_network_file  # noqa: PLC0415
     from srptq_plugin.runs.run import Run  # noqa: PLC0415
 
     if args.subject is None:
         return None
-    # a bare word or a checkpoint that is no folder is a network
+    # a bare word or a network's file that is no folder is a network
     # anything else with a slash is a run folder, even if it is missing
-    is_network = is_checkpoint(args.subject) or Path(args.subject).name == args.subject
+    is_network = is_network_file(args.subject) or Path(args.subject).name == args.subject
     if is_network and not Path(args.subject).is_dir():
         _refuse_options(args, ["model"], "a network")
         return None

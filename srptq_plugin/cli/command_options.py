@@ -6,7 +6,7 @@ from srptq_plugin.analysis import KINDS
 from srptq_plugin.cli import argument_types
 from srptq_plugin.recipes import DEFAULT_RECIPE
 
-MODEL = "a checkpoint that a family recognizes, a family (see `srptq plugins`), or package.module:factory"
+MODEL = "a checkpoint or ONNX file, a family of networks (see `srptq plugins`), or package.module:factory"
 RUN = "a folder that `srptq quantize` wrote"
 SCALE = "the images are high-resolution: downscale them by N"
 
@@ -195,7 +195,7 @@ def _network(parser: ArgumentParser) -> None:
         default=[],
         type=argument_types.argument,
         metavar="NAME=VALUE",
-        help="options of a family or arguments of a factory, such as upscale=4",
+        help="options of a family, arguments of a factory or further inputs of an ONNX file, such as upscale=4",
     )
     add(
         "--input-range",

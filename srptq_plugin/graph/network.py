@@ -25,6 +25,8 @@ MOVEMENT = frozenset(
 """Operations that move values without changing them. Their inputs and outputs share one encoding."""
 UPSAMPLING = frozenset({"pixel_shuffle", "nearest", "interpolate", "conv_transpose"})
 ELEMENTWISE = frozenset({"add", "sub", "mul", "div"})
+NUMBERS = int | float | torch.SymInt | torch.SymFloat | torch.SymBool
+"""The types of sizes, and of what is computed from them."""
 NONNEGATIVE = frozenset({"relu", "sigmoid"})
 
 
@@ -251,7 +253,7 @@ def _name_op(node: fx.Node, module: fx.GraphModule) -> str:
         return OUTPUT
     if node.op == "call_module":
         return "" if node.target == GUARDS else _layer_op(module.get_submodule(str(node.target)))
-    if node.op not in ("call_function", "call_method") or isinstance(node.meta.get("val"), int | torch.SymInt):
+    if node.op not in ("call_function", "call_method") or isinstance(node.meta.get("val"), NUMBERS):
         return ""
     if _changes_nothing(node):
         return "identity"

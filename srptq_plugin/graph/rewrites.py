@@ -1,9 +1,8 @@
 """Rewrites of a traced program that leave its values as they are, and give integer kernels operations that they know.
 
-A SiLU becomes a product with a sigmoid, as ONNX has it. A linear layer becomes a convolution of 1 x 1, and an einsum a
-matrix product.
-Constant factors and batch norms become part of the weights of a convolution. Operations in place become ordinary ones,
-and equal operations become one, as in the ONNX file.
+A SiLU becomes a product with a sigmoid, as ONNX has it, and a GELU that is written out becomes one operation. A linear
+layer becomes a convolution of 1 x 1, and an einsum a matrix product. Constant factors and batch norms become part of a
+convolution's weights. Operations in place become ordinary ones, and equal operations become one, as in the ONNX file.
 """
 
 from typing import Any
@@ -16,6 +15,7 @@ from torch.export import ExportedProgram
 from srptq_plugin.graph.channels_last import put_channels_first
 from srptq_plugin.graph.constant_factors import fold_constants
 from srptq_plugin.graph.einsums import split_einsums
+from srptq_plugin.graph.gelus import join_gelus
 from srptq_plugin.graph.program_edits import add_call, aten, is_mutable, is_view, iter_memory
 
 
@@ -33,6 +33,7 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
         if node.target is aten.cat.default and len(node.all_input_nodes) == len(node.args[0]) == 1:
             node.replace_all_uses_with(node.all_input_nodes[0])
     split_silus(graph)
+    join_gelus(graph)
     split_einsums(graph)
     put_channels_first(graph)
     _merge_equal(graph)

@@ -19,6 +19,8 @@ from srptq_plugin.models.model_record import (
     State,
     check_range,
 )
+from srptq_plugin.models.onnx_import.onnx_file import is_onnx
+from srptq_plugin.models.onnx_import.reading import load_onnx
 from srptq_plugin.models.outputs import keep_output
 from srptq_plugin.models.probing import probe
 from srptq_plugin.models.recognition import FamilyEntry, recognize
@@ -46,10 +48,11 @@ def load_model(
 parameters=380955, multiple=1, channels=3)
 
     Args:
-        model: A family of networks, a checkpoint whose keys a family recognizes, or `package.module:factory`. By
-            default the bundled network.
+        model: A family of networks, a checkpoint whose keys a family recognizes, an ONNX file, or
+            `package.module:factory`. By default the bundled network.
         weights: The checkpoint of a family or a factory: .safetensors, .pth or .pt.
-        args: Options of the family or arguments of the factory, such as `{"upscale": 2}`.
+        args: Options of the family or arguments of the factory, such as `{"upscale": 2}`, or values of the ONNX
+            file's other inputs.
         input_range: The levels of black and white that the network was trained with, if they are not the usual ones.
         registry: The plugins with the families, by default all that are installed.
         size: The input to try when the network runs at none of the usual sizes.
@@ -60,12 +63,26 @@ parameters=380955, multiple=1, channels=3)
     entries = (registry or Registry()).entries("model")
     families = {name: entry for entry in entries for name in entry.names}
     name = str(model or BUNDLED)
+    if is_onnx(name):
+        _refuse_weights(name, weights)
+        source = load_onnx(Path(name), args or {}, input_range)
+        return describe(Path(name).name, source.network, size or source.size, output)
     if name not in families and is_checkpoint(model or BUNDLED):
-        state = _load_only(name, weights)
+        _refuse_weights(name, weights)
+        state = load_state(name)
         name = recognize(name, state, entries).name
     else:
         state = None if weights is None else load_state(weights)
     return describe(name, _build(name, families, args or {}, state, input_range), size, output)
+
+
+def is_network_file(name: str | Path) -> bool:
+    """Tell whether a network is named by the path of a file: a checkpoint, or an ONNX file.
+
+    >>> is_network_file("x4.onnx"), is_network_file("x4.pth"), is_network_file("edsr")
+    (True, True, False)
+    """
+    return is_onnx(name) or is_checkpoint(name)
 
 
 def describe(name: str, network: SRNetwork, size: Size | None = None, output: str | int | None = None) -> LoadedModel:
@@ -90,16 +107,15 @@ def describe(name: str, network: SRNetwork, size: Size | None = None, output: st
             )
     facts = network.input_range, network.mean, parameters, sizing.multiple, sizing.channels
     record = ModelRecord(name, sizing.scale, *facts)
-    return LoadedModel(module, record, sizing.fixed)
+    return LoadedModel(module, record, size if sizing.fixed else None)
 
 
-def _load_only(path: str, weights: str | Path | None) -> State:
-    """Read the checkpoint that stands for a network. Refuse a second one."""
+def _refuse_weights(path: str, weights: str | Path | None) -> None:
+    """Refuse weights besides the file that stands for a network."""
     if weights is not None:
         raise ArgumentError(
-            "model", f"a checkpoint brings its own weights; leave `weights={weights}` out, or give a family", path
+            "model", f"a file brings its own weights; leave `weights={weights}` out, or give a family", path
         )
-    return load_state(path)
 
 
 def _build(

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph.types import Size
 from srptq_plugin.utils.options import Options
 
 OptionsT = TypeVar("OptionsT", bound=Options)
@@ -96,8 +97,8 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network in eval mode with its record. A `fixed` one runs at one input size only."""
+    """A network in eval mode with its record, and the only size of image that it runs at, if there is only one."""
 
     module: nn.Module
     record: ModelRecord
-    fixed: bool = False
+    only_size: Size | None = None

@@ -166,6 +166,8 @@ def _run(module: nn.Module, level: float, size: Size) -> object:
     try:
         with torch.no_grad():
             return module(torch.full(size, level))
+    except SrptqError:
+        raise
     except Exception as error:
         raise SrptqError(
             f"running it on an input of {list(size)} failed ({type(error).__name__}: {first_line(error)}); it must "

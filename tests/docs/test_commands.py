@@ -16,7 +16,7 @@ from helpers.documents import PAGES, ROOT, Block, Command, blocks, commands, com
 import srptq_plugin
 from srptq_plugin.cli.command import BY_NAME
 from srptq_plugin.cli.parser import parse
-from srptq_plugin.models.checkpoint import is_checkpoint
+from srptq_plugin.models.loading import is_network_file
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes import DEFAULT_RECIPE
@@ -73,7 +73,7 @@ def look_up_names(options: Namespace) -> None:
     if getattr(options, "toolkit", None):
         registry.toolkit(options.toolkit)
     model = getattr(options, "model", None)
-    if model and ":" not in model and not is_checkpoint(model):
+    if model and ":" not in model and not is_network_file(model):
         registry.model(model)
     if options.command == "recipes" and options.name:
         Recipe.load(options.name)

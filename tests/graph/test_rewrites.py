@@ -1,5 +1,6 @@
 """Rewrites of a traced program leave its values as they are."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -46,6 +47,9 @@ GONE: dict[str, tuple[Body, set[str]]] = {
         lambda net, x: net.linear(torch.tanh(net.linear(tokens(x)))).transpose(1, 2).reshape(x.shape),
         {"linear"},
     ),
+    "gelu, halved first": (lambda _, x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2))), {"erf", "add", "mul"}),
+    "gelu, halved last": (lambda _, x: x * (torch.erf(x * math.sqrt(0.5)) + 1) * 0.5, {"erf", "add", "mul"}),
+    "gelu, gate halved": (lambda _, x: (torch.erf(x / math.sqrt(2)) + 1) * 0.5 * x, {"erf", "add", "mul"}),
     "einsum": (lambda _, x: torch.einsum("bchw,bkhw->bhck", x, x)[:, :, :1].permute(0, 3, 1, 2) * x, {"einsum"}),
     "linear without a permutation": (lambda net, x: net.linear(x[..., :6]).repeat(1, 1, 1, 3)[..., :16], {"linear"}),
     "pointwise": (channels_last(torch.tanh), {"permute"}),
@@ -55,6 +59,10 @@ GONE: dict[str, tuple[Body, set[str]]] = {
     ),
 }
 KEPT: dict[str, tuple[Body, str]] = {
+    "erf with a factor of its own": (lambda _, x: x * 0.5 * (1 + torch.erf(x / 1.5)), "erf"),
+    "erf that another map multiplies": (lambda _, x: x.sin() * 0.5 * (1 + torch.erf(x / math.sqrt(2))), "erf"),
+    "half a gelu": (lambda _, x: x * (1 + torch.erf(x / math.sqrt(2))), "erf"),
+    "erf that is read twice": (lambda _, x: x * 0.5 * (1 + (y := torch.erf(x / math.sqrt(2)))) + y, "erf"),
     "factors that two readers need": (
         lambda net, x: (y := torch.relu(x) * net.factor.view(-1, 1, 1)) + y.roll(1, 1),
         "mul",
