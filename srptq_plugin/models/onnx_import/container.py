@@ -115,7 +115,7 @@ def _iter_nested(steps: list[Step], depth: int) -> Iterator[Step | Group]:
 def child(root: nn.Module, path: Path) -> nn.Module:
     """Return the container at a path. Missing ones are made."""
     for name in path:
-        if name not in root._modules:  # noqa: SLF001 - `get_submodule` raises for a missing one
+        if name not in dict(root.named_children()):
             root.add_module(name, Container())
         root = root.get_submodule(name)
     return root

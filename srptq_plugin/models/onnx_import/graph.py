@@ -42,6 +42,11 @@ class Port:
     channels_last: bool
     floats: bool
 
+    @property
+    def axes(self) -> int:
+        """The number of axes that are longer than 1, or may be."""
+        return sum(side != 1 for side in self.sides)
+
     @classmethod
     def read(cls, value: ValueInfoProto) -> "Port":
         """Read an input or output of a file."""
@@ -75,7 +80,8 @@ class OnnxGraph:
         inputs = [Port.read(value) for value in model.graph.input if value.name not in constants]
         if not inputs:
             raise SrptqError("the graph has no input; export a network that reads an image")
-        image, *others = sorted(inputs, key=lambda port: len(port.sides) != IMAGE_AXES)
+        # The image has more axes of some length than a strength or a map of noise, and no argument gives its values.
+        image, *others = sorted(inputs, key=lambda port: (port.name in arguments, -port.axes))
         constants |= _fix_inputs(others, arguments)
         outputs = tuple(map(Port.read, model.graph.output))
         opset = max((entry.version for entry in model.opset_import if entry.domain in DOMAINS), default=1)

@@ -16,7 +16,7 @@ from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.network import IMAGE_AXES
 from srptq_plugin.graph.types import Size
 from srptq_plugin.models.model_record import LEVELS, UNIT, Arguments, Range, SRNetwork
-from srptq_plugin.models.onnx_import.container import Container, Path, Step, child, nest, to_component
+from srptq_plugin.models.onnx_import.container import Path, Step, child, nest, to_component
 from srptq_plugin.models.onnx_import.graph import OnnxGraph, Port
 from srptq_plugin.models.onnx_import.layers import build_layer, to_parameter
 from srptq_plugin.models.onnx_import.network import ImportedNetwork
@@ -82,6 +82,7 @@ class _Builder:
         self._graph, self._network = graph, ImportedNetwork(graph)
         self._owners: dict[Path, set[Hashable]] = defaultdict(set)
         """What is traced in each module: one layer, or operations."""
+        self._layers: set[Path] = set()
         self._tied: dict[Hashable, nn.Parameter] = {}
         self._parameter_paths: dict[str, str] = {}
 
@@ -124,12 +125,12 @@ class _Builder:
         if self._owners[path] != {_identity(operation)}:
             path = *path, self._free_name(path, operation)
         parent = child(self._network, path[:-1])
-        existing = parent._modules.get(path[-1])  # noqa: SLF001 - `get_submodule` raises for a missing one
-        if existing is None:
+        if path[-1] not in dict(parent.named_children()):
             for name, parameter in layer.named_parameters():
                 tied = self._tied.setdefault((operation.kind, operation.inputs[1:], name), parameter)
                 setattr(layer, name, tied)
             parent.add_module(path[-1], layer)
+            self._layers.add(path)
         return Step(operation, path[:-1], path[-1])
 
     def _free_name(self, path: Path, operation: Operation) -> str:
@@ -153,19 +154,13 @@ class _Builder:
                 continue
             path = split(name)
             owner, leaf = path[:-1], path[-1]
-            if any(not isinstance(self._module(path[:depth]), Container | None) for depth in range(1, len(path))):
+            if any(path[:depth] in self._layers for depth in range(1, len(path))):
                 owner, leaf = (), to_component(name)
             parent = child(self._network, owner)
             while hasattr(parent, leaf):
                 leaf += "_"
             parent.register_parameter(leaf, to_parameter(value))
             self._parameter_paths[name] = ".".join((*owner, leaf))
-
-    def _module(self, path: Path) -> nn.Module | None:
-        module: nn.Module | None = self._network
-        for name in path:
-            module = module and module._modules.get(name)  # noqa: SLF001 - `get_submodule` raises for a missing one
-        return module
 
 
 def _identity(operation: Operation) -> Hashable:

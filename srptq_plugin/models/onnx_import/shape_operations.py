@@ -46,6 +46,18 @@ def _divide(left: Any, right: Any) -> Any:
     return left // right if whole else left / right
 
 
+def _floor(value: Any) -> Any:
+    return _to_float(math.floor(value))
+
+
+def _ceil(value: Any) -> Any:
+    return _to_float(math.ceil(value))
+
+
+def _where(condition: Any, left: Any, right: Any) -> Any:
+    return left if condition else right
+
+
 def _cast(operation: Operation, array: Numbers) -> Numbers:
     to = operation.get("to")
     if to in FLOATS:
@@ -153,13 +165,13 @@ FUNCTIONS: Mapping[str, ShapeFunction] = {
     "Abs": _elementwise(abs),
     "Add": _elementwise(operator.add),
     "Cast": _cast,
-    "Ceil": _elementwise(lambda value: float(math.ceil(value)) if isinstance(value, float) else math.ceil(value)),
+    "Ceil": _elementwise(_ceil),
     "Concat": _concat,
     "ConstantOfShape": _constant_of_shape,
     "Div": _elementwise(_divide),
     "Equal": _elementwise(operator.eq),
     "Expand": _expand,
-    "Floor": _elementwise(lambda value: float(math.floor(value)) if isinstance(value, float) else math.floor(value)),
+    "Floor": _elementwise(_floor),
     "Gather": _gather,
     "Greater": _elementwise(operator.gt),
     "Identity": _identity,
@@ -179,6 +191,6 @@ FUNCTIONS: Mapping[str, ShapeFunction] = {
     "Sub": _elementwise(operator.sub),
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
-    "Where": _elementwise(lambda condition, left, right: left if condition else right),
+    "Where": _elementwise(_where),
 }
 """The operations on constants and sizes, by ONNX's name. They read arrays only."""
