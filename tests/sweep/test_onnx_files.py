@@ -1,4 +1,4 @@
-"""Hostile files for `srptq lint`: damaged ones, and graphs that no exporter would write."""
+"""Hostile ONNX files, to check and to quantize: damaged ones, and graphs that no exporter would write."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +14,8 @@ from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 FILE = "model.onnx"
 LINT = ("lint", FILE, "--target", "tensorrt")
+STOPPED = ("--images", "gone", "--device", "cpu")
+"""Options that stop a command after it read the network, as there are no images."""
 TARGETS = ("tensorrt", "onnxruntime", "openvino")
 
 
@@ -21,6 +23,7 @@ def check(sweep: Sweep, content: bytes) -> None:
     (sweep.place / FILE).write_bytes(content)
     for target in TARGETS:
         sweep("lint", FILE, "--target", target, names=[FILE])
+    sweep("quantize", "--model", FILE, *STOPPED, names=[FILE, "gone"])
 
 
 @pytest.fixture(scope="module")

@@ -50,12 +50,12 @@ def load_onnx(path: FilePath, arguments: Arguments, input_range: Range | None = 
     model = read_onnx(path)
     try:
         graph = OnnxGraph.read(inline_local_functions(model) if model.functions else model, arguments)
-        module = _Builder(graph).build()
+        network = SRNetwork(_Builder(graph).build(), input_range or _suggest_range(model, graph.image))
     except SrptqError as error:
         raise SrptqError(f"{path}: {error}") from error
-    except Exception as error:  # attributes and constants of a damaged file can be wrong in any way
+    except Exception as error:  # attributes, constants and metadata of a damaged file can be wrong in any way
         raise SrptqError(f"{path}: no valid ONNX graph ({first_line(error)}); export it again") from error
-    return OnnxSource(SRNetwork(module, input_range or _suggest_range(model, graph.image)), _size(graph.image))
+    return OnnxSource(network, _size(graph.image))
 
 
 def _suggest_range(model: ModelProto, image: Port) -> Range:
