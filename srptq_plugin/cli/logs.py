@@ -8,6 +8,8 @@ from srptq_plugin.cli.option_words import translate_hints
 from srptq_plugin.errors import printable
 
 OURS = ("srptq_plugin", "srptq_adapters")
+UNDERSTOOD = "srptq_plugin.models.loading"
+"""The logger that says what was understood of a network, which people want to read before they wait."""
 CHATTY = ("torchao", "torch.utils._pytree", "torch.export", "torch.fx", "torch.onnx", "PIL")
 """Loggers that users cannot act on: deprecations, and details of damaged files that our own errors report."""
 
@@ -32,7 +34,10 @@ class Format(logging.Formatter):
 
 
 def configure(*, verbose: bool) -> None:
-    """Show warnings of all loggers. With `verbose`, show our progress and Python's warnings as well."""
+    """Show warnings of all loggers, and in a terminal what was understood of the network.
+
+    With `verbose`, show our progress and Python's warnings as well.
+    """
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, ToStderr)]:
         root.removeHandler(old)
@@ -41,6 +46,7 @@ def configure(*, verbose: bool) -> None:
     root.addHandler(handler)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger(UNDERSTOOD).setLevel(logging.INFO if sys.stderr.isatty() else logging.NOTSET)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.NOTSET if verbose else logging.CRITICAL)
     logging.captureWarnings(capture=verbose)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from srptq_plugin.errors import ArgumentError, SrptqError, UnknownNameError, first_line
@@ -29,6 +30,18 @@ from srptq_plugin.plugins.registry import Registry
 logger = logging.getLogger(__name__)
 BUNDLED = "edsr-mini"
 """The family of the bundled networks."""
+GIVEN, ASSUMED = "as given", "assumed; `input_range` gives another"
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where a network and its input range were taken from, for the log."""
+
+    network: str
+    input_range: str
+
+
+MODULE = Origins("a module", ASSUMED)
 
 
 def load_model(
@@ -65,15 +78,23 @@ parameters=380955, multiple=1, channels=3)
     name = str(model or BUNDLED)
     if is_onnx(name):
         _refuse_weights(name, weights)
-        source = load_onnx(Path(name), args or {}, input_range)
-        return describe(Path(name).name, source.network, size or source.size, output)
+        source = load_onnx(Path(name), args or {})
+        range_origin = source.range_origin if input_range is None else GIVEN
+        network = replace(source.network, input_range=input_range or source.network.input_range)
+        origins = Origins("an ONNX file", range_origin)
+        return describe(Path(name).name, network, size or source.size, output, origins)
     if name not in families and is_checkpoint(model or BUNDLED):
         _refuse_weights(name, weights)
-        state = load_state(name)
+        state, origin = load_state(name), f"recognized by the keys of {Path(name).name}"
         name = recognize(name, state, entries).name
     else:
-        state = None if weights is None else load_state(weights)
-    return describe(name, _build(name, families, args or {}, state, input_range), size, output)
+        state, origin = (
+            None if weights is None else load_state(weights),
+            "a family" if name in families else "a factory",
+        )
+    usual = f"usual for {name}" if name in families else ASSUMED
+    origins = Origins(origin, usual if input_range is None else GIVEN)
+    return describe(name, _build(name, families, args or {}, state, input_range), size, output, origins)
 
 
 def is_network_file(name: str | Path) -> bool:
@@ -85,14 +106,23 @@ def is_network_file(name: str | Path) -> bool:
     return is_onnx(name) or is_checkpoint(name)
 
 
-def describe(name: str, network: SRNetwork, size: Size | None = None, output: str | int | None = None) -> LoadedModel:
+def describe(
+    name: str,
+    network: SRNetwork,
+    size: Size | None = None,
+    output: str | int | None = None,
+    origins: Origins = MODULE,
+) -> LoadedModel:
     """Copy a network, run it to measure its scale and the sizes that it takes, and return it with its record.
+
+    Says at level INFO what it understood.
 
     Args:
         name: The name for the record and for errors.
         network: The network, which is left as it is.
         size: The input to try when the network runs at none of the usual sizes.
         output: The output that counts, by default the last image.
+        origins: Where the network and its range were taken from.
     """
     module = plain_copy(network.module)
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -107,7 +137,22 @@ def describe(name: str, network: SRNetwork, size: Size | None = None, output: st
             )
     facts = network.input_range, network.mean, parameters, sizing.multiple, sizing.channels
     record = ModelRecord(name, sizing.scale, *facts)
+    _log(record, origins, fixed=sizing.fixed)
     return LoadedModel(module, record, size if sizing.fixed else None)
+
+
+def _log(record: ModelRecord, origins: Origins, *, fixed: bool) -> None:
+    multiple = f"sides in multiples of {record.multiple}" if record.multiple > 1 else "any size"
+    logger.info(
+        "network %s (%s): %s, reads %s in %g:%g (%s), %s",
+        record.name,
+        origins.network,
+        "keeps the size" if record.scale == 1 else f"upscales by {record.scale}",
+        "RGB" if record.channels > 1 else "Y alone",
+        *record.input_range,
+        origins.input_range,
+        "one size only" if fixed else multiple,
+    )
 
 
 def _refuse_weights(path: str, weights: str | Path | None) -> None:

@@ -30,19 +30,25 @@ SETTINGS = frozenset({"Clip", "Pad", "Resize", "Upsample"})
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """A network from a file, and the size of its images if the file declares one."""
+    """A network from a file.
+
+    Attributes:
+        network: The network.
+        range_origin: What its input range was taken from.
+        size: The size of its images if the file declares one.
+    """
 
     network: SRNetwork
+    range_origin: str
     size: Size | None
 
 
-def load_onnx(path: FilePath, arguments: Arguments, input_range: Range | None = None) -> OnnxSource:
+def load_onnx(path: FilePath, arguments: Arguments) -> OnnxSource:
     """Read the network of an ONNX file.
 
     Args:
         path: The file.
         arguments: Values of inputs besides the image, by name.
-        input_range: The levels of black and white. By default 0 and 1, or 0 and 255 if the image is of integers.
 
     Raises:
         SrptqError: the file is no ONNX graph, is quantized already, or has operations that are not read.
@@ -50,20 +56,24 @@ def load_onnx(path: FilePath, arguments: Arguments, input_range: Range | None = 
     model = read_onnx(path)
     try:
         graph = OnnxGraph.read(inline_local_functions(model) if model.functions else model, arguments)
-        network = SRNetwork(_Builder(graph).build(), input_range or _suggest_range(model, graph.image))
+        input_range, origin = _suggest_range(model, graph.image)
+        network = SRNetwork(_Builder(graph).build(), input_range)
     except SrptqError as error:
         raise SrptqError(f"{path}: {error}") from error
     except Exception as error:  # attributes, constants and metadata of a damaged file can be wrong in any way
         raise SrptqError(f"{path}: no valid ONNX graph ({first_line(error)}); export it again") from error
-    return OnnxSource(network, _size(graph.image))
+    return OnnxSource(network, origin, _size(graph.image))
 
 
-def _suggest_range(model: ModelProto, image: Port) -> Range:
+def _suggest_range(model: ModelProto, image: Port) -> tuple[Range, str]:
+    """Return the levels of black and white, and what they are taken from."""
     known: Any = metadata_of(model).get("input_range")
     if isinstance(known, list):
         black, white = known
-        return float(black), float(white)
-    return UNIT if image.floats else LEVELS
+        return (float(black), float(white)), "from its metadata"
+    if not image.floats:
+        return LEVELS, "as its image is of integers"
+    return UNIT, "assumed; `input_range` gives another"
 
 
 def _size(image: Port) -> Size | None:
