@@ -43,6 +43,7 @@ def quantize(
     input_size: Size | None = None,
     input_range: tuple[float, float] | None = None,
     output: str | int | None = None,
+    allow_missing: bool = False,
     toolkit: str | None = None,
     device: str = "auto",
     registry: Registry | None = None,
@@ -52,10 +53,10 @@ def quantize(
 
     Args:
         recipe: a recipe, the name of a shipped one, or the path of a .yaml file.
-        model: a module, the name of a family of networks, the checkpoint of one, or a factory as
+        model: a module, the name of a family of networks, the checkpoint of one, an ONNX file, or a factory as
             `package.module:function`. By default the bundled EDSR.
         weights: the checkpoint of a family or a factory.
-        model_args: arguments of the family or the factory.
+        model_args: arguments of the family or the factory, or values of the ONNX file's inputs besides the image.
         images: the folder of calibration images. By default the photographs of scikit-image.
         scale: the factor by which to downscale the images, if they are high-resolution photographs.
         out: the run folder.
@@ -64,6 +65,7 @@ def quantize(
             default it takes any.
         input_range: black and white at the network's input and output.
         output: the index or key of the output to quantize, if the network gives several. By default the last image.
+        allow_missing: whether a factory's weights may lack keys, or have more. They are listed in a warning.
         toolkit: the toolkit in place of the recipe's.
         device: where the network runs, such as `cpu` or `cuda:0`.
         registry: the plugins, by default all that are installed.
@@ -79,7 +81,7 @@ def quantize(
     folder, clock = RunFolder(Path(out)), Clock()
     progress("loading network and images", 0, 0)
     with clock("load"):
-        source = Source(model, weights, model_args or {}, input_range, output)
+        source = Source(model, weights, model_args or {}, input_range, output, allow_missing)
         inputs = Inputs.load(bound, source, device, input_size)
         warn_of_range(inputs.loaded, inputs.patches)
     with folder.draft() as draft:

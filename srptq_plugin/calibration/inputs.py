@@ -44,6 +44,7 @@ class Source:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     input_range: tuple[float, float] | None = None
     output: str | int | None = None
+    allow_missing: bool = False
 
     def load(self, registry: Registry, size: Size | None = None) -> LoadedModel:
         """Build the network and load its weights.
@@ -58,7 +59,7 @@ class Source:
             network = SRNetwork(self.model, self.input_range or UNIT)
             return describe(type(self.model).__name__, network, size, self.output)
         chosen = self.model, self.weights, self.arguments, self.input_range
-        return load_model(*chosen, registry=registry, size=size, output=self.output)
+        return load_model(*chosen, registry=registry, size=size, output=self.output, allow_missing=self.allow_missing)
 
 
 @dataclass(frozen=True)

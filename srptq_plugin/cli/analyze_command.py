@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from srptq_plugin.runs.run import Run
 
 ANALYSIS, BUDGET = "analysis.json", "budget.json"
-OF_A_RUN = ("recipe", "set", "model", "weights", "model_args", "input_range", "output")
+OF_A_RUN = ("recipe", "set", "model", "weights", "model_args", "input_range", "output", "allow_missing")
 """Options that a run folder has its own values for."""
 
 
@@ -139,4 +139,5 @@ def _refuse_options(args: Namespace, names: Iterable[str], what: str) -> None:
 def _source(args: Namespace) -> "Source":
     from srptq_plugin.calibration.inputs import Source  # noqa: PLC0415
 
-    return Source(args.subject or args.model, args.weights, dict(args.model_args), args.input_range, args.output)
+    model, arguments = args.subject or args.model, dict(args.model_args)
+    return Source(model, args.weights, arguments, args.input_range, args.output, args.allow_missing)

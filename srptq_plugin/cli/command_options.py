@@ -189,6 +189,11 @@ def _network(parser: ArgumentParser) -> None:
     _set(parser)
     add("--weights", type=argument_types.path, metavar="FILE", help="the checkpoint of a family or a factory")
     add(
+        "--allow-missing",
+        action="store_true",
+        help="load a factory's checkpoint although keys are missing or unknown, and list them",
+    )
+    add(
         "--model-args",
         nargs="+",
         action="extend",

@@ -25,6 +25,7 @@ def quantize(args: Namespace, progress: Progress) -> Answer:
         input_size=args.input_size,
         input_range=args.input_range,
         output=args.output,
+        allow_missing=args.allow_missing,
         toolkit=args.toolkit,
         device=args.device,
         progress=progress,

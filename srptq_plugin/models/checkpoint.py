@@ -1,5 +1,6 @@
 """Checkpoints: read as tensors only, without running code, and loaded with no key left over."""
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError, first_line, short
 
+logger = logging.getLogger(__name__)
 SUFFIXES = (".safetensors", ".pth", ".pt")
 """Endings of the names of checkpoints."""
 WRAPPERS = ("params_ema", "params", "state_dict", "model")
@@ -83,8 +85,10 @@ def require_keys(
     return state
 
 
-def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_into(model: nn.Module, state: Mapping[str, Tensor], *, allow_missing: bool = False) -> None:
     """Load weights into a model. Raise SrptqError unless keys and shapes match exactly.
+
+    With `allow_missing`, missing and unexpected keys are only listed in a warning, and shapes have to match.
 
     >>> load_into(nn.Linear(1, 1), {"weight": torch.ones(1, 1)})
     Traceback (most recent call last):
@@ -98,7 +102,11 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     shapes = [f"{key} is {list(state[key].shape)}, should be {list(expected[key].shape)}" for key in misfits]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
     if texts := [_few(fault, keys) for fault, keys in faults.items() if keys]:
-        raise SrptqError(f"weights do not fit {type(model).__name__}; {'; '.join(texts)}")
+        kind, text = type(model).__name__, "; ".join(texts)
+        if misfits or not allow_missing or not expected.keys() & state.keys():
+            cure = "" if misfits else "; `allow_missing=True` loads what there is"
+            raise SrptqError(f"weights do not fit {kind}; {text}{cure}")
+        logger.warning("weights fit %s in part; %s; missing ones stay as the factory made them", kind, text)
     model.load_state_dict(dict(state), strict=False)
 
 

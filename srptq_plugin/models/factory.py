@@ -16,13 +16,26 @@ from srptq_plugin.models.without_cuda import kept_on_cpu
 
 
 def build_from(
-    path: str, arguments: Arguments, state: State | None = None, input_range: Range | None = None
+    path: str,
+    arguments: Arguments,
+    state: State | None = None,
+    input_range: Range | None = None,
+    *,
+    allow_missing: bool = False,
 ) -> SRNetwork:
-    """Import and call a factory, then load the weights, if any. The working directory is importable meanwhile."""
+    """Import and call a factory, then load the weights, if any. The working directory is importable meanwhile.
+
+    Args:
+        path: The factory as `package.module:name`.
+        arguments: Its arguments.
+        state: The weights.
+        input_range: The levels of black and white, by default 0 and 1.
+        allow_missing: Whether keys of the weights may be missing or unknown.
+    """
     with _importable(Path.cwd()):
         module = _call(path, _import_factory(path), dict(arguments))
     if state is not None:
-        load_into(module, state)
+        load_into(module, state, allow_missing=allow_missing)
     return SRNetwork(module, input_range or UNIT)
 
 

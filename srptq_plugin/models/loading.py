@@ -1,7 +1,6 @@
 """Loading a network by name or checkpoint, and recording the facts that later steps need."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +52,7 @@ def load_model(
     registry: Registry | None = None,
     size: Size | None = None,
     output: str | int | None = None,
+    allow_missing: bool = False,
 ) -> LoadedModel:
     """Load a network and return it in eval mode, ready to quantize, with its record.
 
@@ -70,6 +70,7 @@ parameters=380955, multiple=1, channels=3)
         registry: The plugins with the families, by default all that are installed.
         size: The input to try when the network runs at none of the usual sizes.
         output: The index or key of the output that counts, if the network gives several. By default the last image.
+        allow_missing: Whether a factory's weights may lack keys, or have more. They are listed in a warning.
     """
     if input_range is not None:
         check_range(input_range)
@@ -94,7 +95,13 @@ parameters=380955, multiple=1, channels=3)
         )
     usual = f"usual for {name}" if name in families else ASSUMED
     origins = Origins(origin, usual if input_range is None else GIVEN)
-    return describe(name, _build(name, families, args or {}, state, input_range), size, output, origins)
+    if name in families:
+        network = _build_family(families[name], args or {}, state, input_range)
+    elif ":" in name:
+        network = build_from(name, args or {}, state, input_range, allow_missing=allow_missing)
+    else:
+        raise UnknownNameError("model", name, [*families, "package.module:factory", "FILE.safetensors", "FILE.onnx"])
+    return describe(name, network, size, output, origins)
 
 
 def is_network_file(name: str | Path) -> bool:
@@ -161,20 +168,6 @@ def _refuse_weights(path: str, weights: str | Path | None) -> None:
         raise ArgumentError(
             "model", f"a file brings its own weights; leave `weights={weights}` out, or give a family", path
         )
-
-
-def _build(
-    name: str,
-    families: Mapping[str, FamilyEntry],
-    args: Arguments,
-    state: State | None,
-    input_range: Range | None,
-) -> SRNetwork:
-    if name in families:
-        return _build_family(families[name], args, state, input_range)
-    if ":" in name:
-        return build_from(name, args, state, input_range)
-    raise UnknownNameError("model", name, [*families, "package.module:factory", "FILE.safetensors"])
 
 
 def _build_family(entry: FamilyEntry, args: Arguments, state: State | None, input_range: Range | None) -> SRNetwork:

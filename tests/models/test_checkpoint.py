@@ -49,6 +49,21 @@ def check_equal(state: dict[str, Tensor]) -> None:
         {"state_dict": {f"module._orig_mod.{key}": tensor for key, tensor in TENSORS.items()}},
     ],
 )
+def test_missing_keys_are_allowed_and_listed(caplog: pytest.LogCaptureFixture) -> None:
+    layer = nn.Linear(2, 1)
+    before = layer.bias.clone()
+    load_into(layer, {"weight": torch.ones(1, 2), "scale": torch.ones(1)}, allow_missing=True)
+    assert torch.equal(layer.weight, torch.ones(1, 2))
+    assert torch.equal(layer.bias, before)
+    assert "1 missing: bias; 1 unexpected: scale" in caplog.text
+
+
+@pytest.mark.parametrize("state", [{"weight": torch.ones(3, 3)}, {"other": torch.ones(1)}])
+def test_shapes_and_strangers_are_never_allowed(state: dict[str, torch.Tensor]) -> None:
+    with pytest.raises(SrptqError, match="weights do not fit Linear"):
+        load_into(nn.Linear(2, 1), state, allow_missing=True)
+
+
 def test_wrappers_and_prefixes_are_removed(tmp_path: Path, content: object) -> None:
     check_equal(load_state(saved(tmp_path / "a.pth", content)))
 

@@ -242,7 +242,7 @@ def test_unknown_names_list_the_choices() -> None:
 
 
 def test_families_come_from_the_registry() -> None:
-    with pytest.raises(UnknownNameError, match=r"choices: FILE\.safetensors, package\.module:factory"):
+    with pytest.raises(UnknownNameError, match=r"choices: FILE\.onnx, FILE\.safetensors, package\.module:factory"):
         load_model("edsr", registry=Registry(entry_points=False))
 
 

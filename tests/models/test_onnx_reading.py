@@ -1,5 +1,6 @@
 """ONNX files as people bring them: their images, inputs, types and names, and what is refused."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,17 @@ def test_a_file_alone_is_a_network(file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT])
+@pytest.mark.parametrize("given", [None, (0.0, 255.0)])
+def test_what_was_understood_is_logged(
+    file: Path, given: tuple[float, float] | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    load_model(save(file), input_range=given)
+    understood = "network net.onnx (an ONNX file): upscales by 2, reads RGB in"
+    ends = "0:255 (as given), any size" if given else "0:1 (assumed; `input_range` gives another), any size"
+    assert f"{understood} {ends}" in caplog.text
+
+
 def test_an_image_of_integers_has_levels(file: Path, kind: int) -> None:
     nodes = [helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT)]
     nodes += [helper.make_node("Conv", ["f", "w"], ["deep"], pads=[1] * 4), SHUFFLE]

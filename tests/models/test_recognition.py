@@ -145,7 +145,7 @@ def test_an_unknown_checkpoint_shows_its_keys(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_takes_no_other_weights() -> None:
-    with pytest.raises(SrptqError, match=r"model a\.pth: a checkpoint brings its own weights; leave `weights=b\.pth`"):
+    with pytest.raises(SrptqError, match=r"model a\.pth: a file brings its own weights; leave `weights=b\.pth`"):
         load_model("a.pth", "b.pth")
 
 
