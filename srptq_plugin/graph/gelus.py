@@ -8,7 +8,7 @@ from torch import fx
 from srptq_plugin.graph.program_edits import add_call, aten
 
 PRECISION = 1e-4
-"""The relative error of constants that count as those of a GELU. Some files have them in half precision."""
+"""The relative error of constants in a GELU. Half precision is enough."""
 
 
 def join_gelus(graph: fx.Graph) -> None:

@@ -26,7 +26,7 @@ MOVEMENT = frozenset(
 UPSAMPLING = frozenset({"pixel_shuffle", "nearest", "interpolate", "conv_transpose"})
 ELEMENTWISE = frozenset({"add", "sub", "mul", "div"})
 NUMBERS = int | float | torch.SymInt | torch.SymFloat | torch.SymBool
-"""The types of sizes, and of what is computed from them."""
+"""The types of sizes, and of numbers computed from sizes."""
 NONNEGATIVE = frozenset({"relu", "sigmoid"})
 
 

@@ -1,13 +1,19 @@
-"""A limit on the time that a block of Python code takes, in any thread and on any system."""
+"""A limit on the processor time that a block of Python code takes, in any thread and on any system.
+
+The time on the clock would depend on what else the machine does.
+"""
 
 import ctypes
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from threading import Event, Lock, Thread, get_ident
 
 AGAIN = 0.5
 """Seconds until a block that swallowed the interrupt gets another one."""
+SHORTEST = 0.05
+"""Seconds between two looks at the clock."""
 
 
 class TimeLimitError(Exception):
@@ -20,7 +26,7 @@ class _Interrupt(BaseException):
 
 @contextmanager
 def time_limit(seconds: float) -> Generator[None]:
-    """Raise TimeLimitError in this thread if the block takes longer. Functions written in C finish first.
+    """Raise TimeLimitError in this thread if the block computes longer. Functions written in C finish first.
 
     >>> with time_limit(60):
     ...     sum(range(3))
@@ -60,14 +66,16 @@ def _ignored_interrupts_unprinted() -> Generator[None]:
 
 
 class _Watch:
-    """Interrupts a thread after some seconds, until it is stopped."""
+    """Interrupts a thread after some seconds of the process's time, until it is stopped."""
 
     def __init__(self, thread: int, seconds: float) -> None:
         self._thread, self._seconds = ctypes.c_ulong(thread), seconds
         self._done, self._lock = Event(), Lock()
+        self._end = 0.0
         self.expired = False
 
     def start(self) -> None:
+        self._end = time.process_time() + self._seconds
         Thread(target=self._run, daemon=True).start()
 
     def stop(self) -> None:
@@ -79,6 +87,9 @@ class _Watch:
     def _run(self) -> None:
         wait = self._seconds
         while not self._done.wait(wait):
+            if (left := self._end - time.process_time()) > 0:
+                wait = max(left, SHORTEST)
+                continue
             with self._lock:
                 if not self._done.is_set():
                     self.expired = True

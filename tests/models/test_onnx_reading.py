@@ -1,4 +1,4 @@
-"""ONNX files as people bring them: their images, inputs, types and names, and what is refused."""
+"""ONNX files as people bring them: their images, inputs, types and names, and refusals."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -20,7 +20,7 @@ class ImportedNetwork(nn.Module):
         self._parameter_paths: dict[str, str] = {}
 
     def complete(self, items: Items, constants: Mapping[str, Numbers], parameter_paths: Mapping[str, str]) -> None:
-        """Set what runs, with the constants that it reads. Those of `parameter_paths` are parameters of this module."""
+        """Set what runs, and the constants that it reads. Parameters of this module have a path instead."""
         self._items = items
         self._constants, self._parameter_paths = dict(constants), dict(parameter_paths)
 

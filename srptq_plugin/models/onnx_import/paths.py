@@ -22,7 +22,7 @@ def module_path(node: NodeProto) -> Path:
 def _from_name(name: str) -> Path:
     """Return the path in a node's name such as `/body/body.0/conv/Conv`.
 
-    Torch's older exporter repeats the name of a container before that of its child.
+    Torch's older exporter repeats a container's name before its child's.
     """
     path: list[str] = []
     before = ""

@@ -91,7 +91,7 @@ class _Builder:
     def __init__(self, graph: OnnxGraph) -> None:
         self._graph, self._network = graph, ImportedNetwork(graph)
         self._owners: dict[Path, set[Hashable]] = defaultdict(set)
-        """What is traced in each module: one layer, or operations."""
+        """The identities of the operations in each module."""
         self._layers: set[Path] = set()
         self._tied: dict[Hashable, nn.Parameter] = {}
         self._parameter_paths: dict[str, str] = {}
@@ -174,7 +174,7 @@ class _Builder:
 
 
 def _identity(operation: Operation) -> Hashable:
-    """Return what is equal for two operations exactly if one layer computes both."""
+    """Return a key that two operations share if one layer computes both."""
     attributes = tuple((name, repr(value)) for name, value in sorted(operation.attributes.items()))
     weights = operation.inputs[1:]
     return (operation.kind, weights, attributes) if weights else operation.outputs

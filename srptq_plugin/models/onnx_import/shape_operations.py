@@ -41,7 +41,7 @@ def _elementwise(function: Callable[..., Any]) -> ShapeFunction:
 
 
 def _divide(left: Any, right: Any) -> Any:
-    # ONNX rounds towards zero and Python down. Sizes are not negative.
+    # ONNX rounds toward zero and Python down. Sizes are not negative.
     whole = all(isinstance(value, int | torch.SymInt) for value in (left, right))
     return left // right if whole else left / right
 
