@@ -119,6 +119,11 @@ def rename_keys(state: Mapping[str, Tensor], renames: Renames) -> dict[str, Tens
     return {_rename_key(key, renames): value for key, value in state.items()}
 
 
+def count_keys(state: Mapping[str, Tensor], pattern: str) -> int:
+    """Count the keys that a pattern matches as a whole."""
+    return sum(re.fullmatch(pattern, key) is not None for key in state)
+
+
 def _rename_key(key: str, renames: Renames) -> str:
     for pattern, replacement in renames:
         if match := re.fullmatch(pattern, key):

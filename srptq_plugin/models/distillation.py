@@ -1,12 +1,12 @@
 """The frames of IMDN, RFDN and RLFN: blocks in a chain, a long skip, and one pixel shuffle."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from srptq_plugin.models.checkpoint import count_keys
 from srptq_plugin.models.model_record import State
 from srptq_plugin.models.residual import conv3x3
 
@@ -69,5 +69,5 @@ def read_sizes(state: State, block: str) -> dict[str, int]:
     return {
         "upscale": math.isqrt(state["upsampler.0.weight"].shape[0] // COLORS),
         "features": state["fea_conv.weight"].shape[0],
-        "blocks": sum(re.fullmatch(block, key) is not None for key in state),
+        "blocks": count_keys(state, block),
     }

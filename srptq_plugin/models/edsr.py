@@ -6,19 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.checkpoint import Renames, load_into, load_state, rename_keys
+from srptq_plugin.models.checkpoint import Renames, count_keys, load_into, load_state, rename_keys
+from srptq_plugin.models.mean_shift import MEAN, Mean, build_shifts, change_range, find_peak, read_mean
 from srptq_plugin.models.model_options import EdsrOptions, settle
 from srptq_plugin.models.model_record import LEVELS, UNIT, ModelFamily, Range, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
 
 MINI = {scale: Path(__file__).parent / "weights" / f"edsr_mini_x{scale}.safetensors" for scale in ("2", "4")}
-Mean = tuple[float, float, float]
-MEAN: Mean = (0.4488, 0.4371, 0.4040)
-"""The RGB mean of DIV2K, as a fraction of white."""
 MINI_SIZE = (32, 16)
 """The features and blocks of the bundled networks."""
 SHIFTS = frozenset({"sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"})
@@ -57,6 +54,7 @@ class EDSR(nn.Module):
     Frozen 1 x 1 convolutions subtract the mean at its input and add it at its output. They also convert between
     `input_range` and these levels.
 
+    >>> import torch
     >>> EDSR(upscale=2, features=8, blocks=1)(torch.zeros(1, 3, 5, 6)).shape
     torch.Size([1, 3, 10, 12])
     """
@@ -78,7 +76,7 @@ class EDSR(nn.Module):
         self.body = nn.Sequential(*body, conv3x3(features, features))
         self.tail = nn.Sequential(nn.Sequential(*_upsampler(upscale, features)), conv3x3(features, 3))
         self.add_mean = nn.Conv2d(3, 3, 1).requires_grad_(requires_grad=False)
-        self.load_state_dict(_change_range(_shifts(mean), LEVELS, input_range), strict=False)
+        self.load_state_dict(change_range(build_shifts(mean), LEVELS, input_range), strict=False)
 
     def forward(self, x: Tensor) -> Tensor:
         shallow = self.head(self.sub_mean(x))
@@ -100,14 +98,13 @@ def build(request: Request[EdsrOptions]) -> SRNetwork:
     if request.state is None:
         raise SrptqError("edsr: no weights; give a checkpoint of EDSR-PyTorch or BasicSR")
     state = _native(request.state)
-    peak = _peak(state)
+    peak = find_peak(state)
     # BasicSR feeds images of 0 to 1 into networks that work on 0 to 255 inside.
     input_range = request.input_range or (UNIT if "conv_first.weight" in request.state else (0.0, peak))
-    state = _change_range(state, (0.0, peak), input_range)
+    state = change_range(state, (0.0, peak), input_range)
     module = _sized(state, request.options)
     load_into(module, state)
-    red, green, blue = (round(float(level), 4) for level in state["add_mean.bias"])
-    return SRNetwork(module, input_range, (red, green, blue))
+    return SRNetwork(module, input_range, read_mean(state))
 
 
 def build_mini(request: Request[EdsrOptions]) -> SRNetwork:
@@ -131,7 +128,7 @@ def _sized(state: State, options: EdsrOptions) -> EDSR:
 
 
 def _blocks(state: State) -> int:
-    return sum(re.fullmatch(r"body\.\d+\.body\.0\.weight", key) is not None for key in state)
+    return count_keys(state, r"body\.\d+\.body\.0\.weight")
 
 
 def _native(state: State) -> State:
@@ -143,45 +140,9 @@ def _native(state: State) -> State:
             "edsr: the weights have neither head.0 with sub_mean and add_mean (EDSR-PyTorch) nor conv_first "
             f"(BasicSR); their first keys are {', '.join(list(state)[:3])}"
         )
-    blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
+    blocks = count_keys(state, r"body\.\d+\.conv1\.weight")
     renames = (*BASICSR, (r"conv_after_body\.(.*)", rf"body.{blocks}.\1"))
-    return rename_keys(state, renames) | _shifts(MEAN)
-
-
-def _peak(state: State) -> float:
-    """Return the level of white inside the network: EDSR-PyTorch trains on 0 to 255 or on 0 to 1."""
-    # Every mean of photographs on 0 to 255 exceeds 1.
-    return 1.0 if float(state["add_mean.bias"].abs().max()) <= 1 else 255.0
-
-
-def _shifts(mean: Mean) -> dict[str, Tensor]:
-    colors = torch.eye(3).reshape(3, 3, 1, 1)
-    levels = 255 * torch.tensor(mean)
-    return {
-        "sub_mean.weight": colors,
-        "sub_mean.bias": -levels,
-        "add_mean.weight": colors.clone(),
-        "add_mean.bias": levels,
-    }
-
-
-def _change_range(state: State, inner: Range, outer: Range) -> State:
-    """Return weights for images in the range `outer`, where features keep working on `inner`."""
-    if inner == outer:
-        return state
-    # inner level = gain * outer level + offset. Folded into the mean shifts, the map costs no operation:
-    #   sub_mean: W (gain x + offset) + b = (gain W) x + (b + offset * sum of W's row)
-    #   add_mean: (W y + b - offset) / gain, the inverse map
-    gain = (inner[1] - inner[0]) / (outer[1] - outer[0])
-    offset = inner[0] - outer[0] * gain
-    weight = state["sub_mean.weight"]
-    return {
-        **state,
-        "sub_mean.weight": weight * gain,
-        "sub_mean.bias": state["sub_mean.bias"] + offset * weight.sum(dim=(1, 2, 3)),
-        "add_mean.weight": state["add_mean.weight"] / gain,
-        "add_mean.bias": (state["add_mean.bias"] - offset) / gain,
-    }
+    return rename_keys(state, renames) | build_shifts(MEAN)
 
 
 def _upsampler(upscale: int, features: int) -> Iterator[nn.Module]:

@@ -1,13 +1,12 @@
 """RDN (Zhang et al., CVPR 2018) with the keys of EDSR-PyTorch."""
 
 import math
-import re
 
 import torch
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.checkpoint import load_into, require_keys
+from srptq_plugin.models.checkpoint import count_keys, load_into, require_keys
 from srptq_plugin.models.model_options import RdnOptions, settle
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
@@ -92,8 +91,8 @@ def build(request: Request[RdnOptions]) -> SRNetwork:
 
 def _sizes(state: State) -> dict[str, int]:
     growth, features = state["RDBs.0.convs.0.conv.0.weight"].shape[:2]
-    blocks = sum(re.fullmatch(r"RDBs\.\d+\.LFF\.weight", key) is not None for key in state)
-    layers = sum(re.fullmatch(r"RDBs\.0\.convs\.\d+\.conv\.0\.weight", key) is not None for key in state)
+    blocks = count_keys(state, r"RDBs\.\d+\.LFF\.weight")
+    layers = count_keys(state, r"RDBs\.0\.convs\.\d+\.conv\.0\.weight")
     # Two shuffles by 2 make x4. Otherwise one shuffle by r reads r^2 * growth channels.
     upscale = 4 if "UPNet.4.weight" in state else math.isqrt(state["UPNet.0.weight"].shape[0] // growth)
     return {"upscale": upscale, "features": features, "growth": growth, "blocks": blocks, "layers": layers}

@@ -1,6 +1,11 @@
 """Layers that the reference networks share."""
 
+from collections.abc import Callable
+
 from torch import nn
+
+Conv = Callable[[int, int], nn.Module]
+"""Builds a layer from its numbers of input and output channels."""
 
 
 def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:

@@ -1,14 +1,13 @@
 """RRDBNet, the generator of ESRGAN (Wang et al. 2018) and Real-ESRGAN, with the keys of BasicSR."""
 
 import math
-import re
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.checkpoint import Renames, load_into, rename_keys
+from srptq_plugin.models.checkpoint import Renames, count_keys, load_into, rename_keys
 from srptq_plugin.models.model_options import RrdbOptions, settle
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3
@@ -130,7 +129,7 @@ def _sizes(state: State) -> dict[str, int]:
     if 3 * unshuffle**2 != channels:
         raise SrptqError(f"rrdb: conv_first reads {channels} channels; a network of RGB images has 3, or 12 for x2")
     growth = state["body.0.rdb1.conv1.weight"].shape[0]
-    blocks = sum(re.fullmatch(r"body\.\d+\.rdb1\.conv1\.weight", key) is not None for key in state)
+    blocks = count_keys(state, r"body\.\d+\.rdb1\.conv1\.weight")
     return {"upscale": ENLARGED // unshuffle, "features": features, "growth": growth, "blocks": blocks}
 
 

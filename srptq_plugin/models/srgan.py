@@ -1,12 +1,10 @@
 """The generator of SRGAN (Ledig et al. 2017), with the keys of leftthomas/SRGAN."""
 
-import re
-
 import torch
 from torch import Tensor, nn
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.checkpoint import load_into
+from srptq_plugin.models.checkpoint import count_keys, load_into
 from srptq_plugin.models.model_options import SizeOptions, settle
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
@@ -88,8 +86,8 @@ def build(request: Request[SizeOptions]) -> SRNetwork:
     if request.input_range not in {None, UNIT}:
         raise SrptqError(f"srgan: input range {request.input_range}; its output is in 0 to 1, leave the range out")
     features = state["block1.0.weight"].shape[0]
-    blocks = sum(re.fullmatch(r"block\d+\.conv1\.weight", key) is not None for key in state)
-    doublings = sum(re.fullmatch(r"block\d+\.\d+\.conv\.weight", key) is not None for key in state)
+    blocks = count_keys(state, r"block\d+\.conv1\.weight")
+    doublings = count_keys(state, r"block\d+\.\d+\.conv\.weight")
     sizes = {"upscale": 2**doublings, "features": features, "blocks": blocks}
     settle("srgan", request.options, sizes)
     module = SRGANGenerator(2**doublings, features, blocks)

@@ -1,13 +1,12 @@
 """SRResNet without batch norm, as BasicSR publishes it (MSRResNet)."""
 
 import math
-import re
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.models.checkpoint import load_into, require_keys
+from srptq_plugin.models.checkpoint import count_keys, load_into, require_keys
 from srptq_plugin.models.model_options import SizeOptions, settle
 from srptq_plugin.models.model_record import UNIT, ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.residual import conv3x3, shuffle_factors
@@ -70,7 +69,7 @@ def build(request: Request[SizeOptions]) -> SRNetwork:
     """Build an SRResNet with the size of its weights, by default for images of 0 to 1."""
     state = require_keys(request.state, NEEDED, "srresnet", "BasicSR's MSRResNet")
     outputs, features = state["upconv1.weight"].shape[:2]
-    blocks = sum(re.fullmatch(r"body\.\d+\.conv1\.weight", key) is not None for key in state)
+    blocks = count_keys(state, r"body\.\d+\.conv1\.weight")
     upscale = 4 if "upconv2.weight" in state else math.isqrt(outputs // features)
     sizes = {"upscale": upscale, "features": features, "blocks": blocks}
     settle("srresnet", request.options, sizes)
