@@ -8,7 +8,7 @@ from typing import Any
 
 from srptq_adapters.export_options import SnpeExport, TensorRTExport
 from srptq_plugin.errors import NotInstalledError, SrptqError
-from srptq_plugin.models.model_options import EdsrOptions, RdnOptions, RrdbOptions, SizeOptions
+from srptq_plugin.models.model_options import EdsrOptions, RdnOptions, RrdbOptions, SizeOptions, UpscaleOptions
 from srptq_plugin.observers.observer_options import DbdcOptions, PercentileOptions, SearchOptions
 from srptq_plugin.plugins.entries import (
     ModelEntry,
@@ -173,6 +173,9 @@ def srptq_models() -> Iterable[ModelEntry]:
     imdn = "IMDN (Hui et al. 2019); weights of Zheng222/IMDN"
     rfdn = "RFDN (Liu et al. 2020); weights of njulj/RFDN"
     rlfn = "RLFN (Kong et al. 2022); weights of bytedance/RLFN"
+    mlperf = "EDSR of MLPerf Mobile (edsr_f32b5), for images of 0 to 255"
+    espcn = "ESPCN (Shi et al. 2016) for Y or RGB; weights of yjn870 or Lornatang"
+    fsrcnn = "FSRCNN (Dong et al. 2016) for Y or RGB; weights of yjn870 or Lornatang"
     return [
         ModelEntry("edsr-mini", mini, _family("edsr:MINI_FAMILY"), options=EdsrOptions),
         ModelEntry("edsr", edsr, _family("edsr:FAMILY"), options=EdsrOptions),
@@ -184,4 +187,7 @@ def srptq_models() -> Iterable[ModelEntry]:
         ModelEntry("imdn", imdn, _family("imdn:FAMILY"), options=SizeOptions),
         ModelEntry("rfdn", rfdn, _family("rfdn:FAMILY"), options=SizeOptions),
         ModelEntry("rlfn", rlfn, _family("rlfn:FAMILY"), options=SizeOptions),
+        ModelEntry("edsr-mlperf", mlperf, _family("edsr_mlperf:FAMILY"), options=SizeOptions),
+        ModelEntry("espcn", espcn, _family("espcn:FAMILY"), options=UpscaleOptions),
+        ModelEntry("fsrcnn", fsrcnn, _family("fsrcnn:FAMILY"), options=UpscaleOptions),
     ]

@@ -41,13 +41,18 @@ Factor = Annotated[float, BeforeValidator(Allowed("a number above 0", _is_positi
 """A positive factor, as a number or as text."""
 
 
-class SizeOptions(Options):
-    """Sizes of a network. By default they are as in the weights, and weights of another size are refused."""
+class UpscaleOptions(Options):
+    """Sizes of a network without blocks. By default they are as in the weights. Weights of another size are refused."""
 
     upscale: ModelSize | None = None
     """The upscaling factor. `edsr-mini` without weights has 4, or 2."""
     features: ModelSize | None = None
     """Channels of the feature maps."""
+
+
+class SizeOptions(UpscaleOptions):
+    """Sizes of a network. By default they are as in the weights, and weights of another size are refused."""
+
     blocks: ModelSize | None = None
     """Residual blocks."""
 
