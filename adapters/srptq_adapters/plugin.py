@@ -176,6 +176,7 @@ def srptq_models() -> Iterable[ModelEntry]:
     mlperf = "EDSR of MLPerf Mobile (edsr_f32b5), for images of 0 to 255"
     espcn = "ESPCN (Shi et al. 2016) for Y or RGB; weights of yjn870 or Lornatang"
     fsrcnn = "FSRCNN (Dong et al. 2016) for Y or RGB; weights of yjn870 or Lornatang"
+    span = "SPAN (Wan et al. 2024); weights of hongyuanyu/SPAN or neosr"
     return [
         ModelEntry("edsr-mini", mini, _family("edsr:MINI_FAMILY"), options=EdsrOptions),
         ModelEntry("edsr", edsr, _family("edsr:FAMILY"), options=EdsrOptions),
@@ -187,6 +188,7 @@ def srptq_models() -> Iterable[ModelEntry]:
         ModelEntry("imdn", imdn, _family("imdn:FAMILY"), options=SizeOptions),
         ModelEntry("rfdn", rfdn, _family("rfdn:FAMILY"), options=SizeOptions),
         ModelEntry("rlfn", rlfn, _family("rlfn:FAMILY"), options=SizeOptions),
+        ModelEntry("span", span, _family("span:FAMILY"), options=SizeOptions),
         ModelEntry("edsr-mlperf", mlperf, _family("edsr_mlperf:FAMILY"), options=SizeOptions),
         ModelEntry("espcn", espcn, _family("espcn:FAMILY"), options=UpscaleOptions),
         ModelEntry("fsrcnn", fsrcnn, _family("fsrcnn:FAMILY"), options=UpscaleOptions),

@@ -14,6 +14,7 @@ from srptq_plugin.models.rdn import RDN
 from srptq_plugin.models.rfdn import RFDN
 from srptq_plugin.models.rlfn import RLFN
 from srptq_plugin.models.rrdb import RRDB
+from srptq_plugin.models.span import SPAN
 from srptq_plugin.models.srgan import SRGANGenerator
 from srptq_plugin.models.srresnet import SRResNet
 from srptq_plugin.models.srvgg import SRVGG
@@ -41,6 +42,7 @@ CHECKPOINTS: Mapping[str, tuple[str, Callable[[], State]]] = {
     "RFDN": ("rfdn", RFDN(2, features=6, blocks=2, kept=3, hidden=2).state_dict),
     "RLFN": ("rlfn", RLFN(2, features=6, blocks=2, inner=5, hidden=2).state_dict),
     "RLFN of bytedance": ("rlfn", lambda: bytedance(RLFN(2, features=6, blocks=2, inner=5, hidden=2).state_dict())),
+    "SPAN": ("span", SPAN(2, features=4, blocks=2, normalized=False).state_dict),
     "EDSR of MLPerf": ("edsr-mlperf", MLPerfEDSR(2, features=4, blocks=1).state_dict),
     "ESPCN": ("espcn", ESPCN(3, features=4, inner=4).state_dict),
     "FSRCNN": ("fsrcnn", lambda: fsrcnn_layout(keeps_gray(2), YJN870, "last_part")),
