@@ -10,6 +10,7 @@ from srptq_plugin.models.edsr_mlperf import MLPerfEDSR
 from srptq_plugin.models.espcn import ESPCN
 from srptq_plugin.models.imdn import IMDN
 from srptq_plugin.models.model_record import State
+from srptq_plugin.models.pan import PAN
 from srptq_plugin.models.rdn import RDN
 from srptq_plugin.models.rfdn import RFDN
 from srptq_plugin.models.rlfn import RLFN
@@ -43,6 +44,7 @@ CHECKPOINTS: Mapping[str, tuple[str, Callable[[], State]]] = {
     "RLFN": ("rlfn", RLFN(2, features=6, blocks=2, inner=5, hidden=2).state_dict),
     "RLFN of bytedance": ("rlfn", lambda: bytedance(RLFN(2, features=6, blocks=2, inner=5, hidden=2).state_dict())),
     "SPAN": ("span", SPAN(2, features=4, blocks=2, normalized=False).state_dict),
+    "PAN": ("pan", PAN(4, features=4, blocks=1, inner=2, enlarged=2).state_dict),
     "EDSR of MLPerf": ("edsr-mlperf", MLPerfEDSR(2, features=4, blocks=1).state_dict),
     "ESPCN": ("espcn", ESPCN(3, features=4, inner=4).state_dict),
     "FSRCNN": ("fsrcnn", lambda: fsrcnn_layout(keeps_gray(2), YJN870, "last_part")),
