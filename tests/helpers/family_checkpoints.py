@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from helpers.checkpoints import LAYOUTS, basicsr_state, esrgan_state
 from helpers.fsrcnn_layouts import YJN870, fsrcnn_layout, keeps_gray
+from srptq_plugin.models.carn import CARN
 from srptq_plugin.models.edsr import EDSR
 from srptq_plugin.models.edsr_mlperf import MLPerfEDSR
 from srptq_plugin.models.espcn import ESPCN
@@ -27,6 +28,12 @@ def bytedance(state: State) -> State:
     return {key.replace("fea_conv", "conv_1").replace("LR_conv", "conv_2"): value for key, value in state.items()}
 
 
+def carn(*, light: bool) -> State:
+    """Return the weights of a CARN for one scale."""
+    state = CARN(3, 8, groups=4 if light else 1, light=light).state_dict()
+    return {key.replace("upsample.", "upsample.up.body."): value for key, value in state.items()}
+
+
 BASICSR = {"conv_first": 8, "conv_after_body": 8, "upsample.0": 32, "upsample.2": 32, "conv_last": 3}
 CHECKPOINTS: Mapping[str, tuple[str, Callable[[], State]]] = {
     "EDSR": ("edsr", EDSR(upscale=2, features=4, blocks=1).state_dict),
@@ -45,6 +52,8 @@ CHECKPOINTS: Mapping[str, tuple[str, Callable[[], State]]] = {
     "RLFN of bytedance": ("rlfn", lambda: bytedance(RLFN(2, features=6, blocks=2, inner=5, hidden=2).state_dict())),
     "SPAN": ("span", SPAN(2, features=4, blocks=2, normalized=False).state_dict),
     "PAN": ("pan", PAN(4, features=4, blocks=1, inner=2, enlarged=2).state_dict),
+    "CARN": ("carn", lambda: carn(light=False)),
+    "CARN-M": ("carn", lambda: carn(light=True)),
     "EDSR of MLPerf": ("edsr-mlperf", MLPerfEDSR(2, features=4, blocks=1).state_dict),
     "ESPCN": ("espcn", ESPCN(3, features=4, inner=4).state_dict),
     "FSRCNN": ("fsrcnn", lambda: fsrcnn_layout(keeps_gray(2), YJN870, "last_part")),
