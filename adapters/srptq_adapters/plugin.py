@@ -178,6 +178,7 @@ def srptq_models() -> Iterable[ModelEntry]:
     fsrcnn = "FSRCNN (Dong et al. 2016) for Y or RGB; weights of yjn870 or Lornatang"
     span = "SPAN (Wan et al. 2024); weights of hongyuanyu/SPAN or neosr"
     pan = "PAN (Zhao et al. 2020); weights of zhaohengyuan1/PAN"
+    bsrn = "BSRN and BSRN-S (Li et al. 2022); weights of xiaom233/BSRN"
     carn = "CARN and CARN-M (Ahn et al. 2018); weights of nmhkahn/CARN-pytorch"
     return [
         ModelEntry("edsr-mini", mini, _family("edsr:MINI_FAMILY"), options=EdsrOptions),
@@ -192,6 +193,7 @@ def srptq_models() -> Iterable[ModelEntry]:
         ModelEntry("rlfn", rlfn, _family("rlfn:FAMILY"), options=SizeOptions),
         ModelEntry("span", span, _family("span:FAMILY"), options=SizeOptions),
         ModelEntry("pan", pan, _family("pan:FAMILY"), options=SizeOptions),
+        ModelEntry("bsrn", bsrn, _family("bsrn:FAMILY"), options=SizeOptions),
         ModelEntry("carn", carn, _family("carn:FAMILY"), options=UpscaleOptions),
         ModelEntry("edsr-mlperf", mlperf, _family("edsr_mlperf:FAMILY"), options=SizeOptions),
         ModelEntry("espcn", espcn, _family("espcn:FAMILY"), options=UpscaleOptions),

@@ -1,4 +1,4 @@
-"""The frames of IMDN, RFDN and RLFN: blocks in a chain, a long skip, and one pixel shuffle."""
+"""The frames of IMDN, RFDN, BSRN and RLFN: blocks in a chain, a long skip, and one pixel shuffle."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from srptq_plugin.models.checkpoint import count_keys
 from srptq_plugin.models.model_record import State
-from srptq_plugin.models.residual import conv3x3
+from srptq_plugin.models.residual import Conv, conv3x3
 
 COLORS = 3
 SLOPE = 0.05
@@ -22,15 +22,16 @@ class BlockNetwork(nn.Module):
         blocks: The blocks in their order, by the names that they have in checkpoints.
         features: The channels of all maps between them.
         upscale: The factor of the pixel shuffle.
+        conv: Builds the convolutions before and behind the blocks.
     """
 
-    def __init__(self, blocks: Mapping[str, nn.Module], features: int, upscale: int) -> None:
+    def __init__(self, blocks: Mapping[str, nn.Module], features: int, upscale: int, conv: Conv = conv3x3) -> None:
         super().__init__()
         self.names = tuple(blocks)
-        self.fea_conv = conv3x3(COLORS, features)
+        self.fea_conv = conv(COLORS, features)
         for name, block in blocks.items():
             self.add_module(name, block)
-        self.LR_conv = conv3x3(features, features)
+        self.LR_conv = conv(features, features)
         self.upsampler = nn.Sequential(conv3x3(features, COLORS * upscale**2), nn.PixelShuffle(upscale))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,15 +49,53 @@ class BlockNetwork(nn.Module):
 
 
 class DistillationNetwork(BlockNetwork):
-    """A network that fuses the outputs of all blocks."""
+    """A network that fuses the outputs of all blocks, and activates the result."""
 
-    def __init__(self, blocks: Mapping[str, nn.Module], features: int, upscale: int) -> None:
-        super().__init__(blocks, features, upscale)
-        self.c = nn.Sequential(nn.Conv2d(len(blocks) * features, features, 1), nn.LeakyReLU(SLOPE))
+    def __init__(
+        self,
+        blocks: Mapping[str, nn.Module],
+        features: int,
+        upscale: int,
+        conv: Conv = conv3x3,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__(blocks, features, upscale, conv)
+        self.c = nn.Sequential(nn.Conv2d(len(blocks) * features, features, 1), activation or nn.LeakyReLU(SLOPE))
 
     def join(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the fused outputs of all blocks."""
         return self.c(torch.cat([*outputs], dim=1))
+
+
+class FeatureDistillationBlock(nn.Module):
+    """A block that keeps a part of its features at each of three steps, fuses them, and gates the result.
+
+    Args:
+        features: The channels of the map.
+        kept: The channels that each step keeps.
+        attention: The gate.
+        conv: Builds the 3 x 3 convolutions.
+        activation: The activation of each step.
+    """
+
+    def __init__(
+        self, features: int, kept: int, attention: nn.Module, conv: Conv = conv3x3, activation: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.c1_d, self.c1_r = nn.Conv2d(features, kept, 1), conv(features, features)
+        self.c2_d, self.c2_r = nn.Conv2d(features, kept, 1), conv(features, features)
+        self.c3_d, self.c3_r = nn.Conv2d(features, kept, 1), conv(features, features)
+        self.c4 = conv(features, kept)
+        self.c5 = nn.Conv2d(4 * kept, features, 1)
+        self.esa = attention
+        self.act = activation or nn.LeakyReLU(SLOPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        for keep, refine in ((self.c1_d, self.c1_r), (self.c2_d, self.c2_r), (self.c3_d, self.c3_r)):
+            kept.append(self.act(keep(x)))
+            x = self.act(refine(x) + x)
+        return self.esa(self.c5(torch.cat([*kept, self.act(self.c4(x))], dim=1)))
 
 
 def read_sizes(state: State, block: str) -> dict[str, int]:

@@ -1,21 +1,28 @@
-"""Enhanced spatial attention (Liu et al., CVPR 2020), which RFDN and RLFN share."""
+"""Enhanced spatial attention (Liu et al., CVPR 2020), which RFDN, BSRN and RLFN share."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from srptq_plugin.models.residual import conv3x3
+from srptq_plugin.models.residual import Conv, conv3x3
 
 
 class SpatialAttention(nn.Module):
-    """A gate for each value, computed at a fraction of the size."""
+    """A gate for each value, computed at a fraction of the size.
 
-    def __init__(self, features: int, hidden: int) -> None:
+    Args:
+        features: The channels of the map.
+        hidden: The channels at the small size.
+        conv: Builds the convolutions at the small size.
+        reduction: The convolution that halves the size, of 3 x 3 without padding by default.
+    """
+
+    def __init__(self, features: int, hidden: int, conv: Conv = conv3x3, reduction: nn.Module | None = None) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(features, hidden, 1)
         self.conv_f = nn.Conv2d(hidden, hidden, 1)
-        self.conv2 = nn.Conv2d(hidden, hidden, 3, stride=2)
-        self.conv3 = conv3x3(hidden, hidden)
+        self.conv2 = reduction or nn.Conv2d(hidden, hidden, 3, stride=2)
+        self.conv3 = conv(hidden, hidden)
         self.conv4 = nn.Conv2d(hidden, features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,3 +34,24 @@ class SpatialAttention(nn.Module):
     def refine(self, pooled: Tensor) -> Tensor:
         """Compute the attention of each region from its pooled features."""
         return self.conv3(pooled)
+
+
+class DeepSpatialAttention(SpatialAttention):
+    """Spatial attention of three convolutions at the small size, with activations between them."""
+
+    def __init__(
+        self,
+        features: int,
+        hidden: int,
+        conv: Conv = conv3x3,
+        reduction: nn.Module | None = None,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__(features, hidden, conv, reduction)
+        self.conv_max = conv(hidden, hidden)
+        self.conv3_ = conv(hidden, hidden)
+        self.act = activation or nn.ReLU()
+
+    def refine(self, pooled: Tensor) -> Tensor:
+        """Compute the attention of each region from its pooled features."""
+        return self.conv3_(self.act(self.conv3(self.act(self.conv_max(pooled)))))

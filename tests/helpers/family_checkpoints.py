@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from helpers.checkpoints import LAYOUTS, basicsr_state, esrgan_state
 from helpers.fsrcnn_layouts import YJN870, fsrcnn_layout, keeps_gray
+from srptq_plugin.models.bsrn import BSRN
 from srptq_plugin.models.carn import CARN
 from srptq_plugin.models.edsr import EDSR
 from srptq_plugin.models.edsr_mlperf import MLPerfEDSR
@@ -26,6 +27,12 @@ def bytedance(state: State) -> State:
     """Rename the keys of an RLFN of the challenge as bytedance has them."""
     state = {re.sub(r"^B(\d+)", r"block_\1", key): value for key, value in state.items()}
     return {key.replace("fea_conv", "conv_1").replace("LR_conv", "conv_2"): value for key, value in state.items()}
+
+
+def bsrn(*, small: bool) -> State:
+    """Return the weights of a BSRN that reads four copies of the image."""
+    state = BSRN(2, features=16, blocks=1, hidden=4, small=small).state_dict()
+    return {**state, "fea_conv.pw.weight": state["fea_conv.pw.weight"].repeat(1, 4, 1, 1)}
 
 
 def carn(*, light: bool) -> State:
@@ -52,6 +59,8 @@ CHECKPOINTS: Mapping[str, tuple[str, Callable[[], State]]] = {
     "RLFN of bytedance": ("rlfn", lambda: bytedance(RLFN(2, features=6, blocks=2, inner=5, hidden=2).state_dict())),
     "SPAN": ("span", SPAN(2, features=4, blocks=2, normalized=False).state_dict),
     "PAN": ("pan", PAN(4, features=4, blocks=1, inner=2, enlarged=2).state_dict),
+    "BSRN": ("bsrn", lambda: bsrn(small=False)),
+    "BSRN-S": ("bsrn", lambda: bsrn(small=True)),
     "CARN": ("carn", lambda: carn(light=False)),
     "CARN-M": ("carn", lambda: carn(light=True)),
     "EDSR of MLPerf": ("edsr-mlperf", MLPerfEDSR(2, features=4, blocks=1).state_dict),
