@@ -21,7 +21,7 @@ RENAMES: Renames = (
     (r"c2\.(.*)", r"LR_conv.\1"),
     (r"upsampler\.upsampleOneStep\.(.*)", r"upsampler.\1"),
 )
-"""The keys of xiaom233/BSRN to those of its relatives IMDN and RFDN."""
+"""The keys of xiaom233/BSRN to the keys that IMDN and RFDN have."""
 
 
 class BlueprintConvolution(nn.Module):

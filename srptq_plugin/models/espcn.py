@@ -15,7 +15,7 @@ RENAMES: Renames = (
     (r"feature_maps\.(.*)", r"first_part.\1"),
     (r"sub_pixel\.(.*)", r"last_part.\1"),
 )
-"""The keys of Lornatang/ESPCN-PyTorch to those of yjn870/ESPCN-pytorch."""
+"""The keys of Lornatang/ESPCN-PyTorch to the keys of yjn870/ESPCN-pytorch."""
 
 
 class ESPCN(nn.Module):
