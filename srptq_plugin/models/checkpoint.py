@@ -85,10 +85,14 @@ def require_keys(
     return state
 
 
-def load_into(model: nn.Module, state: Mapping[str, Tensor], *, allow_missing: bool = False) -> None:
+def load_into(model: nn.Module, state: Mapping[str, Tensor], *, allow_missing: bool | None = None) -> None:
     """Load weights into a model. Raise SrptqError unless keys and shapes match exactly.
 
-    With `allow_missing`, missing and unexpected keys are only listed in a warning, and shapes have to match.
+    Args:
+        model: The model, which changes in place.
+        state: The weights.
+        allow_missing: Whether missing and unexpected keys are only listed in a warning. Shapes have to match. By default
+            they are not, and the error does not offer it.
 
     >>> load_into(nn.Linear(1, 1), {"weight": torch.ones(1, 1)})
     Traceback (most recent call last):
@@ -104,7 +108,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, allow_missing: b
     if texts := [_few(fault, keys) for fault, keys in faults.items() if keys]:
         kind, text = type(model).__name__, "; ".join(texts)
         if misfits or not allow_missing or not expected.keys() & state.keys():
-            cure = "" if misfits else "; `allow_missing=True` loads what there is"
+            offered = allow_missing is False and not misfits
+            cure = "; `allow_missing=True` loads what there is" if offered else ""
             raise SrptqError(f"weights do not fit {kind}; {text}{cure}")
         logger.warning("weights fit %s in part; %s; missing ones stay as the factory made them", kind, text)
     model.load_state_dict(dict(state), strict=False)

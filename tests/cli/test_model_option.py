@@ -64,8 +64,8 @@ def test_an_onnx_file_names_the_network(srptq: Srptq, checkpoint: str) -> None:
 
 
 def test_a_checkpoint_in_part_needs_an_option(srptq: Srptq, checkpoint: str) -> None:
-    torch.save({"weight": torch.zeros(3, 3, 1, 1), "extra": torch.zeros(1)}, checkpoint)
-    arguments = ("in_channels=3", "out_channels=3", "kernel_size=1")
+    torch.save({"weight": torch.ones(3, 3, 3, 3), "extra": torch.zeros(1)}, checkpoint)
+    arguments = ("in_channels=3", "out_channels=3", "kernel_size=3", "padding=1")
     network = ("--model", "torch.nn:Conv2d", "--model-args", *arguments, "--weights", checkpoint)
     refused(srptq(*COST, *network), "1 missing: bias; 1 unexpected: extra; --allow-missing loads what there is")
     result = srptq(*COST, *network, "--allow-missing")

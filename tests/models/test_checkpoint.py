@@ -34,21 +34,6 @@ def check_equal(state: dict[str, Tensor]) -> None:
     assert all(torch.equal(state[key], tensor) for key, tensor in TENSORS.items())
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        TENSORS,
-        OrderedDict(TENSORS),
-        {"params_ema": TENSORS, "params": {"weight": torch.zeros(3)}},
-        {"params": TENSORS},
-        {"state_dict": TENSORS, "epoch": 3},
-        {"model": {"state_dict": TENSORS}},
-        {f"module.{key}": tensor for key, tensor in TENSORS.items()},
-        {"net": TENSORS, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": []}, "epoch": 7},
-        {"generator": {"state_dict": TENSORS}, "scheduler": {"base_lrs": [0.1]}},
-        {"state_dict": {f"module._orig_mod.{key}": tensor for key, tensor in TENSORS.items()}},
-    ],
-)
 def test_missing_keys_are_allowed_and_listed(caplog: pytest.LogCaptureFixture) -> None:
     layer = nn.Linear(2, 1)
     before = layer.bias.clone()
@@ -64,6 +49,21 @@ def test_shapes_and_strangers_are_never_allowed(state: dict[str, torch.Tensor]) 
         load_into(nn.Linear(2, 1), state, allow_missing=True)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        TENSORS,
+        OrderedDict(TENSORS),
+        {"params_ema": TENSORS, "params": {"weight": torch.zeros(3)}},
+        {"params": TENSORS},
+        {"state_dict": TENSORS, "epoch": 3},
+        {"model": {"state_dict": TENSORS}},
+        {f"module.{key}": tensor for key, tensor in TENSORS.items()},
+        {"net": TENSORS, "optimizer": {"state": {0: {"step": torch.ones(1)}}, "param_groups": []}, "epoch": 7},
+        {"generator": {"state_dict": TENSORS}, "scheduler": {"base_lrs": [0.1]}},
+        {"state_dict": {f"module._orig_mod.{key}": tensor for key, tensor in TENSORS.items()}},
+    ],
+)
 def test_wrappers_and_prefixes_are_removed(tmp_path: Path, content: object) -> None:
     check_equal(load_state(saved(tmp_path / "a.pth", content)))
 

@@ -63,7 +63,6 @@ def test_a_file_alone_is_a_network(file: Path) -> None:
     assert torch.equal(loaded.module(images(2, 3, 7, 9)), plain(images(2, 3, 7, 9)))
 
 
-@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT])
 @pytest.mark.parametrize("given", [None, (0.0, 255.0)])
 def test_what_was_understood_is_logged(
     file: Path, given: tuple[float, float] | None, caplog: pytest.LogCaptureFixture
@@ -75,6 +74,7 @@ def test_what_was_understood_is_logged(
     assert f"{understood} {ends}" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.FLOAT])
 def test_an_image_of_integers_has_levels(file: Path, kind: int) -> None:
     nodes = [helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT)]
     nodes += [helper.make_node("Conv", ["f", "w"], ["deep"], pads=[1] * 4), SHUFFLE]
