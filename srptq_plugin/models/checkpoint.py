@@ -91,8 +91,8 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], *, allow_missing: b
     Args:
         model: The model, which changes in place.
         state: The weights.
-        allow_missing: Whether missing and unexpected keys are only listed in a warning. Shapes have to match. By default
-            they are not, and the error does not offer it.
+        allow_missing: Whether missing and unexpected keys are only listed in a warning. Shapes have to match. If it is
+            None they are refused, and the error does not offer to list them.
 
     >>> load_into(nn.Linear(1, 1), {"weight": torch.ones(1, 1)})
     Traceback (most recent call last):
