@@ -4,7 +4,6 @@ import copy
 from itertools import count
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
@@ -12,9 +11,9 @@ from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from srptq_plugin.graph.computed_constants import Constants
 from srptq_plugin.graph.module_stack import module_path
 from srptq_plugin.graph.operation_names import canonical_op
-from srptq_plugin.graph.program_edits import is_mutable
 
 READERS = frozenset({"conv", "conv_transpose", "linear"})
 """Operations whose second and third arguments are a weight and a bias."""
@@ -57,7 +56,7 @@ def _remove_norms(part: nn.Module) -> None:
 
 
 def fold_computed(program: ExportedProgram) -> ExportedProgram:
-    """Replace weights and biases that depend on parameters alone by new parameters, in place, and return the program.
+    """Replace weights and biases that no image changes by new parameters, in place, and return the program.
 
     >>> class Scaled(nn.Conv2d):
     ...     def forward(self, x):
@@ -66,15 +65,17 @@ def fold_computed(program: ExportedProgram) -> ExportedProgram:
     >>> sorted(fold_computed(program).state_dict)
     ['bias', 'computed_weight']
     """
-    values = _constants(program)
+    constants, parameters = Constants.of(program), dict[fx.Node, fx.Node]()
     for reader in program.graph.nodes:
         if canonical_op(str(reader.target)) in READERS:
             for node, leaf in zip(reader.args[1:3], ("weight", "bias"), strict=False):
-                if isinstance(node, fx.Node) and node.op == "call_function" and node in values:
+                value = constants.value(node, reader) if isinstance(node, fx.Node) else None
+                if isinstance(node, fx.Node) and node.op == "call_function" and value is not None:
                     path = module_path(reader)
-                    _make_parameter(
-                        program, node, f"{path}.computed_{leaf}" if path else f"computed_{leaf}", values[node]
-                    )
+                    name = f"{path}.computed_{leaf}" if path else f"computed_{leaf}"
+                    parameters[node] = parameters.get(node) or _add_parameter(program, node, name, value)
+                    reader.replace_input_with(node, parameters[node])
+    constants.drop_unread(program.graph)
     program.graph.eliminate_dead_code()
     _drop_unread(program)
     program.graph_module.recompile()
@@ -82,26 +83,16 @@ def fold_computed(program: ExportedProgram) -> ExportedProgram:
 
 
 def _drop_unread(program: ExportedProgram) -> None:
-    """Remove parameters that nothing reads, such as those that computed ones replace."""
-    signature, targets = program.graph_signature, _targets(program)
+    """Remove parameters and constants that nothing reads, such as those that computed ones replace."""
+    signature = program.graph_signature
+    targets = {**_targets(program), **signature.inputs_to_lifted_tensor_constants}
     unread = [node for node in _placeholders(program) if node.name in targets and not node.users]
     names = {node.name for node in unread}
     signature.input_specs[:] = [spec for spec in signature.input_specs if spec.arg.name not in names]
     for node in unread:
         program.graph.erase_node(node)
         program.state_dict.pop(targets[node.name], None)
-
-
-def _constants(program: ExportedProgram) -> dict[fx.Node, Tensor]:
-    """Return the value of every tensor that depends on parameters and buffers alone."""
-    targets = _targets(program)
-    known = {node: program.state_dict[targets[node.name]] for node in _placeholders(program) if node.name in targets}
-    with torch.no_grad():
-        for node in program.graph.nodes:
-            read, changes = node.all_input_nodes, any(map(is_mutable, {node, *node.users}))
-            if node.op == "call_function" and read and known.keys() >= set(read) and not changes:
-                known[node] = node.target(*fx.map_arg(node.args, known.get), **fx.map_arg(node.kwargs, known.get))
-    return known
+        program.constants.pop(targets[node.name], None)
 
 
 def _targets(program: ExportedProgram) -> dict[str, str]:
@@ -114,8 +105,8 @@ def _placeholders(program: ExportedProgram) -> list[fx.Node]:
     return [node for node in program.graph.nodes if node.op == "placeholder"]
 
 
-def _make_parameter(program: ExportedProgram, node: fx.Node, name: str, value: Tensor) -> None:
-    """Replace a node by a new parameter, under the first free name."""
+def _add_parameter(program: ExportedProgram, node: fx.Node, name: str, value: Tensor) -> fx.Node:
+    """Return the placeholder of a new parameter with the value of a node, under the first free name."""
     number = next(n for n in count() if _numbered(name, n) not in program.state_dict)
     target = _numbered(name, number)
     with program.graph.inserting_before(_placeholders(program)[0]):
@@ -124,7 +115,7 @@ def _make_parameter(program: ExportedProgram, node: fx.Node, name: str, value: T
     spec = InputSpec(InputKind.PARAMETER, TensorArgument(placeholder.name), target)
     program.graph_signature.input_specs.insert(0, spec)
     program.state_dict[target] = nn.Parameter(value.clone())
-    node.replace_all_uses_with(placeholder)
+    return placeholder
 
 
 def _numbered(name: str, number: int) -> str:

@@ -69,6 +69,54 @@ def test_a_program_with_computed_weights_can_be_saved() -> None:
     assert torch.equal(torch.export.load(file).module()(IMAGE), program.module()(IMAGE))
 
 
+class Unshuffle(nn.Module):
+    """A pixel unshuffle by a convolution, whose kernel forward writes value by value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = torch.zeros(12, 1, 2, 2, device=x.device)
+        for row in range(2):
+            for column in range(2):
+                kernel[column + 2 * row :: 4, 0, row, column] = 1
+        return functional.conv2d(x, kernel, stride=2, groups=3)
+
+
+def test_kernels_written_in_forward_become_parameters() -> None:
+    network = nn.Sequential(Unshuffle(), networks.conv(12, 12))
+    program = export_network(network, multiple=2)
+    assert "0.computed_weight" in program.state_dict
+    assert [str(node.target) for node in program.graph.nodes if node.op == "call_function"] == [
+        "aten.conv2d.default"
+    ] * 2
+    even = torch.rand(2, 3, 10, 14)
+    assert torch.equal(program.module()(even), network(even))
+    assert torch.equal(Unshuffle()(even), functional.pixel_unshuffle(even, 2))
+
+
+def test_kernels_changed_after_a_reader_stay_computed() -> None:
+    class Changing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            kernel = torch.ones(3, 1, 1, 1)
+            first = functional.conv2d(x, kernel, groups=3)
+            kernel.mul_(2)
+            return first + functional.conv2d(x, kernel, groups=3)
+
+    program = fold_computed(torch.export.export(Changing(), (IMAGE,)))
+    assert torch.equal(program.module()(IMAGE), 3 * IMAGE)
+
+
+def test_kernels_that_images_are_written_into_stay_computed() -> None:
+    class Written(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            kernel = torch.zeros(3, 1, 1, 1)
+            kernel[0].fill_(1)
+            kernel[1] = x.mean()
+            return functional.conv2d(x, kernel, groups=3)
+
+    program = fold_computed(torch.export.export(Written(), (IMAGE,)))
+    assert not program.state_dict
+    assert torch.equal(program.module()(2 * IMAGE), Written()(2 * IMAGE))
+
+
 def test_weights_computed_from_the_image_stay_computed() -> None:
     class Attended(nn.Module):
         def __init__(self) -> None:
