@@ -39,7 +39,7 @@ def is_view(node: fx.Node) -> bool:
 
 
 def iter_memory(node: Any) -> Iterator[fx.Node]:
-    """Yield a tensor, and the tensors that it shares memory with: what it is a view of, or changed in place."""
+    """Yield a tensor, and the tensors that it shares memory with, as a view or by an operation in place."""
     while isinstance(node, fx.Node):
         yield node
         node = node.args[0] if is_view(node) or is_mutable(node) else None
