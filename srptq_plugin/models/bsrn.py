@@ -113,4 +113,4 @@ def _simplify(state: State) -> State:
     return simple
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

@@ -159,4 +159,4 @@ def _choose_upsampler(scales: Mapping[str, int], given: int | None) -> str:
     raise ArgumentError("model_args", f"carn: the weights are for several scales; give {choices}")
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

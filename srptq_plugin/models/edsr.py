@@ -151,5 +151,5 @@ def _upsampler(upscale: int, features: int) -> Iterator[nn.Module]:
         yield nn.PixelShuffle(factor)
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NATIVE, IN_BASICSR))
 MINI_FAMILY = ModelFamily(build_mini, recognizes_mini)

@@ -65,4 +65,4 @@ def build(request: Request[SizeOptions]) -> SRNetwork:
     return SRNetwork(module, LEVELS)
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

@@ -53,4 +53,4 @@ def build(request: Request[UpscaleOptions]) -> SRNetwork:
     return SRNetwork(module, request.input_range or UNIT)
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

@@ -86,8 +86,9 @@ parameters=380955, multiple=1, channels=3)
         return describe(Path(name).name, network, size or source.size, output, origins)
     if name not in families and is_checkpoint(model or BUNDLED):
         _refuse_weights(name, weights)
-        state, origin = load_state(name), f"recognized by the keys of {Path(name).name}"
-        name = recognize(name, state, entries).name
+        origin = f"recognized by the keys of {Path(name).name}"
+        family, state = recognize(name, load_state(name), entries)
+        name = family.name
     else:
         state, origin = (
             None if weights is None else load_state(weights),

@@ -62,6 +62,8 @@ class ModelFamily:
     """Turns a request into a network, or raises `SrptqError`."""
     recognizes: Callable[[State], bool] = recognizes_nothing
     """Tells by keys and shapes whether a checkpoint is of this family, so that `--model FILE` needs no name."""
+    keys: tuple[frozenset[str], ...] = ()
+    """Keys of its checkpoints, for each layout. An unknown checkpoint is compared with them, for the error."""
 
 
 @dataclass(frozen=True)

@@ -134,4 +134,4 @@ def _find_scale(state: State, given: int | None) -> dict[str, int]:
     return {}
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

@@ -98,4 +98,4 @@ def _sizes(state: State) -> dict[str, int]:
     return {"upscale": upscale, "features": features, "growth": growth, "blocks": blocks, "layers": layers}
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

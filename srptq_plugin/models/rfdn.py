@@ -42,4 +42,4 @@ def build(request: Request[SizeOptions]) -> SRNetwork:
     return SRNetwork(module, request.input_range or LEVELS)
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

@@ -133,4 +133,4 @@ def _sizes(state: State) -> dict[str, int]:
     return {"upscale": ENLARGED // unshuffle, "features": features, "growth": growth, "blocks": blocks}
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

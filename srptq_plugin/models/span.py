@@ -144,4 +144,4 @@ def _fold_branches(branches: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return weight, bias + shortcut_bias
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

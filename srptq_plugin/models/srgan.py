@@ -95,4 +95,4 @@ def build(request: Request[SizeOptions]) -> SRNetwork:
     return SRNetwork(module)
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

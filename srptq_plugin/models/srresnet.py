@@ -78,4 +78,4 @@ def build(request: Request[SizeOptions]) -> SRNetwork:
     return SRNetwork(module, request.input_range or UNIT)
 
 
-FAMILY = ModelFamily(build, recognizes)
+FAMILY = ModelFamily(build, recognizes, (NEEDED,))

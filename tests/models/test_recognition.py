@@ -18,6 +18,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.edsr import EDSR, MINI
 from srptq_plugin.models.loading import load_model
 from srptq_plugin.models.model_record import ModelFamily, Request, SRNetwork, State
+from srptq_plugin.models.rfdn import RFDN
 from srptq_plugin.models.srresnet import SRResNet
 from srptq_plugin.plugins.entries import ModelEntry
 from srptq_plugin.plugins.hookspecs import hookimpl
@@ -92,14 +93,30 @@ def test_options_of_the_recognized_family_are_checked(tmp_path: Path) -> None:
 
 
 def test_an_unknown_checkpoint_shows_its_keys(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.safetensors", {f"layer{number}": torch.zeros(1) for number in range(5)})
+    path = save(tmp_path / "a.safetensors", {f"layer{number}": torch.zeros(1) for number in range(7)})
     names = ", ".join(entry.name for entry in Registry([srptq_adapters.plugin], entry_points=False).entries("model"))
     with pytest.raises(SrptqError) as refused:
         load_model(path)
     assert str(refused.value) == (
-        f"model {path}: no family recognizes it, of {names}; its keys begin with layer0, layer1, layer2; "
+        f"model {path}: no family recognizes it, of {names}; it has 7 tensors: layer0 [1], layer1 [1], layer2 [1], "
+        "..., layer4 [1], layer5 [1], layer6 [1]; "
         f"give `model=FAMILY` or `model=package.module:factory`, and `weights={path}`"
     )
+
+
+def test_a_checkpoint_with_missing_keys_resembles_its_family(tmp_path: Path) -> None:
+    state = RFDN(2, features=4, blocks=1).state_dict()
+    del state["B1.esa.conv3_.weight"]
+    with pytest.raises(
+        SrptqError, match=r"; it resembles rfdn, but lacks B1\.esa\.conv3_\.weight; give `model=FAMILY`"
+    ):
+        load_model(save(tmp_path / "a.safetensors", state))
+
+
+@pytest.mark.parametrize("prefix", ["generator.", "model."])
+def test_a_prefix_of_all_keys_is_removed(tmp_path: Path, prefix: str) -> None:
+    state = {prefix + key: value for key, value in RFDN(2, features=4, blocks=1).state_dict().items()}
+    assert load_model(save(tmp_path / "a.safetensors", state)).record.name == "rfdn"
 
 
 def test_a_checkpoint_takes_no_other_weights() -> None:
