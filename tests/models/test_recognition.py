@@ -16,6 +16,7 @@ import srptq_adapters.plugin
 from srptq_plugin.calibration.inputs import Source
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.models.edsr import EDSR, MINI
+from srptq_plugin.models.imdn import IMDN
 from srptq_plugin.models.loading import load_model
 from srptq_plugin.models.model_record import ModelFamily, Request, SRNetwork, State
 from srptq_plugin.models.rfdn import RFDN
@@ -105,11 +106,9 @@ def test_an_unknown_checkpoint_shows_its_keys(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_with_missing_keys_resembles_its_family(tmp_path: Path) -> None:
-    state = RFDN(2, features=4, blocks=1).state_dict()
-    del state["B1.esa.conv3_.weight"]
-    with pytest.raises(
-        SrptqError, match=r"; it resembles rfdn, but lacks B1\.esa\.conv3_\.weight; give `model=FAMILY`"
-    ):
+    state = IMDN(2, features=16, blocks=1).state_dict()
+    del state["LR_conv.weight"]
+    with pytest.raises(SrptqError, match=r"; it resembles imdn, but lacks LR_conv\.weight; give `model=FAMILY`"):
         load_model(save(tmp_path / "a.safetensors", state))
 
 
