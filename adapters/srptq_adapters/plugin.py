@@ -198,4 +198,5 @@ def srptq_models() -> Iterable[ModelEntry]:
         ModelEntry("edsr-mlperf", mlperf, _family("edsr_mlperf:FAMILY"), options=SizeOptions),
         ModelEntry("espcn", espcn, _family("espcn:FAMILY"), options=UpscaleOptions),
         ModelEntry("fsrcnn", fsrcnn, _family("fsrcnn:FAMILY"), options=UpscaleOptions),
+        ModelEntry("spandrel", "architectures that spandrel detects", lazy("srptq_adapters.spandrel_family:FAMILY")),
     ]

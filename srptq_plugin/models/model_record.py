@@ -64,6 +64,8 @@ class ModelFamily:
     """Tells by keys and shapes whether a checkpoint is of this family, so that `--model FILE` needs no name."""
     keys: tuple[frozenset[str], ...] = ()
     """Keys of its checkpoints, for each layout. An unknown checkpoint is compared with them, for the error."""
+    fallback: bool = False
+    """Whether it is asked only about checkpoints that no other family recognizes."""
 
 
 @dataclass(frozen=True)

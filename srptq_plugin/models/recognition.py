@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 from srptq_plugin.errors import ArgumentError, first_line, short
@@ -30,8 +31,9 @@ def recognize(path: str | Path, state: State, entries: Iterable[FamilyEntry]) ->
         ArgumentError: no family recognizes it, or several do.
     """
     families = list(entries)
-    for candidate in (state, _without_prefix(state)):
-        matches = list(_matches(path, candidate, families))
+    stripped = _without_prefix(state)
+    for candidate, fallback in product([state] if stripped is state else [state, stripped], (False, True)):
+        matches = list(_matches(path, candidate, families, fallback=fallback))
         if len(matches) == 1:
             return matches[0], candidate
         if matches:
@@ -41,16 +43,19 @@ def recognize(path: str | Path, state: State, entries: Iterable[FamilyEntry]) ->
     names = ", ".join(entry.name for entry in families)
     raise ArgumentError(
         "model",
-        f"no family recognizes it, of {names}; {_describe(state)}{_resemblance(_without_prefix(state), families)}; "
+        f"no family recognizes it, of {names}; {_describe(state)}{_resemblance(stripped, families)}; "
         f"give `model=FAMILY` or `model=package.module:factory`, and `weights={path}`",
         path,
     )
 
 
-def _matches(path: str | Path, state: State, entries: Iterable[FamilyEntry]) -> Iterator[FamilyEntry]:
+def _matches(
+    path: str | Path, state: State, entries: Iterable[FamilyEntry], *, fallback: bool
+) -> Iterator[FamilyEntry]:
     for entry in entries:
         try:
-            recognized = entry.load().recognizes(state)
+            family = entry.load()
+            recognized = family.fallback == fallback and family.recognizes(state)
         except Exception as error:  # noqa: BLE001 - whatever a broken plugin raises, the others must work
             logger.warning("model %s cannot tell whether %s is its own (%s)", entry.name, path, first_line(error))
         else:
