@@ -53,7 +53,7 @@ def main() -> None:
         for name in SAMPLES:
             if name != SHOWN and (samples / name).is_file():
                 (photographs / name).symlink_to(samples / name)
-        for recipe in arguments.recipes:
+        for recipe in map(str, arguments.recipes):
             overrides = arguments.set if recipe.endswith("best") else []
             out = Path(folder) / recipe
             run = quantize(recipe, model=arguments.model, images=photographs, scale=SCALE, out=out, overrides=overrides)
