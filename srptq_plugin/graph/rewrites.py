@@ -1,8 +1,9 @@
 """Rewrites of a traced program that leave its values as they are, and give integer kernels operations that they know.
 
 A SiLU becomes a product with a sigmoid, as ONNX has it, and a GELU that is written out becomes one operation. A linear
-layer becomes a convolution of 1 x 1, and an einsum a matrix product. Constant factors and batch norms become part of a
-convolution's weights. Operations in place become ordinary ones, and equal operations become one, as in the ONNX file.
+layer becomes a convolution of 1 x 1, and an einsum a matrix product. Constant factors, batch norms and channel shuffles
+become part of a convolution's weights. Operations in place become ordinary ones, and equal operations become one, as in
+the ONNX file.
 """
 
 from typing import Any
@@ -12,6 +13,7 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
+from srptq_plugin.graph.channel_shuffles import fold_channel_shuffles
 from srptq_plugin.graph.channels_last import put_channels_first
 from srptq_plugin.graph.constant_factors import fold_constants
 from srptq_plugin.graph.einsums import split_einsums
@@ -36,6 +38,7 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
     join_gelus(graph)
     split_einsums(graph)
     put_channels_first(graph)
+    fold_channel_shuffles(graph)
     _merge_equal(graph)
     graph.eliminate_dead_code()
     fold_constants(graph, set(map(str, program.graph_signature.user_inputs)))
