@@ -19,8 +19,8 @@ def warnings(module: nn.Module, ends: Range, caplog: pytest.LogCaptureFixture) -
 @pytest.mark.parametrize("ends", [(0.0, 1.0), (-1.0, 1.0)])
 def test_edsr_in_another_range_is_warned_of(ends: Range, caplog: pytest.LogCaptureFixture) -> None:
     (message,) = warnings(load_model().module, ends, caplog)
-    assert f"{ends[0]:g}:{ends[1]:g} is not the range it was trained with" in message
-    assert message.endswith("give its input range")
+    assert f"from its input in the range {ends[0]:g}:{ends[1]:g}, and 4" in message
+    assert message.endswith("dB in 0:255: if it was trained with that, give `input_range=0:255`")
 
 
 def test_edsr_in_its_own_range_is_not(caplog: pytest.LogCaptureFixture) -> None:
@@ -36,6 +36,17 @@ class Offset(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.level
+
+
+class Textures(nn.Module):
+    """A network that adds a pattern as strong as its range, which is far from its input in every range."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 1.3
+
+
+def test_far_from_every_range_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings(Textures(), (0.0, 1.0), caplog) == []
 
 
 @pytest.mark.parametrize(("level", "count"), [(0.0, 0), (0.01, 0), (0.1, 1), (torch.nan, 1)])
