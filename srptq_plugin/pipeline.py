@@ -85,7 +85,7 @@ def quantize(
         inputs = Inputs.load(bound, source, device, input_size)
         warn_of_range(inputs.loaded, inputs.patches)
     with folder.draft() as draft:
-        _QuantizeJob(Calibrator(inputs, progress, clock), input_size).write_into(draft)
+        _QuantizeJob(Calibrator(inputs, progress, clock), inputs.size).write_into(draft)
     return Run.open(folder.folder, bound.registry)
 
 

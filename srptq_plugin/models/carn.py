@@ -1,5 +1,6 @@
 """CARN and CARN-M (Ahn et al., ECCV 2018) with the keys of nmhkahn/CARN-pytorch."""
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from srptq_plugin.models.residual import shuffle_factors
 COLORS = 3
 STEPS = 3
 """Blocks of a cascade."""
+logger = logging.getLogger(__name__)
 NEEDED = frozenset(
     {"sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias", "entry.weight", "exit.weight"}
     | {"b1.b1.body.0.weight", "b1.c1.body.0.weight", "c3.body.0.weight"}
@@ -132,7 +134,7 @@ def build(request: Request[UpscaleOptions]) -> SRNetwork:
 
 
 def _choose_scale(state: State, features: int, given: int | None) -> tuple[State, int]:
-    """Return the weights with one upsampler, and its scale. Raise ArgumentError if there are several to choose from.
+    """Return the weights with one upsampler, and its scale.
 
     Networks of one scale have `upsample.up`, networks of several scales `upsample.up2` and others.
     """
@@ -149,14 +151,23 @@ def _choose_scale(state: State, features: int, given: int | None) -> tuple[State
 
 
 def _choose_upsampler(scales: Mapping[str, int], given: int | None) -> str:
-    """Return the name of the upsampler for the given scale, or of the only one."""
+    """Return the name of the upsampler for the given scale. By default that of the largest scale, with a warning."""
     if not scales:
         raise SrptqError("carn: the weights lack an upsampler, upsample.up; give a complete checkpoint")
-    chosen = [name for name, scale in scales.items() if given == scale or len(scales) == 1]
-    if chosen:
-        return chosen[0]
-    choices = " or ".join(f"`model_args=upscale={scale}`" for scale in sorted(scales.values()))
-    raise ArgumentError("model_args", f"carn: the weights are for several scales; give {choices}")
+    largest = max(scales, key=scales.__getitem__)
+    if len(scales) == 1:
+        return largest
+    held = ", ".join(str(scale) for scale in sorted(scales.values()))
+    if given is None:
+        logger.warning(
+            "carn: the weights are for scales %s, and %d is taken; `model_args=upscale=%d` takes another",
+            *(held, scales[largest], min(scales.values())),
+        )
+        return largest
+    chosen = [name for name, scale in scales.items() if scale == given]
+    if not chosen:
+        raise ArgumentError("model_args", f"carn: upscale={given} is none of the scales of the weights: {held}")
+    return chosen[0]
 
 
 FAMILY = ModelFamily(build, recognizes, (NEEDED,))

@@ -93,8 +93,8 @@ def srptq_targets() -> Iterable[TargetEntry]:
 
     Every run ends with `srptq verify`. It compares the first written file with the simulation, on worst-case images and
     on images of four sizes, odd ones too, or of the only size that the file takes. At 8 bits they have to agree to 50
-    dB or better, or nearly as well as the simulation in single precision with the one in double. If the runtime counts
-    its integer convolutions, there have to be as many as planned. If the target is also a `Linter`, it must have no
+    dB or better, or nearly as well as the simulation with itself with other last bits. If the runtime counts its
+    integer convolutions, there have to be as many as planned. If the target is also a `Linter`, it must have no
     severe finding.
 
     A recipe names it in `target`, with its options in `export`.

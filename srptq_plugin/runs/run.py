@@ -5,13 +5,13 @@ import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from srptq_plugin.data.images import Image, load_images, sample_images
@@ -38,6 +38,8 @@ TABLE = "quant_table.safetensors"
 SUMMARY = "summary.json"
 TRAINED = "training.jsonl"
 Forward = Callable[[Array], Array]
+Ratio = float
+"""A float, where `Run.float` hides its name."""
 """A network as a function on arrays [images, channels, height, width]."""
 CPU = torch.device("cpu")
 
@@ -179,14 +181,19 @@ class Run:
         """Return the float network as a function on arrays."""
         return _on_arrays(PreparedGraph.float_only(copy.deepcopy(self.network)), device)
 
-    def simulation(self, device: torch.device = CPU, *, double: bool = False) -> Forward:
+    def simulation(self, device: torch.device = CPU, *, double: bool = False, noise: Ratio = 0.0) -> Forward:
         """Return the quantized network, simulated in torch from the quant table, as a function on arrays.
 
         Args:
             device: Where it computes.
             double: Compute in double precision. The levels are the same, and values near a tie may round elsewhere.
+            noise: The relative error of each activation before it is rounded, as a standard deviation.
         """
         network = self.table.simulate(copy.deepcopy(self.network))
+        if noise:
+            generator = torch.Generator().manual_seed(0)
+            for quantizer in network.of_role("activation").values():
+                quantizer.register_forward_pre_hook(partial(_disturb, noise, generator))
         if double:
             network.capture.double()
         return _on_arrays(network, device)
@@ -201,6 +208,12 @@ def _refusing(path: Path) -> Generator[None]:
         raise
     except Exception as error:
         raise SrptqError(f"{path}: not readable ({first_line(error)}); run `srptq quantize` again") from error
+
+
+def _disturb(noise: Ratio, generator: torch.Generator, _module: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """Return the input of a module with relative errors."""
+    values = inputs[0]
+    return values * (1 + noise * torch.randn(values.shape, generator=generator, dtype=values.dtype))
 
 
 def _on_arrays(network: PreparedGraph, device: torch.device) -> Forward:

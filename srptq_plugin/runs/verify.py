@@ -5,7 +5,6 @@ It compares outputs, counts integer convolutions and measures speed.
 
 import statistics
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import torch
 
 from srptq_plugin.data.images import Image, mirrored, to_tensor
 from srptq_plugin.data.metrics import level_differences, psnr
@@ -24,14 +22,11 @@ from srptq_plugin.graph.types import Array
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.plugins.protocols import Finding, Kernels, Linter, Runtime
 from srptq_plugin.runs.run import NETWORK, Forward, Run
+from srptq_plugin.runs.simulation_noise import LEAST_PSNR, OWN_SLACK, exact_simulation, least_psnr, own_psnr
 from srptq_plugin.utils.progress import Progress, quiet
 
 SIZES = ((48, 48), (33, 57), (75, 63), (64, 71))
 """Heights and widths, odd ones too."""
-LEAST_PSNR = 50.0
-"""The least PSNR in dB between simulation and runtime that passes at 8 bits, unless the simulation's own is near it."""
-OWN_SLACK = 3.0
-"""Decibels that a runtime may lie below the simulation's own PSNR: a second error of the same power costs 3 dB."""
 INTEGER_WIDTH = 8
 FOREIGN = "the target's own runtime is not on this machine: its files were read, and checked against its rules"
 TIMED_SIZE = (128, 128)
@@ -73,7 +68,7 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
     foreign = report["convs_int8"] is None
     report["own_psnr"] = None
     if _too_far(report, plan):
-        report["own_psnr"] = own_psnr(run, simulation, [crop.image for crop in crops])
+        report["own_psnr"] = _finite(own_psnr(run, simulation, [crop.image for crop in crops]))
     report["least_psnr"] = least_psnr(report["own_psnr"]) if _is_8_bits(plan) else None
     notes = FOREIGN if foreign else _note(plan), _spread(report)
     report["note"] = "; ".join(filter(None, notes))
@@ -91,52 +86,6 @@ def integer_convs(plan: Plan, rules: Rules) -> list[str]:
         for edge in site.consumers:
             widths.setdefault(edge.consumer, set()).add(site.grid.bits)
     return [conv for conv in plan.convs if widths[conv] <= rules.integer_bits]
-
-
-def exact_simulation(run: Run, image: Array) -> Forward:
-    """Return the simulation in double precision, or in single if the network cannot run in double on this image.
-
-    Runtimes sum products of integers exactly. Sums in single precision have errors, which flip roundings near a tie.
-    """
-    exact = run.simulation(double=True)
-    try:
-        exact(image)
-    except RuntimeError:  # the network holds constants in single precision
-        return run.simulation()
-    return exact
-
-
-def own_psnr(run: Run, exact: Forward, crops: Sequence[Array]) -> float | None:
-    """Return the PSNR between the exact simulation and the one in single precision, summed in two orders.
-
-    A difference in the last bit flips a rounding, and every convolution spreads it. A runtime, whose last bits differ
-    too, cannot be expected to come nearer to the simulation than the lower of the two.
-    """
-    others = [_outputs(run.simulation(), crops)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch warns about TF32 on Intel GPUs, which is not used here
-        # Without oneDNN, torch's own kernels sum in another order. Any other difference would be a bug.
-        with torch.backends.mkldnn.flags(enabled=False):
-            others.append(_outputs(run.simulation(), crops))
-    low, high = run.input_range
-    usual = _outputs(exact, crops)
-    return _finite(min(psnr(usual, other, high - low) for other in others))
-
-
-def _outputs(simulation: Forward, crops: Sequence[Array]) -> Array:
-    return np.concatenate([simulation(crop).ravel() for crop in crops])
-
-
-def least_psnr(own: float | None) -> float:
-    """Return the least PSNR in dB that passes at 8 bits.
-
-    >>> least_psnr(None), least_psnr(54.0), least_psnr(45.5)
-    (50.0, 50.0, 42.5)
-
-    Args:
-        own: The PSNR between the simulation and itself, or None if it does not matter or is infinite.
-    """
-    return LEAST_PSNR if own is None else min(LEAST_PSNR, own - OWN_SLACK)
 
 
 def slower(speedup: float | None, plan: Plan) -> str:
@@ -266,7 +215,7 @@ def _spread(report: Mapping[str, Any]) -> str:
     if own is None:
         return ""
     limit = f", so its own noise sets the limit: {least:.1f} dB" if least < LEAST_PSNR else ""
-    return f"in single precision the simulation differs from itself by {own:.1f} dB{limit}"
+    return f"with other last bits the simulation differs from itself by {own:.1f} dB{limit}"
 
 
 def _is_8_bits(plan: Plan) -> bool:

@@ -78,12 +78,14 @@ def test_one_of_several_scales_is_chosen(upscale: int, tmp_path: Path) -> None:
         torch.testing.assert_close(loaded.module(image()), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("args", [None, {"upscale": 8}])
-def test_several_scales_are_listed(args: dict[str, int] | None, tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match="carn: the weights are for several scales; give") as error:
-        load_model(save(tmp_path, several(light=False)), args=args)
-    choices = "`model_args=upscale=2` or `model_args=upscale=3` or `model_args=upscale=4`"
-    assert str(error.value).endswith(choices)
+def test_the_largest_of_several_scales_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_model(save(tmp_path, several(light=True))).record.scale == 4
+    assert "for scales 2, 3, 4, and 4 is taken; `model_args=upscale=2` takes another" in caplog.text
+
+
+def test_a_scale_of_no_upsampler_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="carn: upscale=8 is none of the scales of the weights: 2, 3, 4"):
+        load_model(save(tmp_path, several(light=False)), args={"upscale": 8})
 
 
 def test_the_features_keep_their_range(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_note_says_the_simulation_s_own_spread(copied: Callable[..., Path], mo
     monkeypatch.setattr("srptq_plugin.runs.verify.own_psnr", returning(37.25))
     report = verify(Run.open(folder))
     assert report["own_psnr"] == 37.25
-    assert "in single precision the simulation differs from itself by 37.2 dB" in report["note"]
+    assert "with other last bits the simulation differs from itself by 37.2 dB" in report["note"]
     assert not report["passed"]
 
 
