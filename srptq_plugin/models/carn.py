@@ -151,7 +151,7 @@ def _choose_scale(state: State, features: int, given: int | None) -> tuple[State
 
 
 def _choose_upsampler(scales: Mapping[str, int], given: int | None) -> str:
-    """Return the name of the upsampler for the given scale. By default that of the largest scale, with a warning."""
+    """Return the name of the upsampler for the given scale, by default the largest one, with a warning."""
     if not scales:
         raise SrptqError("carn: the weights lack an upsampler, upsample.up; give a complete checkpoint")
     largest = max(scales, key=scales.__getitem__)

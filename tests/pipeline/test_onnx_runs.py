@@ -48,14 +48,14 @@ def test_a_file_becomes_the_integers_of_its_module(kind: str, tmp_path: Path) ->
     np.testing.assert_array_equal(of_file.simulation()(IMAGE), of_module.simulation()(IMAGE))
 
 
-def test_a_file_of_one_size_becomes_a_run_of_it(tmp_path: Path) -> None:
+def test_a_file_of_one_size_is_quantized(tmp_path: Path) -> None:
     file = export(OTHERS["esa"]().eval(), tmp_path / "net.onnx", (28, 36))
     run = quantize(recipe(), model=file, out=tmp_path / "run", device="cpu")
     assert run.summary["verify"]["passed"]
     assert run.size == (28, 36)
 
 
-def test_the_file_of_a_run_can_be_quantized_again(tmp_path: Path) -> None:
+def test_the_file_of_a_run_is_quantized(tmp_path: Path) -> None:
     first = quantize(recipe(), model=NETWORKS["edsr"]().eval(), out=tmp_path / "first", device="cpu")
     again = quantize(recipe(), model=first.folder / "model.onnx", out=tmp_path / "again", device="cpu")
     assert again.record.input_range == first.record.input_range
