@@ -145,14 +145,11 @@ class _Builder:
 
     def _free_name(self, path: Path, operation: Operation) -> str:
         """Return a name in a container for one of several layers. It is the same for the same layer."""
-        base = operation.kind.lower()
-        for number in count():
-            name = f"{base}_{number}" if number else base
-            owners = self._owners[*path, name]
-            if not owners or owners == {_identity(operation)}:
-                owners.add(_identity(operation))
-                return name
-        raise AssertionError  # `count` never ends
+        base, identity = operation.kind.lower(), _identity(operation)
+        names = (f"{base}_{number}" if number else base for number in count())
+        name = next(name for name in names if self._owners[*path, name] <= {identity})
+        self._owners[*path, name].add(identity)
+        return name
 
     def _register(self, step: Step) -> None:
         """Make parameters of the float constants that an operation reads, except single numbers."""
