@@ -160,6 +160,24 @@ def test_the_long_skip_is_written_as_floats(bias: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["edsr", "mixed"])
+class Spectral(nn.Module):
+    """A spectrum with another size than its image, which OpenVINO reads and does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = networks.conv(3, 6), networks.conv(6, 12)
+
+    def forward(self, image: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(self.head(image))
+        spectrum = torch.complex(spectrum.real.relu(), spectrum.imag)
+        return nn.functional.pixel_shuffle(self.tail(torch.fft.irfft2(spectrum, image.shape[2:])), 2)
+
+
+def test_operations_that_openvino_lacks_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SrptqError, match=r"OpenVINO does not run the network: .*RDFT.*; give another target"):
+        quantize("openvino-w8a8-fast", model=Spectral().eval(), out=tmp_path / "run", device="cpu")
+
+
 def test_both_files_give_the_same_output(kind: str, deploy: Deploy) -> None:
     _, (xml, weights, qdq) = deploy(kind, "openvino")
     assert [path.name for path in (xml, weights, qdq)] == [f"model_openvino.{kind}" for kind in ("xml", "bin", "onnx")]
