@@ -27,6 +27,7 @@ TOYS = [
     ("imdn", "openvino", {"preset": "performance", "placement": "convs"}),
     ("lapsrn", "openvino", {"preset": "performance"}),
     ("fsrcnn", "onnxruntime", {}),
+    *((kind, target, {}) for kind in networks.SIZE_DEPENDENT for target in ("openvino", "onnxruntime")),
 ]
 
 
