@@ -69,6 +69,8 @@ MIXED = Rules(
     # With a zero point, or with steps beyond 3, oneDNN's transposed convolutions compute in float.
     symmetric_inputs=frozenset({"conv_transpose"}),
     transposed_stride=3,
+    # OpenVINO 2026.4.1 computes the other readers of integers whose channels it repeats in float.
+    float_inputs=frozenset({"repeat_interleave"}),
     outputs=frozenset(),
     stored_once=True,
     float_long_skip=True,

@@ -159,7 +159,24 @@ def test_the_long_skip_is_written_as_floats(bias: bool, tmp_path: Path) -> None:
     assert run.summary["verify"]["psnr"] > 80
 
 
-@pytest.mark.parametrize("kind", ["edsr", "mixed"])
+class Repeated(nn.Module):
+    """A skip with the image's colors repeated, as nearest neighbors before a pixel shuffle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = networks.conv(3, 6), networks.conv(6, 12)
+
+    def forward(self, image: Tensor) -> Tensor:
+        deep = torch.tanh(self.tail(self.head(image).relu()))
+        return nn.functional.pixel_shuffle(deep + image.repeat_interleave(4, dim=1), 2)
+
+
+def test_a_repeated_image_leaves_the_head_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = quantize("openvino-w8a8-fast", model=Repeated().eval(), out=tmp_path / "run", device="cpu")
+    assert run.summary["verify"]["convs_int8"] == 2
+
+
 class Spectral(nn.Module):
     """A spectrum with another size than its image, which OpenVINO reads and does not run."""
 
@@ -178,6 +195,7 @@ def test_operations_that_openvino_lacks_are_named(tmp_path: Path) -> None:
         quantize("openvino-w8a8-fast", model=Spectral().eval(), out=tmp_path / "run", device="cpu")
 
 
+@pytest.mark.parametrize("kind", ["edsr", "mixed"])
 def test_both_files_give_the_same_output(kind: str, deploy: Deploy) -> None:
     _, (xml, weights, qdq) = deploy(kind, "openvino")
     assert [path.name for path in (xml, weights, qdq)] == [f"model_openvino.{kind}" for kind in ("xml", "bin", "onnx")]
