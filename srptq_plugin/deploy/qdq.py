@@ -65,7 +65,8 @@ class Placer:
     def _place_weight(self, site: Site) -> None:
         readers = [self._node(edge.consumer) for edge in site.consumers]
         integers, qparams = self.table.weights[site.name], self.table.qparams[site.name]
-        output = self._dequantize(readers[0].input[1], integers, qparams)
+        # Not named by the file's constant: the exporter lets equal parameters share one.
+        output = self._dequantize(site.name, integers, qparams)
         for reader in readers:
             reader.input[1] = output
 

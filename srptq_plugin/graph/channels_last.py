@@ -51,6 +51,9 @@ def _to_convolution(graph: fx.Graph, linear: fx.Node) -> None:
 
 def _permute_later(graph: fx.Graph, node: fx.Node) -> None:
     """Compute channels first what reads permuted tensors and constants only, and permute the result."""
+    # Values for each channel alone may also be a pooled map of one image, which has its channels first already.
+    if all(_channels_first(source) is None for source in node.all_input_nodes):
+        return
     target: Any = node.target
     with graph.inserting_before(node):
         if target is aten.cat.default:

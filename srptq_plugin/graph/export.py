@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 from traceback import extract_tb
 
 import torch
@@ -14,6 +15,7 @@ from torch._subclasses import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 
 from srptq_plugin.errors import SrptqError, first_line
+from srptq_plugin.graph.adaptive_pooling import SymbolicPooling
 from srptq_plugin.graph.batch_norms import fold
 from srptq_plugin.graph.network import GUARDS, drop_identities
 from srptq_plugin.graph.reparameterized import fold_computed, plain_copy
@@ -22,6 +24,7 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.utils.elapsed import reported
 from srptq_plugin.utils.time_limit import TimeLimitError, time_limit
 
+HERE = Path(__file__).parent
 EXAMPLE: Size = (2, 3, 47, 61)
 """The input to trace for any size. torch.export specializes on lengths of 0 and 1, so the batch has two images.
 
@@ -31,6 +34,8 @@ ANY = (0, 2, 3)
 """The axes that may have any length: batch, height and width."""
 WINDOWS = 64 * 3 * 5 * 7
 """A number that the sides of usual windows divide."""
+LARGER = (3, 7)
+"""Factors of the example's sides at which a program is compared too. Some networks cut larger images in parts."""
 LEAST_COMPARED = 48
 """The least side of an image on which a program is compared with its network where windows divide the sides."""
 LARGEST_COMPARED = 512
@@ -129,7 +134,7 @@ def _trace(module: nn.Module, example: Size, axes: Sequence[int]) -> ExportedPro
     """Trace at any length of these axes of the input."""
     dynamic = (dict.fromkeys(axes, Dim.AUTO),) if axes else None
     try:
-        with warnings.catch_warnings(), reported("tracing"), _limit(module, axes):
+        with warnings.catch_warnings(), reported("tracing"), _limit(module, axes), SymbolicPooling():
             warnings.simplefilter("ignore")
             program = torch.export.export(module, (torch.zeros(example),), dynamic_shapes=dynamic)
     except TimeLimitError as error:
@@ -161,7 +166,7 @@ def _explain_refusal(module: nn.Module, example: Size, error: Exception) -> str:
     lines = lines or [
         (frame.filename, frame.lineno, frame.name, frame.line) for frame in extract_tb(error.__traceback__)
     ]
-    traced = [line for line in lines if "/torch/" not in line[0] and line[0] != __file__]
+    traced = [line for line in lines if "/torch/" not in line[0] and Path(line[0]).parent != HERE]
     where = "; at {}, line {}, in {}: {}".format(*traced[-1]) if traced else ""
     cause = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
     return (
@@ -191,6 +196,9 @@ def _refuse_guards(
         size = batch + more * (0 in axes), channels, height + more * step, width + (3 - more) * step
         _refuse_difference(module, program, example, size, _fault_at(program, size))
     if len(axes) > 1:
+        for factor in LARGER:
+            size = batch, channels, factor * height, factor * width
+            _refuse_difference(module, program, example, size, _fault_at(program, size))
         _refuse_windows(module, program, example, step)
 
 

@@ -1,5 +1,6 @@
 """Edits of a traced program's graph."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ def is_mutable(node: fx.Node) -> bool:
 
 def is_view(node: fx.Node) -> bool:
     """Tell whether an operation returns a part of its argument's memory."""
+    if node.target is operator.getitem:
+        return True
     if not isinstance(node.target, OpOverload):
         return False
     aliases = (result.alias_info for result in schema_of(node.target).returns)

@@ -8,9 +8,7 @@ the ONNX file.
 
 from typing import Any
 
-import torch
 from torch import fx
-from torch._ops import OpOverload
 from torch.export import ExportedProgram
 
 from srptq_plugin.graph.channel_shuffles import fold_channel_shuffles
@@ -18,21 +16,22 @@ from srptq_plugin.graph.channels_last import put_channels_first
 from srptq_plugin.graph.constant_factors import fold_constants
 from srptq_plugin.graph.einsums import split_einsums
 from srptq_plugin.graph.gelus import join_gelus
-from srptq_plugin.graph.program_edits import add_call, aten, is_mutable, is_view, iter_memory
+from srptq_plugin.graph.program_edits import add_call, aten, is_mutable, iter_memory
+from srptq_plugin.graph.writes import make_writes_ordinary
 
 
 def rewrite(program: ExportedProgram) -> ExportedProgram:
     """Rewrite a program in place, and return it.
 
-    >>> from torch import nn
-    >>> program = rewrite(torch.export.export(nn.SiLU(), (torch.zeros(1, 3, 4, 4),)))
+    >>> import torch
+    >>> program = rewrite(torch.export.export(torch.nn.SiLU(), (torch.zeros(1, 3, 4, 4),)))
     >>> [node.name for node in program.graph.nodes if node.op == "call_function"]
     ['sigmoid_default', 'mul_tensor']
     """
     graph = program.graph
+    make_writes_ordinary(graph)
     for node in list(graph.nodes):
-        _leave_argument_alone(node)
-        if node.target is aten.cat.default and len(node.all_input_nodes) == len(node.args[0]) == 1:
+        if _is_its_argument(node):
             node.replace_all_uses_with(node.all_input_nodes[0])
     split_silus(graph)
     join_gelus(graph)
@@ -47,24 +46,12 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
     return program
 
 
-def _leave_argument_alone(node: fx.Node) -> None:
-    """Let an operation in place make a new tensor, which a gradient needs if another operation keeps the old one.
-
-    Tensors that share memory with others, as slices do, are left alone.
-    """
-    source: Any = next(iter(node.args), None)
-    if not isinstance(node.target, OpOverload) or not isinstance(source, fx.Node):
-        return
-    namespace, _, name = node.target.name().partition("::")
-    function, _, overload = name.partition(".")
-    packet = getattr(getattr(torch.ops, namespace), function.removesuffix("_"), None)
-    ordinary = getattr(packet, overload or "default", None)
-    if function == function.removesuffix("_") or ordinary is None or source.op == "placeholder":
-        return
-    if any(is_view(other) for other in (source, *source.users)):
-        return
-    node.target = ordinary
-    source.replace_all_uses_with(node, delete_user_cb=lambda user: user > node)
+def _is_its_argument(node: fx.Node) -> bool:
+    """Tell whether a node is a concat of one tensor, or a conversion to the type that its tensor has."""
+    if node.target is aten.type_as.default:
+        return node.meta["val"].dtype == node.all_input_nodes[0].meta["val"].dtype
+    tensors: Any = node.args[0] if node.target is aten.cat.default else ()
+    return len(tensors) == len(node.all_input_nodes) == 1
 
 
 def split_silus(graph: fx.Graph) -> None:

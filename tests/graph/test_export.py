@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import networks
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -192,6 +193,25 @@ def test_padding_works_with_and_without_branches(size: tuple[int, int], *, branc
     network, image = Padded(branches=branches), torch.rand(1, 3, *size)
     output = PreparedGraph.float_only(graph_of(export_network(network)))(image)
     torch.testing.assert_close(output, network(image))
+
+
+class Cut(nn.Module):
+    """A network that sums the part of an image up to a height."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height = 96 if x.shape[2] > 96 else x.shape[2]  # noqa: FURB136 - a branch
+        return torch.relu(x[:, :, :height]).sum((2, 3), keepdim=True) + x
+
+
+def test_a_network_of_small_images_is_refused() -> None:
+    with pytest.raises(SrptqError, match=r"is another on 2 x 3 x 141 x 183 \(.*96\); give `input_size`"):
+        export_network(Cut())
+
+
+@pytest.mark.parametrize("size", [(24, 32), (33, 47), (120, 95)])
+def test_windows_of_adaptive_pools_follow_the_size(size: tuple[int, int]) -> None:
+    network, image = networks.network("safm"), torch.rand(2, 3, *size)
+    torch.testing.assert_close(graph_of(networks.exported("safm"))(image), network(image))
 
 
 def test_a_network_of_one_size_is_refused() -> None:

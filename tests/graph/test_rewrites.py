@@ -134,14 +134,66 @@ def test_operations_in_place_become_ordinary() -> None:
     torch.testing.assert_close(output, expected)
 
 
-def test_changes_of_slices_stay() -> None:
-    def body(_: Layers, x: Tensor) -> Tensor:
-        x = torch.tanh(x)
-        x[:, :2] *= 2
-        return x
+def assigned(x: Tensor, part: slice) -> Tensor:
+    x = torch.tanh(x)
+    x[:, part] = torch.sigmoid(x[:, part])
+    return x + 1
 
-    assert in_place(Layers(body).eval())
+
+def seen_in_part(x: Tensor) -> Tensor:
+    x = torch.tanh(x)
+    part = x[:, :3]
+    x[:, :2] *= 2
+    return x + torch.cat([part, part], 1)
+
+
+def seen_in_whole(x: Tensor) -> Tensor:
+    x = torch.tanh(x.detach())
+    left, right = x.chunk(2, 1)
+    return x * torch.cat([left.relu_(), right], 1)
+
+
+def apart(x: Tensor) -> Tensor:
+    left, right = torch.tanh(x.detach()).chunk(2, 1)
+    return torch.cat([left.relu_(), right], 1)
+
+
+@pytest.mark.parametrize("part", [slice(2), slice(2, 5), slice(-2, None), slice(None), slice(1, -1)])
+def test_changes_of_slices_become_concats(part: slice) -> None:
+    def body(_: Layers, x: Tensor) -> Tensor:
+        return assigned(x, part)
+
+    assert in_place(Layers(body).eval()) == []
     _, output, expected = operations(body)
+    torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.parametrize(("function", "stays"), [(seen_in_part, True), (seen_in_whole, True), (apart, False)])
+def test_changes_that_other_views_show_stay(function: Callable[[Tensor], Tensor], *, stays: bool) -> None:
+    def body(_: Layers, x: Tensor) -> Tensor:
+        return function(x)
+
+    assert bool(in_place(Layers(body).eval())) == stays
+    _, output, expected = operations(body)
+    torch.testing.assert_close(output, expected)
+
+
+def test_a_pooled_map_of_one_channel_stays() -> None:
+    def body(net: Layers, x: Tensor) -> Tensor:
+        pooled = torch.tanh(x[:, :1].mean((2, 3), keepdim=True))
+        return x * torch.relu(pooled) + net.grouped(x)
+
+    module, image = Layers(body).eval(), torch.rand(1, 3, 12, 16)
+    graph = graph_of(export_network(module, (1, 3, 12, 16)))
+    torch.testing.assert_close(graph(image), module(image))
+
+
+def test_a_mean_of_the_images_type_is_constant() -> None:
+    def body(_: Layers, x: Tensor) -> Tensor:
+        return x - torch.tensor([0.4, 0.5]).repeat(3).view(6, 1, 1).type_as(x)
+
+    names, output, expected = operations(body)
+    assert "type_as" not in names
     torch.testing.assert_close(output, expected)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn import functional
 
+from helpers.size_dependent import SIZE_DEPENDENT
 from helpers.toy_modules import FEATURES, NETWORKS, OTHERS, Residual, conv
 from srptq_plugin.deploy.onnx_export import export_float
 from srptq_plugin.graph.batch_norms import fold
@@ -29,8 +30,8 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import Recipe
 
 __all__ = [
-    "FEATURES", "METADATA", "NETWORKS", "OTHERS", "UNIT", "Residual", "calibrated", "conv", "exported", "float_model",
-    "folded", "graph", "images", "loaded", "network", "own", "plan", "realize", "recipe",
+    "FEATURES", "METADATA", "NETWORKS", "OTHERS", "SIZE_DEPENDENT", "UNIT", "Residual", "calibrated", "conv",
+    "exported", "float_model", "folded", "graph", "images", "loaded", "network", "own", "plan", "realize", "recipe",
 ]  # fmt: skip
 
 UNIT = (0.0, 1.0)
@@ -40,7 +41,7 @@ METADATA = {"scale": 2, "input_range": [0.0, 1.0], "mean": None, "name": "toy"}
 def network(kind: str) -> nn.Module:
     """Build a network in eval mode. Its weights are always the same, and their size varies between channels."""
     torch.manual_seed(7)
-    module = {**NETWORKS, **OTHERS}[kind]()
+    module = {**NETWORKS, **OTHERS, **SIZE_DEPENDENT}[kind]()
     generator = torch.Generator().manual_seed(11)
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from helpers import networks
 from helpers.small_runs import require_runtime, small
+from torch import Tensor, nn
 
 from srptq_plugin.deploy.onnx_export import metadata_of
 from srptq_plugin.graph.network import MOVEMENT, Network
@@ -26,7 +27,27 @@ TOYS = [
     ("imdn", "openvino", {"preset": "performance", "placement": "convs"}),
     ("lapsrn", "openvino", {"preset": "performance"}),
     ("fsrcnn", "onnxruntime", {}),
+    *((kind, target, {}) for kind in networks.SIZE_DEPENDENT for target in ("openvino", "onnxruntime")),
 ]
+
+
+class Twins(nn.Module):
+    """Two convolutions of equal weights, which torch's exporter writes once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = networks.conv(3, 3), networks.conv(3, 3)
+        self.second.load_state_dict(self.first.state_dict())
+        self.tail = networks.conv(3, 12)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.pixel_shuffle(self.tail(self.second(self.first(image).relu())), 2)
+
+
+def test_equal_weights_have_integers_of_their_own(tmp_path: Path) -> None:
+    require_runtime("onnxruntime")
+    run = quantize(small("onnxruntime"), model=Twins().eval(), out=tmp_path / "run")
+    assert run.summary["verify"]["passed"]
 
 
 @pytest.mark.parametrize(("kind", "target", "keys"), TOYS, ids=lambda part: part if isinstance(part, str) else "")

@@ -37,6 +37,7 @@ CONFIG = {"INFERENCE_PRECISION_HINT": "f32"}
 """CPUs with bfloat16 would run the float parts in it, and differ from the simulation."""
 
 QUANTIZE = "QuantizeLinear"
+EXTREMES = ("ReduceMax", "ReduceMin")
 _WITHOUT_BIAS = 2
 TINY = 1e-30
 """A bias that leaves every sum of floats as it is."""
@@ -68,6 +69,8 @@ MIXED = Rules(
     # With a zero point, or with steps beyond 3, oneDNN's transposed convolutions compute in float.
     symmetric_inputs=frozenset({"conv_transpose"}),
     transposed_stride=3,
+    # OpenVINO 2026.4.1 computes the other readers of integers whose channels it repeats in float.
+    float_inputs=frozenset({"repeat_interleave"}),
     outputs=frozenset(),
     stored_once=True,
     float_long_skip=True,
@@ -109,8 +112,13 @@ class OpenVinoTarget:
         model = onnx.load(network)
         placed = Placer(model, _unsigned(_with_signed_sites(table, model)), repeated=False).place()
         _add_biases(placed)
+        _part_from_extremes(placed)
         onnx.save(placed, onnx_file)
-        openvino.save_model(openvino.Core().read_model(onnx_file), xml, compress_to_fp16=False)
+        try:
+            read = openvino.Core().read_model(onnx_file)
+        except Exception as error:
+            raise _refusal("read", error) from error
+        openvino.save_model(read, xml, compress_to_fp16=False)
         return tuple(folder / f"{STEM}.{kind}" for kind in ("xml", "bin", "onnx"))
 
     def lint(self, model: onnx.ModelProto) -> Sequence[Finding]:
@@ -177,6 +185,22 @@ def _add_biases(model: onnx.ModelProto) -> None:
             conv.input.append(bias)
 
 
+def _part_from_extremes(model: onnx.ModelProto) -> None:
+    """Let a Max of a tensor with itself follow each reduction to its largest or smallest values."""
+    # OpenVINO 2026.4.1 miscomputes a reduction like this if its output is quantized, also behind a concat: half of the
+    # values were wrong. It computes the rounding in the kernel of the Max then.
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type in EXTREMES:
+            output, inner = node.output[0], f"{node.output[0]}_reduced"
+            node.output[0] = inner
+            nodes.append(onnx.helper.make_node("Max", [inner, inner], [output], f"{output}_kept"))
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
 class OpenVinoModel:
     """A compiled model, with the execution graph that it runs."""
 
@@ -190,7 +214,10 @@ class OpenVinoModel:
 
     def __call__(self, image: Array) -> Array:
         """Run a [N, 3, H, W] batch."""
-        return np.asarray(self._model(image)[0])
+        try:
+            return np.asarray(self._model(image)[0])
+        except Exception as error:
+            raise _refusal("run", error) from error
 
     def integer_convs(self) -> int:
         """Return how many convolutions, transposed ones included, the execution graph runs in 8-bit integers."""
@@ -212,6 +239,14 @@ class OpenVinoModel:
 @cache
 def _saturates() -> bool:
     return saturates(OpenVinoModel)
+
+
+def _refusal(does: str, error: Exception) -> SrptqError:
+    """Return an error with what OpenVINO says of an operation that it lacks, without the places in its own source."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip(" -")]
+    said = [line for line in lines if not line.startswith(("Check ", "Exception from ", "FrontEnd API failed"))]
+    reason = "; ".join(said or lines)[:400]
+    return SrptqError(f"OpenVINO does not {does} the network: {reason}; give another target, or replace the operation")
 
 
 def _text(info: Any, key: str) -> str:

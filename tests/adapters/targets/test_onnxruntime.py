@@ -22,7 +22,7 @@ MOST = 0.05
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("kind", [*networks.NETWORKS, *networks.OTHERS])
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, *networks.OTHERS, *networks.SIZE_DEPENDENT])
 def test_every_convolution_runs_in_integers_as_simulated(
     kind: str, bits: int, deploy: Deploy, error_share: ErrorShare
 ) -> None:

@@ -159,6 +159,42 @@ def test_the_long_skip_is_written_as_floats(bias: bool, tmp_path: Path) -> None:
     assert run.summary["verify"]["psnr"] > 80
 
 
+class Repeated(nn.Module):
+    """A skip with the image's colors repeated, as nearest neighbors before a pixel shuffle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = networks.conv(3, 6), networks.conv(6, 12)
+
+    def forward(self, image: Tensor) -> Tensor:
+        deep = torch.tanh(self.tail(self.head(image).relu()))
+        return nn.functional.pixel_shuffle(deep + image.repeat_interleave(4, dim=1), 2)
+
+
+def test_a_repeated_image_leaves_the_head_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = quantize("openvino-w8a8-fast", model=Repeated().eval(), out=tmp_path / "run", device="cpu")
+    assert run.summary["verify"]["convs_int8"] == 2
+
+
+class Spectral(nn.Module):
+    """A spectrum with another size than its image, which OpenVINO reads and does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.tail = networks.conv(3, 6), networks.conv(6, 12)
+
+    def forward(self, image: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft2(self.head(image))
+        spectrum = torch.complex(spectrum.real.relu(), spectrum.imag)
+        return nn.functional.pixel_shuffle(self.tail(torch.fft.irfft2(spectrum, image.shape[2:])), 2)
+
+
+def test_operations_that_openvino_lacks_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SrptqError, match=r"OpenVINO does not run the network: .*RDFT.*; give another target"):
+        quantize("openvino-w8a8-fast", model=Spectral().eval(), out=tmp_path / "run", device="cpu")
+
+
 @pytest.mark.parametrize("kind", ["edsr", "mixed"])
 def test_both_files_give_the_same_output(kind: str, deploy: Deploy) -> None:
     _, (xml, weights, qdq) = deploy(kind, "openvino")
