@@ -32,12 +32,17 @@ def exact_simulation(run: Run, image: Array) -> Forward:
     return exact
 
 
-def own_psnr(run: Run, exact: Forward, crops: Sequence[Array]) -> float:
+def own_psnr(run: Run, exact: Array, crops: Sequence[Array]) -> float:
     """Return the PSNR between the exact simulation and the least alike of those whose last bits differ.
 
     These are the simulation in single precision, with its sums in two orders, and the one in double with errors of
     `ROUNDINGS` at each activation. A difference in the last bit flips a rounding, and every convolution spreads it. A
     runtime, whose last bits differ too, cannot be expected to come nearer.
+
+    Args:
+        run: The run.
+        exact: What the exact simulation makes of the crops, flat.
+        crops: Images in the range of the network.
     """
     others = [_outputs(run.simulation(), crops)]
     with suppress(RuntimeError):  # the network holds constants in single precision
@@ -48,8 +53,7 @@ def own_psnr(run: Run, exact: Forward, crops: Sequence[Array]) -> float:
         with torch.backends.mkldnn.flags(enabled=False):
             others.append(_outputs(run.simulation(), crops))
     low, high = run.input_range
-    usual = _outputs(exact, crops)
-    return min(psnr(usual, other, high - low) for other in others)
+    return min(psnr(exact, other, high - low) for other in others)
 
 
 def _outputs(simulation: Forward, crops: Sequence[Array]) -> Array:

@@ -61,14 +61,14 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
     plan = run.table.plan
     crops = _crops(run, images if images is not None else run.images())
     simulation = exact_simulation(run, crops[0].image)
-    report = _differences(run, runtime, simulation, crops, progress)
+    report, simulated = _differences(run, runtime, simulation, crops, progress)
     planned = integer_convs(plan, rules)
     report |= {"runtime": runtime.name, "convs_planned": len(planned), "convs_int8": runtime.integer_convs()}
     report |= _kernels(runtime)
     foreign = report["convs_int8"] is None
     report["own_psnr"] = None
     if _too_far(report, plan):
-        report["own_psnr"] = _finite(own_psnr(run, simulation, [crop.image for crop in crops]))
+        report["own_psnr"] = _finite(own_psnr(run, simulated, [crop.image for crop in crops]))
     report["least_psnr"] = least_psnr(report["own_psnr"]) if _is_8_bits(plan) else None
     notes = FOREIGN if foreign else _note(plan), _spread(report)
     report["note"] = "; ".join(filter(None, notes))
@@ -132,7 +132,8 @@ def _middle(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) 
 
 def _differences(
     run: Run, runtime: Runtime, simulation: Forward, crops: Sequence[Crop], progress: Progress
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Array]:
+    """Return how much the outputs of runtime and simulation differ, and the simulation's, flat."""
     low, high = run.input_range
     outputs: list[tuple[Array, Array]] = []
     for done, crop in enumerate(crops):
@@ -143,7 +144,7 @@ def _differences(
     simulated = np.concatenate([simulated.ravel() for simulated, _ in outputs])
     measured = np.concatenate([measured.ravel() for _, measured in outputs])
     largest, most = level_differences(simulated, measured, high - low)
-    return {
+    differences = {
         "psnr": _finite(psnr(simulated, measured, high - low)),
         "max_levels": largest,
         "p99_9_levels": most,
@@ -152,6 +153,7 @@ def _differences(
             for (name, image), pair in zip(crops, outputs, strict=True)
         ],
     }
+    return differences, simulated
 
 
 def _finite(value: float) -> float | None:
