@@ -47,10 +47,14 @@ class Constants:
 
     def drop_unread(self, graph: fx.Graph) -> None:
         """Erase computed constants that nothing else reads any more, with their operations in place."""
-        computed = [node for node in self.values if node.op == "call_function"]
-        needed = {_root(source) for node in graph.nodes if node not in self.values for source in node.all_input_nodes}
-        for node in reversed(computed):
-            if not node.users and (_root(node) not in needed):
+        live, written = set[fx.Node](), set[fx.Node]()
+        for node in reversed(graph.nodes):
+            # A change in place counts if its memory is read later on, even if nothing reads its own result.
+            if node in live or node not in self.values or (is_mutable(node) and _root(node) in written):
+                live |= {node, *node.all_input_nodes}
+                written |= set(map(_root, node.all_input_nodes))
+        for node in reversed(list(self.values)):
+            if node.op == "call_function" and node not in live:
                 graph.erase_node(node)
 
     def _compute(self, node: fx.Node, changed: set[fx.Node]) -> None:

@@ -58,6 +58,7 @@ def _remove_norms(part: nn.Module) -> None:
 def fold_computed(program: ExportedProgram) -> ExportedProgram:
     """Replace weights and biases that no image changes by new parameters, in place, and return the program.
 
+    >>> import torch
     >>> class Scaled(nn.Conv2d):
     ...     def forward(self, x):
     ...         return nn.functional.conv2d(x, 2 * self.weight, self.bias)

@@ -92,6 +92,20 @@ def test_kernels_written_in_forward_become_parameters() -> None:
     assert torch.equal(Unshuffle()(even), functional.pixel_unshuffle(even, 2))
 
 
+def test_masks_written_in_forward_stay() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mask = torch.zeros(1, 9, 11)
+            mask[:, 2:-3, 1:].fill_(5)
+            mask[:, :2, -4:-1] = 3
+            parts = mask.view(1, 3, 33).transpose(1, 2) * 2
+            return x + parts.reshape(1, 1, 9, 11)
+
+    module = nn.Sequential(networks.conv(3, 3), Masked()).eval()
+    image = networks.images(1, 9, 11)
+    torch.testing.assert_close(export_network(module, (1, 3, 9, 11)).module()(image), module(image))
+
+
 def test_kernels_changed_after_a_reader_stay_computed() -> None:
     class Changing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

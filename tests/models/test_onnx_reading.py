@@ -67,7 +67,7 @@ def test_a_file_alone_is_a_network(file: Path) -> None:
 def test_what_was_understood_is_logged(
     file: Path, given: tuple[float, float] | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="srptq_plugin.models.loading")
     load_model(save(file), input_range=given)
     understood = "network net.onnx (an ONNX file): upscales by 2, reads RGB in"
     ends = "0:255 (as given), any size" if given else "0:1 (assumed; `input_range` gives another), any size"

@@ -86,7 +86,7 @@ class NpuModel:
     name = "npu 1"
 
     def __init__(self, artifact: Path) -> None:
-        self.simulation = Run(artifact.parent, Registry([PLUGIN])).simulation()
+        self.simulation = Run(artifact.parent, Registry([PLUGIN])).simulation(double=True)
 
     def __call__(self, image: Array) -> Array:
         return self.simulation(image)
