@@ -215,9 +215,12 @@ class OpenVinoModel:
     def __call__(self, image: Array) -> Array:
         """Run a [N, 3, H, W] batch."""
         try:
-            return np.asarray(self._model(image)[0])
+            output = np.asarray(self._model(image)[0])
         except Exception as error:
             raise _refusal("run", error) from error
+        if not output.size:  # some operations fail without an error
+            raise _refusal("run", RuntimeError("its output is empty"))
+        return output
 
     def integer_convs(self) -> int:
         """Return how many convolutions, transposed ones included, the execution graph runs in 8-bit integers."""
