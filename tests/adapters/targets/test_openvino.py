@@ -192,7 +192,7 @@ class Spectral(nn.Module):
 
 def test_operations_that_openvino_lacks_are_named(tmp_path: Path) -> None:
     # The processor decides whether it fails at loading or at running.
-    with pytest.raises(SrptqError, match="OpenVINO does not (load it|run the network: .*; give another target)"):
+    with pytest.raises(SrptqError, match=r"OpenVINO does not (load it|run the network: .*; give another target)"):
         quantize("openvino-w8a8-fast", model=Spectral().eval(), out=tmp_path / "run", device="cpu")
 
 
