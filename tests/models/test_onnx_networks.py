@@ -1,13 +1,11 @@
 """Networks from the ONNX files that torch's exporters write of them."""
 
-import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from helpers.exporters import export
 from helpers.toy_modules import NETWORKS, OTHERS
-from torch import nn
 
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
@@ -23,23 +21,6 @@ RENAMED = {
     ("normed", "dynamo"): {"body.0.1/conv", "body.0.4/conv", "body.1.1/conv", "body.1.4/conv"},
 }
 """Keys that are other than the module's: an exporter names a second call otherwise, and a norm's convolution."""
-
-
-def export(module: nn.Module, path: Path, exporter: str) -> Path:
-    """Write a network as one of torch's exporters does, for any size unless it is `fixed`."""
-    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
-    dynamic = torch.export.Dim.AUTO
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if exporter == "dynamo":
-            shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
-            torch.onnx.export(module, (IMAGE,), path, dynamo=True, dynamic_shapes=shapes, verbose=False)
-        elif exporter == "legacy":
-            names: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
-            torch.onnx.export(module, (IMAGE,), path, dynamo=False, opset_version=17, **names)
-        else:
-            torch.onnx.export(module, (IMAGE,), path, dynamo=False, opset_version=13)
-    return path
 
 
 def keys(loaded: LoadedModel) -> Network:

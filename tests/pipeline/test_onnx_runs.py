@@ -1,15 +1,13 @@
 """Networks from ONNX files through the whole pipeline, compared with the modules that they were exported from."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from helpers import networks
+from helpers.exporters import export
 from helpers.toy_modules import NETWORKS, OTHERS
-from torch import nn
 
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.runs.run import Run
@@ -24,23 +22,10 @@ def recipe() -> Any:
     return networks.recipe(8, "onnxruntime", calibration={"patches": 4, "size": 24}, equalize=True)
 
 
-def export(module: nn.Module, path: Path, side: tuple[int, int] | None = None) -> Path:
-    """Write a network by torch's older exporter, for any size or for one."""
-    height, width = side or (24, 32)
-    axes = None if side else {"x": {0: "batch", 2: "height", 3: "width"}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module, (torch.zeros(1, 3, height, width),), path, dynamo=False, opset_version=17,
-            input_names=["x"], output_names=["y"], dynamic_axes=axes,
-        )  # fmt: skip
-    return path
-
-
 @pytest.mark.parametrize("kind", ["edsr", "imdn", "esa"])
 def test_a_file_becomes_the_integers_of_its_module(kind: str, tmp_path: Path) -> None:
     module = {**NETWORKS, **OTHERS}[kind]().eval()
-    file = export(module, tmp_path / "net.onnx")
+    file = export(module, tmp_path / "net.onnx", "legacy")
     of_module = quantize(recipe(), model=module, out=tmp_path / "module", device="cpu")
     of_file = quantize(recipe(), model=file, out=tmp_path / "file", device="cpu")
     assert of_file.summary["verify"]["passed"]
@@ -49,7 +34,7 @@ def test_a_file_becomes_the_integers_of_its_module(kind: str, tmp_path: Path) ->
 
 
 def test_a_file_of_one_size_is_quantized(tmp_path: Path) -> None:
-    file = export(OTHERS["esa"]().eval(), tmp_path / "net.onnx", (28, 36))
+    file = export(OTHERS["esa"]().eval(), tmp_path / "net.onnx", "fixed", (28, 36))
     run = quantize(recipe(), model=file, out=tmp_path / "run", device="cpu")
     assert run.summary["verify"]["passed"]
     assert run.size == (28, 36)
