@@ -148,12 +148,17 @@ def _origin(node: NodeProto) -> tuple[str, str, str] | None:
 
     None for a node that computes sizes, which come from Python's own functions.
     """
-    scopes, kinds = _read_list(node, _SCOPES), _read_list(node, _CLASSES)
+    scopes, kinds = read_scopes(node), _read_list(node, _CLASSES)
     if len(scopes) < 2 or not kinds or kinds[-1].startswith("<"):  # noqa: PLR2004 - "<built-in function mul>"
         return None
     # The exporter decomposes a transposed convolution to aten.convolution, which tells it by an argument.
     op = "conv_transpose" if node.op_type == _TYPES["conv_transpose"] else canonical_op(kinds[-1])
     return scopes[-2], op, scopes[-1]
+
+
+def read_scopes(node: NodeProto) -> list[str]:
+    """Return the module paths that torch's exporter keeps of a node, outermost first and the operator last."""
+    return _read_list(node, _SCOPES)
 
 
 def _read_list(node: NodeProto, key: str) -> list[str]:

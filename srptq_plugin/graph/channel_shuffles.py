@@ -20,9 +20,8 @@ SPLIT_AXES = IMAGE_AXES + 1
 
 @dataclass(frozen=True)
 class _Shuffle:
-    """A channel shuffle: the node of its result, the map that it reads, and its sizes."""
+    """A channel shuffle: the map that it reads, and its sizes."""
 
-    result: fx.Node
     source: fx.Node
     groups: int
     channels: int
@@ -35,7 +34,7 @@ def fold_channel_shuffles(graph: fx.Graph) -> None:
     """
     for node in list(graph.nodes):
         shuffle = _find(node)
-        if shuffle is not None and shuffle.result.users and all(_is_foldable(u, node) for u in shuffle.result.users):
+        if shuffle is not None and node.users and all(_is_foldable(user, node) for user in node.users):
             for conv in list(node.users):
                 _fold(graph, conv, shuffle)
 
@@ -63,7 +62,7 @@ def _find(node: fx.Node) -> _Shuffle | None:
     if node.target is aten.channel_shuffle.default:
         source: Any = node.args[0]
         groups: Any = node.args[1]
-        return _Shuffle(node, source, groups, source.meta["val"].shape[1] // groups)
+        return _Shuffle(source, groups, source.meta["val"].shape[1] // groups)
     chain = list(_iter_chain(node))
     if [kind for _, kind in chain] != ["reshape", "turn", "reshape"]:
         return None
@@ -77,7 +76,7 @@ def _find(node: fx.Node) -> _Shuffle | None:
     is_shuffle = isinstance(groups, int) and isinstance(channels, int) and _is_swap(turn)
     # Sizes may be symbols, and comparing symbols would restrict them.
     same = str(before) == str(after) and str(before[2:]) == str(parts[3:]) and str(swapped) == str(turned)
-    return _Shuffle(node, source, groups, channels) if is_shuffle and same else None
+    return _Shuffle(source, groups, channels) if is_shuffle and same else None
 
 
 def _iter_chain(node: Any) -> Iterator[tuple[fx.Node, str]]:

@@ -10,6 +10,7 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.models.checkpoint import is_checkpoint, load_state
 from srptq_plugin.models.factory import build_from
 from srptq_plugin.models.model_record import (
+    ASSUMED,
     Arguments,
     LoadedModel,
     ModelRecord,
@@ -29,7 +30,7 @@ from srptq_plugin.plugins.registry import Registry
 logger = logging.getLogger(__name__)
 BUNDLED = "edsr-mini"
 """The family of the bundled networks."""
-GIVEN, ASSUMED = "as given", "assumed; `input_range` gives another"
+GIVEN = "as given"
 
 
 @dataclass(frozen=True)

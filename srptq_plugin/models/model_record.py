@@ -18,6 +18,8 @@ Range = tuple[float, float]
 """The levels of black and white."""
 UNIT: Range = (0.0, 1.0)
 LEVELS: Range = (0.0, 255.0)
+ASSUMED = "assumed; `input_range` gives another"
+"""The origin of an input range that nothing tells."""
 CHANNELS = (3, 1)
 """The channels that images may have: RGB, or Y alone."""
 

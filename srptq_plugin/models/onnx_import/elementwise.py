@@ -76,9 +76,7 @@ def as_tensor(value: Operand, like: Operand) -> Tensor:
 def _clip(operation: Operation, x: Tensor, low: Operand = None, high: Operand = None) -> Tensor:
     bounds = [_number(low, operation.get("min")), _number(high, operation.get("max"))]
     # Exporters write torch's clamp without a bound as the largest float.
-    least, most = (
-        None if bound is None or abs(bound) > torch.finfo(torch.float32).max / 2 else bound for bound in bounds
-    )
+    least, most = (None if bound is None or abs(bound) > LARGEST_FLOAT / 2 else bound for bound in bounds)
     if least is None and most is None:
         return x
     return x.relu() if least == 0 and most is None else x.clamp(least, most)

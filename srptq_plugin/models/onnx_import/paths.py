@@ -1,22 +1,16 @@
 """The module paths of operations, from what exporters leave of them in a file."""
 
-import re
-
 from onnx import NodeProto
 
+from srptq_plugin.deploy.onnx_export import read_scopes
 from srptq_plugin.models.onnx_import.container import Path, to_component
-
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""The key under which torch's exporter keeps the module paths of a node: a list as text, the operator last."""
 
 
 def module_path(node: NodeProto) -> Path:
     """Return the path of the module that a node was exported from, or () if the file does not tell."""
-    scopes = next((prop.value for prop in node.metadata_props if prop.key == SCOPES), "")
-    listed = re.findall(r"'([^']*)'", scopes)
-    if len(listed) >= 2:  # noqa: PLR2004 - the module's and the operator's own
-        return split(listed[-2])
-    return _from_name(node.name)
+    scopes = read_scopes(node)
+    # The last two are of the module and the operator.
+    return split(scopes[-2]) if len(scopes) >= 2 else _from_name(node.name)  # noqa: PLR2004
 
 
 def _from_name(name: str) -> Path:

@@ -15,7 +15,7 @@ from srptq_plugin.deploy.onnx_export import metadata_of
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.network import IMAGE_AXES
 from srptq_plugin.graph.types import Size
-from srptq_plugin.models.model_record import LEVELS, UNIT, Arguments, Range, SRNetwork
+from srptq_plugin.models.model_record import ASSUMED, LEVELS, UNIT, Arguments, Range, SRNetwork
 from srptq_plugin.models.onnx_import.container import Path, Step, child, nest, to_component
 from srptq_plugin.models.onnx_import.graph import OnnxGraph, Port
 from srptq_plugin.models.onnx_import.layers import build_layer, to_parameter
@@ -73,7 +73,7 @@ def _suggest_range(model: ModelProto, image: Port) -> tuple[Range, str]:
         return (float(black), float(white)), "from its metadata"
     if not image.floats:
         return LEVELS, "as its image is of integers"
-    return UNIT, "assumed; `input_range` gives another"
+    return UNIT, ASSUMED
 
 
 def _size(image: Port) -> Size | None:
