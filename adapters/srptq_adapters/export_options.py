@@ -1,8 +1,8 @@
 """The options of the targets' writers. They are apart, so that listing plugins imports no target."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from srptq_plugin.utils.field_types import Flag
+from srptq_plugin.utils.field_types import Flag, whole
 from srptq_plugin.utils.options import Options
 
 
@@ -18,3 +18,10 @@ class TensorRTExport(Options):
 
     calibration_cache: Flag = False
     """`true` also writes a calibration cache."""
+
+
+class ExecuTorchExport(Options):
+    """The options of `export` for ExecuTorch."""
+
+    largest: Annotated[int, whole(2, 2**14)] = 512
+    """The largest height and width of an image, for programs of any size: ExecuTorch plans their memory."""

@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from srptq_adapters.export_options import SnpeExport, TensorRTExport
+from srptq_adapters.export_options import ExecuTorchExport, SnpeExport, TensorRTExport
 from srptq_plugin.errors import NotInstalledError, SrptqError
 from srptq_plugin.models.model_options import EdsrOptions, RdnOptions, RrdbOptions, SizeOptions, UpscaleOptions
 from srptq_plugin.observers.observer_options import DbdcOptions, PercentileOptions, SearchOptions
@@ -95,6 +95,13 @@ def srptq_targets() -> Iterable[TargetEntry]:
         ),
         TargetEntry(
             "snpe", "float ONNX with encodings, SNPE and QNN", _target("snpe"), aliases=("qnn",), options=SnpeExport
+        ),
+        TargetEntry(
+            "executorch",
+            "a program for XNNPACK, int8 affine",
+            _target("executorch"),
+            aliases=("xnnpack",),
+            options=ExecuTorchExport,
         ),
     ]
 

@@ -140,7 +140,8 @@ class Target(Protocol):
         """Write the target's files. Return their paths: first the file to run, then the others.
 
         Args:
-            network: the float network as ONNX. The written files depend on it and on the table alone.
+            network: the float network as ONNX. The written files depend on it and on the table alone. The folder has
+                the same network as a program of torch.export, `model.pt2`, for images of any size if it takes them.
             table: scale and zero point of each site, and the integers of each weight.
             folder: the folder to write to. It is renamed when the run is complete, so no file may contain its path.
             options: the options under `export` in the recipe, validated.

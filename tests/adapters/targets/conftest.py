@@ -13,6 +13,7 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.plugins.registry import Registry
+from srptq_plugin.runs.run import NETWORK, PROGRAM
 
 Deploy = Callable[..., tuple[QuantTable, list[Path]]]
 SIZES = ((1, 12, 14), (2, 9, 23), (1, 33, 31))
@@ -20,14 +21,14 @@ SIZES = ((1, 12, 14), (2, 9, 23), (1, 33, 31))
 
 @pytest.fixture(scope="session")
 def float_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Write the float ONNX file of a toy network, once."""
-    folder = tmp_path_factory.mktemp("floats")
+    """Write the float network of a toy as a run has it: the ONNX file, and the program. Returns the ONNX file."""
 
     @cache
     def export(kind: str) -> Path:
-        path = folder / f"{kind}.onnx"
-        onnx.save(networks.float_model(kind), path)
-        return path
+        folder = tmp_path_factory.mktemp(kind)
+        onnx.save(networks.float_model(kind), folder / NETWORK)
+        torch.export.save(networks.exported(kind), folder / PROGRAM)
+        return folder / NETWORK
 
     return export
 
