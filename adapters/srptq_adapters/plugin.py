@@ -96,6 +96,7 @@ def srptq_targets() -> Iterable[TargetEntry]:
         TargetEntry(
             "snpe", "float ONNX with encodings, SNPE and QNN", _target("snpe"), aliases=("qnn",), options=SnpeExport
         ),
+        TargetEntry("ncnn", "param and bin, int8 symmetric", _target("ncnn")),
     ]
 
 

@@ -1,0 +1,150 @@
+"""Sizes that a network computes from the image's, as expressions that ncnn evaluates."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import inf
+from typing import Any
+
+from onnx import NodeProto
+
+from srptq_adapters.targets.onnx_graph import attribute
+
+LETTERS: Mapping[int, str] = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
+"""The sizes of a blob by its number of dimensions, outermost first."""
+OPERATORS: Mapping[str, str] = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "//", "Max": "max", "Min": "min"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The size of a tensor along an axis. The batch is axis 0."""
+
+    value: str
+    axis: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class Formula:
+    """An operation on sizes."""
+
+    op: str
+    arguments: tuple["Size", ...]
+
+
+Size = int | Measure | Formula
+Sizes = tuple[Size, ...]
+
+
+def measures(size: Size) -> set[Measure]:
+    """Return the sizes of tensors that a size depends on."""
+    if isinstance(size, Formula):
+        return set[Measure]().union(*map(measures, size.arguments))
+    return {size} if isinstance(size, Measure) else set()
+
+
+def text(size: Size, inputs: Sequence[str]) -> str:
+    """Return a size as ncnn's expression, for a layer with these inputs.
+
+    >>> text(Formula("*", (2, Measure("x", 3, 4))), ["y", "x"])
+    '*(2,1w)'
+    """
+    if isinstance(size, int):
+        return str(size)
+    if isinstance(size, Measure):
+        return "1" if size.axis == 0 else f"{inputs.index(size.value)}{LETTERS[size.rank - 1][size.axis - 1]}"
+    return f"{size.op}({','.join(text(argument, inputs) for argument in size.arguments)})"
+
+
+def bounds(size: Size) -> tuple[float, float]:
+    """Return the least and the largest value that a size can have, for images of any size.
+
+    >>> bounds(Formula("neg", (Formula("remainder", (Measure("x", 2, 4), 4)),)))
+    (-3, 0)
+    """
+    if isinstance(size, int):
+        return size, size
+    if isinstance(size, Measure):
+        return 1, inf
+    if size.op == "remainder" and isinstance(size.arguments[1], int):
+        return 0, size.arguments[1] - 1
+    corners = [KNOWN[size.op](*corner) for corner in product(*map(bounds, size.arguments))]
+    return min(corners), max(corners)
+
+
+def compute(op: str, *arguments: Size) -> Size:
+    """Return an operation on sizes, computed if all are known.
+
+    >>> compute("+", 2, 3)
+    5
+    """
+    if not any(measures(argument) for argument in arguments):
+        return KNOWN[op](*arguments)
+    return Formula(op, arguments)
+
+
+KNOWN: Mapping[str, Callable[..., Any]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "//": lambda a, b: a // b,
+    "max": max,
+    "min": min,
+    "neg": lambda a: -a,
+    "remainder": lambda a, b: a % b,
+}
+
+
+def evaluate(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes | None:
+    """Return what a node computes from sizes, or None if it is no operation on sizes."""
+    if node.op_type in OPERATORS or node.op_type == "Mod":
+        op = OPERATORS.get(node.op_type, "remainder")
+        count = max(map(len, inputs))
+        columns = zip(*(sizes * (count if len(sizes) == 1 else 1) for sizes in inputs), strict=True)
+        return tuple(compute(op, *column) for column in columns)
+    return STRUCTURE[node.op_type](node, inputs) if node.op_type in STRUCTURE else None
+
+
+def _gather(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
+    del node
+    return tuple(inputs[0][index] for index in inputs[1] if isinstance(index, int))
+
+
+def _slice(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
+    del node
+    start, end = inputs[1][0], inputs[2][0]
+    return inputs[0][slice(start if isinstance(start, int) else None, end if isinstance(end, int) else None)]
+
+
+def _neg(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
+    del node
+    return tuple(compute("neg", size) for size in inputs[0])
+
+
+def _same(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
+    del node
+    return inputs[0]
+
+
+def _join(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
+    del node
+    return tuple(size for sizes in inputs for size in sizes)
+
+
+STRUCTURE: Mapping[str, Callable[[NodeProto, Sequence[Sizes]], Sizes]] = {
+    "Cast": _same,
+    "Concat": _join,
+    "Gather": _gather,
+    "Identity": _same,
+    "Neg": _neg,
+    "Reshape": _same,
+    "Slice": _slice,
+    "Squeeze": _same,
+    "Unsqueeze": _same,
+}
+
+
+def shape(node: NodeProto, rank: int) -> Sizes:
+    """Return what a Shape node reads of a tensor of this rank."""
+    start, end = (attribute(node, "start", 0), attribute(node, "end", rank))
+    return tuple(Measure(node.input[0], axis, rank) for axis in range(rank)[start:end])
