@@ -11,13 +11,14 @@ from srptq_adapters.targets.onnx_graph import attribute
 
 Operation = Callable[[NcnnGraph, NodeProto], None]
 
-ADD, SUB, MUL, DIV, MAX, MIN, POW, RSUB, RDIV = range(9)
-BINARY = {"Add": ADD, "Sub": SUB, "Mul": MUL, "Div": DIV, "Max": MAX, "Min": MIN, "Pow": POW, "Sum": ADD}
+ADD, SUB, MUL, DIV, MAX, MIN, RSUB, RDIV = 0, 1, 2, 3, 4, 5, 7, 8
+BINARY = {"Add": ADD, "Sub": SUB, "Mul": MUL, "Div": DIV, "Max": MAX, "Min": MIN, "Sum": ADD}
 REVERSED = {SUB: RSUB, DIV: RDIV}
 UNARY = {
     "Abs": 0, "Neg": 1, "Floor": 2, "Ceil": 3, "Sqrt": 5, "Exp": 7, "Log": 8, "Sin": 9, "Cos": 10, "Reciprocal": 15,
     "Round": 18,
 }  # fmt: skip
+POWERS = {2.0: 4, 0.5: 5, -0.5: 6, -1.0: 15}
 REDUCTIONS = {"ReduceSum": 0, "ReduceSumSquare": 2, "ReduceMean": 3, "ReduceMax": 4, "ReduceMin": 5, "ReduceL2": 8}
 GLOBAL = {"GlobalAveragePool": 3, "GlobalMaxPool": 4}
 FIXED = 1
@@ -42,6 +43,14 @@ def _binary(graph: NcnnGraph, node: NodeProto) -> None:
 
 def _unary(graph: NcnnGraph, node: NodeProto) -> None:
     graph.add("UnaryOp", node, node.input, {0: UNARY[node.op_type]})
+
+
+def _pow(graph: NcnnGraph, node: NodeProto) -> None:
+    # ncnn 1.0.20261020 computes a general power by a logarithm, also of negative values.
+    exponent = graph.input(node, 1)
+    if exponent is None or exponent.size != 1 or float(exponent.item()) not in POWERS:
+        raise graph.refusal(node, f"with an exponent other than {', '.join(f'{power:g}' for power in POWERS)}")
+    graph.add("UnaryOp", node, node.input[:1], {0: POWERS[float(exponent.item())]})
 
 
 def _named(kind: str) -> Operation:
@@ -155,6 +164,7 @@ ELEMENTWISE: Mapping[str, Operation] = {
     "MatMul": _matmul,
     "Mish": _named("Mish"),
     "PRelu": _prelu,
+    "Pow": _pow,
     "Relu": _relu,
     "Sigmoid": _named("Sigmoid"),
     "Softmax": _softmax,

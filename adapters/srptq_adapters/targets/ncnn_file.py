@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-from srptq_plugin.graph.types import Array
 
 MAGIC = "7767517"
 INT8_TAG, FLOAT_TAG = 0x000D4B38, 0
@@ -20,6 +19,7 @@ PART = "-"
 """Parts a blob's name from a number. No name of a whole blob has it."""
 INT8_TERM, SCALE_TERM, REQUANTIZED = 8, {"Convolution": 2, "ConvolutionDepthWise": 1, "InnerProduct": 2}, 100
 
+Numbers = np.ndarray[Any, np.dtype[Any]]
 Value = int | float | str | Sequence[int] | Sequence[float]
 
 
@@ -27,7 +27,7 @@ Value = int | float | str | Sequence[int] | Sequence[float]
 class Scales:
     """The factors from real values to the integers of a layer: the reciprocals of the scales in a quant table."""
 
-    weights: Array
+    weights: Numbers
     """One factor for each output channel."""
     input: float
     output: float | None = None
@@ -53,7 +53,7 @@ class Layer:
         return f"{self.kind:<16} {self.name:<24} {blobs} {' '.join(self._entries())}".rstrip()
 
     def _entries(self) -> Iterator[str]:
-        for key, value in sorted((self.params | self._term()).items()):
+        for key, value in sorted({**self.params, **self._term()}.items()):
             if isinstance(value, (int, float, str)):
                 yield f"{key}={_text(value)}"
             else:
@@ -86,12 +86,12 @@ def _text(value: float | str) -> str:
     return text if {".", "e"} & set(text) else f"{text}.0"
 
 
-def floats(values: Array) -> bytes:
+def floats(values: Numbers) -> bytes:
     """Return numbers as ncnn stores biases and scales."""
     return np.ascontiguousarray(values, "<f4").tobytes()
 
 
-def tagged(values: Array) -> bytes:
+def tagged(values: Numbers) -> bytes:
     """Return weights as ncnn stores them: a tag for their type, then 8-bit integers or floats.
 
     >>> tagged(np.array([1, -2], np.int8)).hex(" ", 4)

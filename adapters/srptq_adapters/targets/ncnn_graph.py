@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from srptq_adapters.targets.ncnn_file import INPUT, OUTPUT, PART, Layer, Value, floats
+from srptq_adapters.targets.ncnn_file import INPUT, OUTPUT, PART, Layer, Numbers, Value, floats
 from srptq_adapters.targets.ncnn_sizes import Size, Sizes, evaluate, measures, shape
 from srptq_adapters.targets.onnx_graph import OnnxGraph, attribute
 from srptq_plugin.deploy.onnx_export import OnnxNetwork, read_scopes
 from srptq_plugin.errors import SrptqError, short
-from srptq_plugin.graph.types import Array
 
 MOST_DIMENSIONS = 4
 """Dimensions of a blob. The batch is none of them."""
@@ -41,11 +40,11 @@ class NcnnGraph:
         self._blobs = {image.name: INPUT}
         self._names: Counter[str] = Counter([INPUT, OUTPUT])
 
-    def constant(self, value: str) -> Array | None:
+    def constant(self, value: str) -> Numbers | None:
         """Return the values of a constant, or None for a computed value."""
         return self.onnx.constant(value) if value else None
 
-    def input(self, node: NodeProto, index: int) -> Array | None:
+    def input(self, node: NodeProto, index: int) -> Numbers | None:
         """Return the constant that a node reads, or None if it reads none there."""
         return self.constant(node.input[index]) if len(node.input) > index else None
 
@@ -71,7 +70,7 @@ class NcnnGraph:
         constant = self.constant(value)
         if constant is None or not np.issubdtype(constant.dtype, np.integer):
             return None
-        return tuple(constant.reshape(-1).tolist())
+        return tuple(int(number) for number in constant.reshape(-1))
 
     def compute_sizes(self, node: NodeProto) -> bool:
         """Compute a node that reads nothing but sizes. Return whether it is one."""
@@ -106,7 +105,7 @@ class NcnnGraph:
             self._blobs[value] = self._constant_layer(constant, value)
         return self._blobs[value]
 
-    def _constant_layer(self, values: Array, name: str) -> str:
+    def _constant_layer(self, values: Numbers, name: str) -> str:
         """Add a layer that holds a constant. A leading batch of one is dropped."""
         dimensions = values.shape[1:] if values.ndim == MOST_DIMENSIONS else values.shape
         keys = {1: (0,), 2: (1, 0), 3: (2, 1, 0)}[len(dimensions) or 1]

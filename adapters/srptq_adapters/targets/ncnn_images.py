@@ -6,6 +6,7 @@ from math import inf
 
 from onnx import NodeProto
 
+from srptq_adapters.targets.ncnn_convolutions import REST
 from srptq_adapters.targets.ncnn_elementwise import Operation
 from srptq_adapters.targets.ncnn_file import Value
 from srptq_adapters.targets.ncnn_graph import MOST_DIMENSIONS, NcnnGraph, option
@@ -14,15 +15,10 @@ from srptq_adapters.targets.onnx_graph import attribute
 
 NEAREST, BILINEAR, BICUBIC = 1, 2, 3
 RESIZES = {"nearest": NEAREST, "linear": BILINEAR, "cubic": BICUBIC}
-COORDINATES = {
-    NEAREST: ("asymmetric", "half_pixel"),
-    BILINEAR: ("half_pixel", "pytorch_half_pixel", "align_corners"),
-    BICUBIC: ("half_pixel", "pytorch_half_pixel", "align_corners"),
-}
+COORDINATES, HALF, ALIGNED = "coordinate_transformation_mode", "half_pixel", "align_corners"
+ROUNDED = "round_prefer_floor"
 BORDERS = {"constant": 0, "edge": 1, "reflect": 2}
 VALID = 1
-REST = -233
-"""The size of a part that takes an equal share of the rest."""
 FARTHEST = 2**31 - 1
 CUBIC = -0.75
 UNSHUFFLED, SHUFFLED = (0, 1, 3, 5, 2, 4), (0, 1, 4, 2, 5, 3)
@@ -70,14 +66,11 @@ def _space_to_depth(graph: NcnnGraph, node: NodeProto) -> None:
 
 
 def _resize(graph: NcnnGraph, node: NodeProto) -> None:
-    kind, coordinates = RESIZES[option(node, "mode", "nearest")], option(node, "coordinate_transformation_mode", "half_pixel")
-    odd = attribute(node, "antialias", 0) or attribute(node, "exclude_outside", 0) or attribute(node, "axes", None)
-    is_other_cubic = kind == BICUBIC and abs(attribute(node, "cubic_coeff_a", CUBIC) - CUBIC) > 1e-6  # noqa: PLR2004
-    if odd or is_other_cubic or coordinates not in COORDINATES[kind]:
-        raise graph.refusal(node, f"with coordinates {coordinates}" if not odd else "with antialiasing or axes")
-    params: dict[int, Value] = {0: kind, 6: int(coordinates == "align_corners")}
-    scales = graph.input(node, 2)
-    if scales is not None and scales.size:
+    kind, scales = RESIZES[option(node, "mode", "nearest")], graph.input(node, 2)
+    by_scale = scales is not None and scales.size > 0
+    _check_resize(graph, node, kind, by_scale=by_scale)
+    params: dict[int, Value] = {0: kind, 6: int(option(node, COORDINATES, HALF) == ALIGNED)}
+    if scales is not None and by_scale:
         height, width = (float(scale) for scale in scales.reshape(-1)[-2:])
         if not (height.is_integer() and width.is_integer()):
             raise graph.refusal(node, f"by {height:g} x {width:g}")
@@ -86,6 +79,19 @@ def _resize(graph: NcnnGraph, node: NodeProto) -> None:
         height, width = graph.sizes_at(node, 3)[-2:]
         values = graph.measured([height, width], node.input[0])
         graph.add("Interp", node, values, params | {9: f"{text(width, values)},{text(height, values)}"})
+
+
+def _check_resize(graph: NcnnGraph, node: NodeProto, kind: int, *, by_scale: bool) -> None:
+    """Refuse a resize that ncnn computes from other pixels, or with other weights."""
+    coordinates, rounding = option(node, COORDINATES, HALF), option(node, "nearest_mode", ROUNDED)
+    # At a whole scale no pixel lies between two others, so that both kinds of coordinates name the same ones.
+    nearest = {("asymmetric", "floor"), *([(HALF, ROUNDED)] if by_scale else [])}
+    is_smooth = coordinates in (HALF, "pytorch_half_pixel", ALIGNED)
+    if not ((coordinates, rounding) in nearest if kind == NEAREST else is_smooth):
+        raise graph.refusal(node, f"with coordinates {coordinates}, rounded by {rounding}")
+    is_other_cubic = kind == BICUBIC and attribute(node, "cubic_coeff_a", CUBIC) != CUBIC
+    if is_other_cubic or any(attribute(node, name, None) for name in ("antialias", "exclude_outside", "axes")):
+        raise graph.refusal(node, "with antialiasing, axes, or coefficients of its own")
 
 
 def _pool(graph: NcnnGraph, node: NodeProto) -> None:
@@ -162,7 +168,10 @@ def _check_batch(graph: NcnnGraph, node: NodeProto, sizes: Sequence[Size]) -> No
 
 
 def _shuffle(graph: NcnnGraph, node: NodeProto, sizes: Sequence[Size]) -> bool:
-    """Translate a pixel shuffle, or the reverse, that is written as Reshape, Transpose, Reshape. Return whether it is one."""
+    """Translate a pixel shuffle or its inverse that is written as Reshape, Transpose, Reshape.
+
+    Returns: whether the node begins one.
+    """
     transpose = _only_reader(graph, node, "Transpose")
     reshape = _only_reader(graph, transpose, "Reshape") if transpose else None
     if transpose is None or reshape is None:

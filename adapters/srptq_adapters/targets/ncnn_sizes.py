@@ -1,5 +1,6 @@
 """Sizes that a network computes from the image's, as expressions that ncnn evaluates."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -84,14 +85,14 @@ def compute(op: str, *arguments: Size) -> Size:
 
 
 KNOWN: Mapping[str, Callable[..., Any]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "//": lambda a, b: a // b,
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
     "max": max,
     "min": min,
-    "neg": lambda a: -a,
-    "remainder": lambda a, b: a % b,
+    "neg": operator.neg,
+    "remainder": operator.mod,
 }
 
 
