@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from srptq_adapters.targets.ncnn_file import INPUT, INT8_TERM, OUTPUT, write
+from srptq_adapters.targets.ncnn_file import INPUT, INT8_TERM, OUTPUT, PART, write
 from srptq_adapters.targets.ncnn_layers import translate
 from srptq_adapters.targets.runtime_import import import_runtime
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -82,8 +82,9 @@ class NcnnNet:
         model = param.with_suffix(".bin")
         if self._net.load_param(str(param)) or self._net.load_model(str(model)):
             raise SrptqError(f"{param}: ncnn does not load it with {model.name}; run `srptq quantize` again")
-        kinds = [line.split() for line in param.read_text().splitlines()[2:]]
-        self._integers = [fields[0] for fields in kinds if any(field.startswith(TERM) for field in fields[2:])]
+        layers = [line.split() for line in param.read_text().splitlines()[2:]]
+        integers = [name for _, name, *rest in layers if any(field.startswith(TERM) for field in rest)]
+        self._integers = {name.partition(PART)[0] for name in integers}  # a convolution in groups is several layers
 
     def __call__(self, image: Array) -> Array:
         """Run a [N, 3, H, W] batch, image by image."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from onnx import NodeProto
 
-from srptq_adapters.targets.ncnn_file import Layer, Numbers, Scales, Value, floats, tagged
+from srptq_adapters.targets.ncnn_file import PART, Layer, Numbers, Scales, Value, floats, tagged
 from srptq_adapters.targets.ncnn_graph import NcnnGraph, option
 from srptq_adapters.targets.onnx_graph import attribute
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -73,7 +73,10 @@ class Convolutions:
     def _add_groups(self, node: NodeProto, groups: int, params: Mapping[int, Value], kernel: Kernel) -> None:
         """Add a convolution for each group: in integers, ncnn's own have one scale for all channels of a group."""
         parts = self.graph.inner("Slice", [self.graph.blob(node.input[0])], groups, {0: [REST] * groups, 1: 0})
-        layers = [self.graph.inner(CONV, [part]) for part in parts.outputs]
+        base = self.graph.unique(CONV.lower())
+        names = [f"{base}{PART}{number}" for number in range(groups)]
+        layers = [Layer(CONV, name, [part], [name]) for name, part in zip(names, parts.outputs, strict=True)]
+        self.graph.layers += layers
         for layer, rows in zip(layers, np.split(np.arange(len(kernel.weight)), groups), strict=True):
             _fill(layer, {**params, OUTPUTS: len(rows)}, kernel.part(rows))
         self.graph.append("Concat", [layer.outputs[0] for layer in layers], node, {0: 0})
