@@ -13,8 +13,9 @@ Array = NDArray[Any]
 
 
 def node(kind: str, *inputs: str, to: str | Sequence[str] = "y", **attributes: Any) -> NodeProto:
-    """Make a node that computes `y`, unless `to` names other values."""
+    """Make a node that computes `y`, unless `to` names other values. Attributes may end with `_`."""
     outputs = [to] if isinstance(to, str) else list(to)
+    attributes = {name.removesuffix("_"): value for name, value in attributes.items()}
     return helper.make_node(kind, list(inputs), outputs, name=f"node_{outputs[0]}", **attributes)
 
 

@@ -68,7 +68,7 @@ class Convolutions:
             self._add_groups(node, groups, params, kernel)
 
     def _add(self, kind: str, node: NodeProto, params: Mapping[int, Value], kernel: Kernel) -> None:
-        _fill(self.graph.add(kind, node, node.input[:1]), params, kernel)
+        fill(self.graph.add(kind, node, node.input[:1]), params, kernel)
 
     def _add_groups(self, node: NodeProto, groups: int, params: Mapping[int, Value], kernel: Kernel) -> None:
         """Add a convolution for each group: in integers, ncnn's own have one scale for all channels of a group."""
@@ -78,7 +78,7 @@ class Convolutions:
         layers = [Layer(CONV, name, [part], [name]) for name, part in zip(names, parts.outputs, strict=True)]
         self.graph.layers += layers
         for layer, rows in zip(layers, np.split(np.arange(len(kernel.weight)), groups), strict=True):
-            _fill(layer, {**params, OUTPUTS: len(rows)}, kernel.part(rows))
+            fill(layer, {**params, OUTPUTS: len(rows)}, kernel.part(rows))
         self.graph.append("Concat", [layer.outputs[0] for layer in layers], node, {0: 0})
 
     def _transposed(self, node: NodeProto) -> None:
@@ -133,7 +133,7 @@ def _factors(qparams: QParams) -> Numbers:
     return qparams.scale.to(torch.float32).reciprocal().reshape(-1).numpy()
 
 
-def _fill(layer: Layer, params: Mapping[int, Value], kernel: Kernel) -> None:
+def fill(layer: Layer, params: Mapping[int, Value], kernel: Kernel) -> None:
     """Give a layer its parameters and its kernel."""
     has_bias, size = (1, 2) if layer.kind == LINEAR else (5, 6)
     layer.params = {**params, has_bias: int(kernel.bias is not None), size: int(kernel.weight.size)}

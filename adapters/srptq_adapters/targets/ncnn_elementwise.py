@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from srptq_adapters.targets.ncnn_file import Value, floats
 from srptq_adapters.targets.ncnn_graph import NcnnGraph, option
@@ -37,8 +37,15 @@ def _binary(graph: NcnnGraph, node: NodeProto) -> None:
     elif scalars[0] is not None:
         graph.add("BinaryOp", node, node.input[1:], {0: REVERSED.get(op, op), 1: 1, 2: scalars[0]})
     else:
+        _check_ranks(graph, node)
         graph.add("BinaryOp", node, node.input, {0: op})
-    graph.ranks[node.output[0]] = max(graph.rank(value) for value in node.input)
+    graph.ranks[node.output[0]] = max(map(graph.rank, node.input))
+
+
+def _check_ranks(graph: NcnnGraph, node: NodeProto) -> None:
+    """Refuse tensors of different ranks: ncnn aligns their first dimensions, and ONNX the last ones."""
+    if len({graph.ranks[value] for value in node.input if value in graph.ranks}) > 1:
+        raise graph.refusal(node, "of tensors of different ranks")
 
 
 def _unary(graph: NcnnGraph, node: NodeProto) -> None:
@@ -113,7 +120,9 @@ def _softmax(graph: NcnnGraph, node: NodeProto) -> None:
 
 
 def _reduce(graph: NcnnGraph, node: NodeProto) -> None:
-    axes = graph.numbers(node, 1) or list(attribute(node, "axes", ())) or list(range(1, graph.rank(node.input[0])))
+    axes = graph.numbers(node, 1) or list(attribute(node, "axes", ()))
+    if not axes:
+        raise graph.refusal(node, "over the batch")
     keeps = attribute(node, "keepdims", 1)
     _add_reduction(graph, node, REDUCTIONS[node.op_type], [graph.axis(node, axis) for axis in axes], keeps)
 
@@ -141,6 +150,20 @@ def _layer_norm(graph: NcnnGraph, node: NodeProto) -> None:
     graph.add("LayerNorm", node, node.input[:1], params, weights)
 
 
+def _instance_norm(graph: NcnnGraph, node: NodeProto) -> None:
+    gain, bias = graph.input(node, 1), graph.input(node, 2)
+    if gain is None or bias is None:
+        raise graph.refusal(node, "with computed factors")
+    params: dict[int, Value] = {0: int(gain.size), 1: float(attribute(node, "epsilon", 1e-5)), 2: 1}
+    graph.add("InstanceNorm", node, node.input[:1], params, [floats(gain), floats(bias)])
+
+
+def _cast(graph: NcnnGraph, node: NodeProto) -> None:
+    if attribute(node, "to", 0) != TensorProto.FLOAT:
+        raise graph.refusal(node, "to other types than float")
+    graph.alias(node)
+
+
 def _alias(graph: NcnnGraph, node: NodeProto) -> None:
     graph.alias(node)
 
@@ -150,7 +173,7 @@ ELEMENTWISE: Mapping[str, Operation] = {
     **dict.fromkeys(UNARY, _unary),
     **dict.fromkeys(REDUCTIONS, _reduce),
     **dict.fromkeys(GLOBAL, _global),
-    "Cast": _alias,
+    "Cast": _cast,
     "Clip": _clip,
     "Dropout": _alias,
     "Elu": _elu,
@@ -159,6 +182,7 @@ ELEMENTWISE: Mapping[str, Operation] = {
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
     "Identity": _alias,
+    "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": _leaky_relu,
     "MatMul": _matmul,

@@ -38,6 +38,7 @@ class NcnnGraph:
         self.sizes: dict[str, Sizes] = {}
         self.done: set[str] = set()
         self._blobs = {image.name: INPUT}
+        self._constants: dict[tuple[str, int], str] = {}
         self._names: Counter[str] = Counter([INPUT, OUTPUT])
 
     def constant(self, value: str) -> Numbers | None:
@@ -96,20 +97,24 @@ class NcnnGraph:
             raise self.refusal(node, "along the batch")
         return axis - 1
 
-    def blob(self, value: str) -> str:
-        """Return the blob that holds a value. Constants get a layer of their own."""
-        if value not in self._blobs:
-            constant = self.constant(value)
-            if constant is None:
-                raise SrptqError(f"value {short(value)!r} is read before it is computed; export the network again")
-            self._blobs[value] = self._constant_layer(constant, value)
-        return self._blobs[value]
+    def blob(self, value: str, rank: int = 0) -> str:
+        """Return the blob that holds a value. Constants get a layer of their own, with so many dimensions at least."""
+        constant = self.constant(value)
+        if constant is None:
+            return self._blobs[value]
+        if (value, rank) not in self._constants:
+            self._constants[value, rank] = self._constant_layer(constant, value, rank)
+        return self._constants[value, rank]
 
-    def _constant_layer(self, values: Numbers, name: str) -> str:
-        """Add a layer that holds a constant. A leading batch of one is dropped."""
-        dimensions = values.shape[1:] if values.ndim == MOST_DIMENSIONS else values.shape
-        keys = {1: (0,), 2: (1, 0), 3: (2, 1, 0)}[len(dimensions) or 1]
-        params: dict[int, Value] = dict(zip(keys, dimensions or (1,), strict=True))
+    def _constant_layer(self, values: Numbers, name: str, rank: int) -> str:
+        """Add a layer that holds a constant. The batch, which is 1, is dropped."""
+        batch, *dimensions = (*(1,) * (rank - values.ndim), *values.shape)
+        if batch != 1 or not 0 < len(dimensions) < MOST_DIMENSIONS:
+            raise SrptqError(
+                f"constant {short(name)!r}: ncnn stores 1 to 3 dimensions besides a batch of 1, not "
+                f"{list(values.shape)}; replace it, or give another target"
+            )
+        params: dict[int, Value] = dict(zip((2, 1, 0)[-len(dimensions) :], dimensions, strict=True))
         blob = self.unique(name)
         self.layers.append(Layer("MemoryData", blob, [], [blob], params, [floats(values)]))
         return blob
@@ -125,7 +130,8 @@ class NcnnGraph:
         """Add a layer for a node. It reads the blobs of these values, and its outputs are the node's."""
         if any(value in self.sizes for value in values):
             raise self.refusal(node, "with the image's size")
-        return self.append(kind, [self.blob(value) for value in values], node, params, weights)
+        rank = max(map(self.rank, values))
+        return self.append(kind, [self.blob(value, rank) for value in values], node, params, weights)
 
     def append(
         self,

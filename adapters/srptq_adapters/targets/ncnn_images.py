@@ -203,7 +203,9 @@ def _flatten(graph: NcnnGraph, node: NodeProto) -> None:
 
 
 def _squeeze(graph: NcnnGraph, node: NodeProto) -> None:
-    axes = graph.numbers(node, 1) or []
+    axes = graph.numbers(node, 1)
+    if axes is None:
+        raise graph.refusal(node, "of the batch")
     graph.add("Squeeze", node, node.input[:1], {3: [graph.axis(node, axis) for axis in axes]})
     graph.ranks[node.output[0]] -= len(axes)
 

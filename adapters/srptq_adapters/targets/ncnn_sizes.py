@@ -13,7 +13,9 @@ from srptq_adapters.targets.onnx_graph import attribute
 
 LETTERS: Mapping[int, str] = {1: "w", 2: "hw", 3: "chw", 4: "cdhw"}
 """The sizes of a blob by its number of dimensions, outermost first."""
-OPERATORS: Mapping[str, str] = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "//", "Max": "max", "Min": "min"}
+OPERATORS: Mapping[str, str] = {
+    "Add": "+", "Sub": "-", "Mul": "*", "Div": "//", "Max": "max", "Min": "min", "Mod": "remainder", "Neg": "neg",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,51 +100,37 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
 
 def evaluate(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes | None:
     """Return what a node computes from sizes, or None if it is no operation on sizes."""
-    if node.op_type in OPERATORS or node.op_type == "Mod":
-        op = OPERATORS.get(node.op_type, "remainder")
+    if node.op_type in OPERATORS:
         count = max(map(len, inputs))
         columns = zip(*(sizes * (count if len(sizes) == 1 else 1) for sizes in inputs), strict=True)
-        return tuple(compute(op, *column) for column in columns)
-    return STRUCTURE[node.op_type](node, inputs) if node.op_type in STRUCTURE else None
+        return tuple(compute(OPERATORS[node.op_type], *column) for column in columns)
+    return SELECTIONS[node.op_type](*inputs) if node.op_type in SELECTIONS else None
 
 
-def _gather(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
-    del node
-    return tuple(inputs[0][index] for index in inputs[1] if isinstance(index, int))
+def _same(sizes: Sizes, *_: Sizes) -> Sizes:
+    return sizes
 
 
-def _slice(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
-    del node
-    start, end = inputs[1][0], inputs[2][0]
-    return inputs[0][slice(start if isinstance(start, int) else None, end if isinstance(end, int) else None)]
+def _join(*parts: Sizes) -> Sizes:
+    return tuple(size for sizes in parts for size in sizes)
 
 
-def _neg(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
-    del node
-    return tuple(compute("neg", size) for size in inputs[0])
+def _gather(sizes: Sizes, indices: Sizes) -> Sizes:
+    return tuple(sizes[index] for index in indices if isinstance(index, int))
 
 
-def _same(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
-    del node
-    return inputs[0]
+def _slice(sizes: Sizes, starts: Sizes, ends: Sizes, *_: Sizes) -> Sizes:
+    start, end = (next((size for size in part if isinstance(size, int)), None) for part in (starts, ends))
+    return sizes[start:end]
 
 
-def _join(node: NodeProto, inputs: Sequence[Sizes]) -> Sizes:
-    del node
-    return tuple(size for sizes in inputs for size in sizes)
-
-
-STRUCTURE: Mapping[str, Callable[[NodeProto, Sequence[Sizes]], Sizes]] = {
-    "Cast": _same,
+SELECTIONS: Mapping[str, Callable[..., Sizes]] = {
+    **dict.fromkeys(("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"), _same),
     "Concat": _join,
     "Gather": _gather,
-    "Identity": _same,
-    "Neg": _neg,
-    "Reshape": _same,
     "Slice": _slice,
-    "Squeeze": _same,
-    "Unsqueeze": _same,
 }
+"""Operations that choose among sizes."""
 
 
 def shape(node: NodeProto, rank: int) -> Sizes:

@@ -11,7 +11,7 @@ from helpers.onnx_nodes import Array, normal, rng
 pytest.importorskip("ncnn")
 
 from srptq_adapters.targets.ncnn import NcnnNet
-from srptq_adapters.targets.ncnn_convolutions import CONV, DEPTHWISE, Kernel, _fill
+from srptq_adapters.targets.ncnn_convolutions import CONV, DEPTHWISE, Kernel, fill
 from srptq_adapters.targets.ncnn_file import INPUT, OUTPUT, Layer, Scales, Value, write
 
 ACTIVATIONS: Mapping[str, tuple[dict[int, Value], Callable[[Array], Array]]] = {
@@ -42,7 +42,7 @@ class Conv:
         layer = Layer(kind, f"layer_{output}", [source], [output])
         window: dict[int, Value] = {0: len(self.weight), 1: side, 11: side, 4: side // 2}
         window |= dict.fromkeys((2, 12, 3, 13), 1) | ({7: len(self.weight)} if kind == DEPTHWISE else {})
-        _fill(layer, {**window, **ACTIVATIONS[self.activation][0]}, Kernel(self.weight, self.bias, self.scales))
+        fill(layer, {**window, **ACTIVATIONS[self.activation][0]}, Kernel(self.weight, self.bias, self.scales))
         return layer
 
     def compute(self, integers: Array) -> Array:

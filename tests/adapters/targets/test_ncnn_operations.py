@@ -154,6 +154,11 @@ CASES: Mapping[str, Case] = {
     "channels plus": gate("Add", CHANNEL),
     "channels minus": gate("Sub", CHANNEL, swapped=True),
     "channels times without batch": gate("Mul", ROW),
+    "innermost axis plus": (
+        [node("Transpose", "x", to="t", perm=(0, 2, 3, 1)), node("Add", "t", "b", to="a"),
+         node("Transpose", "a", perm=(0, 3, 1, 2))],
+        {"b": normal(CHANNELS)},
+    ),
     "one pixel times": gate("Mul", PIXEL),
     "maximum": gate("Max", CHANNEL),
     "gate of each channel": ([node("GlobalAveragePool", "x", to="g"), node("Mul", "x", "g")], {}),
@@ -172,6 +177,9 @@ CASES: Mapping[str, Case] = {
             node("Transpose", "n", perm=(0, 3, 1, 2)),
         ],
         {"gain": normal(CHANNELS), "bias": normal(CHANNELS, seed=1)},
+    ),
+    "instance norm": single(
+        "InstanceNormalization", "x", "gain", "bias", constants={"gain": normal(CHANNELS), "bias": normal(CHANNELS)}
     ),
     "attention": attention(),
     "pixel shuffle": single("DepthToSpace", "x", blocksize=2, mode="CRD"),
@@ -225,6 +233,15 @@ REFUSED: Mapping[str, tuple[Case, str]] = {
     "cubic of another shape": (resized("cubic", 2, "half_pixel", cubic_coeff_a=-0.5), "Resize"),
     "rounded up": (single("MaxPool", "x", kernel_shape=(3, 3), strides=(2, 2), ceil_mode=1), "MaxPool"),
     "wrapped": (padded("wrap", 1, 1, 1, 1), "Pad wrap"),
+    "whole numbers": (
+        ([node("Cast", "x", to="i", to_=6), node("Cast", "i", to_=1)], {}),
+        "Cast to other types than float",
+    ),
+    "all axes": (single("ReduceMean", "x", keepdims=1), "ReduceMean over the batch"),
+    "different ranks": (
+        ([node("ReduceMean", "x", "axes", to="m", keepdims=0), node("Add", "x", "m")], {"axes": whole(1)}),
+        "Add of tensors of different ranks",
+    ),
     "batch": (single("Concat", "x", "x", axis=0), "Concat along the batch"),
     "automatic": (conv(4, auto_pad="SAME_UPPER"), "Conv with automatic padding"),
     "computed weight": (
