@@ -73,17 +73,15 @@ class Layer:
 
 
 def _text(value: float | str) -> str:
-    """Format a value. ncnn reads at most 15 characters of a number, and takes one without a point for an integer.
+    """Format a value: a float in the fewest digits, with a point or an exponent, and in at most 15 characters.
 
-    >>> _text(2), _text(2.0), _text(-1.23456789e-5), _text("0w,0h")
-    ('2', '2.0', '-1.23456789e-05', '"0w,0h"')
+    >>> _text(2), _text(2.0), _text(0.1), _text(-1.23456789e-5), _text("0w,0h")
+    ('2', '2.0', '0.1', '-1.2345679e-05', '"0w,0h"')
     """
     if isinstance(value, str):
         return f'"{value}"'
-    if isinstance(value, int):
-        return str(value)
-    text = f"{value:.9g}"
-    return text if {".", "e"} & set(text) else f"{text}.0"
+    # ncnn 1.0.20260114 misreads numbers of more digits than needed, such as 0.0500000007.
+    return str(value) if isinstance(value, int) else str(np.float32(value))
 
 
 def floats(values: Numbers) -> bytes:
