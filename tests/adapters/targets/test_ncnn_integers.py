@@ -113,6 +113,17 @@ def test_integers_pass_from_one_convolution_to_the_next(
     assert error.max() < 4 * step  # a value on the border between two integers may fall on either
 
 
+def test_integers_pass_to_several_convolutions(tmp_path: Path) -> None:
+    first, *others = (Conv.random(8, 8, 3, "relu", seed=seed) for seed in range(3))
+    first.scales.output = 50.0
+    image = normal(8, 9, 11)
+    layers = [first.layer(CONV, INPUT, "z"), *(conv.layer(CONV, "z", f"y{n}") for n, conv in enumerate(others))]
+    measured = run([*layers, Layer("BinaryOp", "sum", ["y0", "y1"], ["y"], {0: 0})], tmp_path, image)
+    between = quantized(first.compute(quantized(image, 50.0)), 50.0)
+    expected = others[0].compute(between) + others[1].compute(between)
+    assert np.median(np.abs(measured - expected)) < 1e-5
+
+
 @pytest.mark.parametrize("channels", [16, 64])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_no_image_overflows_a_winograd_kernel(channels: int, sign: int, tmp_path: Path) -> None:
