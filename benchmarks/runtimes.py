@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,9 +161,9 @@ def _openvino(job: Job) -> list[Row]:
 
 
 def _ncnn(job: Job) -> list[Row]:
-    import ncnn  # noqa: PLC0415
-
     from srptq_adapters.targets.ncnn import EMPTY, TARGET  # noqa: PLC0415
+
+    ncnn: Any = import_module("ncnn")
 
     def load(param: Path, **options: bool) -> Forward:
         net = ncnn.Net()

@@ -23,6 +23,8 @@ REDUCTIONS = {"ReduceSum": 0, "ReduceSumSquare": 2, "ReduceMean": 3, "ReduceMax"
 GLOBAL = {"GlobalAveragePool": 3, "GlobalMaxPool": 4}
 FIXED = 1
 """Says that axes do not count the batch."""
+CHANNEL_RANK = 3
+"""Channels are the third axis from the end."""
 LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 
@@ -79,7 +81,7 @@ def _leaky_relu(graph: NcnnGraph, node: NodeProto) -> None:
 
 def _prelu(graph: NcnnGraph, node: NodeProto) -> None:
     slopes = graph.input(node, 1)
-    if slopes is None or slopes.size not in (1, max(slopes.shape)):
+    if slopes is None or slopes.size != (slopes.shape[-CHANNEL_RANK] if slopes.ndim >= CHANNEL_RANK else 1):
         raise graph.refusal(node, "with slopes other than one for each channel")
     slopes = slopes.reshape(-1)
     if bool((slopes == slopes[0]).all()):

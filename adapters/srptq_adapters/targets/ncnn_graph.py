@@ -60,7 +60,7 @@ class NcnnGraph:
 
     def sizes_at(self, node: NodeProto, index: int) -> Sizes:
         """Return the sizes that a node reads."""
-        sizes = self._sizes(node.input[index])
+        sizes = self._sizes(node.input[index]) if len(node.input) > index else None
         if sizes is None:
             raise self.refusal(node, "with sizes that follow the values of a tensor")
         return sizes

@@ -161,9 +161,11 @@ def _is_kept(value: str, axis: int, size: Size) -> bool:
 
 
 def _check_batch(graph: NcnnGraph, node: NodeProto, sizes: Sequence[Size]) -> None:
-    first = sizes[0]
+    """Refuse a Reshape that moves the batch. Where all other sizes are fixed, the first one counts windows."""
+    first, *others = sizes
     keeps_batch = first in (-1, 0, 1) or (isinstance(first, Measure) and first.axis == 0)
-    if not keeps_batch or not 1 < len(sizes) <= MOST_DIMENSIONS + 1:
+    are_windows = first == -1 and len(others) > 1 and all(isinstance(size, int) for size in others)
+    if not keeps_batch or are_windows or not 1 < len(sizes) <= MOST_DIMENSIONS + 1:
         raise graph.refusal(node, f"of the batch or to {len(sizes)} dimensions")
 
 

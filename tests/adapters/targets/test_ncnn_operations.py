@@ -228,6 +228,18 @@ REFUSED: Mapping[str, tuple[Case, str]] = {
     ),
     "cube": (single("Pow", "x", "three", constants={"three": floats(3)[0]}), "Pow with an exponent other than 2"),
     "fraction": (resized("linear", 1.5, "half_pixel"), r"Resize by 1.5 x 1.5"),
+    "computed scales": (
+        ([node("GlobalAveragePool", "x", to="scales"), node("Resize", "x", "", "scales", mode="linear")], {}),
+        "Resize with sizes that follow the values of a tensor",
+    ),
+    "windows": (
+        single("Reshape", "x", "size", constants={"size": whole(-1, CHANNELS, 4, 4)}),
+        "Reshape of the batch",
+    ),
+    "slopes of columns": (
+        single("PRelu", "x", "slope", constants={"slope": floats(1, 2, 3)}),
+        "PRelu with slopes other than one for each channel",
+    ),
     "antialias": (resized("linear", 2, "half_pixel", antialias=1), "Resize with antialiasing"),
     "nearest to odd sizes": (resized_like("nearest"), "Resize with coordinates half_pixel"),
     "cubic of another shape": (resized("cubic", 2, "half_pixel", cubic_coeff_a=-0.5), "Resize"),
