@@ -12,6 +12,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +53,7 @@ def main() -> None:
     print("| runtime | model | ms | times its float | int8 convs |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for measure in (_onnxruntime, _openvino, _torch):
+        for measure in (_onnxruntime, _openvino, _ncnn, _torch):
             _report(measure(Job(network, image, Path(folder), arguments.threads)), image)
 
 
@@ -156,6 +158,36 @@ def _openvino(job: Job) -> list[Row]:
     rows += [(name, compile_model(path)) for name, path in ours.items()]
     runtime = f"OpenVINO {openvino.__version__.split('-')[0]}"
     return [(runtime, name, forward, convs) for name, (forward, convs) in rows]
+
+
+def _ncnn(job: Job) -> list[Row]:
+    from srptq_adapters.targets.ncnn import EMPTY, TARGET  # noqa: PLC0415
+
+    ncnn: Any = import_module("ncnn")
+
+    def load(param: Path, **options: bool) -> Forward:
+        net = ncnn.Net()
+        net.opt.num_threads = job.threads
+        for name, value in options.items():
+            setattr(net.opt, name, value)
+        net.load_param(str(param))
+        net.load_model(str(param.with_suffix(".bin")))
+        return partial(forward, net)
+
+    def forward(net: Any, image: Array) -> Any:
+        extractor = net.create_extractor()
+        extractor.input("data", ncnn.Mat(image[0]).clone())
+        return extractor.extract("output")
+
+    ours = _ours(job.network, "ncnn-w8a8-fast", job.folder)
+    plain = TARGET.write(ours.parent / "model.onnx", EMPTY, job.folder)[0]
+    convs, name = TARGET.load(ours).integer_convs(), f"ncnn {ncnn.__version__}"
+    return [
+        (name, "float", load(plain), 0),
+        (name, "float, bf16 storage", load(plain, use_bf16_storage=True), 0),
+        (name, "ours, ncnn-w8a8", load(ours), convs),
+        (name, "ours, without Winograd", load(ours, use_winograd_convolution=False), convs),
+    ]
 
 
 def _torch(job: Job) -> list[Row]:

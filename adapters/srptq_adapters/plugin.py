@@ -103,6 +103,7 @@ def srptq_targets() -> Iterable[TargetEntry]:
             aliases=("xnnpack",),
             options=ExecuTorchExport,
         ),
+        TargetEntry("ncnn", "param and bin, int8 symmetric", _target("ncnn")),
     ]
 
 

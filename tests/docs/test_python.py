@@ -15,6 +15,7 @@ SMALL_NETWORK = f'"edsr", weights="{WEIGHTS}"'
 SMALLER = {
     "load_model()": f"load_model({SMALL_NETWORK}, input_range=(0, 255))",
     'quantize("openvino-w8a8-fast", out': f'quantize("openvino-w8a8-fast", model={SMALL_NETWORK}, out',
+    '"rrdb", weights="RealESRGAN_x4plus_anime_6B.pth"': SMALL_NETWORK,
     "quantize(recipe, out": f"quantize(recipe, model={SMALL_NETWORK}, out",
     "load_patches(32,": "load_patches(4, size=24,",
     'out="run/"': 'out="run/", overrides=["calibration.patches=2"]',
@@ -34,7 +35,7 @@ def imports(block: Block) -> Iterator[ast.Import | ast.ImportFrom]:
 def missing(block: Block) -> list[str]:
     """Return the packages that a block imports and that are not installed. The tests' stand-ins do not count."""
     modules = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports(block)]
-    packages = {module.partition(".")[0] for module in modules} & {"mqbench", "executorch"}
+    packages = {module.partition(".")[0] for module in modules} & {"mqbench", "executorch", "ncnn"}
     return sorted(name for name in packages if not _is_installed(name))
 
 

@@ -84,7 +84,7 @@ def shortened(recipe: Recipe) -> list[str]:
     overrides = ["calibration.patches=4", "calibration.size=24"]
     if tunes(recipe):
         overrides.append("reconstruction.epochs=1")
-    if recipe.target == "tensorrt":
+    if recipe.target in ("tensorrt", "ncnn"):
         # Four smaller patches clip long tails so much that a symmetric grid, which is wider, gains several dB.
         overrides.append("calibration.size=48")
     return overrides

@@ -183,7 +183,7 @@ def test_sizes_stay_dynamic(written: Written) -> None:
     assert [side.dim_param or side.dim_value for side in shape] == ["batch", 3, "height", "width"]
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "ncnn"])
 def test_a_table_of_another_network_writes_nothing(
     target: str, float_file: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -214,4 +214,4 @@ def test_the_command_names_sizes_of_the_network(target: str, channels: int) -> N
     assert ((1, channels, 320, 512) in sizes) is (target in ("openvino", "snpe", "tensorrt"))
     assert all(size[:2] == (1, channels) and size[2] % 64 == size[3] % 64 == 0 for size in sizes)
     fixed = built.command(Path("model.onnx"), (1, channels, 20, 28), fixed=True)
-    assert ("28" in fixed) is (target == "snpe")
+    assert ("28" in fixed) is (target in ("snpe", "ncnn"))
