@@ -53,7 +53,7 @@ def main() -> None:
     print("| runtime | model | ms | times its float | int8 convs |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for measure in (_onnxruntime, _openvino, _ncnn, _torch):
+        for measure in (_onnxruntime, _openvino, _executorch, _ncnn, _torch):
             _report(measure(Job(network, image, Path(folder), arguments.threads)), image)
 
 
@@ -188,6 +188,34 @@ def _ncnn(job: Job) -> list[Row]:
         (name, "ours, ncnn-w8a8", load(ours), convs),
         (name, "ours, without Winograd", load(ours, use_winograd_convolution=False), convs),
     ]
+
+
+def _executorch(job: Job) -> list[Row]:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner  # noqa: PLC0415
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack  # noqa: PLC0415
+    from executorch.exir import to_edge_transform_and_lower  # noqa: PLC0415
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # noqa: PLC0415
+
+    from srptq_adapters.targets.executorch import TARGET  # noqa: PLC0415
+
+    any_size = ({2: torch.export.Dim.AUTO(max=512), 3: torch.export.Dim.AUTO(max=512)},)
+
+    def export(module: torch.nn.Module) -> torch.export.ExportedProgram:
+        return torch.export.export(module, (torch.from_numpy(job.image),), dynamic_shapes=any_size)
+
+    quantizer = xnnpack.XNNPACKQuantizer()
+    quantizer.set_global(xnnpack.get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(export(job.network).module(), quantizer)
+    with torch.no_grad():
+        for batch in _calibration():
+            prepared(torch.from_numpy(batch))
+    peer = job.folder / "xnnpack.pte"
+    lowered = to_edge_transform_and_lower(export(convert_pt2e(prepared)), partitioner=[XnnpackPartitioner()])
+    peer.write_bytes(lowered.to_executorch().buffer)
+    ours = _ours(job.network, "executorch-w8a8-fast", job.folder)
+    files = {"float": ours.parent / "model.onnx", "XNNPACKQuantizer": peer, "ours, executorch-w8a8": ours}
+    programs = {name: TARGET.load(path) for name, path in files.items()}
+    return [(program.name, name, program, program.integer_convs()) for name, program in programs.items()]
 
 
 def _torch(job: Job) -> list[Row]:

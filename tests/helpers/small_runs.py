@@ -20,7 +20,7 @@ def small(target: str, bits: int = 8, **keys: Any) -> Recipe:
 def require_runtime(target: str) -> None:
     """Skip the test if the runtime that executes or reads the target's files is not installed."""
     if target != "paper":
-        pytest.importorskip(target if target in ("openvino", "ncnn") else "onnxruntime")
+        pytest.importorskip(target if target in ("openvino", "ncnn", "executorch") else "onnxruntime")
 
 
 def read_strict(path: Path) -> dict[str, Any]:

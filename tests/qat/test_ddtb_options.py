@@ -64,7 +64,7 @@ def test_quantizers_without_options_say_so(tmp_path: Path) -> None:
         quantize(chosen, images=tmp_path / "nowhere", out=tmp_path / "run")
 
 
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt", "snpe", "ncnn"])
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime", "tensorrt", "snpe", "ncnn", "executorch"])
 def test_integer_targets_refuse_it(target: str, tmp_path: Path) -> None:
     chosen = Recipe.model_validate({"target": target, "activations": {"quantizer": "ddtb"}})
     with pytest.raises(SrptqError, match=r"activations\.quantizer: ddtb computes its levels .*; set it to bounded"):

@@ -1,0 +1,56 @@
+"""ExecuTorch's XNNPACK runs in integers as simulated, on networks of each kind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import networks
+
+from srptq_plugin.deploy.onnx_export import export_float
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph.export import export_network
+from srptq_plugin.plugins.protocols import Runtime
+from srptq_plugin.runs.run import NETWORK, PROGRAM
+
+pytest.importorskip("executorch")
+
+from srptq_adapters.targets.executorch import TARGET
+
+Deploy = Callable[..., tuple[QuantTable, list[Path]]]
+ErrorShare = Callable[[str, QuantTable, Runtime], float]
+MOST = 0.1
+"""A share of the error of quantization. XNNPACK adds by multipliers of 21 bits, so sums near a tie may differ."""
+KINDS = ("mixed", "shared", "activations", "channelslast", "esa", "lapsrn", "tokens", "rdn", "partial", "safm")
+ONE_SIZE = ("bicubic", "rrdb")
+"""Networks that compile for one size only: their sizes are quotients of sizes."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_convolution_runs_in_integers_as_simulated(kind: str, deploy: Deploy, error_share: ErrorShare) -> None:
+    table, files = deploy(kind, "executorch")
+    runtime = TARGET.load(files[0])
+    assert error_share(kind, table, runtime) < MOST
+    assert runtime.integer_convs() == len(table.plan.convs)
+
+
+@pytest.mark.parametrize("kind", ONE_SIZE)
+def test_one_size_runs_in_integers(kind: str, tmp_path: Path) -> None:
+    size = 1, 3, 12, 14
+    table = QuantTable.of(networks.calibrated(kind, 8, "executorch"))
+    torch.export.save(networks.exported(kind), tmp_path / PROGRAM)
+    export_float(export_network(networks.network(kind), size), tmp_path / NETWORK, networks.METADATA)
+    runtime = TARGET.load(TARGET.write(tmp_path / NETWORK, table, tmp_path)[0])
+    image = networks.images(1, *size[2:])
+    with torch.no_grad():
+        expected = table.simulate(networks.graph(kind))(image).numpy()
+    assert float(np.abs(runtime(image.numpy()) - expected).max()) < 0.02 * float(np.ptp(expected))
+    assert runtime.integer_convs() == len(table.plan.convs)
+
+
+@pytest.mark.parametrize("kind", ONE_SIZE)
+def test_networks_of_one_size_are_refused(kind: str, deploy: Deploy) -> None:
+    with pytest.raises(SrptqError, match="`input_size`"):
+        deploy(kind, "executorch")
