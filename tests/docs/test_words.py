@@ -40,7 +40,7 @@ OF_THE_USER = (
 """Names of a run's files, of a reader's files, and the form of a key."""
 DOTTED = re.compile(r"([A-Za-z]\w*)\.(\w+)(?:\(.*\))?")
 CALLED = re.compile(r"(\w+)\(.*\)")
-OUTSIDE = ("torch", "srptq", "ExportedProgram", "session", "model_ncnn")
+OUTSIDE = ("torch", "srptq", "ExportedProgram", "session", "model_ncnn", "model_executorch")
 CALLED_OUTSIDE = frozenset({"prepare_pt2e", "prepare_qat_pt2e", "state_dict", "load_state_dict"})
 """Functions and dotted names of other packages, without the names that MQBench's users write."""
 KEYS = {key.name for section in sections(Registry()) for key in section.keys}
