@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -107,7 +107,7 @@ class ExecuTorchProgram:
         except RuntimeError as error:
             raise SrptqError(f"{path}: ExecuTorch does not load it: {first_line(error)}") from error
         self._largest: tuple[int, ...] = tuple(self._method.metadata.input_tensor_meta(0).sizes())
-        self._last = tuple(min(side, USUAL_SIDE) for side in self._largest)
+        self._last: tuple[int, ...] | None = None
         """The size of the last image."""
 
     def __call__(self, image: Array) -> Array:
@@ -122,9 +122,11 @@ class ExecuTorchProgram:
                 f"ExecuTorch: the program takes images of up to {highest} x {widest}, and this one has {height} x "
                 f"{width}; quantize with a larger `export.largest`, or evaluate by tiles"
             )
+        # The first run starts threads, and logs about the processor.
+        silence = _without_logs() if self._last is None else nullcontext()
         self._last = image.shape
         try:
-            with _without_logs():
+            with silence:
                 return np.asarray(self._method.execute([torch.from_numpy(np.ascontiguousarray(image))])[0])
         except RuntimeError as error:
             raise SrptqError(f"ExecuTorch does not run {height} x {width}: {first_line(error)}") from error
@@ -150,7 +152,7 @@ class ExecuTorchProgram:
         with TemporaryDirectory() as folder, _without_logs():
             # Only the bindings behind `executorch.runtime` write profiles.
             module = library._load_for_executorch_from_buffer(self._content, enable_etdump=True)  # noqa: SLF001
-            module.forward([torch.zeros(self._last)])
+            module.forward([torch.zeros(self._last or [min(side, USUAL_SIDE) for side in self._largest])])
             path = Path(folder) / "profile"
             module.write_etdump_result_to_file(str(path), str(path.with_suffix(".debug")))
             profile = serialize.deserialize_from_etdump_flatcc(path.read_bytes())
