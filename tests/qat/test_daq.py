@@ -234,7 +234,10 @@ def test_pac_has_nothing_to_tune() -> None:
 
 @pytest.mark.parametrize(
     ("target", "preset"),
-    [*((target, None) for target in ("openvino", "onnxruntime", "tensorrt", "snpe", "ncnn", "executorch")), ("paper", "fqsr")],
+    [
+        *((target, None) for target in ("openvino", "onnxruntime", "tensorrt", "snpe", "ncnn", "executorch")),
+        ("paper", "fqsr"),
+    ],
 )
 @pytest.mark.parametrize("role", ["weights", "activations"])
 def test_integer_grids_refuse_it(target: str, preset: str | None, role: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from srptq_plugin.deploy.onnx_export import export_float
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network
+from srptq_plugin.pipeline import quantize
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.runs.run import NETWORK, PROGRAM
 
@@ -54,3 +55,13 @@ def test_one_size_runs_in_integers(kind: str, tmp_path: Path) -> None:
 def test_networks_of_one_size_are_refused(kind: str, deploy: Deploy) -> None:
     with pytest.raises(SrptqError, match="`input_size`"):
         deploy(kind, "executorch")
+
+
+@pytest.mark.parametrize("name", ["executorch-w8a8", "executorch-w8a8-best"])
+def test_a_shipped_recipe_makes_a_verified_run(name: str, tmp_path: Path) -> None:
+    small = ["calibration.patches=4", "calibration.size=24", "reconstruction.epochs=1"]
+    run = quantize(name, model=networks.network("edsr"), out=tmp_path / "run", overrides=small, device="cpu")
+    report = run.summary["verify"]
+    assert report["passed"], report["problems"]
+    assert report["convs_int8"] == report["convs_planned"] == 8
+    assert report["speedup"] is not None
