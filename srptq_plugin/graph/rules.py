@@ -55,6 +55,8 @@ class Rules:
     """Biases are 32-bit integers. Their scale is the input's times the weight's."""
     pair_sum_bits: int | None = None
     """Bits of the saturating sum of two products on processors without VNNI. None if all sums have 32 bits."""
+    sum_multiplier_bits: int | None = None
+    """Bits of the integers by which kernels multiply what they add, behind the leading one. None if sums are exact."""
     sign_bit: bool = False
     """The sign takes one bit more than a recipe names: signed grids of M bits have M + 1."""
     integer_bits: frozenset[int] = frozenset({8})

@@ -57,6 +57,8 @@ class ExecuTorchTarget:
             shared_scales=frozenset({"cat"}),
             # XNNPACK adds an int32 bias to its sums, at the scale of the input times the scale of the weight.
             integer_bias=True,
+            # XNNPACK adds integers that it multiplied by integers of 21 bits, and shifts the sum.
+            sum_multiplier_bits=20,
             # Kernels for x86 extend products to 32 bits, with and without VNNI.
             pair_sum_bits=None,
             integer_bits=BITS,

@@ -64,4 +64,5 @@ def test_a_shipped_recipe_makes_a_verified_run(name: str, tmp_path: Path) -> Non
     report = run.summary["verify"]
     assert report["passed"], report["problems"]
     assert report["convs_int8"] == report["convs_planned"] == 8
+    assert report["psnr"] is None or report["psnr"] > 65
     assert report["speedup"] is not None
