@@ -29,6 +29,7 @@ DEQUANTIZE_CHANNELS = affine.dequantize_per_channel.default
 SHUFFLES = (aten.pixel_shuffle.default, aten.pixel_unshuffle.default)
 MOST_MEMORY = 2**32
 """The most bytes that a program may plan. Sizes that are quotients of sizes have bounds far above what they become."""
+FLOATS = (torch.finfo(torch.float32).min, torch.finfo(torch.float32).max)
 LEAST = 2
 """The least height and width: torch.export assumes that lengths of 0 and 1 are fixed."""
 
@@ -162,6 +163,7 @@ def _retrace(graph: fx.GraphModule, size: Size | None, largest: int) -> Exported
     program = torch.export.export(graph, (example,), dynamic_shapes=dynamic)
     _drop_repeated(program.graph)
     _drop_empty_pads(program.graph)
+    _name_clamps(program.graph)
     _dequantize_for_each_reader(program.graph)
     program.graph_module.recompile()
     return program
@@ -189,6 +191,15 @@ def _drop_empty_pads(graph: fx.Graph) -> None:
         if node.target is aten.pad.default and not any(node.args[1]):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+
+
+def _name_clamps(graph: fx.Graph) -> None:
+    """Turn clamps into the operation that XNNPACK computes in the kernel of a convolution."""
+    for node in graph.nodes:
+        if node.target is aten.clamp.default:
+            ends = [*node.args[1:], None, None][:2]
+            low, high = (float(end) if end is not None else no for end, no in zip(ends, FLOATS, strict=True))
+            node.target, node.args, node.kwargs = aten.hardtanh.default, (node.args[0], low, high), {}
 
 
 def _dequantize_for_each_reader(graph: fx.Graph) -> None:
