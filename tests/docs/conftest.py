@@ -27,6 +27,10 @@ ONE_EPOCH = RecipeLayer("small", {"reconstruction": {"epochs": 1}})
 Read = Callable[[Sequence[RecipeLayer]], Recipe]
 
 
+LARGE = "RealESRGAN_x4plus_anime_6B.pth"
+"""A checkpoint in documents. A small network stands in for it."""
+
+
 @pytest.fixture(scope="session")
 def small_network() -> edsr.EDSR:
     """Return an EDSR for x4 that runs in no time."""
@@ -70,6 +74,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
     """Return a folder with weights, images, recipes and a run, to be copied for each block."""
     folder = tmp_path_factory.mktemp("documents")
     shutil.copy(weights, folder)
+    shutil.copy(weights, folder / LARGE)
     photograph = Image.fromarray(skimage.data.astronaut()[:112, :128])
     for name, size in (("lr", (32, 28)), ("photographs", (128, 112)), ("Set5", (64, 56))):
         (folder / name).mkdir()
