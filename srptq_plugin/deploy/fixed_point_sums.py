@@ -25,7 +25,7 @@ def use_fixed_point_sums(simulation: PreparedGraph, bits: int) -> PreparedGraph:
     """
     module, network = simulation.module, Network(simulation.module)
     for node in [node for node, op in network.ops.items() if op in SIGNS]:
-        quantizers = [*(_quantizer(module, source) for source in node.args[:2]), _output(module, node)]
+        quantizers = [*(_quantizer(module, source) for source in node.args[:2]), _output(network, node)]
         scales = [float(quantizer.qparams().scale) for quantizer in quantizers if quantizer]
         if len(scales) == SCALES:
             name = f"srptq_sum_{node.name}"
@@ -72,10 +72,9 @@ def _quantizer(module: fx.GraphModule, node: object) -> BoundedFakeQuantize | No
     return called if isinstance(called, BoundedFakeQuantize) else None
 
 
-def _output(module: fx.GraphModule, node: fx.Node) -> BoundedFakeQuantize | None:
-    """Return the quantizer of a sum, or of the activation that its kernel computes."""
-    while len(node.users) == 1:
-        node = next(iter(node.users))
-        if quantizer := _quantizer(module, node):
-            return quantizer
-    return None
+def _output(network: Network, node: fx.Node) -> BoundedFakeQuantize | None:
+    """Return the quantizer of a sum, or of the ReLU that its kernel computes, or None."""
+    readers = list(node.users)
+    if len(readers) == 1 and network.ops.get(readers[0]) == "relu":
+        readers = list(readers[0].users)
+    return _quantizer(network.module, readers[0]) if len(readers) == 1 else None

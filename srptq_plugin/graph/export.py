@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.adaptive_pooling import SymbolicPooling
 from srptq_plugin.graph.batch_norms import fold
-from srptq_plugin.graph.network import GUARDS, drop_identities
+from srptq_plugin.graph.network import drop_guards, drop_identities
 from srptq_plugin.graph.reparameterized import fold_computed, plain_copy
 from srptq_plugin.graph.rewrites import rewrite
 from srptq_plugin.graph.types import Size
@@ -236,8 +236,7 @@ def _fault_at(program: ExportedProgram, size: Size) -> str:
 def _is_alike(module: nn.Module, program: ExportedProgram, size: Size) -> bool:
     """Tell whether a program computes the network's output when its guards are removed."""
     graph, image = graph_of(program), torch.rand(size, generator=torch.Generator().manual_seed(0))
-    for node in [node for node in graph.graph.nodes if node.target == GUARDS]:
-        graph.graph.erase_node(node)
+    drop_guards(graph.graph)
     graph.recompile()
     try:
         with torch.no_grad():

@@ -239,6 +239,13 @@ def drop_identities(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
+def drop_guards(graph: fx.Graph) -> None:
+    """Remove torch.export's checks of input sizes in place."""
+    for node in list(graph.nodes):
+        if node.op == "call_module" and node.target == GUARDS:
+            graph.erase_node(node)
+
+
 def _is_written(copy: fx.Node) -> bool:
     """Tell whether an operation in place changes a copy or its original, so that the two differ."""
     users = {*copy.users, *tensor_arguments(copy)[0].users} - {copy}

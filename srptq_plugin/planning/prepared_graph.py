@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph.network import GUARDS, Network, tensor_arguments
+from srptq_plugin.graph.network import Network, drop_guards, tensor_arguments
 from srptq_plugin.planning.plan import Plan, Role, Site
 from srptq_plugin.quantization.grid import Bounds, QParams
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
@@ -260,9 +260,7 @@ def _with_features(module: fx.GraphModule, blocks: Sequence[str]) -> fx.GraphMod
         output = output[0]
     nodes = Network(module).nodes
     graph.output((output, tuple(copies[nodes[block]] for block in blocks)))
-    for node in graph.nodes:
-        if node.op == "call_module" and node.target == GUARDS:
-            graph.erase_node(node)
+    drop_guards(graph)
     return fx.GraphModule(module, graph)
 
 

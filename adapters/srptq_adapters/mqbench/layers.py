@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from srptq_plugin.graph.network import GUARDS, Network, tensor_arguments
+from srptq_plugin.graph.network import Network, drop_guards, tensor_arguments
 from srptq_plugin.planning.plan import Plan, Site
 
 INSIDE = "weight_fake_quant"
@@ -35,9 +35,7 @@ def with_layers(network: Network, sites: Mapping[str, Site]) -> fx.GraphModule:
     module = network.module
     for path, site in sites.items():
         _call_layer(module, path, network.nodes[site.consumers[0].consumer])
-    for node in list(module.graph.nodes):
-        if node.op == "call_module" and node.target == GUARDS:
-            module.graph.erase_node(node)
+    drop_guards(module.graph)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module

@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.export import graph_of
-from srptq_plugin.graph.network import GUARDS, Network
+from srptq_plugin.graph.network import Network, drop_guards
 from srptq_plugin.graph.types import Size
 from srptq_plugin.quantization.grid import QParams
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
@@ -121,7 +121,7 @@ class _Shuffle(nn.Module):
 
     def __init__(self, rounding: _Rounding, factor: int, target: Any, *, fixed: bool) -> None:
         super().__init__()
-        self._encoding, self._factor, self._fixed = rounding.encoding, factor, fixed
+        self._round, self._factor, self._fixed = rounding, factor, fixed
         self._upwards = target is aten.pixel_shuffle.default
 
     def forward(self, values: Tensor) -> Tensor:
@@ -139,10 +139,8 @@ class _Shuffle(nn.Module):
     def _reshape(self, values: Tensor, shape: list[int]) -> Tensor:
         if self._fixed:
             return self._round(values.reshape(shape))
-        return DEQUANTIZE(QUANTIZE(values, *self._encoding).reshape(shape), *self._encoding)
-
-    def _round(self, values: Tensor) -> Tensor:
-        return DEQUANTIZE(QUANTIZE(values, *self._encoding), *self._encoding)
+        encoding = self._round.encoding
+        return DEQUANTIZE(QUANTIZE(values, *encoding).reshape(shape), *encoding)
 
 
 def _retrace(graph: fx.GraphModule, size: Size | None, largest: int) -> ExportedProgram:
@@ -153,9 +151,7 @@ def _retrace(graph: fx.GraphModule, size: Size | None, largest: int) -> Exported
         size: The only input, or None for any.
         largest: The largest height and width if it takes any.
     """
-    for node in list(graph.graph.nodes):
-        if node.op == "call_module" and node.target == GUARDS:
-            graph.graph.erase_node(node)
+    drop_guards(graph.graph)
     graph.recompile()
     side = Dim.AUTO(min=LEAST, max=largest)
     dynamic = None if size else ({2: side, 3: side},)
