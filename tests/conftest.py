@@ -1,3 +1,4 @@
+import functools
 import importlib
 import os
 from collections.abc import Iterator
@@ -36,6 +37,15 @@ def short_timing() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "TIMED_SIZE", (24, 24))
         patch.setattr(module, "TIMED_RUNS", 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_operators() -> Iterator[None]:
+    """Let torch build its table of ONNX operators once, and not for every file."""
+    table = importlib.import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(table, "from_torchlib", staticmethod(functools.cache(table.from_torchlib)))
         yield
 
 

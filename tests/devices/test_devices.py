@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.command_line import captured, refused
 
 
 @pytest.mark.parametrize("device", ["second", "cuda"])
 def test_another_device_equals_the_cpu(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
     cases = Path(__file__).with_name("on_a_device.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(cases), "-k", device, "-rs", "-v"]
     process = subprocess.run(command, capture_output=True, text=True, cwd=cases.parents[2], check=False)  # noqa: S603

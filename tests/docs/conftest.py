@@ -10,6 +10,7 @@ import torch
 from helpers.documents import WEIGHTS, blocks
 from helpers.shown_plugins import install
 from PIL import Image
+from safetensors.torch import save_file
 
 from srptq_plugin.cli import main
 from srptq_plugin.models import edsr
@@ -27,8 +28,8 @@ ONE_EPOCH = RecipeLayer("small", {"reconstruction": {"epochs": 1}})
 Read = Callable[[Sequence[RecipeLayer]], Recipe]
 
 
-LARGE = "RealESRGAN_x4plus_anime_6B.pth"
-"""A checkpoint in documents. A small network stands in for it."""
+STOOD_IN = ("RealESRGAN_x4plus_anime_6B.pth", "SRGAN_netG_x4.safetensors")
+"""Checkpoints in documents. The small network stands in for each."""
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +71,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory, small_network: edsr.EDSR) 
 
 
 @pytest.fixture(scope="session")
-def furnished(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+def furnished(tmp_path_factory: pytest.TempPathFactory, weights: Path, small_network: edsr.EDSR) -> Path:
     """Return a folder with weights, images, recipes and a run, to be copied for each block."""
     folder = tmp_path_factory.mktemp("documents")
     shutil.copy(weights, folder)
-    shutil.copy(weights, folder / LARGE)
+    for name in STOOD_IN:
+        write = save_file if name.endswith(".safetensors") else torch.save
+        write(small_network.state_dict(), folder / name)
     photograph = Image.fromarray(skimage.data.astronaut()[:112, :128])
     for name, size in (("lr", (32, 28)), ("photographs", (128, 112)), ("Set5", (64, 56))):
         (folder / name).mkdir()

@@ -1,5 +1,6 @@
 """ncnn: .param and .bin in int8. Convolutions run in integers, everything between them in floats."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,6 +71,8 @@ class NcnnNet:
         self._ncnn = import_runtime("ncnn")
         self.name = f"ncnn {self._ncnn.__version__}"
         self._net = self._ncnn.Net()
+        # ncnn also counts cores that this process may not use, on which its threads would wait for each other.
+        self._net.opt.num_threads = min(self._net.opt.num_threads, _count_usable_cores())
         for option in REDUCED:
             setattr(self._net.opt, option, False)
         if artifact.suffix == ".onnx":
@@ -106,6 +109,10 @@ class NcnnNet:
         ncnn runs every layer with 8-bit weights in integers, and a build without integers refuses the file.
         """
         return len(self._integers)
+
+
+def _count_usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 TARGET = NcnnTarget()

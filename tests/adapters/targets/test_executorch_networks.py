@@ -14,6 +14,7 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.plugins.protocols import Runtime
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import NETWORK, PROGRAM
 
 pytest.importorskip("executorch")
@@ -56,9 +57,11 @@ def test_networks_of_one_size_are_refused(deploy: Deploy) -> None:
         deploy("bicubic", "executorch")
 
 
-@pytest.mark.parametrize("name", ["executorch-w8a8", "executorch-w8a8-best"])
+@pytest.mark.parametrize("name", ["executorch-w8a8", "executorch-w8a8-best", "executorch-w8a8-fast"])
 def test_a_shipped_recipe_makes_a_verified_run(name: str, tmp_path: Path) -> None:
-    small = ["calibration.patches=4", "calibration.size=24", "reconstruction.epochs=1"]
+    small = ["calibration.patches=4", "calibration.size=24"]
+    if Recipe.load(name).reconstruction:
+        small.append("reconstruction.epochs=1")
     run = quantize(name, model=networks.network("edsr"), out=tmp_path / "run", overrides=small, device="cpu")
     report = run.summary["verify"]
     assert report["passed"], report["problems"]
