@@ -8,6 +8,7 @@ from srptq_plugin.planning.recipe_choices import RecipeChoices
 from srptq_plugin.recipes.recipe import Recipe
 
 LONG_SKIP = "the long skip: the target adds the head's output as floats, which is finer and no slower"
+UNREAD = "no integer kernel reads its result, which integers would only make coarser"
 
 
 class FloatReasons:

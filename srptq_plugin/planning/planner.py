@@ -23,7 +23,7 @@ from srptq_plugin.graph.network import (
 )
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
-from srptq_plugin.planning.float_reasons import LONG_SKIP, FloatReasons
+from srptq_plugin.planning.float_reasons import LONG_SKIP, UNREAD, FloatReasons
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
 from srptq_plugin.planning.recipe_choices import RecipeChoices
 from srptq_plugin.planning.scale_groups import GridTensor, group_sites
@@ -77,6 +77,8 @@ class _Planner:
         self.layers = {*network.convs, *(network.transposed if TRANSPOSED in rules.inputs else ())}
         self.planned = [node for node in network.ops if node in self.layers and self._plans(node)]
         self.fusions = FusionMatcher(network, rules.fusions, self.planned)
+        self.feeding: set[fx.Node] = set()
+        self._find_feeding()
         self.joining = dict.fromkeys(self._others(rules.inputs))  # in the order of the graph
         self.skips = [node for node, op in network.ops.items() if op == "add" and self._joins(node)]
         self.sums = {self.fusions.last(add): add for add in self.skips}
@@ -131,7 +133,8 @@ class _Planner:
             is_integer = node in self.layers or self._needs_no_kernel(node, op) or node in self.joining
             is_integer = is_integer or (self.everywhere and node not in self.refused and self.choices.quantizes(node))
             if node in self.network.varying and not is_integer:
-                reasons[self.network.name(node)] = self.reasons.operation(op)
+                unread = self._is_named(node, self.rules.inputs) and not self._is_read(node)
+                reasons[self.network.name(node)] = UNREAD if unread else self.reasons.operation(op)
         return reasons
 
     def _plans(self, conv: fx.Node) -> bool:
@@ -234,8 +237,30 @@ class _Planner:
 
     def _is_other(self, node: fx.Node, ops: frozenset[str]) -> bool:
         op = self.network.ops[node]
-        is_named = op not in ("conv", TRANSPOSED) and not ops.isdisjoint((op, self.network.kind(node)))
-        return self.full and is_named and self._joins(node) and self.choices.quantizes(node)
+        is_named = op not in ("conv", TRANSPOSED) and self._is_named(node, ops)
+        quantizes = self.full and is_named and self._joins(node) and self.choices.quantizes(node)
+        return quantizes and (self.everywhere or self._is_read(node))
+
+    def _is_named(self, node: fx.Node, ops: frozenset[str]) -> bool:
+        return not ops.isdisjoint((self.network.ops[node], self.network.kind(node)))
+
+    def _is_read(self, node: fx.Node) -> bool:
+        """Tell whether the integers of an operation, if its kernel rounds, serve another integer kernel.
+
+        The mean of integers that are there for another reader costs less than their conversion to floats.
+        """
+        averages = self.network.kind(node) == "global_mean" and tensor_arguments(node)[0] in self.feeding
+        return averages or node in self.feeding or not self._is_named(node, self.rules.outputs)
+
+    def _find_feeding(self) -> None:
+        """Collect what an integer kernel reads, or the network returns, from the last operation to the first."""
+        for node, op in reversed(self.network.ops.items()):
+            readers = [user for user, _ in self.network.edges_out(self.fusions.last(node))]
+            if op == OUTPUT or any(self._passes_on(user) or self._reads_integers(user) for user in readers):
+                self.feeding.add(node)
+
+    def _passes_on(self, node: fx.Node) -> bool:
+        return node in self.feeding and self._needs_no_kernel(node, self.network.ops[node])
 
     def _joins(self, node: fx.Node) -> bool:
         """Tell whether an operation computes whole feature maps from others, or moves them to readers of integers."""

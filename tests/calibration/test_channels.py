@@ -44,12 +44,25 @@ def gated(net: Between, x: Tensor) -> Tensor:
     return x * torch.sigmoid(net.gate(functional.adaptive_avg_pool2d(x, 1)))
 
 
+def deviation(_net: Between, x: Tensor) -> Tensor:
+    return (x - x.mean((2, 3), keepdim=True)).square().mean((2, 3), keepdim=True).sqrt()
+
+
+def summed_deviation(_net: Between, x: Tensor) -> Tensor:
+    """Compute the same as in IMDN's own code."""
+    size = x.size(2) * x.size(3)
+    mean = x.sum(3, keepdim=True).sum(2, keepdim=True) / size
+    return ((x - mean).pow(2).sum(3, keepdim=True).sum(2, keepdim=True) / size).pow(0.5)
+
+
 PASSES: dict[str, Body] = {
     "relu": lambda _, x: functional.relu(x),
     "leaky_relu": lambda _, x: functional.leaky_relu(x, 0.1),
     "bilinear": lambda _, x: functional.interpolate(x, scale_factor=2.0, mode="bilinear"),
     "halved": lambda _, x: x * 0.5,
     "divided": lambda _, x: x / 3,
+    "deviation": deviation,
+    "summed deviation": summed_deviation,
 }
 STOPS: dict[str, Body] = {
     "sigmoid": lambda _, x: torch.sigmoid(x),
@@ -57,6 +70,10 @@ STOPS: dict[str, Body] = {
     "bias": lambda _, x: x + 1.0,
     "negated": lambda _, x: x * -1.0,
     "squared": lambda _, x: x * x,
+    "a square": lambda _, x: x.square(),
+    "a square and itself": lambda _, x: x + x.square(),
+    "an inverse": lambda _, x: x.pow(-1),
+    "a sign": lambda _, x: x / (x.size(2) - 100),
     "the image": lambda net, x: x + torch.cat([net.x, net.x[:, :1]], 1),
     "channel mean": lambda _, x: x - x.mean(1, keepdim=True),
     "clamp": lambda _, x: x.clamp(-1, 1),
@@ -69,6 +86,13 @@ def test_factors_pass_homogeneous_operations(name: str) -> None:
     assert written.tolist() == read.tolist()
     assert len(set(written)) == 4
     assert FIXED not in written
+
+
+def test_a_square_has_squared_factors() -> None:
+    network = Network(graph_of(fold_and_trace(Between(deviation).eval())[1]))
+    channels = Channels(network)
+    powers = {op: channels.power(node) for node, op in network.ops.items() if op in ("conv", "sub", "square", "sqrt")}
+    assert powers == {"conv": 1, "sub": 1, "square": 2, "sqrt": 1}
 
 
 @pytest.mark.parametrize("name", STOPS)

@@ -38,7 +38,14 @@ def classes(seed: int, *shape: int) -> Tensor:
 
 def activation(seed: int, grid: IntGrid) -> ActivationNoise:
     low, high, gain = (drawn(3 * seed + n, 5) for n in range(3))
-    return ActivationNoise(grid, low.log(), high.log(), gain, classes(seed, 5))
+    return ActivationNoise(
+        grid,
+        low.log(),
+        high.log(),
+        gain,
+        classes(seed, 5),
+        torch.tensor([1.0, 1.0, 2.0, 0.5, 1.0], dtype=torch.float64),
+    )
 
 
 def weight(seed: int, grid: IntGrid, groups: int = 2) -> WeightNoise:
@@ -47,7 +54,7 @@ def weight(seed: int, grid: IntGrid, groups: int = 2) -> WeightNoise:
 
 
 def plain_activation(part: ActivationNoise, scales: Tensor) -> float:
-    own = [float(scales[n]) for n in part.classes]
+    own = [float(scales[n]) ** float(power) for n, power in zip(part.classes, part.powers, strict=True)]
     low, high = (largest([math.exp(v) / s for v, s in zip(ends, own, strict=True)]) for ends in (part.low, part.high))
     width = 2 * max(low, high) if part.grid.symmetric else low + high
     return (width / part.grid.steps) ** 2 / 12 * sum(float(g) * s**2 for g, s in zip(part.gain, own, strict=True))
@@ -109,7 +116,8 @@ def test_neighboring_scales_have_more_noise(parts: list[NoiseTerm]) -> None:
 
 
 def test_dead_channels_give_finite_scales() -> None:
-    part = ActivationNoise(IntGrid(8), torch.full((3,), 1e-30).log(), drawn(1, 3).log(), torch.zeros(3), classes(1, 3))
+    silent = torch.full((3,), 1e-30).log()
+    part = ActivationNoise(IntGrid(8), silent, drawn(1, 3).log(), torch.zeros(3), classes(1, 3), torch.ones(3).double())
     dead = weight(1, IntGrid(8, signed=True, symmetric=True, channel_axis=0))
     dead.size[0, 1] = math.log(1e-30)
     logs, falls = least_noise([part, dead], CLASSES)

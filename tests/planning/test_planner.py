@@ -14,6 +14,8 @@ from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.network import MOVEMENT, Network, OpKey, tensor_arguments
+from srptq_plugin.models.imdn import IMDN
+from srptq_plugin.planning.float_reasons import UNREAD
 from srptq_plugin.planning.plan import Edge, Site
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
@@ -117,6 +119,16 @@ def test_openvino_adds_the_long_skip_in_float() -> None:
     everywhere = networks.plan("edsr", networks.recipe(target="onnxruntime"))
     assert "/add" in {edge.consumer for edge in sites(everywhere)["head/conv"].consumers}
     assert "/add" not in everywhere.floats
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "executorch"])
+def test_results_that_only_floats_read_stay_float(target: str) -> None:
+    """The deviation in the gate of IMDN: no target has an integer square root, so that its variance is float too."""
+    network = Network(graph_of(export_network(IMDN(upscale=2, features=16, blocks=2).eval())))
+    plan = BoundRecipe.of(networks.recipe(8, target), Registry()).plan(network, (0.0, 1.0))
+    assert plan.floats["IMDB1.cca/mean.1"] == UNREAD
+    gate = {site.source for site in plan.sites if site.source.startswith("IMDB1.cca/")}
+    assert gate & {f"IMDB1.cca/{op}" for op in ("sub", "square", "mean.1", "mul")} == {"IMDB1.cca/mul"}
 
 
 def test_fused_activations_come_before_the_quantizer() -> None:

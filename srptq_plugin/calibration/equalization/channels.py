@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -24,13 +25,14 @@ class Channels:
     """The classes of all channels. Channels of one class need the same factor, and class `FIXED` cannot be scaled.
 
     A convolution separates classes: its weight takes the factor of each input off, and puts the factor of each output
-    on. A positive factor passes a homogeneous operation. Both sides of a sum need the same factor. Every other reader
-    fixes the channels of a map.
+    on. A positive factor passes a homogeneous operation, and a square squares it. Both sides of a sum need the same
+    factor. Every other reader fixes the channels of a map.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
         self._ids: dict[fx.Node, Ids] = {}
+        self._powers: dict[fx.Node, float] = {}
         self._readers: dict[str, tuple[Ids, Ids]] = {}
         self._total = FIXED + 1
         links = [pair for node in network.ops if node in network.varying for pair in self._links(node)]
@@ -44,17 +46,24 @@ class Channels:
         """Return the class of each channel of a feature map."""
         return self._classes[self._ids[node]]
 
+    def power(self, node: fx.Node) -> float:
+        """Return the power to which a feature map has the factors of its classes: 2 behind a square."""
+        return self._powers[node]
+
     def _links(self, node: fx.Node) -> Links:
         """Assign numbers to the channels of a node's output, and return their links to the inputs."""
-        sources = [source for _, source in self._network.edges_in(node)]
-        read = [self._ids[source] for source in sources]
         op = self._network.ops[node]
+        sources = [source for _, source in self._network.edges_in(node)]
+        gates = [source for source in sources if _is_gate(source)] if op in PRODUCTS and len(sources) > 1 else []
+        powers = {self._powers[source] for source in sources if source not in gates} or {1.0}
+        self._powers[node] = exponent_of(node) * min(powers)
+        read = [self._ids[source] for source in sources]
         size = _count_unshuffled(node, read[0]) if op == "pixel_unshuffle" else count_channels(node)
         own = self._ids[node] = np.arange(self._total, self._total + size)
         self._total += size
-        if op == "conv":
+        if op == "conv" and powers == {1.0}:
             return self._conv_links(node, own, read)
-        rule = RULES.get(op)
+        rule = RULES.get(op) if len(powers) == 1 else None
         links = rule(node, own, sources, read) if rule and read else None
         # A rule that pairs unequal numbers of channels met something that is no feature map, or a broadcast.
         whole = links is not None and all(len(left) == len(right) for left, right in links)
@@ -84,6 +93,13 @@ def _count_unshuffled(node: fx.Node, read: Ids) -> int:
     return len(read) * factor**2
 
 
+def exponent_of(node: fx.Node) -> float:
+    """Return the power that an operation raises its input to, and 1 for others."""
+    op = canonical_op(str(node.target))
+    exponent: Any = node.args[1] if op == "pow" else EXPONENTS.get(op, 1.0)
+    return float(exponent) if isinstance(exponent, (int, float)) else 1.0
+
+
 def _fixed(*ids: Ids) -> Links:
     return [(channels, np.full_like(channels, FIXED)) for channels in ids]
 
@@ -100,11 +116,22 @@ def _sum(node: fx.Node, own: Ids, _sources: Sequence[fx.Node], read: Sequence[Id
 def _product(node: fx.Node, own: Ids, sources: Sequence[fx.Node], read: Sequence[Ids]) -> Links | None:
     """Link a product by a positive number, or by a gate: 1 x 1 maps, or a sigmoid. The gate itself is fixed."""
     if len(read) == 1:
-        factor = node.args[1]
-        return [(own, read[0])] if isinstance(factor, (int, float)) and factor > 0 else None
+        return [(own, read[0])] if _is_positive(node.args[1]) else None
     gates = [channels for channels, source in zip(read, sources, strict=True) if _is_gate(source)]
     maps = [channels for channels, source in zip(read, sources, strict=True) if not _is_gate(source)]
     return [(own, maps[0]), *_fixed(gates[0])] if len(gates) == len(maps) == 1 else None
+
+
+def _is_positive(factor: Any) -> bool:
+    """Tell whether a factor is a positive number, or a product of sizes."""
+    if isinstance(factor, fx.Node):
+        size = factor.meta.get("val")
+        return isinstance(size, torch.SymInt) and bool(size.node.expr.is_positive)
+    return isinstance(factor, (int, float)) and factor > 0
+
+
+def _raised(node: fx.Node, own: Ids, sources: Sequence[fx.Node], read: Sequence[Ids]) -> Links | None:
+    return _through(node, own, sources, read) if exponent_of(node) > 0 else None
 
 
 def _is_gate(source: fx.Node) -> bool:
@@ -133,13 +160,16 @@ def _shuffle(node: fx.Node, own: Ids, _sources: Sequence[fx.Node], read: Sequenc
 
 Rule = Callable[[fx.Node, Ids, Sequence[fx.Node], Sequence[Ids]], Links | None]
 # f(s x) = s f(x) for s > 0, channel by channel.
-HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "nearest", "interpolate", "max_pool", "mean")
+HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "nearest", "interpolate", "max_pool", "mean", "sum")
+PRODUCTS = ("mul", "div")
+# f(s x) = s^exponent f(x)
+EXPONENTS = {"square": 2.0, "sqrt": 0.5}
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(HOMOGENEOUS, _through),
+    **dict.fromkeys((*EXPONENTS, "pow"), _raised),
     "add": _sum,
     "sub": _sum,
-    "mul": _product,
-    "div": _product,
+    **dict.fromkeys(PRODUCTS, _product),
     "cat": _concat,
     "split": _split,
     "getitem": _part,

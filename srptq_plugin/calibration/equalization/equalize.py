@@ -97,10 +97,14 @@ def measured_parts(
             pairs = zip(by_source, maps, strict=True)
             maps = [values if len(values.gain) == len(ids) else values.whole() for ids, values in pairs]
             classes = torch.from_numpy(np.concatenate(by_source))
+            powers = [
+                torch.full((len(ids),), channels.power(source), dtype=torch.float64)
+                for source, ids in zip(sources, by_source, strict=True)
+            ]
             low = torch.cat([values.low for values in maps])
             high = torch.cat([values.high for values in maps])
             gain = torch.cat([values.gain for values in maps])
-            parts.append(ActivationNoise(grid, _logs(low), _logs(high), gain, classes))
+            parts.append(ActivationNoise(grid, _logs(low), _logs(high), gain, classes, torch.cat(powers)))
     return parts
 
 

@@ -40,6 +40,7 @@ class ActivationNoise:
         high: The logarithm of how far it goes above zero.
         gain: The squared gradients of the image.
         classes: The class of each channel.
+        powers: The power to which each channel has the factor of its class.
     """
 
     grid: IntGrid
@@ -47,10 +48,11 @@ class ActivationNoise:
     high: Tensor
     gain: Tensor
     classes: Tensor
+    powers: Tensor
 
     def noise(self, logs: Tensor) -> Tensor:
-        """Return the squared error of the image. Each channel is divided by exp(logs) of its class."""
-        factor = logs[self.classes]
+        """Return the squared error of the image. Each channel is divided by its power of exp(logs) of its class."""
+        factor = logs[self.classes] * self.powers
         # One scale holds all channels, so that its step follows from the widest.
         high, low = _largest(self.high - factor).exp(), _largest(self.low - factor).exp()
         width = 2 * torch.maximum(high, low) if self.grid.symmetric else high + low
