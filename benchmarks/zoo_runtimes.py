@@ -68,6 +68,7 @@ class OnnxRuntime:
         with TemporaryDirectory() as folder:
             options = self._options()
             options.enable_profiling = True
+            options.add_session_config_entry("session.disable_prepacking", "1")  # a profile lacks prepacked weights
             options.profile_file_prefix = str(Path(folder) / "profile")
             session = self._start(options)
             session.run(None, {session.get_inputs()[0].name: np.zeros((1, IMAGE_CHANNELS, *sides), np.float32)})

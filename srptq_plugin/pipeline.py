@@ -110,6 +110,7 @@ class _QuantizeJob:
         with calibrator.clock("export"):
             artifacts = self._write(program, table, draft)
         figures = {
+            "left_float_db": _decibels(calibrator.left_float),
             "equalized_db": _decibels(calibrator.equalized),
             "overflow": None if calibrator.overflow is None else asdict(calibrator.overflow),
             "reconstruction": dict(calibrator.figures),

@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from srptq_plugin.calibration.costly import leave_costly_float
 from srptq_plugin.calibration.equalization.equalize import equalize_network
 from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -35,6 +36,8 @@ class Calibrator:
     inputs: Inputs
     progress: Progress = quiet
     clock: Clock = field(default_factory=Clock)
+    left_float: float | None = None
+    """Rounding noise that operations left float are expected to save, in dB. None without `float_above`."""
     equalized: float | None = None
     """Rounding noise that equalizing is expected to save, in dB. None if the recipe does not equalize."""
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -77,12 +80,23 @@ class Calibrator:
         return self.grid_costs.get(group), self.observed.get(group), self.tuned.get(group)
 
     def _prepared(self, program: ExportedProgram) -> PreparedGraph:
+        network, input_range = Network(graph_of(program)), self.inputs.loaded.record.input_range
+        share = self.inputs.recipe.float_above
+        if share is not None:
+            self._leave_costly_float(network, share)
         bound = self.inputs.bound
-        network = Network(graph_of(program))
-        plan = bound.plan(network, self.inputs.loaded.record.input_range)
+        plan = bound.plan(network, input_range)
         if bound.recipe.equalize:
             self._equalize(network, plan)
         return bound.toolkit.realize(program, plan).to(self.inputs.device)
+
+    def _leave_costly_float(self, network: Network, share: float) -> None:
+        self.progress("measuring what rounding costs", 0, 0)
+        with self.clock("choose"):
+            inputs, images = self.inputs, self.inputs.patches[:PROBED]
+            input_range = inputs.loaded.record.input_range
+            bound, self.left_float = leave_costly_float(network, inputs.bound, share, input_range, images)
+            self.inputs = replace(inputs, bound=bound)
 
     def _equalize(self, network: Network, plan: Plan) -> None:
         self.progress("equalizing channels", 0, 0)

@@ -150,7 +150,7 @@ def _stages(sites: Sequence[Record]) -> Table:
 def _calibration(summary: Record) -> Iterator[tuple[str, Cell]]:
     """Yield what stays float, and the effect of each step of calibration."""
     yield from _floats(summary["floats"])
-    yield from _equalized(summary)
+    yield from _less_noise(summary)
     yield from _overflow(summary)
     yield from _rounded(summary)
     yield from _trained(summary)
@@ -173,9 +173,10 @@ def _kinds(names: Sequence[str]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
 
 
-def _equalized(summary: Record) -> Iterator[tuple[str, Cell]]:
-    if summary.get("equalized_db") is not None:
-        yield "equalized", f"{summary['equalized_db']:.1f} dB less noise from rounding expected"
+def _less_noise(summary: Record) -> Iterator[tuple[str, Cell]]:
+    for label, key in (("left float", "left_float_db"), ("equalized", "equalized_db")):
+        if summary.get(key) is not None:
+            yield label, f"{summary[key]:.1f} dB less noise from rounding expected"
 
 
 def _overflow(summary: Record) -> Iterator[tuple[str, Cell]]:

@@ -16,6 +16,8 @@ def problems(recipe: Recipe, rules: Rules) -> Iterator[str]:
     for role in ("weights", "activations"):
         if rules.integer_bits and not getattr(recipe, role).quantize:
             yield f"{role}.quantize: false, but {target} needs integers; a paper-... recipe simulates it"
+    if recipe.float_above is not None and rules.every_tensor:
+        yield f"float_above: {target} needs an encoding for every tensor; set it to null"
     yield from _skip_problems(recipe, rules)
     yield from _bit_problems(recipe, rules)
 

@@ -20,7 +20,7 @@ from srptq_plugin.recipes.schema import (
     TrainingSettings,
     WeightSettings,
 )
-from srptq_plugin.utils.field_types import Flag, Plain, Word, key_of, problem
+from srptq_plugin.utils.field_types import Flag, Plain, Share, Word, key_of, problem
 from srptq_plugin.utils.options import Options
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ class Recipe(Options):
     """`convs` quantizes weights and inputs of convolutions, `full` all that integer runtimes need."""
     equalize: Flag = False
     """`true` first scales channels so that rounding changes the image least. The float network computes the same."""
+    float_above: Share | None = None
+    """An operation stays float if its rounding makes a larger share of the image's noise. `null` leaves none float.
+
+    Only operations that multiply little stay float.
+    """
     weights: WeightSettings = WeightSettings()
     """Quantization of weights."""
     activations: TensorSettings = TensorSettings()

@@ -96,7 +96,7 @@ def least_noise(parts: Sequence[NoiseTerm], count: int) -> tuple[Tensor, float]:
     The logarithm of class `FIXED` stays 0.
     """
     together = list(_stack(parts))
-    logs = torch.zeros(count, dtype=torch.float64, requires_grad=True)
+    logs = no_factors(count).requires_grad_()
     free = torch.ones(count, dtype=torch.float64)
     free[FIXED] = 0
     optimizer = torch.optim.Adam([logs], lr=RATE)
@@ -108,6 +108,11 @@ def least_noise(parts: Sequence[NoiseTerm], count: int) -> tuple[Tensor, float]:
         optimizer.step()
     best = (logs.detach() * free).clamp(-LARGEST, LARGEST)
     return best, float(noise(together, torch.zeros_like(best)) / noise(together, best))
+
+
+def no_factors(count: int) -> Tensor:
+    """Return the logarithms of factors that scale nothing."""
+    return torch.zeros(count, dtype=torch.float64)
 
 
 def noise(parts: Sequence[NoiseTerm], logs: Tensor) -> Tensor:

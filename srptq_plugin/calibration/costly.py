@@ -1,0 +1,95 @@
+"""Operations that stay float because their rounding costs the image much, and their integers save little time."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from torch import Tensor, fx
+
+from srptq_plugin.calibration.equalization.channels import Channels
+from srptq_plugin.calibration.equalization.equalize import measured_parts
+from srptq_plugin.calibration.equalization.noise import least_noise, no_factors
+from srptq_plugin.costs.cost import Costs
+from srptq_plugin.graph.network import INPUT, MOVEMENT, OUTPUT, Network
+from srptq_plugin.planning.plan import Plan
+from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.plugins.bound_recipe import BoundRecipe
+from srptq_plugin.recipes.schema import Override
+
+MOST_MACS = 0.01
+"""The largest share of a network's multiplications that stays float for this."""
+FARTHEST = 2
+"""How many operations before a tensor one kernel may compute with it."""
+
+
+def leave_costly_float(
+    network: Network, bound: BoundRecipe, share: float, input_range: tuple[float, float], images: Tensor
+) -> tuple[BoundRecipe, float]:
+    """Add an override to a recipe for each operation that stays float.
+
+    Tensors that make more than a share of the noise are looked at, from the noisiest on. Such a tensor is not rounded
+    if the target can leave it float, and if the operations around it multiply little.
+
+    Returns:
+        The recipe, and by how many dB the noise by rounding activations is expected to fall.
+    """
+    recipe, plan = bound.recipe, bound.plan(network, input_range)
+    noises = measure_noises(network, plan, images, seed=recipe.calibration.seed, equalize=recipe.equalize)
+    _, channels, height, width = images.shape
+    macs = {layer.name: layer.macs for layer in Costs.of(network, (1, channels, height, width)).layers}
+    left, before = MOST_MACS * sum(macs.values()), sum(noises.values())
+    total = before
+    chosen = replace(bound, recipe=recipe.model_copy(update={"float_above": None}))
+    for group, noise in sorted(noises.items(), key=lambda item: -item[1]):
+        if noise <= share * total:
+            break
+        for operations in _iter_around(network, plan, group):
+            multiplied = sum(macs.get(name, 0) for name in operations)
+            without = _without(chosen, operations)
+            if multiplied <= left and _rounds_none(without.plan(network, input_range), plan, group):
+                chosen, left, total = without, left - multiplied, total - noise
+                break
+    return chosen, 10 * math.log10(before / total) if total else 0.0
+
+
+def measure_noises(network: Network, plan: Plan, images: Tensor, *, seed: int, equalize: bool) -> Mapping[str, float]:
+    """Return the noise in the image by each group of activations whose bounds are not known exactly."""
+    channels = Channels(network)
+    parts = measured_parts(PreparedGraph.from_plan(network.module, plan), network, channels, images, seed)
+    logs = least_noise(parts, channels.count)[0] if equalize else no_factors(channels.count)
+    by_group = zip(plan.groups.items(), parts, strict=True)
+    return {
+        group: float(part.noise(logs))
+        for (group, sites), part in by_group
+        if sites[0].role == "activation" and sites[0].bounds is None
+    }
+
+
+def _iter_around(network: Network, plan: Plan, group: str) -> Iterator[list[str]]:
+    """Yield the operations that read or make a group's tensors, then with those before, which fuse with them."""
+    sites = plan.groups[group]
+    nodes = {network.nodes[edge.consumer]: None for site in sites for edge in site.consumers}
+    nodes |= {network.nodes[site.source]: None for site in sites}
+    for _ in range(1 + FARTHEST):
+        yield [network.name(node) for node in nodes if network.ops[node] not in (*MOVEMENT, INPUT, OUTPUT)]
+        nodes |= {before: None for site in sites for before in _before(network, network.nodes[site.source], nodes)}
+
+
+def _before(network: Network, node: fx.Node, known: Mapping[fx.Node, None]) -> Iterator[fx.Node]:
+    """Yield the nearest operations before a node that are not known yet."""
+    for _, source in network.edges_in(node):
+        if source in known:
+            yield from _before(network, source, known)
+        else:
+            yield source
+
+
+def _without(bound: BoundRecipe, operations: list[str]) -> BoundRecipe:
+    own = bound.recipe.overrides
+    new = [override for name in operations if (override := Override(sites=name, quantize=False)) not in own]
+    return replace(bound, recipe=bound.recipe.model_copy(update={"overrides": (*own, *new)}))
+
+
+def _rounds_none(after: Plan, before: Plan, group: str) -> bool:
+    """Tell whether a plan rounds no tensor of a group of the plan before."""
+    return {site.source for site in before.groups[group]}.isdisjoint(site.source for site in after.sites)
