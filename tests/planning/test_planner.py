@@ -123,7 +123,7 @@ def test_openvino_adds_the_long_skip_in_float() -> None:
 
 @pytest.mark.parametrize("target", ["onnxruntime", "executorch"])
 def test_results_that_only_floats_read_stay_float(target: str) -> None:
-    """The deviation in the gate of IMDN: no target has an integer square root, so that its variance is float too."""
+    """Leave the variance in the gate of IMDN float: no target has an integer square root, which alone reads it."""
     network = Network(graph_of(export_network(IMDN(upscale=2, features=16, blocks=2).eval())))
     plan = BoundRecipe.of(networks.recipe(8, target), Registry()).plan(network, (0.0, 1.0))
     assert plan.floats["IMDB1.cca/mean.1"] == UNREAD
