@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from srptq_plugin.calibration.costly import leave_costly_float
 from srptq_plugin.calibration.equalization.equalize import equalize_network
+from srptq_plugin.calibration.even_areas import hold_even_areas
 from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
@@ -37,7 +38,7 @@ class Calibrator:
     progress: Progress = quiet
     clock: Clock = field(default_factory=Clock)
     left_float: float | None = None
-    """Rounding noise that operations left float are expected to save, in dB. None without `float_above`."""
+    """Rounding noise that operations left float are expected to save, in dB. None if there are none."""
     equalized: float | None = None
     """Rounding noise that equalizing is expected to save, in dB. None if the recipe does not equalize."""
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
@@ -95,8 +96,8 @@ class Calibrator:
         with self.clock("choose"):
             inputs, images = self.inputs, self.inputs.patches[:PROBED]
             input_range = inputs.loaded.record.input_range
-            bound, self.left_float = leave_costly_float(network, inputs.bound, share, input_range, images)
-            self.inputs = replace(inputs, bound=bound)
+            bound, fall = leave_costly_float(network, inputs.bound, share, input_range, images)
+            self.inputs, self.left_float = replace(inputs, bound=bound), fall or None
 
     def _equalize(self, network: Network, plan: Plan) -> None:
         self.progress("equalizing channels", 0, 0)
@@ -109,6 +110,8 @@ class Calibrator:
         shuffled = self.inputs.shuffled
         with self.clock("observe"):
             prepared.observe(shuffled.split(self.inputs.recipe.calibration.batch), self.progress)
+            if self.inputs.recipe.calibration.even_areas:
+                hold_even_areas(prepared, self.inputs.loaded.record.input_range, shuffled[0])
             self.observed = observed_bounds(prepared)
             self.overflow = overflow_cost(prepared, shuffled[:PROBED])
         with self.clock("reconstruct"):

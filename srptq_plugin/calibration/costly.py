@@ -11,13 +11,15 @@ from srptq_plugin.calibration.equalization.equalize import measured_parts
 from srptq_plugin.calibration.equalization.noise import least_noise, no_factors
 from srptq_plugin.costs.cost import Costs
 from srptq_plugin.graph.network import INPUT, MOVEMENT, OUTPUT, Network
-from srptq_plugin.planning.plan import Plan
+from srptq_plugin.planning.plan import Plan, Site
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
+from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.recipes.schema import Override
 
 MOST_MACS = 0.01
 """The largest share of a network's multiplications that stays float for this."""
+LEVELS, SLACK = 255, 1e-3
 FARTHEST = 2
 """How many operations before a tensor one kernel may compute with it."""
 
@@ -34,7 +36,7 @@ def leave_costly_float(
         The recipe, and by how many dB the noise by rounding activations is expected to fall.
     """
     recipe, plan = bound.recipe, bound.plan(network, input_range)
-    noises = measure_noises(network, plan, images, seed=recipe.calibration.seed, equalize=recipe.equalize)
+    noises = measure_noises(network, bound, input_range, images)
     _, channels, height, width = images.shape
     macs = {layer.name: layer.macs for layer in Costs.of(network, (1, channels, height, width)).layers}
     left, before = MOST_MACS * sum(macs.values()), sum(noises.values())
@@ -52,17 +54,25 @@ def leave_costly_float(
     return chosen, 10 * math.log10(before / total) if total else 0.0
 
 
-def measure_noises(network: Network, plan: Plan, images: Tensor, *, seed: int, equalize: bool) -> Mapping[str, float]:
-    """Return the noise in the image by each group of activations whose bounds are not known exactly."""
-    channels = Channels(network)
-    parts = measured_parts(PreparedGraph.from_plan(network.module, plan), network, channels, images, seed)
-    logs = least_noise(parts, channels.count)[0] if equalize else no_factors(channels.count)
-    by_group = zip(plan.groups.items(), parts, strict=True)
+def measure_noises(
+    network: Network, bound: BoundRecipe, input_range: tuple[float, float], images: Tensor
+) -> Mapping[str, float]:
+    """Return the noise in the image by each group of activations, except for an image whose levels are kept."""
+    recipe, plan, channels = bound.recipe, bound.plan(network, input_range), Channels(network)
+    prepared = PreparedGraph.from_plan(network.module, plan)
+    parts = measured_parts(prepared, network, channels, images, recipe.calibration.seed)
+    logs = least_noise(parts, channels.count)[0] if recipe.equalize else no_factors(channels.count)
+    level = (input_range[1] - input_range[0]) / LEVELS
     return {
         group: float(part.noise(logs))
-        for (group, sites), part in by_group
-        if sites[0].role == "activation" and sites[0].bounds is None
+        for (group, sites), part in zip(plan.groups.items(), parts, strict=True)
+        if sites[0].role == "activation" and not _keeps_levels(sites[0], level)
     }
+
+
+def _keeps_levels(site: Site, level: float) -> bool:
+    """Tell whether a site is the image, with steps that are no coarser than its levels."""
+    return site.bounds is not None and float(project(Bounds.of(*site.bounds), site.grid).scale) <= level * (1 + SLACK)
 
 
 def _iter_around(network: Network, plan: Plan, group: str) -> Iterator[list[str]]:
