@@ -17,12 +17,15 @@ from srptq_plugin.quantization.quantizer import Mode
 
 GRAYS = 9
 """The number of even images, from black to white."""
+WIDEST = 1.25
+"""The largest factor by which a range is widened. Some networks give features on even images that no photograph has."""
 
 
 def hold_even_areas(prepared: PreparedGraph, input_range: tuple[float, float], patch: Tensor) -> None:
     """Widen the bounds of activations, so that they hold what even images of the size of a patch give.
 
-    A part within two rows or columns of the middle counts, as padding changes the borders.
+    Only the middle of a feature map counts, as padding changes its borders. Bounds that would have to be widened more
+    than by `WIDEST` stay as they are.
     """
     values: dict[str, list[Tensor]] = defaultdict(list)
     levels = torch.linspace(*input_range, GRAYS, dtype=patch.dtype, device=patch.device)
@@ -50,4 +53,6 @@ def _widen(prepared: PreparedGraph, group: str, ends: Tensor) -> None:
     quantizer = prepared.quantizers[group]
     ends = ends.double() if quantizer.limits is None else ends.double().clamp(*quantizer.limits)
     bounds = quantizer.bounds
-    quantizer.set_bounds(Bounds(torch.minimum(bounds.lower, ends.min()), torch.maximum(bounds.upper, ends.max())))
+    wider = Bounds(torch.minimum(bounds.lower, ends.min()), torch.maximum(bounds.upper, ends.max()))
+    if bool((wider.upper - wider.lower <= WIDEST * (bounds.upper - bounds.lower)).all()):
+        quantizer.set_bounds(wider)

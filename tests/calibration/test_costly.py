@@ -118,7 +118,7 @@ def test_targets_with_integers_everywhere_refuse_it() -> None:
 
 
 @pytest.mark.parametrize(("target", "reads"), [("ncnn", False), ("onnxruntime", True)])
-def test_an_image_on_coarser_levels_is_read_as_floats(target: str, reads: bool) -> None:  # noqa: FBT001
+def test_a_coarsened_image_is_read_as_floats(target: str, reads: bool) -> None:  # noqa: FBT001
     network = Network(graph_of(export_network(Residual().eval())))
     bound = BoundRecipe.of(networks.recipe(8, target), Registry())
     bound, _ = leave_costly_float(network, bound, 0.05, UNIT, IMAGES)

@@ -3,18 +3,19 @@
 import pytest
 import torch
 from helpers import networks
+from torch import Tensor
 
 from srptq_plugin.calibration.even_areas import hold_even_areas
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.quantizer import Mode
 
 UNIT = 0.0, 1.0
-DARK = 0.2 * networks.images(4, 24, 26)
+DARK = 0.85 * networks.images(4, 24, 26)
 
 
-def prepared(kind: str, target: str = "openvino") -> PreparedGraph:
+def prepared(kind: str, target: str = "openvino", images: Tensor = DARK) -> PreparedGraph:
     graph = networks.realize(kind, networks.plan(kind, networks.recipe(8, target)))
-    graph.observe([DARK])
+    graph.observe([images])
     return graph
 
 
@@ -47,6 +48,14 @@ def test_bounds_only_widen(kind: str) -> None:
         slack = float(quantizer.qparams().scale.max())
         assert quantizer.bounds.lower <= before[group].lower + slack
         assert quantizer.bounds.upper >= before[group].upper - slack
+
+
+def test_bounds_far_from_even_areas_stay() -> None:
+    graph = prepared("edsr", images=0.05 * DARK)
+    before = {group: quantizer.bounds.upper.clone() for group, quantizer in graph.of_role("activation").items()}
+    hold_even_areas(graph, UNIT, DARK[0])
+    widened = [g for g, quantizer in graph.of_role("activation").items() if quantizer.bounds.upper > before[g]]
+    assert "head/conv" not in widened
 
 
 def test_limits_of_activations_hold() -> None:
