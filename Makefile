@@ -1,5 +1,5 @@
 # make quantize   the bundled network on the bundled images; ARGS="--recipe openvino-w8a8-fast" changes that
-# make test       the tests, on every core, 11 minutes on two; ARGS="-k recipe" picks some, and ARGS="-m 'not slow'"
+# make test       the tests, on every core, 13 minutes on two; ARGS="-k recipe" picks some, and ARGS="-m 'not slow'"
 #                 those that take 2 minutes together: all but what tests/slow.txt lists
 # make test-avx2  those that execute integers, on the kernels that OpenVINO and torch.compile have without VNNI
 # make check      lint, format, types and language
@@ -12,7 +12,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 EXECUTED := tests/adapters/targets tests/adapters/torchao tests/runs/test_input_sizes.py tests/runs/test_verify.py tests/pipeline
-DISOBEY := --ignore-glob='*test_executorch*' --ignore-glob='*test_ncnn*' --ignore-glob='*test_aimet*'
+OBEY := -k "not (aimet or executorch or ncnn or onnxruntime or paper or snpe or tensorrt)"
 NEEDS := pyproject.toml constraints.txt | $(BIN)/python
 
 .PHONY: quantize test test-avx2 check bench format docs
@@ -25,7 +25,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-avx2: $(VENV)/.dev
-	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(EXECUTED) $(DISOBEY) $(ARGS)
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(EXECUTED) $(OBEY) $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -247,10 +247,12 @@ class _Planner:
     def _is_read(self, node: fx.Node) -> bool:
         """Tell whether the integers of an operation, if its kernel rounds, serve another integer kernel.
 
-        The mean of integers that are there for another reader costs less than their conversion to floats.
+        A matrix product saves time in any case. The mean of integers that are there for another reader costs less than
+        their conversion to floats.
         """
         averages = self.network.kind(node) == "global_mean" and tensor_arguments(node)[0] in self.feeding
-        return averages or node in self.feeding or not self._is_named(node, self.rules.outputs)
+        saves = averages or self.network.ops[node] == "matmul"
+        return saves or node in self.feeding or not self._is_named(node, self.rules.outputs)
 
     def _find_feeding(self) -> None:
         """Collect what an integer kernel reads, or the network returns, from the last operation to the first."""

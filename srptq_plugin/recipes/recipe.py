@@ -8,7 +8,17 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from srptq_plugin.errors import SrptqError, at_once
 from srptq_plugin.graph.stages import STAGES, Stage
-from srptq_plugin.recipes.recipe_files import Data, RecipeLayer, dump, merge, parse_set, read_layers, shipped, source
+from srptq_plugin.recipes.recipe_files import (
+    ARGUMENTS,
+    Data,
+    RecipeLayer,
+    dump,
+    merge,
+    parse_set,
+    read_layers,
+    shipped,
+    source,
+)
 from srptq_plugin.recipes.renamed_keys import use_new_names
 from srptq_plugin.recipes.schema import (
     Calibration,
@@ -109,7 +119,7 @@ class Recipe(Options):
         """
         is_loaded = isinstance(recipe, Recipe)
         layers = [RecipeLayer(recipe.name, recipe.model_dump())] if is_loaded else read_layers(recipe)
-        return cls.from_layers([*layers, *map(parse_set, overrides), RecipeLayer("arguments", changes or {})])
+        return cls.from_layers([*layers, *map(parse_set, overrides), RecipeLayer(ARGUMENTS, changes or {})])
 
     @classmethod
     def from_layers(cls, layers: Sequence[RecipeLayer]) -> "Recipe":

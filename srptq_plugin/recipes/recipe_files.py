@@ -14,6 +14,7 @@ from srptq_plugin.utils.field_types import is_writable, shown
 
 HERE = Path(__file__).parents[1]
 SET = "--set"
+ARGUMENTS = "arguments"
 SUFFIXES = (".yaml", ".yml")
 Data = Mapping[str, Any]
 KeyPath = Sequence[str | int]
@@ -215,7 +216,7 @@ def source(layers: Sequence[RecipeLayer], path: KeyPath) -> str:
         for layer in reversed(layers):
             if _has(layer.data, path[:length]):
                 return layer.source
-    return next((layer.source for layer in reversed(layers) if layer.source != SET), "recipe")
+    return next((layer.source for layer in reversed(layers) if layer.source not in (SET, ARGUMENTS)), "recipe")
 
 
 def _has(data: object, path: KeyPath) -> bool:

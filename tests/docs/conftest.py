@@ -20,7 +20,7 @@ from srptq_plugin.recipes.recipe_files import RecipeLayer, merge
 SMALL = RecipeLayer(
     "small",
     {
-        "calibration": {"patches": 4, "size": 24},
+        "calibration": {"patches": 4, "size": 24, "even_areas": False},
         "training": {"steps": 2, "every": 1, "batch": 2, "patch": 16},
     },
 )
