@@ -15,6 +15,7 @@ from srptq_plugin.planning.plan import Plan, Site
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.quantization.grid import Bounds, project
+from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import Override
 
 MOST_MACS = 0.01
@@ -36,7 +37,7 @@ def leave_costly_float(
         The recipe, and by how many dB the noise by rounding activations is expected to fall.
     """
     recipe, plan = bound.recipe, bound.plan(network, input_range)
-    noises = measure_noises(network, bound, input_range, images)
+    noises = measure_noises(network, plan, recipe, input_range, images)
     _, channels, height, width = images.shape
     macs = {layer.name: layer.macs for layer in Costs.of(network, (1, channels, height, width)).layers}
     left, before = MOST_MACS * sum(macs.values()), sum(noises.values())
@@ -55,11 +56,10 @@ def leave_costly_float(
 
 
 def measure_noises(
-    network: Network, bound: BoundRecipe, input_range: tuple[float, float], images: Tensor
+    network: Network, plan: Plan, recipe: Recipe, input_range: tuple[float, float], images: Tensor
 ) -> Mapping[str, float]:
     """Return the noise in the image by each group of activations, except for an image whose levels are kept."""
-    recipe, plan, channels = bound.recipe, bound.plan(network, input_range), Channels(network)
-    prepared = PreparedGraph.from_plan(network.module, plan)
+    channels, prepared = Channels(network), PreparedGraph.from_plan(network.module, plan)
     parts = measured_parts(prepared, network, channels, images, recipe.calibration.seed)
     logs = least_noise(parts, channels.count)[0] if recipe.equalize else no_factors(channels.count)
     level = (input_range[1] - input_range[0]) / LEVELS

@@ -294,8 +294,7 @@ class _Planner:
         return is_left or consumer in self.float_sums or self.network.ops[consumer] in self.rules.float_inputs
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
-        names = self.network.ops[consumer], self.network.kind(consumer)
-        reads = consumer in self.planned or not (self.rules.inputs | MOVEMENT).isdisjoint(names)
+        reads = consumer in self.planned or self._is_named(consumer, self.rules.inputs | MOVEMENT)
         return self.stages.of(consumer if reads else source)
 
     def _grid(self, consumer: fx.Node, source: fx.Node, stage: Stage) -> IntGrid:

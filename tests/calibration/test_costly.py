@@ -87,7 +87,7 @@ def test_no_share_above_the_limit_is_left() -> None:
     network, limit = network_of(), 0.05
     bound, _ = leave_costly_float(network, bound_of(), limit, UNIT, IMAGES)
     plan = bound.plan(network, UNIT)
-    noises = measure_noises(network, bound, UNIT, IMAGES)
+    noises = measure_noises(network, plan, bound.recipe, UNIT, IMAGES)
     for group, noise in noises.items():
         edges = [edge for site in plan.groups[group] for edge in site.consumers]
         around = {edge.consumer for edge in edges} | {site.source for site in plan.groups[group]}

@@ -190,3 +190,10 @@ def test_any_other_number_of_bits_is_refused(key: str, bits: float | str) -> Non
     else:
         with pytest.raises(SrptqError, match=f"mine.yaml: {key}: "):
             Recipe.from_layers(layers)
+
+
+def test_a_missing_target_is_blamed_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("weights: {bits: 8}")
+    with pytest.raises(SrptqError, match=r"mine\.yaml: target: missing"):
+        Recipe.resolve(path, changes={"calibration": {"scale": 2}})
