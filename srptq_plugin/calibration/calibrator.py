@@ -10,6 +10,7 @@ from torch.export import ExportedProgram
 
 from srptq_plugin.calibration.costly import leave_costly_float
 from srptq_plugin.calibration.equalization.equalize import equalize_network
+from srptq_plugin.calibration.equalization.rounding_noise import RoundingNoise
 from srptq_plugin.calibration.even_areas import hold_even_areas
 from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -18,7 +19,6 @@ from srptq_plugin.graph.export import graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.grid_cost import GridCost, grid_costs, observed_bounds, tuned_bounds
 from srptq_plugin.planning.overflow_cost import OverflowCost, overflow_cost
-from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import Bounds
 from srptq_plugin.reconstruction.compensation import compensate
@@ -81,30 +81,34 @@ class Calibrator:
         return self.grid_costs.get(group), self.observed.get(group), self.tuned.get(group)
 
     def _prepared(self, program: ExportedProgram) -> PreparedGraph:
-        network, input_range = Network(graph_of(program)), self.inputs.loaded.record.input_range
-        share = self.inputs.recipe.float_above
-        if share is not None:
-            self._leave_costly_float(network, share)
+        network = Network(graph_of(program))
+        noise = self._leave_costly_float(network)
+        if self.inputs.recipe.equalize:
+            self._equalize(noise or self._measured(network))
         bound = self.inputs.bound
-        plan = bound.plan(network, input_range)
-        if bound.recipe.equalize:
-            self._equalize(network, plan)
+        plan = bound.plan(network, self.inputs.loaded.record.input_range)
         return bound.toolkit.realize(program, plan).to(self.inputs.device)
 
-    def _leave_costly_float(self, network: Network, share: float) -> None:
+    def _leave_costly_float(self, network: Network) -> RoundingNoise | None:
+        """Leave costly operations float, and return the noise of the plan if there are none."""
+        share = self.inputs.recipe.float_above
+        if share is None:
+            return None
         self.progress("measuring what rounding costs", 0, 0)
         with self.clock("choose"):
-            inputs, images = self.inputs, self.inputs.patches[:PROBED]
-            input_range = inputs.loaded.record.input_range
-            bound, fall = leave_costly_float(network, inputs.bound, share, input_range, images)
-            self.inputs, self.left_float = replace(inputs, bound=bound), fall or None
+            noise, input_range = self._measured(network), self.inputs.loaded.record.input_range
+            bound, fall = leave_costly_float(noise, self.inputs.bound, share, input_range)
+            self.inputs, self.left_float = replace(self.inputs, bound=bound), fall or None
+            return None if fall else noise
 
-    def _equalize(self, network: Network, plan: Plan) -> None:
+    def _measured(self, network: Network) -> RoundingNoise:
+        plan = self.inputs.bound.plan(network, self.inputs.loaded.record.input_range)
+        return RoundingNoise(network, plan, self.inputs.patches[:PROBED], self.inputs.recipe.calibration.seed)
+
+    def _equalize(self, noise: RoundingNoise) -> None:
         self.progress("equalizing channels", 0, 0)
         with self.clock("equalize"):
-            self.equalized = equalize_network(
-                network, plan, self.inputs.patches[:PROBED], self.inputs.recipe.calibration.seed
-            )
+            self.equalized = equalize_network(noise)
 
     def _calibrate(self, prepared: PreparedGraph) -> None:
         shuffled = self.inputs.shuffled

@@ -4,18 +4,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from torch import Tensor, fx
+from torch import fx
 
-from srptq_plugin.calibration.equalization.channels import Channels
-from srptq_plugin.calibration.equalization.equalize import measured_parts
-from srptq_plugin.calibration.equalization.noise import least_noise, no_factors
+from srptq_plugin.calibration.equalization.rounding_noise import RoundingNoise
 from srptq_plugin.costs.cost import Costs
 from srptq_plugin.graph.network import INPUT, MOVEMENT, OUTPUT, Network
 from srptq_plugin.planning.plan import Plan, Site
-from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.quantization.grid import Bounds, project
-from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import Override
 
 MOST_MACS = 0.01
@@ -26,7 +22,7 @@ FARTHEST = 2
 
 
 def leave_costly_float(
-    network: Network, bound: BoundRecipe, share: float, input_range: tuple[float, float], images: Tensor
+    noise: RoundingNoise, bound: BoundRecipe, share: float, input_range: tuple[float, float]
 ) -> tuple[BoundRecipe, float]:
     """Add an override to a recipe for each operation that stays float.
 
@@ -36,37 +32,34 @@ def leave_costly_float(
     Returns:
         The recipe, and by how many dB the noise by rounding activations is expected to fall.
     """
-    recipe, plan = bound.recipe, bound.plan(network, input_range)
-    noises = measure_noises(network, plan, recipe, input_range, images)
-    _, channels, height, width = images.shape
+    network, plan = noise.network, noise.plan
+    noises = activation_noises(noise, input_range, equalized=bound.recipe.equalize)
+    _, channels, height, width = noise.images.shape
     macs = {layer.name: layer.macs for layer in Costs.of(network, (1, channels, height, width)).layers}
     left, before = MOST_MACS * sum(macs.values()), sum(noises.values())
     total = before
-    chosen = replace(bound, recipe=recipe.model_copy(update={"float_above": None}))
-    for group, noise in sorted(noises.items(), key=lambda item: -item[1]):
-        if noise <= share * total:
+    chosen = replace(bound, recipe=bound.recipe.model_copy(update={"float_above": None}))
+    for group, made in sorted(noises.items(), key=lambda item: -item[1]):
+        if made <= share * total:
             break
         for operations in _iter_around(network, plan, group):
             multiplied = sum(macs.get(name, 0) for name in operations)
             without = _without(chosen, operations)
             if multiplied <= left and _rounds_none(without.plan(network, input_range), plan, group):
-                chosen, left, total = without, left - multiplied, total - noise
+                chosen, left, total = without, left - multiplied, total - made
                 break
     return chosen, 10 * math.log10(before / total) if total else 0.0
 
 
-def measure_noises(
-    network: Network, plan: Plan, recipe: Recipe, input_range: tuple[float, float], images: Tensor
+def activation_noises(
+    noise: RoundingNoise, input_range: tuple[float, float], *, equalized: bool
 ) -> Mapping[str, float]:
     """Return the noise in the image by each group of activations, except for an image whose levels are kept."""
-    channels, prepared = Channels(network), PreparedGraph.from_plan(network.module, plan)
-    parts = measured_parts(prepared, network, channels, images, recipe.calibration.seed)
-    logs = least_noise(parts, channels.count)[0] if recipe.equalize else no_factors(channels.count)
-    level = (input_range[1] - input_range[0]) / LEVELS
+    level, groups = (input_range[1] - input_range[0]) / LEVELS, noise.plan.groups
     return {
-        group: float(part.noise(logs))
-        for (group, sites), part in zip(plan.groups.items(), parts, strict=True)
-        if sites[0].role == "activation" and not _keeps_levels(sites[0], level)
+        group: made
+        for group, made in noise.by_group(equalized=equalized).items()
+        if groups[group][0].role == "activation" and not _keeps_levels(groups[group][0], level)
     }
 
 

@@ -7,23 +7,15 @@ from dataclasses import replace
 from torch import Tensor, fx
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph.fusion import ANY, FusionMatcher
+from srptq_plugin.graph.fusion import FusionMatcher
 from srptq_plugin.graph.image_range import compute_image_range
 from srptq_plugin.graph.limits import Limits, compute_limits
 from srptq_plugin.graph.long_skip import find_long_skips
-from srptq_plugin.graph.network import (
-    ELEMENTWISE,
-    INPUT,
-    MOVEMENT,
-    OUTPUT,
-    TRANSPOSED,
-    Network,
-    is_pooled,
-    tensor_arguments,
-)
+from srptq_plugin.graph.network import MOVEMENT, OUTPUT, TRANSPOSED, Network, is_pooled, tensor_arguments
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.stages import Stage, Stages, find_blocks
 from srptq_plugin.planning.float_reasons import LONG_SKIP, UNREAD, FloatReasons
+from srptq_plugin.planning.integer_operations import IntegerOperations
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
 from srptq_plugin.planning.recipe_choices import RecipeChoices
 from srptq_plugin.planning.scale_groups import GridTensor, group_sites
@@ -77,10 +69,9 @@ class _Planner:
         self.layers = {*network.convs, *(network.transposed if TRANSPOSED in rules.inputs else ())}
         self.planned = [node for node in network.ops if node in self.layers and self._plans(node)]
         self.fusions = FusionMatcher(network, rules.fusions, self.planned)
-        self.feeding: set[fx.Node] = set()
-        self._find_feeding()
-        self.joining = dict.fromkeys(self._others(rules.inputs))  # in the order of the graph
-        self.skips = [node for node, op in network.ops.items() if op == "add" and self._joins(node)]
+        self.operations = IntegerOperations(self.reasons, self.fusions)
+        self.joining = dict.fromkeys(self.operations.of(rules.inputs))  # in the order of the graph
+        self.skips = [node for node, op in network.ops.items() if op == "add" and self.operations.joins(node)]
         self.sums = {self.fusions.last(add): add for add in self.skips}
 
     def weights(self) -> Iterator[Site]:
@@ -130,10 +121,10 @@ class _Planner:
         reasons = {self.network.name(conv): reason for conv, reason in self.refused.items()}
         reasons |= {self.network.name(add): LONG_SKIP for add in self.float_sums if add in self.joining}
         for node, op in self.network.ops.items():
-            is_integer = node in self.layers or self._needs_no_kernel(node, op) or node in self.joining
+            is_integer = node in self.layers or self.operations.needs_no_kernel(node, op) or node in self.joining
             is_integer = is_integer or (self.everywhere and node not in self.refused and self.choices.quantizes(node))
             if node in self.network.varying and not is_integer:
-                unread = self._is_named(node, self.rules.inputs) and not self._is_read(node)
+                unread = self.operations.is_named(node, self.rules.inputs) and not self.operations.is_read(node)
                 reasons[self.network.name(node)] = UNREAD if unread else self.reasons.operation(op)
         return reasons
 
@@ -216,7 +207,7 @@ class _Planner:
 
     def _output_edges(self) -> Iterator[tuple[fx.Node, int, fx.Node]]:
         producers = [node for node in self.planned if self.full and self.network.ops[node] in self.rules.outputs]
-        others = self._tensors() if self.everywhere else self._others(self.rules.outputs)
+        others = self._tensors() if self.everywhere else self.operations.of(self.rules.outputs)
         for node in (*producers, *others):
             last = self.fusions.last(node)
             for consumer, index in self.network.edges_out(last):
@@ -231,56 +222,6 @@ class _Planner:
             if computes and node not in self.refused and self.choices.quantizes(node):
                 yield node
 
-    def _others(self, ops: frozenset[str]) -> Iterator[fx.Node]:
-        """Yield the operations of these kinds, except layers, that run in integers: none under `convs`."""
-        return (node for node in self.network.ops if self._is_other(node, ops))
-
-    def _is_other(self, node: fx.Node, ops: frozenset[str]) -> bool:
-        op = self.network.ops[node]
-        is_named = op not in ("conv", TRANSPOSED) and self._is_named(node, ops)
-        quantizes = self.full and is_named and self._joins(node) and self.choices.quantizes(node)
-        return quantizes and (self.everywhere or self._is_read(node))
-
-    def _is_named(self, node: fx.Node, ops: frozenset[str]) -> bool:
-        return not ops.isdisjoint((self.network.ops[node], self.network.kind(node)))
-
-    def _is_read(self, node: fx.Node) -> bool:
-        """Tell whether the integers of an operation, if its kernel rounds, serve another integer kernel.
-
-        A matrix product saves time in any case. The mean of integers that are there for another reader costs less than
-        their conversion to floats.
-        """
-        averages = self.network.kind(node) == "global_mean" and tensor_arguments(node)[0] in self.feeding
-        saves = averages or self.network.ops[node] == "matmul"
-        return saves or node in self.feeding or not self._is_named(node, self.rules.outputs)
-
-    def _find_feeding(self) -> None:
-        """Collect what an integer kernel reads, or the network returns, from the last operation to the first."""
-        for node, op in reversed(self.network.ops.items()):
-            readers = [user for user, _ in self.network.edges_out(self.fusions.last(node))]
-            if op == OUTPUT or any(self._passes_on(user) or self._reads_integers(user) for user in readers):
-                self.feeding.add(node)
-
-    def _passes_on(self, node: fx.Node) -> bool:
-        return node in self.feeding and self._needs_no_kernel(node, self.network.ops[node])
-
-    def _joins(self, node: fx.Node) -> bool:
-        """Tell whether an operation computes whole feature maps from others, or moves them to readers of integers."""
-        op = self.network.ops[node]
-        if op in MOVEMENT:
-            return all(self._reads_integers(user) for user, _ in self.network.edges_out(node))
-        # A constant that is added, or a factor for each channel, would need integers of its own.
-        kind = self.network.kind(node)
-        is_whole = len(self.network.edges_in(node)) > 1 or op not in ELEMENTWISE or kind == "scale"
-        is_large = kind == "global_mean" or not is_pooled(node)
-        return is_whole and is_large and self.stages.of(node) != "tail" and node in self.network.varying
-
-    def _reads_integers(self, node: fx.Node) -> bool:
-        # A part of a split is no operation of its own to a target.
-        op = self.network.ops[node]
-        moves = op in MOVEMENT and (op == "getitem" or op in self.rules.inputs) and self._joins(node)
-        return moves or node in self.planned or self._is_other(node, self.rules.inputs)
-
     def _skip(self, consumer: fx.Node, source: fx.Node) -> fx.Node | None:
         """Return the add that reads or makes a tensor, or None if there is none or a convolution reads it."""
         if consumer in self.planned:
@@ -294,7 +235,7 @@ class _Planner:
         return is_left or consumer in self.float_sums or self.network.ops[consumer] in self.rules.float_inputs
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
-        reads = consumer in self.planned or self._is_named(consumer, self.rules.inputs | MOVEMENT)
+        reads = consumer in self.planned or self.operations.is_named(consumer, self.rules.inputs | MOVEMENT)
         return self.stages.of(consumer if reads else source)
 
     def _grid(self, consumer: fx.Node, source: fx.Node, stage: Stage) -> IntGrid:
@@ -316,10 +257,3 @@ class _Planner:
         alike = sum(other.bits == grid.bits for other in grids) > 1
         kind = "-symmetric" if alike and grid.symmetric else ""
         return self.network.name(source) + ("" if len(grids) == 1 else f"@{grid.bits}{kind}")
-
-    def _needs_no_kernel(self, node: fx.Node, op: str) -> bool:
-        """Tell whether an operation keeps integers integers: it moves them, or a kernel of another one computes it."""
-        # An activation that fuses behind anything counts as fused also if a second reader prevents it.
-        fused_anywhere = any(fusion.op == op and fusion.behind == ANY for fusion in self.rules.fusions)
-        fused = fused_anywhere or (op not in self.rules.inputs and self.fusions.is_fused(node))
-        return fused or op in MOVEMENT or op in (INPUT, OUTPUT)

@@ -1,4 +1,7 @@
-"""Devices for tensors, by the names that users give."""
+"""Devices for tensors by the names that users give, and threads."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import torch
 
@@ -17,3 +20,14 @@ def device_of(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ArgumentError("device", f"not available ({reason}); give cpu, cuda or auto", name) from error
     return device
+
+
+@contextmanager
+def one_thread() -> Generator[None]:
+    """Compute small tensors on one thread. Several would wait for each other: for minutes, if other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

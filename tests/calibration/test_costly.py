@@ -8,7 +8,8 @@ import torch
 from helpers import networks
 from torch import Tensor, nn
 
-from srptq_plugin.calibration.costly import MOST_MACS, leave_costly_float, measure_noises
+from srptq_plugin.calibration.costly import MOST_MACS, activation_noises, leave_costly_float
+from srptq_plugin.calibration.equalization.rounding_noise import RoundingNoise
 from srptq_plugin.costs.cost import Costs
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.export import export_network, graph_of
@@ -53,6 +54,11 @@ def bound_of(**keys: Any) -> BoundRecipe:
     return BoundRecipe.of(networks.recipe(8, "onnxruntime", **keys), Registry())
 
 
+def leave_costly(network: Network, bound: BoundRecipe, share: float) -> tuple[BoundRecipe, float]:
+    noise = RoundingNoise(network, bound.plan(network, UNIT), IMAGES, bound.recipe.calibration.seed)
+    return leave_costly_float(noise, bound, share, UNIT)
+
+
 def left_float(bound: BoundRecipe) -> set[str]:
     return {str(override.sites) for override in bound.recipe.overrides}
 
@@ -67,7 +73,7 @@ def error(network: Network, bound: BoundRecipe) -> float:
 
 def test_a_steep_gate_stays_float() -> None:
     network = network_of()
-    bound, fall = leave_costly_float(network, bound_of(), 0.1, UNIT, IMAGES)
+    bound, fall = leave_costly(network, bound_of(), 0.1)
     assert {"excite/conv", "/sigmoid"} <= left_float(bound)
     assert fall > 0.4
     assert error(network, bound) < error(network, bound_of())
@@ -76,7 +82,7 @@ def test_a_steep_gate_stays_float() -> None:
 @pytest.mark.parametrize("equalize", [False, True])
 def test_what_stays_float_multiplies_little(equalize: bool) -> None:  # noqa: FBT001
     network = network_of()
-    bound, _ = leave_costly_float(network, bound_of(equalize=equalize), 0.0, UNIT, IMAGES)
+    bound, _ = leave_costly(network, bound_of(equalize=equalize), 0.0)
     planned = set(bound_of().plan(network, UNIT).convs) - set(bound.plan(network, UNIT).convs)
     costs = Costs.of(network, (1, 3, 24, 26))
     multiplied = sum(layer.macs for layer in costs.layers if layer.name in planned)
@@ -85,9 +91,9 @@ def test_what_stays_float_multiplies_little(equalize: bool) -> None:  # noqa: FB
 
 def test_no_share_above_the_limit_is_left() -> None:
     network, limit = network_of(), 0.05
-    bound, _ = leave_costly_float(network, bound_of(), limit, UNIT, IMAGES)
+    bound, _ = leave_costly(network, bound_of(), limit)
     plan = bound.plan(network, UNIT)
-    noises = measure_noises(network, plan, bound.recipe, UNIT, IMAGES)
+    noises = activation_noises(RoundingNoise(network, plan, IMAGES, seed=0), UNIT, equalized=False)
     for group, noise in noises.items():
         edges = [edge for site in plan.groups[group] for edge in site.consumers]
         around = {edge.consumer for edge in edges} | {site.source for site in plan.groups[group]}
@@ -95,7 +101,7 @@ def test_no_share_above_the_limit_is_left() -> None:
 
 
 def test_a_high_limit_changes_nothing() -> None:
-    bound, fall = leave_costly_float(network_of(), bound_of(), 0.99, UNIT, IMAGES)
+    bound, fall = leave_costly(network_of(), bound_of(), 0.99)
     assert left_float(bound) == set()
     assert fall == 0
 
@@ -121,7 +127,7 @@ def test_targets_with_integers_everywhere_refuse_it() -> None:
 def test_a_coarsened_image_is_read_as_floats(target: str, reads: bool) -> None:  # noqa: FBT001
     network = Network(graph_of(export_network(Residual().eval())))
     bound = BoundRecipe.of(networks.recipe(8, target), Registry())
-    bound, _ = leave_costly_float(network, bound, 0.05, UNIT, IMAGES)
+    bound, _ = leave_costly(network, bound, 0.05)
     # ncnn's 127 levels of an image lose every other one. ONNX Runtime's 255 are the image's own.
     assert ("head/conv" in bound.plan(network, UNIT).convs) == reads
 

@@ -13,8 +13,8 @@ from torch.export import ExportedProgram
 
 import srptq_plugin
 from srptq_plugin.calibration.equalization import noise
-from srptq_plugin.calibration.equalization.channels import Channels
-from srptq_plugin.calibration.equalization.equalize import equalize_network, measured_parts
+from srptq_plugin.calibration.equalization.equalize import equalize_network
+from srptq_plugin.calibration.equalization.rounding_noise import RoundingNoise
 from srptq_plugin.graph.export import export_network, graph_of, own_module
 from srptq_plugin.graph.network import Network, drop_identities
 from srptq_plugin.pipeline import quantize
@@ -48,6 +48,10 @@ def plan(kind: str, bits: int, target: str = "onnxruntime") -> Plan:
     return networks.plan(kind, networks.recipe(bits, target))
 
 
+def equalize_program(program: ExportedProgram, planned: Plan, seed: int = 0) -> float:
+    return equalize_network(RoundingNoise(Network(graph_of(program)), planned, IMAGES, seed))
+
+
 def prepare(program: ExportedProgram, planned: Plan) -> PreparedGraph:
     prepared = PreparedGraph.from_plan(drop_identities(own_module(program)), planned)
     prepared.observe([IMAGES])
@@ -71,7 +75,7 @@ def test_the_float_network_stays_the_same(kind: str, bits: int) -> None:
     before = {name: value.clone() for name, value in program.state_dict.items()}
     exact = program.module()(IMAGES)
     planned = build_plan(program, networks.recipe(bits, "onnxruntime"))
-    assert equalize_network(Network(graph_of(program)), planned, IMAGES) > 0.1
+    assert equalize_program(program, planned) > 0.1
     assert torch.allclose(program.module()(IMAGES), exact, atol=1e-5)
     assert any(not torch.equal(value, before[name]) for name, value in program.state_dict.items())
 
@@ -85,7 +89,7 @@ def test_equalization_lowers_the_quantization_error(kind: str, bits: int, target
     planned = plan(kind, bits, target)
     program = exported(kind)
     before = error(program, planned)
-    equalize_network(Network(graph_of(program)), planned, IMAGES)
+    equalize_program(program, planned)
     assert error(program, planned) < 0.9 * before
 
 
@@ -95,11 +99,8 @@ def test_measured_noise_matches_its_model() -> None:
     layers = [networks.conv(3, 6), networks.conv(6, 6), networks.conv(6, 6), networks.conv(6, 12), nn.PixelShuffle(2)]
     program = export_network(nn.Sequential(*layers).eval())
     planned = build_plan(program, networks.recipe(8, "onnxruntime", weights={"bits": 8, "overflow_safe": False}))
-    prepared, network = prepare(program, planned), Network(graph_of(program))
-    channels = Channels(network)
-    parts = measured_parts(prepared, network, channels, IMAGES, seed=0)
-    logs = torch.zeros(channels.count, dtype=torch.float64)
-    expected = sum(float(part.noise(logs)) for part in parts) / 4
+    noise = RoundingNoise(Network(graph_of(program)), planned, IMAGES, seed=0)
+    expected = sum(noise.by_group(equalized=False).values()) / 4
     assert error(program, planned) == pytest.approx(expected, rel=0.35)
 
 
@@ -140,7 +141,7 @@ def test_tensors_with_channels_last_stay_unscaled() -> None:
     program = exported("tokens")
     exact = program.module()(IMAGES)
     planned = build_plan(program, networks.recipe(8, "onnxruntime"))
-    assert equalize_network(Network(graph_of(program)), planned, IMAGES) == pytest.approx(0)
+    assert equalize_program(program, planned) == pytest.approx(0)
     assert torch.equal(program.module()(IMAGES), exact)
 
 
@@ -158,7 +159,7 @@ def test_the_same_seed_gives_the_same_factors() -> None:
     planned, states = plan("imdn", 4), list[dict[str, Tensor]]()
     for _ in range(2):
         program = exported("imdn")
-        equalize_network(Network(graph_of(program)), planned, IMAGES, seed=2)
+        equalize_program(program, planned, seed=2)
         states.append(dict(program.state_dict))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 

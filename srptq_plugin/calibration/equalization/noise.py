@@ -21,6 +21,7 @@ from torch import Tensor
 
 from srptq_plugin.calibration.equalization.channels import FIXED
 from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.utils.devices import one_thread
 
 STEPS, RATE = 400, 0.02
 """Adam's steps, and its rate at first."""
@@ -90,6 +91,7 @@ class WeightNoise:
 NoiseTerm = ActivationNoise | WeightNoise
 
 
+@one_thread()
 def least_noise(parts: Sequence[NoiseTerm], count: int) -> tuple[Tensor, float]:
     """Return the logarithms of the factors with the least noise, and the ratio by which it falls.
 
