@@ -12,7 +12,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 EXECUTED := tests/adapters/targets tests/adapters/torchao tests/runs/test_input_sizes.py tests/runs/test_verify.py tests/pipeline
-OBEY := -k "not (aimet or executorch or ncnn or onnxruntime or paper or snpe or tensorrt)"
+OBEY := -k "not (aimet or executorch or litert or ncnn or onnxruntime or paper or snpe or tensorrt)"
 NEEDS := pyproject.toml constraints.txt | $(BIN)/python
 
 .PHONY: quantize test test-avx2 check bench format docs

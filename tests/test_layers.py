@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ADAPTERS = ROOT / "adapters" / "srptq_adapters"
 TOOLKITS = ("mqbench", "torchao")
-RUNTIMES = ("openvino", "onnxruntime", "ncnn", "executorch", "nncf", "tensorrt", "aimet_onnx")
+RUNTIMES = ("openvino", "onnxruntime", "ncnn", "executorch", "ai_edge_litert", "nncf", "tensorrt", "aimet_onnx")
 ORDER = (
     *(
         "errors",

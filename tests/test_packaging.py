@@ -35,7 +35,10 @@ def imported(package: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("package", "extras"),
-    [(PACKAGES[0], ("plot",)), (PACKAGES[1], ("torchao", "openvino", "onnxruntime", "ncnn", "executorch", "spandrel"))],
+    [
+        (PACKAGES[0], ("plot",)),
+        (PACKAGES[1], ("torchao", "openvino", "onnxruntime", "litert", "ncnn", "executorch", "spandrel")),
+    ],
 )
 def test_every_import_is_declared(package: Path, extras: tuple[str, ...]) -> None:
     distributions = packages_distributions()

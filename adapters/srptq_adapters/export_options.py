@@ -25,3 +25,10 @@ class ExecuTorchExport(Options):
 
     largest: Annotated[int, whole(2, 2**14)] = 512
     """The largest height and width of an image, for programs of any size: ExecuTorch plans their memory."""
+
+
+class LiteRtExport(Options):
+    """The options of `export` for LiteRT."""
+
+    io: Literal["float", "int8"] = "float"
+    """The type of the images that the file takes and gives."""

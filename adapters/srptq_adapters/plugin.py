@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from srptq_adapters.export_options import ExecuTorchExport, SnpeExport, TensorRTExport
+from srptq_adapters.export_options import ExecuTorchExport, LiteRtExport, SnpeExport, TensorRTExport
 from srptq_plugin.errors import NotInstalledError, SrptqError
 from srptq_plugin.models.model_options import EdsrOptions, RdnOptions, RrdbOptions, SizeOptions, UpscaleOptions
 from srptq_plugin.observers.observer_options import DbdcOptions, PercentileOptions, SearchOptions
@@ -102,6 +102,9 @@ def srptq_targets() -> Iterable[TargetEntry]:
             _target("executorch"),
             aliases=("xnnpack",),
             options=ExecuTorchExport,
+        ),
+        TargetEntry(
+            "litert", "a .tflite file, int8 affine", _target("litert"), aliases=("tflite",), options=LiteRtExport
         ),
         TargetEntry("ncnn", "param and bin, int8 symmetric", _target("ncnn")),
     ]

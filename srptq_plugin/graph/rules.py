@@ -57,6 +57,8 @@ class Rules:
     """Bits of the saturating sum of two products on processors without VNNI. None if all sums have 32 bits."""
     sum_multiplier_bits: int | None = None
     """Bits of the integers by which kernels multiply what they add, behind the leading one. None if sums are exact."""
+    leaky_multiplier_bits: int | None = None
+    """Bits behind the point of the integers by which kernels multiply in a leaky ReLU. None if they are exact."""
     sign_bit: bool = False
     """The sign takes one bit more than a recipe names: signed grids of M bits have M + 1."""
     integer_bits: frozenset[int] = frozenset({8})

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from srptq_plugin.data.images import Image, load_images, sample_images
-from srptq_plugin.deploy.fixed_point_sums import use_fixed_point_sums
+from srptq_plugin.deploy.fixed_point import use_fixed_point
 from srptq_plugin.deploy.quant_table import QuantTable, fault_of
 from srptq_plugin.errors import LONGEST, SrptqError, first_line, short
 from srptq_plugin.graph.export import graph_of
@@ -185,16 +185,14 @@ class Run:
     def simulation(self, device: torch.device = CPU, *, double: bool = False, noise: Ratio = 0.0) -> Forward:
         """Return the quantized network, simulated in torch from the quant table, as a function on arrays.
 
-        Sums round as on the target.
+        Sums and leaky ReLUs round as on the target.
 
         Args:
             device: Where it computes.
             double: Compute in double precision. The levels are the same, and values near a tie may round elsewhere.
             noise: The relative error of each activation before it is rounded, as a standard deviation.
         """
-        network = self.table.simulate(copy.deepcopy(self.network))
-        if self.rules.sum_multiplier_bits is not None:
-            network = use_fixed_point_sums(network, self.rules.sum_multiplier_bits)
+        network = use_fixed_point(self.table.simulate(copy.deepcopy(self.network)), self.rules)
         if noise:
             generator = torch.Generator().manual_seed(0)
             for quantizer in network.of_role("activation").values():

@@ -130,7 +130,7 @@ def test_float_size_equals_the_state_dict(kind: str) -> None:
     assert costs(kind).size() == 4 * sum(tensor.numel() for tensor in state.values())
 
 
-@pytest.mark.parametrize("target", ["openvino", "tensorrt", "onnxruntime", "ncnn", "executorch", "paper"])
+@pytest.mark.parametrize("target", ["openvino", "tensorrt", "onnxruntime", "litert", "ncnn", "executorch", "paper"])
 def test_size_equals_the_quantization_table(target: str) -> None:
     table = QuantTable.of(networks.calibrated("edsr", 8, target))
     network = costs("edsr")

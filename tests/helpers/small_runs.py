@@ -20,7 +20,8 @@ def small(target: str, bits: int = 8, **keys: Any) -> Recipe:
 def require_runtime(target: str) -> None:
     """Skip the test if the runtime that executes or reads the target's files is not installed."""
     if target != "paper":
-        pytest.importorskip(target if target in ("openvino", "ncnn", "executorch") else "onnxruntime")
+        own = {"litert": "ai_edge_litert"} | {name: name for name in ("openvino", "ncnn", "executorch")}
+        pytest.importorskip(own.get(target, "onnxruntime"))
 
 
 def read_strict(path: Path) -> dict[str, Any]:

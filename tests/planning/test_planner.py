@@ -121,7 +121,7 @@ def test_openvino_adds_the_long_skip_in_float() -> None:
     assert "/add" not in everywhere.floats
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", "executorch"])
+@pytest.mark.parametrize("target", ["onnxruntime", "executorch", "litert"])
 def test_results_that_only_floats_read_stay_float(target: str) -> None:
     """Leave the variance in the gate of IMDN float: no target has an integer square root, which alone reads it."""
     network = Network(graph_of(export_network(IMDN(upscale=2, features=16, blocks=2).eval())))

@@ -235,7 +235,7 @@ def test_pac_has_nothing_to_tune() -> None:
 @pytest.mark.parametrize(
     ("target", "preset"),
     [
-        *((target, None) for target in ("openvino", "onnxruntime", "tensorrt", "snpe", "ncnn", "executorch")),
+        *((target, None) for target in ("openvino", "onnxruntime", "tensorrt", "snpe", "litert", "ncnn", "executorch")),
         ("paper", "fqsr"),
     ],
 )

@@ -1,9 +1,8 @@
 """ExecuTorch: a .pte program that XNNPACK computes in int8, with affine activations."""
 
-import os
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from srptq_adapters.export_options import ExecuTorchExport
+from srptq_adapters.targets.native_runtime import without_logs
 from srptq_adapters.targets.runtime_import import import_runtime
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
@@ -30,7 +30,6 @@ BITS = frozenset(range(2, 9))
 INTEGERS = ("QC8", "QS8")
 """Parts of the names of kernels that compute in int8."""
 USUAL_SIDE = 64
-STDERR = 2
 
 
 class ExecuTorchTarget:
@@ -125,7 +124,7 @@ class ExecuTorchProgram:
                 f"{width}; quantize with a larger `export.largest`, or evaluate by tiles"
             )
         # The first run starts threads, and logs about the processor.
-        silence = _without_logs() if self._last is None else nullcontext()
+        silence = without_logs() if self._last is None else nullcontext()
         self._last = image.shape
         try:
             with silence:
@@ -151,7 +150,7 @@ class ExecuTorchProgram:
         """Return the names of XNNPACK's kernels, in the order in which they run."""
         library = import_module("executorch.extension.pybindings.portable_lib")
         serialize = import_module("executorch.devtools.etdump.serialize")
-        with TemporaryDirectory() as folder, _without_logs():
+        with TemporaryDirectory() as folder, without_logs():
             # Only the bindings behind `executorch.runtime` write profiles.
             module = library._load_for_executorch_from_buffer(self._content, enable_etdump=True)  # noqa: SLF001
             module.forward([torch.zeros(self._last or [min(side, USUAL_SIDE) for side in self._largest])])
@@ -161,19 +160,6 @@ class ExecuTorchProgram:
         events = (event.profile_event for run in profile.run_data for event in run.events or ())
         names = (event.delegate_debug_id_str for event in events if event)
         return [name.rsplit(" #")[0] for name in names if name]
-
-
-@contextmanager
-def _without_logs() -> Generator[None]:
-    """Silence native code, which logs to stderr on x86 that registers of Arm cannot be read."""
-    kept = os.dup(STDERR)
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), STDERR)
-    try:
-        yield
-    finally:
-        os.dup2(kept, STDERR)
-        os.close(kept)
 
 
 TARGET = ExecuTorchTarget()

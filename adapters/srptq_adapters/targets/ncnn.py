@@ -1,6 +1,5 @@
 """ncnn: .param and .bin in int8. Convolutions run in integers, everything between them in floats."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
+from srptq_adapters.targets.native_runtime import count_usable_cores
 from srptq_adapters.targets.ncnn_file import INPUT, INT8_TERM, OUTPUT, PART, write
 from srptq_adapters.targets.ncnn_layers import translate
 from srptq_adapters.targets.runtime_import import import_runtime
@@ -72,7 +72,7 @@ class NcnnNet:
         self.name = f"ncnn {self._ncnn.__version__}"
         self._net = self._ncnn.Net()
         # ncnn also counts cores that this process may not use, on which its threads would wait for each other.
-        self._net.opt.num_threads = min(self._net.opt.num_threads, _count_usable_cores())
+        self._net.opt.num_threads = min(self._net.opt.num_threads, count_usable_cores())
         for option in REDUCED:
             setattr(self._net.opt, option, False)
         if artifact.suffix == ".onnx":
@@ -109,10 +109,6 @@ class NcnnNet:
         ncnn runs every layer with 8-bit weights in integers, and a build without integers refuses the file.
         """
         return len(self._integers)
-
-
-def _count_usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 TARGET = NcnnTarget()

@@ -9,7 +9,9 @@ import pytest
 import torch
 from helpers import networks
 
+from srptq_plugin.deploy.fixed_point import use_fixed_point
 from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.plugins.registry import Registry
@@ -46,11 +48,12 @@ def deploy(float_file: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
-def error_share() -> Callable[[str, QuantTable, Runtime], float]:
+def error_share() -> Callable[..., float]:
     """Measure the error of a runtime against the simulation, as a share of the error of quantization."""
 
-    def measure(kind: str, table: QuantTable, runtime: Runtime) -> float:
+    def measure(kind: str, table: QuantTable, runtime: Runtime, rules: Rules | None = None) -> float:
         plain, simulation = PreparedGraph.float_only(networks.graph(kind)), table.simulate(networks.graph(kind))
+        simulation = use_fixed_point(simulation, rules) if rules else simulation
         wrong, quantization = 0.0, 0.0
         for seed, size in enumerate(SIZES):
             image = networks.images(*size, seed=seed)

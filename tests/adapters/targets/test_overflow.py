@@ -79,7 +79,7 @@ def test_fewer_bits_need_no_raised_scales(target: str, bits: int, deploy: Deploy
     assert lint(written(files), target) == []
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "snpe", "ncnn", "executorch", "paper"])
+@pytest.mark.parametrize("target", ["tensorrt", "snpe", "litert", "ncnn", "executorch", "paper"])
 def test_other_targets_keep_their_scales(target: str) -> None:
     plan = networks.calibrated("edsr", 8, target).plan
     assert all(site.grid.pair_limit is None for site in plan.sites)

@@ -1,15 +1,23 @@
-"""Sums by multipliers of integers."""
+"""Sums and leaky ReLUs by multipliers of integers."""
+
+from dataclasses import replace
 
 import torch
 from helpers import networks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from srptq_plugin.deploy.fixed_point_sums import FixedPointSum, use_fixed_point_sums
+from srptq_plugin.deploy.fixed_point import FixedPointLeakyRelu, FixedPointSum, use_fixed_point
 from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.graph.rules import Rules
+from srptq_plugin.plugins.registry import Registry
 
 SCALES = st.tuples(*3 * [st.floats(2**-10, 8, width=32)])
 INTEGERS = st.tuples(st.integers(-255, 255), st.integers(-255, 255))
+
+
+def rules_of(target: str, preset: str) -> Rules:
+    return Registry().target(target).load().presets[preset]
 
 
 @given(SCALES, INTEGERS, st.sampled_from([1, -1]))
@@ -38,11 +46,29 @@ def test_few_bits_change_sums() -> None:
 
 def test_a_network_keeps_its_blocks_and_output() -> None:
     table = QuantTable.of(networks.calibrated("edsr", 8, "executorch"))
-    image = networks.images(1)
+    image, rules = networks.images(1), rules_of("executorch", "xnnpack")
     with torch.no_grad():
         expected = table.simulate(networks.graph("edsr"))(image)
-        fixed = use_fixed_point_sums(table.simulate(networks.graph("edsr")), 20)
-        coarse = use_fixed_point_sums(table.simulate(networks.graph("edsr")), 4)
+        fixed = use_fixed_point(table.simulate(networks.graph("edsr")), rules)
+        coarse = use_fixed_point(table.simulate(networks.graph("edsr")), replace(rules, sum_multiplier_bits=4))
         assert len(fixed.features(image)[1]) == len(table.plan.blocks)
         assert torch.nn.functional.mse_loss(fixed(image), expected) < 1e-5
         assert not torch.equal(coarse(image), expected)
+
+
+@given(st.floats(0.25, 4, width=32), st.floats(0.01, 0.5), st.integers(-128, 127))
+def test_a_leaky_relu_is_within_a_step(ratio: float, slope: float, integer: int) -> None:
+    output = float(FixedPointLeakyRelu([ratio, 1.0], slope, 8)(torch.tensor([integer * ratio])))
+    exact = integer * ratio * (slope if integer < 0 else 1)
+    # Half a step by rounding, and half of 1 / 256 by its multiplier.
+    assert abs(output - exact) <= 0.5 + abs(integer) / 512 + 1e-4
+
+
+def test_a_network_multiplies_in_leaky_relus() -> None:
+    rules = rules_of("litert", "default")
+    table = QuantTable.of(networks.calibrated("imdn", 8, "litert"))
+    image = networks.images(1)
+    with torch.no_grad():
+        expected = table.simulate(networks.graph("imdn"))(image)
+        coarse = use_fixed_point(table.simulate(networks.graph("imdn")), replace(rules, leaky_multiplier_bits=2))(image)
+    assert not torch.equal(coarse, expected)
