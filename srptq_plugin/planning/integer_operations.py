@@ -1,4 +1,4 @@
-"""Which operations beside layers run in integers, for one network, one target and one recipe."""
+"""Which operations besides layers run in integers, for one network, one target and one recipe."""
 
 from collections.abc import Iterator
 

@@ -45,10 +45,9 @@ class LiteRtTarget:
             placements=("full",),
             inputs=OPS,
             outputs=OPS,
-            fusions=tuple(
-                Fusion(activation, behind=op)
-                for op in ("conv", "conv_transpose", "add", "sub", "mul")
-                for activation in ("relu", "relu6", "hardtanh", "clamp")
+            fusions=(
+                *(Fusion(activation, behind="conv") for activation in ("relu6", "hardtanh", "clamp")),
+                *(Fusion("relu", behind=op) for op in ("conv", "conv_transpose", "add", "sub", "mul")),
             ),
             # Its concat copies integers.
             shared_scales=frozenset({"cat"}),

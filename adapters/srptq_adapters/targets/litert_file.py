@@ -18,7 +18,7 @@ INT8_VERSIONS = {
     "RESHAPE": 1,
     "TRANSPOSE_CONV": 3,
 }
-"""The versions of operations that take int8. That of all others is 2."""
+"""The versions of operations that take int8. All others have version 2."""
 ANY_LENGTH = -1
 MOST_OF_OLD_CODES = 127
 """The largest number of an operation in the field that the first files had."""

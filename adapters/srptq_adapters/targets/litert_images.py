@@ -176,7 +176,7 @@ def _pool(graph: LiteRtGraph, node: NodeProto) -> None:
         raise graph.refusal(node, "rounded up, without what it pads, or of other than 2 dimensions")
     (height, width), (stride_h, stride_w) = attribute(node, "kernel_shape", ()), attribute(node, "strides", [1, 1])
     tensor, encoding = _stored(graph, node)
-    # Averages are rounded, so that only the wanted integers are those of the simulation.
+    # Averages are rounded, so that other integers than the wanted ones would not be the simulation's.
     if is_average and encoding != graph.wanted(node.output[0]):
         tensor, encoding = graph.tensor(node.input[0], None), None
     if any(pads):

@@ -40,7 +40,7 @@ def lengths(value: ValueInfoProto) -> tuple[int, ...]:
 
 
 def _with_constant_sizes(model: ModelProto) -> ModelProto:
-    """Return a model in which constants stand for what Shape gives, and for what is computed from constants alone."""
+    """Return a model in which constants stand for the results of Shape, and of operations on constants alone."""
     shapes = {value.name: lengths(value) for value in (*model.graph.input, *model.graph.value_info)}
     known: dict[str, Values] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     stored, rest = set(known), list[NodeProto]()
