@@ -142,12 +142,12 @@ def _resize(graph: LiteRtGraph, node: NodeProto) -> None:
     if is_repeat and len(factors) == 1:
         _repeat(graph, node, factors.pop())
     elif graph.fixed and not (mode == b"nearest" and place != b"asymmetric"):
-        tensor, encoding = _stored(graph, node)
+        # Bilinear resizing gives values between the levels of its input.
+        tensor, encoding = _stored(graph, node) if mode == b"nearest" else (graph.tensor(node.input[0], None), None)
         kind, table = ("NEAREST_NEIGHBOR", "NearestNeighbor") if mode == b"nearest" else ("BILINEAR", "Bilinear")
         fields = {"alignCorners": place == b"align_corners", "halfPixelCenters": place in HALF_PIXEL}
-        tensors = [tensor, graph.numbers(after[2:])]
         operation = Operation(f"RESIZE_{kind}", f"Resize{table}Options", fields)
-        graph.add(operation, tensors, node.output[0], encoding)
+        graph.add(operation, [tensor, graph.numbers(after[2:])], node.output[0], encoding)
     else:
         raise graph.refusal_of_sizes(node, "to a size that follows the image's, or at half pixels")
 

@@ -7,12 +7,11 @@ from srptq_adapters.targets.litert_elementwise import ELEMENTWISE
 from srptq_adapters.targets.litert_graph import Integers, LiteRtGraph
 from srptq_adapters.targets.litert_images import IMAGES
 from srptq_adapters.targets.litert_norms import NORMS
+from srptq_adapters.targets.litert_sizes import FOLDED
 from srptq_plugin.deploy.qdq import Placer
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.graph.types import Size
 
-SIZES = ("Shape", "Gather")
-"""Operations that read sizes, which are constants in a file of one size."""
 USUAL_SIDE = 64
 """The height and width at which a file for any size is written."""
 
@@ -29,12 +28,19 @@ def translate(model: ModelProto, table: QuantTable | None, *, integers: bool = F
     size, fixed = _size(model)
     placed = Placer(model, table).place() if table else model
     graph = LiteRtGraph(placed, size, fixed=fixed, integers=integers)
+    sizes: set[str] = set()
     for node in graph.onnx.nodes:
         if node.op_type == "Constant" or node.output[0] in graph.done:
             continue
-        if node.op_type not in OPERATIONS:
-            raise graph.refusal_of_sizes(node, "") if node.op_type in SIZES else graph.refusal(node)
-        OPERATIONS[node.op_type](graph, node)
+        reads_sizes = any(value in sizes for value in node.input)
+        if node.op_type == "Shape" or (reads_sizes and node.op_type in FOLDED):
+            sizes.update(node.output)
+        elif reads_sizes:
+            raise graph.refusal_of_sizes(node, "by sizes that follow the image's")
+        elif node.op_type in OPERATIONS:
+            OPERATIONS[node.op_type](graph, node)
+        else:
+            raise graph.refusal(node)
     return graph.finish(integers=integers)
 
 
