@@ -1,4 +1,4 @@
-"""PSNR and speed of our LiteRT files beside others of the same network, in one run.
+"""PSNR and speed of our LiteRT files and of others of the same network, in one run.
 
     python benchmarks/published.py --runs RUN ... --files FILE ... --data Set5 Set14
 

@@ -14,6 +14,7 @@ from pieces import sentences, table
 
 from srptq_plugin.plugin_api import (
     Adopter,
+    Checker,
     Entry,
     Finding,
     Fusion,
@@ -51,7 +52,7 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_quantizers": (TrainableQuantizer,),
     "srptq_reconstructions": (Reconstruction,),
     "srptq_models": (ModelFamily, Request, SRNetwork),
-    "srptq_targets": (Target, Rules, Fusion, Runtime, Kernels, Linter, Finding),
+    "srptq_targets": (Target, Rules, Fusion, Checker, Runtime, Kernels, Linter, Finding),
     "srptq_toolkits": (Toolkit, Adopter, Host),
 }
 """The contracts of each hook, in the order in which people need them."""

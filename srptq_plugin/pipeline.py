@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import nn
 from torch.export import ExportedProgram
@@ -19,6 +20,7 @@ from srptq_plugin.graph.types import Size
 from srptq_plugin.models.model_record import CHANNELS, check_range
 from srptq_plugin.models.plausible import warn_of_range
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
+from srptq_plugin.plugins.protocols import Checker
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes import DEFAULT_RECIPE
 from srptq_plugin.recipes.recipe import Recipe
@@ -105,7 +107,9 @@ class _QuantizeJob:
     def write_into(self, draft: Path) -> None:
         """Calibrate, write all files and verify them, in a folder that is moved into place later."""
         calibrator = self.calibrator
-        program, table = calibrator.run()
+        program = calibrator.trace()
+        self._check(program, draft)
+        table = calibrator.calibrate(program)
         calibrator.progress("writing files", 0, 0)
         with calibrator.clock("export"):
             artifacts = self._write(program, table, draft)
@@ -119,9 +123,23 @@ class _QuantizeJob:
         groups = {group: of_group(*calibrator.at(group)) for group in table.plan.groups}
         self._writer().finish(draft, table, artifacts, figures, groups)
 
+    def _check(self, program: ExportedProgram, draft: Path) -> None:
+        """Let the target refuse a network before any time is spent on calibration."""
+        target = self.calibrator.inputs.bound.target
+        if isinstance(target, Checker):
+            self.calibrator.progress("checking what the target computes", 0, 0)
+            with self.calibrator.clock("check"):
+                self._export(program, draft)
+                target.check(onnx.load(draft / NETWORK))
+
     def _write(self, program: ExportedProgram, table: QuantTable, draft: Path) -> list[str]:
-        record = self.calibrator.inputs.loaded.record
         torch.export.save(program, draft / PROGRAM)
+        self._export(program, draft)
+        return self._writer().write(draft, table)
+
+    def _export(self, program: ExportedProgram, draft: Path) -> None:
+        """Write the float network as ONNX."""
+        record = self.calibrator.inputs.loaded.record
         deployed = self._at_size(program, self.input_size) if self.input_size else program
         metadata = {
             "scale": record.scale,
@@ -130,7 +148,6 @@ class _QuantizeJob:
             "name": record.name,
         }
         export_float(deployed, draft / NETWORK, metadata)
-        return self._writer().write(draft, table)
 
     def _at_size(self, program: ExportedProgram, size: Size) -> ExportedProgram:
         """Export the network for one size, with the parameters of the program: equalizing has scaled them."""

@@ -26,6 +26,7 @@ from srptq_plugin.plugins.entries import (
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.hosts import Adopter, Change, Host
 from srptq_plugin.plugins.protocols import (
+    Checker,
     Finding,
     Kernels,
     Linter,
@@ -53,6 +54,7 @@ __all__ = [
     "BoundedFakeQuantize",
     "Bounds",
     "Change",
+    "Checker",
     "Entry",
     "Finding",
     "Fusion",

@@ -54,17 +54,24 @@ class Calibrator:
 
     def run(self) -> tuple[ExportedProgram, QuantTable]:
         """Return the exported float network and the quantization parameters of every site."""
-        torch.manual_seed(self.inputs.recipe.calibration.seed)
+        program = self.trace()
+        return program, self.calibrate(program)
+
+    def trace(self) -> ExportedProgram:
+        """Trace the network for any size, or else for the size of the file to write."""
         self.progress("tracing the network", 0, 0)
         with self.clock("trace"):
-            program = self._traced()
+            return self._traced()
+
+    def calibrate(self, program: ExportedProgram) -> QuantTable:
+        """Return the quantization parameters of every site of a traced network, whose channels are scaled."""
+        torch.manual_seed(self.inputs.recipe.calibration.seed)
         prepared = self._prepared(program)
-        self._calibrate(prepared)
+        self._observe_and_tune(prepared)
         prepared.to(torch.device("cpu"))
-        return program, QuantTable.of(prepared)
+        return QuantTable.of(prepared)
 
     def _traced(self) -> ExportedProgram:
-        """Trace the network for any size, or else for the size of the file to write."""
         try:
             return self.inputs.program()
         except SrptqError as error:
@@ -110,7 +117,7 @@ class Calibrator:
         with self.clock("equalize"):
             self.equalized = equalize_network(noise)
 
-    def _calibrate(self, prepared: PreparedGraph) -> None:
+    def _observe_and_tune(self, prepared: PreparedGraph) -> None:
         shuffled = self.inputs.shuffled
         with self.clock("observe"):
             prepared.observe(shuffled.split(self.inputs.recipe.calibration.batch), self.progress)

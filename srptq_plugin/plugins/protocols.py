@@ -167,6 +167,19 @@ class Target(Protocol):
         ...
 
 
+@runtime_checkable
+class Checker(Protocol):
+    """A target that tells before a calibration whether it can write a network."""
+
+    def check(self, network: "ModelProto") -> None:
+        """Look for operations that `write` would refuse, in the float network before its channels are scaled.
+
+        Raises:
+            SrptqError: there is one. The message names it, its place, and the cure.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Finding:
     """A place where a file breaks a rule of its target."""

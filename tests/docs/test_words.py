@@ -117,7 +117,9 @@ def test_named_keys_and_values_are_valid(page: Path) -> None:
 def _is_valid(key: str, value: str) -> bool:
     """Return whether a target accepts the key with this value, in any context."""
     candidates = [[*context, f"{prefix}{key}={value}"] for context in CONTEXTS for prefix in PREFIXES]
-    return any(_accepts(target, overrides) for overrides in candidates for target in ("openvino", "snpe", "litert", "paper"))
+    return any(
+        _accepts(target, overrides) for overrides in candidates for target in ("openvino", "snpe", "litert", "paper")
+    )
 
 
 def _accepts(target: str, overrides: Sequence[str]) -> bool:

@@ -69,6 +69,10 @@ class LiteRtTarget:
         """Raise `MissingRuntimeError` without LiteRT, which ships the schema of its files."""
         import_runtime("ai_edge_litert", "litert")
 
+    def check(self, network: onnx.ModelProto) -> None:
+        """Translate the float network, which fails as the network of integers would."""
+        _translator().translate(network, None)
+
     def write(self, network: Path, table: QuantTable, folder: Path, *, io: str = DEFAULTS.io) -> Sequence[Path]:
         """Write one file."""
         content = _translator().translate(onnx.load(network), table, integers=io == "int8")

@@ -50,6 +50,10 @@ class NcnnTarget:
     def require(self) -> None:
         """Accept every machine: writing needs ONNX only."""
 
+    def check(self, network: onnx.ModelProto) -> None:
+        """Translate the float network, which fails as the network of integers would."""
+        translate(network, EMPTY)
+
     def write(self, network: Path, table: QuantTable, folder: Path) -> Sequence[Path]:
         """Write the network (.param), its weights (.bin), and the scales as a table for ncnn2int8."""
         return write(translate(onnx.load(network), table), folder, STEM)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import networks
+from torch import Tensor, nn
 
 from srptq_plugin.deploy.fixed_point import use_fixed_point
 from srptq_plugin.deploy.onnx_export import export_float
@@ -54,6 +55,25 @@ def test_one_size_runs_in_integers(kind: str, tmp_path: Path) -> None:
 def test_bicubic_enlargement_is_refused(deploy: Deploy) -> None:
     with pytest.raises(SrptqError, match="Resize in mode cubic"):
         deploy("bicubic", "litert")
+
+
+@pytest.mark.parametrize("target", ["litert", "ncnn"])
+def test_refusals_come_before_a_calibration(target: str, tmp_path: Path) -> None:
+    class Unknown(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tail = networks.conv(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sinh(self.tail(x))
+
+    phases: list[str] = []
+    with pytest.raises(SrptqError, match="Sinh"):
+        quantize(
+            f"{target}-w8a8-fast", model=Unknown().eval(), out=tmp_path / "run", device="cpu",
+            progress=lambda phase, _done, _total: phases.append(phase),
+        )  # fmt: skip
+    assert phases[-1] == "checking what the target computes"
 
 
 @pytest.mark.parametrize("name", ["litert-w8a8", "litert-w8a8-best", "litert-w8a8-fast"])
