@@ -68,10 +68,12 @@ def psnr(a: Array, b: Array, peak: float) -> float:
 def decibels(error: float, peak: float) -> float:
     """Convert a mean squared error to PSNR in dB.
 
-    >>> decibels(0.0, 255.0), decibels(255.0**2, 255.0)
-    (inf, 0.0)
+    >>> decibels(0.0, 255.0), decibels(255.0**2, 255.0), decibels(math.inf, 255.0)
+    (inf, 0.0, -inf)
     """
-    return 10 * math.log10(peak**2 / error) if error else math.inf
+    if error in (0, math.inf):
+        return -math.inf if error else math.inf
+    return 10 * math.log10(peak**2 / error)
 
 
 def level_differences(a: Array, b: Array, peak: float) -> tuple[float, float]:

@@ -32,10 +32,11 @@ def warn_of_range(loaded: LoadedModel, patches: Tensor) -> None:
     own = loaded.record.input_range
     images = (patches[:PATCHES] - own[0]) / (own[1] - own[0])
     similarity = _similarity(loaded, images, own)
-    if math.isnan(similarity):
+    if not similarity > -math.inf:
         logger.warning("%s: its output is not finite on the calibration images", loaded.record.name)
         return
     others = {} if similarity >= CLEAR else {ends: _similarity(loaded, images, ends) for ends in USUAL if ends != own}
+    others = {ends: other for ends, other in others.items() if not math.isnan(other)}
     best = max(others, key=lambda ends: others[ends], default=own)
     if others and others[best] >= similarity + BETTER:
         logger.warning(

@@ -38,6 +38,17 @@ class Offset(nn.Module):
         return x + self.level
 
 
+class Exploding(nn.Module):
+    """A network whose output is not finite in other ranges than 0 to 1, and far from its input in that one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(x**2)
+
+
+def test_ranges_without_finite_outputs_do_not_count(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings(Exploding(), (0.0, 1.0), caplog) == []
+
+
 class Textures(nn.Module):
     """A network that adds a pattern as strong as its range, which is far from its input in every range."""
 
@@ -49,6 +60,6 @@ def test_far_from_every_range_is_not(caplog: pytest.LogCaptureFixture) -> None:
     assert warnings(Textures(), (0.0, 1.0), caplog) == []
 
 
-@pytest.mark.parametrize(("level", "count"), [(0.0, 0), (0.01, 0), (0.1, 1), (torch.nan, 1)])
+@pytest.mark.parametrize(("level", "count"), [(0.0, 0), (0.01, 0), (0.1, 1), (torch.nan, 1), (torch.inf, 1)])
 def test_scale_1_is_compared_with_its_input(level: float, count: int, caplog: pytest.LogCaptureFixture) -> None:
     assert len(warnings(Offset(level), (0.0, 1.0), caplog)) == count
