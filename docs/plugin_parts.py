@@ -24,6 +24,7 @@ from srptq_plugin.plugin_api import (
     ModelFamily,
     Observer,
     ObserverFactory,
+    PairLinter,
     Reconstruction,
     Request,
     Rules,
@@ -52,7 +53,7 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_quantizers": (TrainableQuantizer,),
     "srptq_reconstructions": (Reconstruction,),
     "srptq_models": (ModelFamily, Request, SRNetwork),
-    "srptq_targets": (Target, Rules, Fusion, Checker, Runtime, Kernels, Linter, Finding),
+    "srptq_targets": (Target, Rules, Fusion, Checker, Runtime, Kernels, Linter, PairLinter, Finding),
     "srptq_toolkits": (Toolkit, Adopter, Host),
 }
 """The contracts of each hook, in the order in which people need them."""

@@ -166,6 +166,8 @@ def lint(parser: ArgumentParser) -> None:
     """Add the options of `srptq lint`."""
     parser.add_argument("file", type=argument_types.path, metavar="FILE", help="an ONNX file")
     parser.add_argument("--target", required=True, metavar="T", help="the target whose rules apply, such as tensorrt")
+    encodings = "for snpe, the encodings of its tensors (default: FILE with .encodings for .onnx)"
+    parser.add_argument("--encodings", type=argument_types.path, metavar="FILE", help=encodings)
 
 
 def recipes(parser: ArgumentParser) -> None:

@@ -85,7 +85,7 @@ def lint(args: Namespace, _progress: Progress) -> Answer:
     """Check an ONNX file against the rules of a target."""
     from srptq_plugin.runs import lint as linting  # noqa: PLC0415
 
-    findings = linting.lint(args.file, args.target)
+    findings = linting.lint(args.file, args.target, encodings=args.encodings)
     data = {"file": str(args.file), "target": args.target, "findings": [asdict(finding) for finding in findings]}
     broken = any(finding.severe for finding in findings)
     return Answer(data, lint_report(args.target, findings), CHECK_FAILED if broken else DONE)

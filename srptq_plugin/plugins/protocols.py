@@ -205,3 +205,12 @@ class Linter(Protocol):
     def lint(self, model: "ModelProto") -> Sequence[Finding]:
         """Check a model against the rules of the target. Return one finding for each problem."""
         ...
+
+
+@runtime_checkable
+class PairLinter(Protocol):
+    """A target that checks ONNX files together with the encodings of their tensors, its own and others."""
+
+    def lint_pair(self, model: "ModelProto", encodings: Path) -> Sequence[Finding]:
+        """Check a model and its encodings. Return one finding for each problem."""
+        ...

@@ -20,7 +20,7 @@ from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array
 from srptq_plugin.planning.plan import Plan
-from srptq_plugin.plugins.protocols import Finding, Kernels, Linter, Runtime
+from srptq_plugin.plugins.protocols import Finding, Kernels, Linter, PairLinter, Runtime
 from srptq_plugin.runs.run import NETWORK, Forward, Run
 from srptq_plugin.runs.simulation_noise import LEAST_PSNR, OWN_SLACK, exact_simulation, least_psnr, own_psnr
 from srptq_plugin.utils.progress import Progress, quiet
@@ -175,10 +175,13 @@ def _lint(run: Run, *, ignore_vnni: bool) -> list[str]:
         run: The run.
         ignore_vnni: Leave out findings that only matter to processors without VNNI.
     """
-    if not isinstance(run.target, Linter):
-        return []
     file = next((path for path in run.artifacts if path.suffix == ".onnx"), run.artifacts[0])
-    findings = run.target.lint(onnx.load(file))
+    if isinstance(run.target, PairLinter):
+        findings = run.target.lint_pair(onnx.load(file), run.artifacts[1])
+    elif isinstance(run.target, Linter):
+        findings = run.target.lint(onnx.load(file))
+    else:
+        return []
     severe = (finding for finding in findings if finding.severe and not (finding.without_vnni and ignore_vnni))
     by_rule = groupby(sorted(severe, key=attrgetter("rule")), key=attrgetter("rule"))
     return [_summarize(*group) for _, group in by_rule]

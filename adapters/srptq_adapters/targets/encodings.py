@@ -27,6 +27,8 @@ class Encodings:
 
     activations: Mapping[str, QParams]
     parameters: Mapping[str, QParams]
+    floats: frozenset[str] = frozenset()
+    """Tensors that a file says are floats."""
 
     def record(self, version: Version = "1.0.0") -> dict[str, Any]:
         """Return the content of the file in one version."""
@@ -102,19 +104,25 @@ def read(path: Path, parameters: Iterable[str]) -> Encodings:
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        tensors = _READERS[record["version"]](record)
+        tensors, floats = _READERS[record["version"]](record)
     except Exception as error:  # edited files fail in many ways: KeyError, ValueError, OverflowError
         raise SrptqError(
             f"{path}: not an encodings file of version {', '.join(VERSIONS)} ({first_line(error)})"
         ) from error
     weights = set(parameters)
     activations = {name: qparams for name, qparams in tensors.items() if name not in weights}
-    return Encodings(activations, {name: qparams for name, qparams in tensors.items() if name in weights})
+    parameters = {name: qparams for name, qparams in tensors.items() if name in weights}
+    return Encodings(activations, parameters, frozenset(floats))
 
 
-def _read_dicts(record: Mapping[str, Any]) -> dict[str, QParams]:
+_Read = tuple[dict[str, QParams], set[str]]
+"""The tensors of integers, and the names of tensors of floats."""
+
+
+def _read_dicts(record: Mapping[str, Any]) -> _Read:
     entries = {name: channels for kind in KINDS for name, channels in record[kind].items()}
-    return {name: _parameters(**_columns(channels)) for name, channels in entries.items()}
+    floats = {name for name, channels in entries.items() if channels[0].get("dtype") == "float"}
+    return {name: _parameters(**_columns(channels)) for name, channels in entries.items() if name not in floats}, floats
 
 
 def _columns(channels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -128,14 +136,17 @@ def _columns(channels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _read_lists(record: Mapping[str, Any]) -> dict[str, QParams]:
-    return {
-        entry["name"]: _parameters(
+def _read_lists(record: Mapping[str, Any]) -> _Read:
+    entries = {entry["name"]: entry for kind in KINDS for entry in record[kind]}
+    floats = {name for name, entry in entries.items() if entry.get("dtype") == "FLOAT"}
+    tensors = {
+        name: _parameters(
             entry["bw"], entry["is_sym"], entry["scale"], entry["offset"], entry["enc_type"] == "PER_CHANNEL"
         )
-        for kind in KINDS
-        for entry in record[kind]
+        for name, entry in entries.items()
+        if name not in floats
     }
+    return tensors, floats
 
 
 def _parameters(bits: int, symmetric: bool, scales: list[float], offsets: list[int], per_channel: bool) -> QParams:  # noqa: FBT001
@@ -148,8 +159,10 @@ def _parameters(bits: int, symmetric: bool, scales: list[float], offsets: list[i
     return QParams(scale, zero_point, grid)
 
 
-def _read_linear(record: Mapping[str, Any]) -> dict[str, QParams]:
-    return {entry["name"]: _from_linear(entry) for entry in record["encodings"]}
+def _read_linear(record: Mapping[str, Any]) -> _Read:
+    entries = {entry["name"]: entry for entry in record["encodings"]}
+    floats = {name for name, entry in entries.items() if "float" in entry["output_dtype"]}
+    return {name: _from_linear(entry) for name, entry in entries.items() if name not in floats}, floats
 
 
 def _from_linear(entry: Mapping[str, Any]) -> QParams:

@@ -59,6 +59,19 @@ class Operation:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+SLICE = Operation("SLICE", "SliceOptions")
+
+
+def join(axis: int) -> Operation:
+    """Return a concat along an axis."""
+    return Operation("CONCATENATION", "ConcatenationOptions", {"axis": axis})
+
+
+def to_space(block: int) -> Operation:
+    """Return a depth-to-space of blocks of so many pixels along each side."""
+    return Operation("DEPTH_TO_SPACE", "DepthToSpaceOptions", {"blockSize": block})
+
+
 class LiteRtFile:
     """The tensors and operations of a file, in the order in which they are added."""
 

@@ -6,8 +6,9 @@ import numpy as np
 from onnx import NodeProto
 
 from srptq_adapters.targets.litert_convolutions import VALID, pad_sides, shuffle_order
+from srptq_adapters.targets.litert_cubic import enlarge_cubic, repeat_edges
 from srptq_adapters.targets.litert_elementwise import Translation
-from srptq_adapters.targets.litert_file import Encoding, Operation, Values
+from srptq_adapters.targets.litert_file import SLICE, Encoding, Operation, join, to_space
 from srptq_adapters.targets.litert_graph import IMAGE_RANK, LAST, RESHAPE, TRANSPOSE, LiteRtGraph, channels_last_shape
 from srptq_adapters.targets.onnx_graph import attribute
 
@@ -22,7 +23,6 @@ PADS = {
     b"constant": Operation("PAD", "PadOptions"),
     b"reflect": Operation("MIRROR_PAD", "MirrorPadOptions", {"mode": 0}),
 }
-SLICE = Operation("SLICE", "SliceOptions")
 PADV2 = Operation("PADV2", "PadV2Options")
 GATHER = Operation("GATHER", "GatherOptions", {"axis": CHANNELS})
 
@@ -45,7 +45,7 @@ def _depth_to_space(graph: LiteRtGraph, node: NodeProto) -> None:
         shape = channels_last_shape(graph.shape(node.input[0]))
         order = graph.numbers(shuffle_order(shape[CHANNELS], node).tolist())
         tensor = graph.inner(GATHER, [tensor, order], shape, encoding)
-    graph.add(_to_space(attribute(node, "blocksize", 1)), [tensor], node.output[0], encoding)
+    graph.add(to_space(attribute(node, "blocksize", 1)), [tensor], node.output[0], encoding)
 
 
 def _space_to_depth(graph: LiteRtGraph, node: NodeProto) -> None:
@@ -59,7 +59,7 @@ def _concat(graph: LiteRtGraph, node: NodeProto) -> None:
     # Its integers have one encoding, which the plan sees to.
     encoding = encodings.pop() if len(encodings) == 1 else None
     tensors = [graph.tensor(value, encoding) for value in node.input]
-    graph.add(_join(_axis(graph, node, attribute(node, "axis", 0))), tensors, node.output[0], encoding)
+    graph.add(join(_axis(graph, node, attribute(node, "axis", 0))), tensors, node.output[0], encoding)
 
 
 def _split(graph: LiteRtGraph, node: NodeProto) -> None:
@@ -103,7 +103,8 @@ def _pad(graph: LiteRtGraph, node: NodeProto) -> None:
     pairs = amounts.reshape(2, -1).T
     pairs = pairs[list(LAST)] if len(pairs) == IMAGE_RANK else pairs
     if mode == b"edge":
-        _repeat_edges(graph, node, pairs)
+        stored = _stored(graph, node)
+        graph.store(node.output[0], repeat_edges(graph, node, stored, pairs.tolist()), stored[1])
         return
     tensor, encoding = _stored(graph, node)
     operation, tensors = PADS[mode], [tensor, graph.file.constant("pads", pairs.astype(np.int32))]
@@ -113,31 +114,15 @@ def _pad(graph: LiteRtGraph, node: NodeProto) -> None:
     graph.add(operation, tensors, node.output[0], encoding)
 
 
-def _repeat_edges(graph: LiteRtGraph, node: NodeProto, pairs: Values) -> None:
-    """Join the first and the last slices along each axis, so many of them, with the rest."""
-    if not graph.fixed:
-        raise graph.refusal_of_sizes(node, "that repeats edges")
-    tensor, encoding = _stored(graph, node)
-    shape = channels_last_shape(graph.shape(node.input[0]))
-    for axis in np.flatnonzero(pairs.sum(1)).tolist():
-        single = [1 if other == axis else length for other, length in enumerate(shape)]
-        ends = [
-            graph.inner(SLICE, [tensor, graph.numbers(begin), graph.numbers(single)], single, encoding)
-            for begin in ([0] * len(shape), [shape[axis] - 1 if other == axis else 0 for other in range(len(shape))])
-        ]
-        before, after = pairs[axis].tolist()
-        shape[axis] += before + after
-        parts = [*ends[:1] * before, tensor, *ends[1:] * after]
-        tensor = graph.inner(_join(axis), parts, shape, encoding)
-    graph.store(node.output[0], tensor, encoding)
-
-
 def _resize(graph: LiteRtGraph, node: NodeProto) -> None:
     mode, place = (attribute(node, name, b"") for name in ("mode", "coordinate_transformation_mode"))
     before, after = graph.shape(node.input[0]), graph.shape(node.output[0])
-    if len(before) != IMAGE_RANK or mode not in (b"nearest", b"linear"):
-        raise graph.refusal(node, f"in mode {mode.decode()}")
+    if len(before) != IMAGE_RANK:
+        raise graph.refusal(node, "of other than 2 dimensions")
     factors = {length // short for short, length in zip(before[2:], after[2:], strict=True)}
+    if mode == b"cubic" and len(factors) == 1:
+        enlarge_cubic(graph, node)
+        return
     is_repeat = mode == b"nearest" and [f * s for f in factors for s in before[2:]] == list(after[2:])
     if is_repeat and len(factors) == 1:
         _repeat(graph, node, factors.pop())
@@ -157,16 +142,8 @@ def _repeat(graph: LiteRtGraph, node: NodeProto, factor: int) -> None:
     tensor, encoding = _stored(graph, node)
     batch, height, width, channels = channels_last_shape(graph.shape(node.input[0]))
     shape, copies = [batch, height, width, channels * factor**2], [tensor] * factor**2
-    joined = graph.inner(_join(CHANNELS), copies, shape, encoding)
-    graph.add(_to_space(factor), [joined], node.output[0], encoding)
-
-
-def _join(axis: int) -> Operation:
-    return Operation("CONCATENATION", "ConcatenationOptions", {"axis": axis})
-
-
-def _to_space(block: int) -> Operation:
-    return Operation("DEPTH_TO_SPACE", "DepthToSpaceOptions", {"blockSize": block})
+    joined = graph.inner(join(CHANNELS), copies, shape, encoding)
+    graph.add(to_space(factor), [joined], node.output[0], encoding)
 
 
 def _pool(graph: LiteRtGraph, node: NodeProto) -> None:

@@ -11,6 +11,7 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 
 from srptq_adapters.export_options import SnpeExport
+from srptq_adapters.targets import encodings_rules
 from srptq_adapters.targets.encodings import Encodings, Version, read
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
@@ -21,6 +22,7 @@ from srptq_plugin.graph.network import MOVEMENT
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Size
 from srptq_plugin.planning.plan import Site
+from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid, QParams, dequantize, quantize
 
 FILE, ENCODINGS = "model_snpe.onnx", "model_snpe.encodings"
@@ -74,6 +76,10 @@ class SnpeTarget:
         onnx.save(model, folder / FILE)
         record.write(folder / ENCODINGS, encodings)
         return (folder / FILE, folder / ENCODINGS)
+
+    def lint_pair(self, model: ModelProto, encodings: Path) -> Sequence[Finding]:
+        """Find encodings that are missing, unused or of the wrong width, and groups that they split."""
+        return encodings_rules.check(model, encodings)
 
     def load(self, artifact: Path) -> ReferenceRuntime:
         """Read the float file with its encodings as Q/DQ, in ONNX Runtime: SNPE itself runs on a phone."""

@@ -28,7 +28,7 @@ RULES = TARGET.presets["default"]
 MOST = 1e-3
 """A share of the error of quantization."""
 KINDS = ("edsr", "shared", "activations", "imdn", "rdn")
-ONE_SIZE = ("lapsrn", "mixed", "rrdb", "tokens")
+ONE_SIZE = ("bicubic", "lapsrn", "mixed", "rrdb", "tokens")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,11 +50,6 @@ def test_one_size_runs_in_integers(kind: str, tmp_path: Path) -> None:
         expected = use_fixed_point(table.simulate(networks.graph(kind)), RULES)(image).numpy()
     assert float(np.abs(runtime(image.numpy()) - expected).max()) < 0.02 * float(np.ptp(expected))
     assert runtime.integer_convs() == len(table.plan.convs)
-
-
-def test_bicubic_enlargement_is_refused(deploy: Deploy) -> None:
-    with pytest.raises(SrptqError, match="Resize in mode cubic"):
-        deploy("bicubic", "litert")
 
 
 @pytest.mark.parametrize("target", ["litert", "ncnn"])

@@ -19,8 +19,7 @@ from srptq_adapters.targets.litert import TARGET
 SIZES = ((1, CHANNELS, 7, 9), (2, CHANNELS, 16, 13), (1, CHANNELS, 24, 32))
 REFUSED = {
     "average pool": "AveragePool rounded up, without what it pads",
-    "bicubic": "Resize in mode cubic",
-    "bicubic with aligned corners": "Resize in mode cubic",
+    "bicubic with aligned corners": "Resize in mode cubic, other than by a whole factor and half pixels",
     "conv and mish": "Mish",
     "elu": "Elu with another factor than 1",
     "erf": "Erf",
@@ -28,7 +27,7 @@ REFUSED = {
     "transposed conv in groups": "ConvTranspose in groups or dilated",
 }
 ONE_SIZE = {
-    "attention", "bilinear", "bilinear to the size of the image", "bilinear with aligned corners", "cropped",
+    "attention", "bicubic", "bilinear", "bilinear to the size of the image", "bilinear with aligned corners", "cropped",
     "nearest to the size of the image", "replicated padding",
     "transposed conv",
 }  # fmt: skip
