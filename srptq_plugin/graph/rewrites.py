@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx
 from torch.export import ExportedProgram
+from torch.export.graph_signature import TensorArgument
 
 from srptq_plugin.graph.channel_shuffles import fold_channel_shuffles
 from srptq_plugin.graph.channels_last import put_channels_first
@@ -42,8 +43,17 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
     graph.eliminate_dead_code()
     fold_constants(graph, set(map(str, program.graph_signature.user_inputs)))
     graph.eliminate_dead_code()
+    _name_outputs(program)
     program.graph_module.recompile()
     return program
+
+
+def _name_outputs(program: ExportedProgram) -> None:
+    """Let a program's signature name the nodes that its graph returns."""
+    returned: Any = program.graph.output_node().args[0]
+    for spec, node in zip(program.graph_signature.output_specs, returned, strict=True):
+        if isinstance(spec.arg, TensorArgument):
+            spec.arg = TensorArgument(node.name)
 
 
 def _is_its_argument(node: fx.Node) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,6 +122,23 @@ def test_new_operations_have_the_old_ones_module() -> None:
 def in_place(module: nn.Module) -> list[str]:
     graph = graph_of(export_network(module, (2, 3, 12, 16))).graph
     return [node.name for node in graph.nodes if str(node.target).rpartition(".")[0].endswith("_")]
+
+
+@pytest.mark.parametrize("last", [lambda x: x.add_(1), nn.functional.silu, lambda x: functional.gelu(x).mul_(2)])
+def test_a_rewritten_output_can_be_stored(last: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    class Ending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tail = networks.conv(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return last(self.tail(x))
+
+    program = export_network(Ending().eval())
+    torch.export.save(program, tmp_path / "program.pt2")
+    image = networks.images(1)
+    stored = torch.export.load(tmp_path / "program.pt2").module()
+    torch.testing.assert_close(stored(image), program.module()(image))
 
 
 def test_operations_in_place_become_ordinary() -> None:
