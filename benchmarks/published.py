@@ -37,10 +37,10 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, default=(270, 480), help="height and width to time")
     arguments = parser.parse_args()
     runs = [Run.open(folder) for folder in arguments.runs]
-    forwards = {"float": _float(runs[0])} | {
-        path.name if path.is_file() else f"ours, {path.parent.name}": _loaded(path, arguments.threads)
-        for path in (*(run.artifacts[0] for run in runs), *arguments.files)
+    files = {f"ours, {run.folder.name}": run.artifacts[0] for run in runs} | {
+        path.name: path for path in arguments.files
     }
+    forwards = {"float": _float(runs[0])} | {name: _loaded(path, arguments.threads) for name, path in files.items()}
     seconds = _seconds({name: forward for name, forward in forwards.items() if name != "float"}, arguments.size)
     print("| file |", " | ".join(folder.name for folder in arguments.data), "| ms |")
     print("|", " --- |" * (len(arguments.data) + 2))
