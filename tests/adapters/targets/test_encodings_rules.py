@@ -64,7 +64,7 @@ def test_a_planted_fault_is_found(rule: str, deploy: Deploy, tmp_path: Path) -> 
     assert {finding.rule for finding in findings if finding.severe} == {rule[:6]}
 
 
-def test_a_weight_without_an_encoding_is_no_severe_fault(deploy: Deploy, tmp_path: Path) -> None:
+def test_a_weight_without_encoding_is_not_severe(deploy: Deploy, tmp_path: Path) -> None:
     _, (file, encodings) = deploy("imdn", "snpe")
     record = json.loads(encodings.read_text())
     name = record["param_encodings"].pop(0)["name"]
