@@ -129,6 +129,8 @@ def _constants(graph: LiteRtGraph, node: NodeProto, order: Sequence[int], encodi
 def _order_for_shuffle(graph: LiteRtGraph, node: NodeProto) -> Values | None:
     """Return the order of output channels with which LiteRT's depth-to-space gives ONNX's, or None without one."""
     value = node.output[0]
+    if attribute(node, "group", 1) != 1:
+        return None  # an output channel of a group belongs to the group's inputs
     while len(readers := graph.onnx.readers[value]) == 1:
         reader = readers[0]
         if reader.op_type == "DepthToSpace":

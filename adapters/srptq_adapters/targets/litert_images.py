@@ -15,6 +15,8 @@ from srptq_adapters.targets.onnx_graph import attribute
 CHANNELS = 3
 """The axis of channels where they are last."""
 LEAST_FLOAT = float(np.finfo(np.float32).min)
+OPEN = 2**31 - 1
+"""Ends from here on mean the end of an axis of any length."""
 REST = -1
 """A length up to the end."""
 HALF_PIXEL = (b"half_pixel", b"pytorch_half_pixel")
@@ -64,6 +66,7 @@ def _concat(graph: LiteRtGraph, node: NodeProto) -> None:
 
 def _split(graph: LiteRtGraph, node: NodeProto) -> None:
     axis = attribute(node, "axis", 0)
+    _check_axis(graph, node, axis % len(graph.shape(node.input[0])))
     begin = 0
     for output in node.output:
         shape = graph.shape(output)
@@ -80,10 +83,16 @@ def _slice(graph: LiteRtGraph, node: NodeProto) -> None:
     parts: dict[int, tuple[int, int]] = {}
     for axis, start, end in zip(places, starts.tolist(), ends.tolist(), strict=True):
         begin, stop, _ = slice(start, end).indices(shape[axis])
-        if not graph.fixed and axis % len(shape) > 1 and (start < 0 or end < shape[axis]):
-            raise graph.refusal_of_sizes(node, "of height or width")
+        if start < 0 or end < OPEN:
+            _check_axis(graph, node, axis % len(shape))
         parts[axis % len(shape)] = begin, (REST if stop == shape[axis] else stop - begin)
     _add_slice(graph, node, node.output[0], parts)
+
+
+def _check_axis(graph: LiteRtGraph, node: NodeProto, axis: int) -> None:
+    """Refuse to count along height or width in a file for any size."""
+    if not graph.fixed and axis in (2, 3):
+        raise graph.refusal_of_sizes(node, "of height or width")
 
 
 def _add_slice(graph: LiteRtGraph, node: NodeProto, output: str, parts: Mapping[int, tuple[int, int]]) -> None:
@@ -119,6 +128,8 @@ def _resize(graph: LiteRtGraph, node: NodeProto) -> None:
     before, after = graph.shape(node.input[0]), graph.shape(node.output[0])
     if len(before) != IMAGE_RANK:
         raise graph.refusal(node, "of other than 2 dimensions")
+    if not graph.fixed and graph.input(node, 3) is not None:
+        raise graph.refusal_of_sizes(node, "to a size")
     factors = {length // short for short, length in zip(before[2:], after[2:], strict=True)}
     if mode == b"cubic" and len(factors) == 1:
         enlarge_cubic(graph, node)

@@ -75,6 +75,7 @@ def test_a_clamp_cuts_integers(ends: tuple[float | None, float | None], tmp_path
     dilation=2), nn.Conv2d(8, 8, (1, 5), padding=(0, 2)), nn.Conv2d(8, 8, 1), nn.Sequential(nn.Conv2d(8, 8, 3,
     padding=1), nn.LeakyReLU(0.2)), nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.PReLU(8)),
     nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.PReLU(32), nn.PixelShuffle(2), nn.MaxPool2d(2)),
+    nn.Sequential(nn.Conv2d(8, 32, 3, padding=1, groups=8), nn.PixelShuffle(2), nn.AvgPool2d(2)),
     nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(8, 8, 4, stride=2, padding=1)),
 ], ids=str)  # fmt: skip
 def test_layers_run_as_simulated(layer: nn.Module, tmp_path: Path) -> None:

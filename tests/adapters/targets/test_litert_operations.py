@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers.onnx_nodes import normal, save
-from helpers.onnx_operations import CASES, CHANNELS
+from helpers.onnx_operations import CASES, CHANNELS, single, sliced, split_and_joined, whole
 from helpers.runtimes import in_onnxruntime
 from torch import from_numpy
 
@@ -85,4 +85,20 @@ def test_what_one_size_holds_says_so(name: str, tmp_path: Path) -> None:
 def test_uneven_padding_of_outputs_is_refused(tmp_path: Path) -> None:
     path = fix(save(tmp_path, *CASES[UNEQUAL], CHANNELS), SIZES[0])
     with pytest.raises(SrptqError, match="ConvTranspose with more padding of the output than of the input"):
+        TARGET.load(path)
+
+
+COUNTED = {
+    "slice": sliced([0], [CHANNELS * CHANNELS], [2]),
+    "slice from the end": sliced([-4], [2**62], [3]),
+    "split": split_and_joined(2, (32, 32)),
+    "resize": single("Resize", "x", "", "", "sizes", constants={"sizes": whole(1, CHANNELS, 128, 128)}, mode="nearest"),
+}
+"""Lengths that hold for the size at which a file for any size is written, and for no other."""
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_lengths_of_one_size_are_refused_in_any(name: str, tmp_path: Path) -> None:
+    path = save(tmp_path, *COUNTED[name], CHANNELS)
+    with pytest.raises(SrptqError, match="give `input_size` for a file of one size"):
         TARGET.load(path)
