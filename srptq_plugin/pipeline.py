@@ -134,7 +134,8 @@ class _QuantizeJob:
 
     def _write(self, program: ExportedProgram, table: QuantTable, draft: Path) -> list[str]:
         torch.export.save(program, draft / PROGRAM)
-        self._export(program, draft)
+        if self.calibrator.inputs.recipe.equalize or not (draft / NETWORK).exists():
+            self._export(program, draft)  # equalizing scales the weights that `_check` exported
         return self._writer().write(draft, table)
 
     def _export(self, program: ExportedProgram, draft: Path) -> None:

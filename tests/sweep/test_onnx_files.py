@@ -298,4 +298,4 @@ def test_models_that_are_no_regular_file(sweep: Sweep, name: str) -> None:
 
 @pytest.mark.parametrize("target", ["", "tensort", "paper", "snpe", "..", "x" * 300])
 def test_odd_targets(sweep: Sweep, target: str) -> None:
-    sweep("lint", FILE, "--target", target, names=["target"])
+    sweep("lint", FILE, "--target", target, names=["target", "encodings"])

@@ -133,7 +133,7 @@ class _Pair:
             for source in moved:
                 for result in node.output:
                     first, second = self._known(source), self._known(result)
-                    if first is not None and second is not None and not _equal(first, second):
+                    if first is not None and second is not None and _differ(first, second):
                         problem = f"is moved by {node.op_type} to {short(result)!r}, which has another encoding"
                         yield Finding(SPLIT, short(source), problem, "give both one encoding, observed together")
 
@@ -145,7 +145,8 @@ class _Pair:
                 yield Finding(INSIDE, short(value), problem, "leave it out, unless for a DSP", severe=False)
 
 
-def _equal(first: QParams, second: QParams) -> bool:
+def _differ(first: QParams, second: QParams) -> bool:
+    """Tell whether encodings of one width differ. Between two widths the converter puts a conversion."""
     one, other = first.unsigned(), second.unsigned()
     same = torch.equal(one.scale, other.scale) and torch.equal(one.zero_point, other.zero_point)
-    return same and first.grid.bits == second.grid.bits
+    return not same and first.grid.bits == second.grid.bits

@@ -46,6 +46,7 @@ def equalize(
         input_range: The smallest and the largest value of an image.
         registry: The plugins. By default all installed ones.
 
+    >>> import torch
     >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.PixelShuffle(2)).eval()
     >>> images = torch.rand(4, 3, 16, 16)
     >>> torch.allclose(equalize(network, "openvino-w8a8", images)(images), network(images), atol=1e-5)
