@@ -48,7 +48,7 @@ def lint_report(target: str, findings: Sequence[Finding]) -> list[Block]:
         for (rule, problem, cure, severe), names in nodes.items()
     ]
     severe = sum(finding.severe for finding in findings)
-    counts = f"{severe} break a rule of {target}, {len(findings) - severe} only cost speed"
+    counts = f"{severe} break a rule of {target}, {len(findings) - severe} only cost speed or a little accuracy"
     return [
         Facts([("lint", Mark(counts, good=not severe))]),
         Table(["rule", "nodes", "problem", "cure"], rows, wordy=1),

@@ -193,7 +193,7 @@ class Finding:
     cure: str
     """The change that solves it."""
     severe: bool = True
-    """Whether results are wrong or the file does not run. Otherwise the problem costs only speed."""
+    """Whether results are wrong or the file does not run. Otherwise the problem costs speed, or a little accuracy."""
     without_vnni: bool = False
     """Whether it matters only to x86 processors without VNNI."""
 
