@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from srptq_adapters.targets.litert import TARGET
+from srptq_adapters.targets.litert import TARGET, decoded, encoded
 from srptq_plugin.data.metrics import psnr_y
 from srptq_plugin.evaluation.pairs import load_pairs
 from srptq_plugin.graph.types import Array
@@ -70,27 +70,12 @@ def _loaded(path: Path, threads: int) -> Forward:
         if tuple(source["shape"]) != pixels.shape:
             interpreter.resize_tensor_input(source["index"], pixels.shape)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(source["index"], _encoded(pixels, source))
+        interpreter.set_tensor(source["index"], encoded(pixels, source))
         interpreter.invoke()
         result = interpreter.get_output_details()[0]
-        return _decoded(interpreter.get_tensor(result["index"]), result)
+        return decoded(interpreter.get_tensor(result["index"]), result)
 
     return forward
-
-
-def _encoded(pixels: Array, details: Mapping[str, Any]) -> Any:
-    if details["dtype"] == np.float32:
-        return pixels
-    scale, zero = details["quantization"]
-    ends = np.iinfo(details["dtype"])
-    return np.clip(np.rint(pixels / scale) + zero, ends.min, ends.max).astype(details["dtype"])
-
-
-def _decoded(values: Any, details: Mapping[str, Any]) -> Array:
-    if details["dtype"] == np.float32:
-        return values
-    scale, zero = details["quantization"]
-    return (values.astype(np.float32) - zero) * np.float32(scale)
 
 
 def _psnr(forward: Forward, data: Path, scale: int) -> float:

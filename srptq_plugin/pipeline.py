@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,9 @@ class _QuantizeJob:
     def _export(self, program: ExportedProgram, draft: Path) -> None:
         """Write the float network as ONNX."""
         record = self.calibrator.inputs.loaded.record
-        deployed = self._at_size(program, self.input_size) if self.input_size else program
+        deployed = self._traced_at_size or program
+        for name, value in deployed.state_dict.items():
+            value.data.copy_(program.state_dict[name])  # equalizing has scaled them
         metadata = {
             "scale": record.scale,
             "input_range": record.input_range,
@@ -150,12 +153,10 @@ class _QuantizeJob:
         }
         export_float(deployed, draft / NETWORK, metadata)
 
-    def _at_size(self, program: ExportedProgram, size: Size) -> ExportedProgram:
-        """Export the network for one size, with the parameters of the program: equalizing has scaled them."""
-        deployed = export_network(self.calibrator.inputs.loaded.module, size)
-        for name, value in deployed.state_dict.items():
-            value.data.copy_(program.state_dict[name])
-        return deployed
+    @cached_property
+    def _traced_at_size(self) -> ExportedProgram | None:
+        """The network traced for the only size of the file, or None if it takes any."""
+        return export_network(self.calibrator.inputs.loaded.module, self.input_size) if self.input_size else None
 
     def _writer(self) -> RunWriter:
         inputs, clock, progress = self.calibrator.inputs, self.calibrator.clock, self.calibrator.progress

@@ -15,18 +15,14 @@ import torch
 from srptq_adapters.export_options import ExecuTorchExport
 from srptq_adapters.targets.native_runtime import without_logs
 from srptq_adapters.targets.runtime_import import import_runtime
+from srptq_adapters.targets.xnnpack import RULES
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
-from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
-from srptq_plugin.quantization.grid import IntGrid
 
 FILE = "model_executorch.pte"
 DEFAULTS = ExecuTorchExport()
-OPS = frozenset({"conv", "conv_transpose", "add", "sub", "mul", "cat", "global_mean"})
-BITS = frozenset(range(2, 9))
-"""Weights of fewer than 8 bits are stored in 8."""
 INTEGERS = ("QC8", "QS8")
 """Parts of the names of kernels that compute in int8."""
 USUAL_SIDE = 64
@@ -38,31 +34,8 @@ class ExecuTorchTarget:
     A file takes images of any size up to `largest` or, with an input size, of that size only.
     """
 
-    presets: Mapping[str, Rules] = {
-        "xnnpack": Rules(
-            weights=IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0),
-            activations=IntGrid(8, signed=True),
-            weight_bits=BITS,
-            activation_bits=frozenset({8}),
-            placements=("full",),
-            # XNNPACK's partitioner takes an operation as integer if all of its inputs and its output are.
-            inputs=OPS,
-            outputs=OPS,
-            fusions=(
-                *(Fusion(op, behind="conv") for op in ("relu", "hardtanh", "clamp")),
-                *(Fusion("relu", behind=op) for op in ("conv_transpose", "add")),
-            ),
-            # XNNPACK's concat copies integers.
-            shared_scales=frozenset({"cat"}),
-            # XNNPACK adds an int32 bias to its sums, at the scale of the input times the scale of the weight.
-            integer_bias=True,
-            # XNNPACK adds integers that it multiplied by integers of 21 bits, and shifts the sum.
-            sum_multiplier_bits=20,
-            # Kernels for x86 extend products to 32 bits, with and without VNNI.
-            pair_sum_bits=None,
-            integer_bits=BITS,
-        )
-    }
+    # XNNPACK's partitioner takes an operation as integer if all of its inputs and its output are.
+    presets: Mapping[str, Rules] = {"xnnpack": RULES}
 
     def require(self) -> None:
         """Raise `MissingRuntimeError` without ExecuTorch, whose compiler writes the program."""

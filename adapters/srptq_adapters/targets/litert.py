@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -13,21 +14,17 @@ import onnx
 from srptq_adapters.export_options import LiteRtExport
 from srptq_adapters.targets.native_runtime import count_usable_cores, without_logs
 from srptq_adapters.targets.runtime_import import import_runtime
+from srptq_adapters.targets.xnnpack import OPS, RULES
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
-from srptq_plugin.quantization.grid import IntGrid
 
 FILE = "model_litert.tflite"
 PACKAGE = "ai-edge-litert"
 DEFAULTS = LiteRtExport()
-OPS = frozenset({"conv", "conv_transpose", "add", "sub", "mul", "cat", "global_mean", "leaky_relu"})
-BITS = frozenset(range(2, 9))
-"""Weights of fewer than 8 bits are stored in 8."""
 CONVS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
-INT8 = np.int8
 
 
 class LiteRtTarget:
@@ -37,31 +34,18 @@ class LiteRtTarget:
     """
 
     presets: Mapping[str, Rules] = {
-        "default": Rules(
-            weights=IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0),
-            activations=IntGrid(8, signed=True),
-            weight_bits=BITS,
-            activation_bits=frozenset({8}),
-            placements=("full",),
-            inputs=OPS,
-            outputs=OPS,
+        "default": replace(
+            RULES,
+            inputs=OPS | {"leaky_relu"},
+            outputs=OPS | {"leaky_relu"},
             fusions=(
                 *(Fusion(activation, behind="conv") for activation in ("relu6", "hardtanh", "clamp")),
                 *(Fusion("relu", behind=op) for op in ("conv", "conv_transpose", "add", "sub", "mul")),
             ),
-            # Its concat copies integers.
-            shared_scales=frozenset({"cat"}),
-            # It adds an int32 bias to its sums, at the scale of the input times the scale of the weight.
-            integer_bias=True,
             # A kernel of integers gives integers alone.
             stored_once=True,
-            # XNNPACK, which computes its integers, adds those that it multiplied by integers of 21 bits.
-            sum_multiplier_bits=20,
-            # It multiplies by steps of 1 / 256 in a leaky ReLU.
+            # XNNPACK multiplies by steps of 1 / 256 in a leaky ReLU.
             leaky_multiplier_bits=8,
-            # Its kernels for x86 extend products to 32 bits, with and without VNNI.
-            pair_sum_bits=None,
-            integer_bits=BITS,
         )
     }
 
@@ -116,7 +100,7 @@ class LiteRtModel:
 
     def _run(self, image: Array) -> Array:
         source = self._interpreter.get_input_details()[0]
-        pixels = _encoded(np.ascontiguousarray(image.transpose(0, 2, 3, 1)), source)
+        pixels = encoded(np.ascontiguousarray(image.transpose(0, 2, 3, 1)), source)
         try:
             if tuple(source["shape"]) != pixels.shape:
                 self._interpreter.resize_tensor_input(source["index"], pixels.shape, strict=True)
@@ -127,7 +111,7 @@ class LiteRtModel:
             height, width = image.shape[2:]
             raise SrptqError(f"LiteRT does not run {height} x {width}: {first_line(error)}") from error
         result = self._interpreter.get_output_details()[0]
-        values = _decoded(self._interpreter.get_tensor(result["index"]), result)
+        values = decoded(self._interpreter.get_tensor(result["index"]), result)
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
     def integer_convs(self) -> int:
@@ -138,7 +122,7 @@ class LiteRtModel:
         """Count integer convolutions by operation. Those with integer weights and an integer input have no others."""
         types = {tensor["index"]: tensor["dtype"] for tensor in self._interpreter.get_tensor_details()}
         operations = self._interpreter._get_ops_details()  # noqa: SLF001 - the only account of its operations
-        integer = (op for op in operations if op["op_name"] in CONVS and types[op["outputs"][0]] == INT8)
+        integer = (op for op in operations if op["op_name"] in CONVS and types[op["outputs"][0]] == np.int8)
         return Counter(op["op_name"] for op in integer)
 
     def saturates(self) -> bool:
@@ -146,15 +130,17 @@ class LiteRtModel:
         return False
 
 
-def _encoded(pixels: Array, details: Mapping[str, Any]) -> Array:
-    if details["dtype"] != INT8:
+def encoded(pixels: Array, details: Mapping[str, Any]) -> Any:
+    """Return an image as the input that these details describe: floats, or integers of any type."""
+    if details["dtype"] == np.float32:
         return pixels.astype(np.float32)
-    scale, zero = details["quantization"]
-    return np.clip(np.rint(pixels / np.float32(scale)) + zero, -128, 127).astype(INT8)
+    (scale, zero), ends = details["quantization"], np.iinfo(details["dtype"])
+    return np.clip(np.rint(pixels / np.float32(scale)) + zero, ends.min, ends.max).astype(details["dtype"])
 
 
-def _decoded(values: Array, details: Mapping[str, Any]) -> Array:
-    if details["dtype"] != INT8:
+def decoded(values: Any, details: Mapping[str, Any]) -> Array:
+    """Return the real values of an output that these details describe."""
+    if details["dtype"] == np.float32:
         return values
     scale, zero = details["quantization"]
     return (values.astype(np.float32) - zero) * np.float32(scale)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from srptq_adapters.targets.litert_file import Encoding, Operation, Values
-from srptq_adapters.targets.litert_graph import IMAGE_RANK, Integers, LiteRtGraph, channels_last_shape
+from srptq_adapters.targets.litert_file import PAD, PADV2, SLICE, Encoding, Operation, Values
+from srptq_adapters.targets.litert_graph import IMAGE_RANK, LiteRtGraph, channels_last_shape
 from srptq_adapters.targets.litert_kernels import Kernel, compute, kernel_of
 from srptq_adapters.targets.onnx_graph import attribute
 
@@ -61,14 +61,14 @@ def transposed(graph: LiteRtGraph, node: NodeProto) -> None:
               "fusedActivationFunction": kernel.activation}  # fmt: skip
     whole = [batch, height, width, channels]
     weights, biases = _constants(graph, node, IOHW, encoding)
-    source = graph.tensor(node.input[0], encoding and graph.encoding(node.input[0]))
+    source = graph.source(node, encoding)
     operation, tensors = Operation("TRANSPOSE_CONV", "TransposeConvOptions", fields), [weights, source, biases]
     if whole == shape:
         compute(graph, kernel, operation, [graph.numbers(shape), *tensors], encoding)
         return
     tensor = graph.inner(operation, [graph.numbers(whole), *tensors], whole, encoding)
     parts = [tensor, graph.numbers([0, top, left, 0]), graph.numbers(shape)]
-    compute(graph, kernel, Operation("SLICE", "SliceOptions"), parts, encoding)
+    compute(graph, kernel, SLICE, parts, encoding)
 
 
 def linear(graph: LiteRtGraph, node: NodeProto) -> None:
@@ -77,7 +77,7 @@ def linear(graph: LiteRtGraph, node: NodeProto) -> None:
     if attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1 or attribute(node, "beta", 1.0) != 1:
         raise graph.refusal(node, "with factors, or of a transposed tensor")
     order = (0, 1) if attribute(node, "transB", 0) else (1, 0)
-    source = graph.tensor(node.input[0], encoding and graph.encoding(node.input[0]))
+    source = graph.source(node, encoding)
     tensors = [source, *_constants(graph, node, order, encoding)]
     fields = {"fusedActivationFunction": kernel.activation}
     compute(graph, kernel, Operation("FULLY_CONNECTED", "FullyConnectedOptions", fields), tensors, encoding)
@@ -90,40 +90,34 @@ def _kernel_and_encoding(graph: LiteRtGraph, node: NodeProto) -> tuple[Kernel, E
     return kernel, graph.wanted(kernel.value) if is_integer else None
 
 
-def _parameters(graph: LiteRtGraph, node: NodeProto, encoding: Encoding | None) -> tuple[Integers, Values]:
-    """Return the weight and the bias of a layer, as integers if the layer has an encoding, else as floats."""
-    weight, bias = graph.integers(node.input[1]), graph.input(node, 2)
-    floats = graph.constant(node.input[1])
-    if floats is None or (len(node.input) > 2 and node.input[2] and bias is None):  # noqa: PLR2004
-        raise graph.refusal(node, "with a computed weight or bias")
-    outputs = floats.shape[1 if node.op_type == "ConvTranspose" else 0]
-    bias = np.zeros(outputs, np.float32) if bias is None else bias.astype(np.float32)
-    if encoding is None or weight is None:
-        return Integers(floats.astype(np.float32), Encoding((1.0,), (0,))), bias
-    source = graph.encoding(node.input[0])
-    scales = np.float32(source.scales[0] if source else 1) * np.array(weight.encoding.scales, np.float32)
-    return weight, np.rint(bias / scales).astype(np.int32)
-
-
 def _constants(graph: LiteRtGraph, node: NodeProto, order: Sequence[int], encoding: Encoding | None) -> tuple[int, int]:
-    """Add the weight and the bias of a layer. Their channels get the order that depth-to-space behind them wants."""
-    weight, bias = _parameters(graph, node, encoding)
-    values, scales = weight.values, np.array(weight.encoding.scales, np.float32)
+    """Add the weight and the bias of a layer, as integers if its result has an encoding, else as floats.
+
+    Their channels get the order that depth-to-space behind them wants.
+    """
+    weight, bias = graph.constant(node.input[1]), graph.input(node, 2)
+    if weight is None or (len(node.input) > 2 and node.input[2] and bias is None):  # noqa: PLR2004
+        raise graph.refusal(node, "with a computed weight or bias")
     axis = 1 if node.op_type == "ConvTranspose" else 0
-    if (channels := _order_for_shuffle(graph, node)) is not None:
-        values, bias = values.take(channels, axis), bias[channels]
-        scales = scales[channels] if scales.size > 1 else scales
-    values = np.ascontiguousarray(values.transpose(order))
-    if encoding is None:
-        return graph.file.constant(node.input[1], values), graph.file.constant("bias", bias)
-    source = graph.encoding(node.input[0])
-    products = np.float32(source.scales[0] if source else 1) * scales
-    weights = Encoding(tuple(map(float, scales)), (0,) * scales.size, order.index(axis))
-    biases = Encoding(tuple(map(float, products)), (0,) * scales.size)
-    return (
-        graph.file.constant(node.input[1], values.astype(np.int8), weights),
-        graph.file.constant("bias", bias, biases),
-    )
+    channels = _order_for_shuffle(graph, node)
+    channels = np.arange(weight.shape[axis]) if channels is None else channels
+    bias = np.zeros(weight.shape[axis], np.float32) if bias is None else bias.astype(np.float32)
+    integers, source = graph.integers(node.input[1]), graph.encoding(node.input[0])
+    if encoding is None or integers is None or source is None:
+        values = weight.astype(np.float32).take(channels, axis).transpose(order)
+        return graph.file.constant(node.input[1], values), graph.file.constant("bias", bias[channels])
+    scales = np.array(integers.encoding.scales, np.float32)
+    products = np.float32(source.scales[0]) * scales
+    rounded = np.rint(bias / products).astype(np.int32)[channels]
+    values = integers.values.take(channels, axis).transpose(order).astype(np.int8)
+    if scales.size > 1:
+        scales, products = scales[channels], products[channels]
+    weights, biases = _symmetric(scales, order.index(axis)), _symmetric(products)
+    return graph.file.constant(node.input[1], values, weights), graph.file.constant("bias", rounded, biases)
+
+
+def _symmetric(scales: Values, axis: int = 0) -> Encoding:
+    return Encoding(tuple(map(float, scales)), (0,) * scales.size, axis)
 
 
 def _order_for_shuffle(graph: LiteRtGraph, node: NodeProto) -> Values | None:
@@ -163,14 +157,13 @@ def _padded(graph: LiteRtGraph, node: NodeProto, sides: Sequence[int], encoding:
     """Return the input of a convolution, and the padding that its operation does. The rest is padded before it."""
     if attribute(node, "auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise graph.refusal(node, "with automatic padding")
-    pads, stored = list(attribute(node, "pads", [0] * 4)), graph.encoding(node.input[0])
-    source = graph.tensor(node.input[0], encoding and stored)
+    pads, source = list(attribute(node, "pads", [0] * 4)), graph.source(node, encoding)
     if not any(pads):
         return source, VALID
     spans = [dilation * (side - 1) for dilation, side in zip(_pair(node, "dilations"), sides, strict=True)]
     if _pair(node, "strides") == [1, 1] and [2 * pad for pad in pads] == spans * 2:
         return source, SAME
-    return pad_sides(graph, node, source, encoding and stored), VALID
+    return pad_sides(graph, node, source, encoding and graph.encoding(node.input[0])), VALID
 
 
 def pad_sides(
@@ -182,5 +175,5 @@ def pad_sides(
     shape = [batch, height + top + bottom, width + left + right, channels]
     amounts = graph.file.constant("pads", np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32))
     if fill is None:
-        return graph.inner(Operation("PAD", "PadOptions"), [tensor, amounts], shape, encoding)
-    return graph.inner(Operation("PADV2", "PadV2Options"), [tensor, amounts, fill], shape, encoding)
+        return graph.inner(PAD, [tensor, amounts], shape, encoding)
+    return graph.inner(PADV2, [tensor, amounts, fill], shape, encoding)

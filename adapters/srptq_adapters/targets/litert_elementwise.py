@@ -77,7 +77,7 @@ def _cut(graph: LiteRtGraph, node: NodeProto) -> None:
 def _leaky_relu(graph: LiteRtGraph, node: NodeProto) -> None:
     stored, wanted = graph.encoding(node.input[0]), graph.wanted(node.output[0])
     encoding = wanted if stored else None
-    tensor = graph.tensor(node.input[0], encoding and stored)
+    tensor = graph.source(node, encoding)
     fields = {"alpha": float(attribute(node, "alpha", 0.01))}
     graph.add(Operation("LEAKY_RELU", "LeakyReluOptions", fields), [tensor], node.output[0], encoding)
 
@@ -165,7 +165,7 @@ def _add_reduction(graph: LiteRtGraph, node: NodeProto, kind: str, axes: list[in
     stored, wanted = graph.encoding(node.input[0]), graph.wanted(node.output[0])
     encoding = wanted if stored and kind == "MEAN" else None
     places = graph.numbers([order.index(axis) for axis in axes])
-    tensors = [graph.tensor(node.input[0], encoding and stored), places]
+    tensors = [graph.source(node, encoding), places]
     graph.add(Operation(kind, "ReducerOptions", {"keepDims": keeps}), tensors, node.output[0], encoding)
 
 

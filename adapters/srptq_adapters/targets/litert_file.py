@@ -59,6 +59,7 @@ class Operation:
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+PAD, PADV2 = Operation("PAD", "PadOptions"), Operation("PADV2", "PadV2Options")
 SLICE = Operation("SLICE", "SliceOptions")
 
 

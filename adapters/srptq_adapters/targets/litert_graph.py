@@ -133,6 +133,10 @@ class LiteRtGraph:
             self._others[value, encoding] = self._converted(value, tensor, encoding)
         return self._others[value, encoding]
 
+    def source(self, node: NodeProto, result: Encoding | None) -> int:
+        """Return the tensor that a node reads first: as it is stored if the result has an encoding, else as floats."""
+        return self.tensor(node.input[0], result and self.encoding(node.input[0]))
+
     def _converted(self, value: str, tensor: int, encoding: Encoding | None) -> int:
         converted = self._computed(value, self.shape(value), encoding)
         self.file.add(Operation("DEQUANTIZE" if encoding is None else "QUANTIZE"), [tensor], converted)

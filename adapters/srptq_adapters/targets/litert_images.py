@@ -6,9 +6,9 @@ import numpy as np
 from onnx import NodeProto
 
 from srptq_adapters.targets.litert_convolutions import VALID, pad_sides, shuffle_order
-from srptq_adapters.targets.litert_cubic import enlarge_cubic, repeat_edges
+from srptq_adapters.targets.litert_cubic import HALF_PIXEL, enlarge_cubic, repeat_edges
 from srptq_adapters.targets.litert_elementwise import Translation
-from srptq_adapters.targets.litert_file import SLICE, Encoding, Operation, join, to_space
+from srptq_adapters.targets.litert_file import PAD, PADV2, SLICE, Encoding, Operation, join, to_space
 from srptq_adapters.targets.litert_graph import IMAGE_RANK, LAST, RESHAPE, TRANSPOSE, LiteRtGraph, channels_last_shape
 from srptq_adapters.targets.onnx_graph import attribute
 
@@ -19,13 +19,11 @@ OPEN = 2**31 - 1
 """Ends from here on mean the end of an axis of any length."""
 REST = -1
 """A length up to the end."""
-HALF_PIXEL = (b"half_pixel", b"pytorch_half_pixel")
 POOLS = {"AveragePool": "AVERAGE_POOL_2D", "MaxPool": "MAX_POOL_2D"}
 PADS = {
-    b"constant": Operation("PAD", "PadOptions"),
+    b"constant": PAD,
     b"reflect": Operation("MIRROR_PAD", "MirrorPadOptions", {"mode": 0}),
 }
-PADV2 = Operation("PADV2", "PadV2Options")
 GATHER = Operation("GATHER", "GatherOptions", {"axis": CHANNELS})
 
 
