@@ -37,7 +37,7 @@ def imported(package: Path) -> set[str]:
     ("package", "extras"),
     [
         (PACKAGES[0], ("plot",)),
-        (PACKAGES[1], ("torchao", "openvino", "onnxruntime", "litert", "ncnn", "executorch", "spandrel")),
+        (PACKAGES[1], ("torchao", "openvino", "onnxruntime", "litert", "ncnn", "executorch", "qnn", "spandrel")),
     ],
 )
 def test_every_import_is_declared(package: Path, extras: tuple[str, ...]) -> None:

@@ -9,6 +9,8 @@ from srptq_plugin.utils.options import Options
 class SnpeExport(Options):
     """The options of `export` for SNPE and QNN."""
 
+    format: Literal["encodings", "qdq"] = "encodings"
+    """`encodings` is the float file and encodings for Qualcomm's converter, `qdq` a file for ONNX Runtime's QNN."""
     encodings: Literal["1.0.0", "0.6.1", "2.0.0"] = "1.0.0"
     """The version of the encodings file."""
 

@@ -6,15 +6,20 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 
-from srptq_plugin.graph.network import Network
+from srptq_plugin.deploy.htp import HtpConv, HtpSum, in_integers
+from srptq_plugin.graph.network import TRANSPOSED, Network
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.quantization.grid import INTEGER_WIDTH, IntGrid, QParams
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 SIGNS = {"add": 1, "sub": -1}
+ACTIVATIONS = ("leaky_relu", "prelu")
 SLOPE = 0.01
 """The slope of a leaky ReLU that names none."""
+MEAN_SHIFT = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
 
 
 def use_fixed_point(simulation: PreparedGraph, rules: Rules) -> PreparedGraph:
@@ -25,30 +30,54 @@ def use_fixed_point(simulation: PreparedGraph, rules: Rules) -> PreparedGraph:
         rules: The target's rules, which tell the bits of multipliers.
     """
     module, network = simulation.module, Network(simulation.module)
-    for node, rounded in list(_iter_rounded(network, rules)):
+    for node, rounded, inputs in list(_iter_rounded(network, rules)):
         name = f"srptq_rounded_{node.name}"
         module.add_submodule(name, rounded)
-        inputs = node.args[:2] if isinstance(rounded, FixedPointSum) else node.args[:1]
         with module.graph.inserting_after(node):
             result = module.graph.call_module(name, inputs)
         # The node itself stays, since its key may name a block.
-        node.replace_all_uses_with(result)
+        node.replace_all_uses_with(result, lambda user, result=result: user is not result)
     module.recompile()
     return PreparedGraph(module, simulation.plan)
 
 
-def _iter_rounded(network: Network, rules: Rules) -> Iterator[tuple[fx.Node, nn.Module]]:
-    """Yield the operations with multipliers, and what computes them."""
+def _iter_rounded(network: Network, rules: Rules) -> Iterator[tuple[fx.Node, nn.Module, tuple[Argument, ...]]]:
+    """Yield the operations with multipliers, with what computes them from which inputs."""
     for node, op in network.ops.items():
-        output = _scale(_output(network, node))
-        if output is not None and op in SIGNS and rules.sum_multiplier_bits is not None:
-            first, second = (_scale(_quantizer(network.module, source)) for source in node.args[:2])
-            if first is not None and second is not None:
-                yield node, FixedPointSum([first, second, output], SIGNS[op], rules.sum_multiplier_bits)
-        elif output is not None and op == "leaky_relu" and rules.leaky_multiplier_bits is not None:
-            source, slope = _scale(_quantizer(network.module, node.args[0])), (*node.args[1:2], SLOPE)[0]
-            if source is not None and isinstance(slope, float):
-                yield node, FixedPointLeakyRelu([source, output], slope, rules.leaky_multiplier_bits)
+        output = _output(network, node)
+        if output is None:
+            continue
+        if rules.htp_rounding:
+            yield from _on_htp(network, node, op, output)
+        first, second = (*(_qparams(network, argument) for argument in node.args[:2]), None, None)[:2]
+        if op in SIGNS and rules.sum_multiplier_bits is not None and first is not None and second is not None:
+            scales = [float(part.scale) for part in (first, second, output)]
+            yield node, FixedPointSum(scales, SIGNS[op], rules.sum_multiplier_bits), node.args[:2]
+        if op == "leaky_relu" and rules.leaky_multiplier_bits is not None and first is not None:
+            scales = [float(part.scale) for part in (first, output)]
+            slope = _slopes(network, node)
+            if slope is not None:
+                yield node, FixedPointLeakyRelu(scales, slope.item(), rules.leaky_multiplier_bits), node.args[:1]
+
+
+def _on_htp(
+    network: Network, node: fx.Node, op: str, output: QParams
+) -> Iterator[tuple[fx.Node, nn.Module, tuple[Argument, ...]]]:
+    """Yield a sum, a convolution, or the activation behind a convolution, which HTP computes with it."""
+    conv, slopes = node, None
+    if op in ACTIVATIONS and isinstance(node.args[0], fx.Node):
+        conv, slopes = node.args[0], _slopes(network, node)
+    inputs = [_qparams(network, argument) for argument in conv.args[:2]]
+    is_conv = network.ops.get(conv) in ("conv", TRANSPOSED)
+    if network.ops.get(conv) == "conv" and network.is_mean_shift(conv):
+        inputs[1] = _of_mean_shift(network, conv)
+    first, second = (*inputs, None, None)[:2]
+    if first is None or second is None or {first.grid.bits, second.grid.bits, output.grid.bits} != {INTEGER_WIDTH}:
+        return
+    if op in SIGNS:
+        yield node, HtpSum(first, second, output, SIGNS[op]), node.args[:2]
+    elif is_conv and (conv is node or slopes is not None):
+        yield node, HtpConv(first, second, output, slopes), (conv,)
 
 
 class FixedPointSum(nn.Module):
@@ -98,21 +127,33 @@ class FixedPointLeakyRelu(nn.Module):
         return (torch.floor(products / self._shift + 0.5) * self._output).to(values.dtype)
 
 
-def _scale(quantizer: BoundedFakeQuantize | None) -> float | None:
-    return None if quantizer is None else float(quantizer.qparams().scale)
-
-
-def _quantizer(module: fx.GraphModule, node: object) -> BoundedFakeQuantize | None:
-    """Return the quantizer that a node calls, or None."""
+def _qparams(network: Network, node: object) -> QParams | None:
+    """Return the levels of a quantizer that a node calls, or None."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
-    called = module.get_submodule(str(node.target))
-    return called if isinstance(called, BoundedFakeQuantize) else None
+    called = network.module.get_submodule(str(node.target))
+    return called.qparams() if isinstance(called, BoundedFakeQuantize) else None
 
 
-def _output(network: Network, node: fx.Node) -> BoundedFakeQuantize | None:
-    """Return the quantizer of a sum, or of the ReLU that its kernel computes, or None."""
+def _slopes(network: Network, node: fx.Node) -> Tensor | None:
+    """Return the slopes below zero of a leaky ReLU, or of a PReLU as files hold them in 8 bits."""
+    if network.ops[node] == "leaky_relu":
+        slope = (*node.args[1:2], SLOPE)[0]
+        return torch.tensor(slope, dtype=torch.float64) if isinstance(slope, float) else None
+    parameter = network.parameter(node, 1)
+    return None if parameter is None else in_integers(parameter[1])
+
+
+def _of_mean_shift(network: Network, conv: fx.Node) -> QParams:
+    """Return the levels of a mean shift's weight, which files hold as one integer for each channel."""
+    _, weight = network.parameter(conv, 1) or ("", torch.ones(1))
+    scale = weight.abs().amax((1, 2, 3)) / MEAN_SHIFT.qmax
+    return QParams(scale, torch.zeros_like(scale), MEAN_SHIFT)
+
+
+def _output(network: Network, node: fx.Node) -> QParams | None:
+    """Return the levels behind an operation, or behind the ReLU that its kernel computes, or None."""
     readers = list(node.users)
     if len(readers) == 1 and network.ops.get(readers[0]) == "relu":
         readers = list(readers[0].users)
-    return _quantizer(network.module, readers[0]) if len(readers) == 1 else None
+    return _qparams(network, readers[0]) if len(readers) == 1 else None

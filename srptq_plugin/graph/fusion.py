@@ -9,16 +9,18 @@ from srptq_plugin.graph.network import Network
 
 ANY = "any"
 """Matches every operation."""
-DEPTHWISE, SCALE = "depthwise_conv", "scale"
+DEPTHWISE, SMALL, SCALE = "depthwise_conv", "small_conv", "scale"
+SMALL_KERNEL = 7
+"""The largest height and width of the kernel of a `small_conv`."""
 
 
 @dataclass(frozen=True)
 class Fusion:
     """An operation that a target computes in the kernel of an operation before it.
 
-    Operations have the names that graph keys have, such as `conv`, `relu` or `cat`. Two names are narrower:
-    `depthwise_conv`, and `scale` for a `mul` by a constant. A convolution that the plan leaves float counts as `any`
-    only.
+    Operations have the names that graph keys have, such as `conv`, `relu` or `cat`. Three names are narrower:
+    `depthwise_conv`, `small_conv` for kernels up to 7 x 7, and `scale` for a `mul` by a constant. A convolution that
+    the plan leaves float counts as `any` only.
 
     >>> print(Fusion("clamp", behind="conv"))
     clamp behind conv
@@ -87,11 +89,17 @@ class FusionMatcher:
     def _is_between(self, fusion: Fusion, node: fx.Node) -> bool:
         return any(self._matches(node, op) for op in fusion.through)
 
+    def _is_small(self, conv: fx.Node) -> bool:
+        weight = self.network.parameter(conv, 1)
+        return weight is not None and max(weight[1].shape[2:]) <= SMALL_KERNEL
+
     def _matches(self, node: fx.Node, op: str) -> bool:
         """Tell whether a node is the operation that a fusion names."""
-        if op in ("conv", DEPTHWISE):
-            is_conv = node in self.planned and self.network.ops[node] == "conv"
-            return is_conv and (op == "conv" or self.network.is_depthwise(node))
+        if op in ("conv", DEPTHWISE, SMALL):
+            if node not in self.planned or self.network.ops[node] != "conv":
+                return False
+            is_narrow = self.network.is_depthwise(node) if op == DEPTHWISE else self._is_small(node)
+            return op == "conv" or is_narrow
         if op == SCALE:
             return self.network.ops[node] == "mul" and len(self.network.edges_in(node)) == 1
         return op in (ANY, self.network.ops[node], self.network.kind(node))

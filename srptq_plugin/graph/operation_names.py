@@ -46,6 +46,7 @@ _OPS = {
     "isub": "sub",
     "imul": "mul",
     "truediv": "div",
+    "square": "pow",
 }
 
 

@@ -7,6 +7,22 @@ from srptq_plugin.quantization.grid import IntGrid
 
 
 @dataclass(frozen=True)
+class WideBounds:
+    """The bounds that the result of an operation has in 16 bits.
+
+    >>> print(WideBounds("tanh", -1, 1))
+    tanh from -1 to 1
+    """
+
+    op: str
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.op} from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
 class Rules:
     """The rules of a target: its grids, its fusions, and where it needs quantizers.
 
@@ -59,6 +75,10 @@ class Rules:
     """Bits of the integers by which kernels multiply what they add, behind the leading one. None if sums are exact."""
     leaky_multiplier_bits: int | None = None
     """Bits behind the point of the integers by which kernels multiply in a leaky ReLU. None if they are exact."""
+    wide_bounds: tuple[WideBounds, ...] = ()
+    """Operations whose result has fixed bounds in 16 bits."""
+    htp_rounding: bool = False
+    """Convolutions and sums of 8 bits round as in Qualcomm's HTP, which multiplies by integers of few bits."""
     sign_bit: bool = False
     """The sign takes one bit more than a recipe names: signed grids of M bits have M + 1."""
     integer_bits: frozenset[int] = frozenset({8})

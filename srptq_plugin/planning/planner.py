@@ -19,7 +19,7 @@ from srptq_plugin.planning.integer_operations import IntegerOperations
 from srptq_plugin.planning.plan import Edge, Plan, QConfig, Role, Site
 from srptq_plugin.planning.recipe_choices import RecipeChoices
 from srptq_plugin.planning.scale_groups import GridTensor, group_sites
-from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.quantization.grid import INTEGER_WIDTH, IntGrid
 from srptq_plugin.quantization.saturation import pair_limit
 from srptq_plugin.recipes.recipe import Recipe
 
@@ -109,7 +109,7 @@ class _Planner:
                 grid,
                 self.network.keys[source],
                 tuple(sorted(edges)),
-                bounds=compute_image_range(self.network, source, self.image),
+                bounds=compute_image_range(self.network, source, self.image) or self._wide_bounds(source, grid),
                 limits=self._limits(edges, grid),
             )
             for (source, grid), edges in readers.items()
@@ -247,6 +247,10 @@ class _Planner:
         elif nonnegative and self.rules.nonnegative_activations is not None:
             grid = self.rules.nonnegative_activations
         return self.rules.sized(grid, bits)
+
+    def _wide_bounds(self, source: fx.Node, grid: IntGrid) -> tuple[float, float] | None:
+        bounds = {known.op: (known.low, known.high) for known in self.rules.wide_bounds}
+        return bounds.get(self.network.ops[source]) if grid.bits > INTEGER_WIDTH else None
 
     def _limits(self, edges: set[Edge], grid: IntGrid) -> Limits | None:
         readers = ((self.network.nodes[edge.consumer], edge.input_index) for edge in edges)

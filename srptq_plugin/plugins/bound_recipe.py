@@ -12,7 +12,7 @@ from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.plan import ObserverFactoryForGrid, Plan, QConfig, Role
 from srptq_plugin.planning.planner import make_plan
 from srptq_plugin.plugins.compatibility import dynamic_problems, problems
-from srptq_plugin.plugins.protocols import ObserverFactory, Target, Toolkit
+from srptq_plugin.plugins.protocols import Adaptable, ObserverFactory, Target, Toolkit
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.observer import Observer
@@ -182,6 +182,8 @@ def bind_target(recipe: Recipe, registry: Registry) -> tuple[Target, Rules]:
         unknown = UnknownNameError(f"preset of {recipe.target}", preset, target.presets)
         raise SrptqError(f"recipe {recipe.name}: preset: {unknown}")
     rules = target.presets[preset]
+    if isinstance(target, Adaptable):
+        rules = target.adapt(rules, **recipe.export)
     dynamic = {
         section: bool(registry.quantizer(getattr(recipe, section).quantizer).load().dynamic)
         for section in ("weights", "activations")

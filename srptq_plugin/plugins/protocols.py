@@ -122,6 +122,14 @@ class Kernels(Protocol):
         ...
 
 
+@runtime_checkable
+class Emulator(Protocol):
+    """A runtime that computes what other hardware computes. Its speed means nothing."""
+
+    hardware: str
+    """The hardware that it emulates."""
+
+
 class Target(Protocol):
     """A deployment target: its rules, a writer of its files, and the runtime that runs them."""
 
@@ -164,6 +172,15 @@ class Target(Protocol):
             size: batch, channels, height and width of an input that the file takes.
             fixed: whether the file takes no other size.
         """
+        ...
+
+
+@runtime_checkable
+class Adaptable(Protocol):
+    """A target whose rules follow from the options of `export`, too."""
+
+    def adapt(self, rules: Rules, **options: Any) -> Rules:
+        """Return the rules of a preset as they are with these options of `write`."""
         ...
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from srptq_plugin.errors import SrptqError
 
+INTEGER_WIDTH = 8
+"""The bits that every runtime of integers computes in."""
 SMALLEST_RANGE = 1e-12
 """The limit below which a range holds zeros only, so that any scale fits. Scale 1 keeps integer biases in range."""
 

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from srptq_plugin.data.images import Image, load_images, sample_images
 from srptq_plugin.deploy.fixed_point import use_fixed_point
+from srptq_plugin.deploy.htp import HtpConv
 from srptq_plugin.deploy.quant_table import QuantTable, fault_of
 from srptq_plugin.errors import LONGEST, SrptqError, first_line, short
 from srptq_plugin.graph.export import graph_of
@@ -197,6 +198,9 @@ class Run:
             generator = torch.Generator().manual_seed(0)
             for quantizer in network.of_role("activation").values():
                 quantizer.register_forward_pre_hook(partial(_disturb, noise, generator))
+            for module in network.module.modules():
+                if isinstance(module, HtpConv):
+                    module.disturb(generator)
         if double:
             network.capture.double()
         return _on_arrays(network, device)

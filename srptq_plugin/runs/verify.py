@@ -20,14 +20,14 @@ from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array
 from srptq_plugin.planning.plan import Plan
-from srptq_plugin.plugins.protocols import Finding, Kernels, Linter, PairLinter, Runtime
+from srptq_plugin.plugins.protocols import Emulator, Finding, Kernels, Linter, PairLinter, Runtime
+from srptq_plugin.quantization.grid import INTEGER_WIDTH
 from srptq_plugin.runs.run import NETWORK, Forward, Run
 from srptq_plugin.runs.simulation_noise import LEAST_PSNR, OWN_SLACK, exact_simulation, least_psnr, own_psnr
 from srptq_plugin.utils.progress import Progress, quiet
 
 SIZES = ((48, 48), (33, 57), (75, 63), (64, 71))
 """Heights and widths, odd ones too."""
-INTEGER_WIDTH = 8
 FOREIGN = "the target's own runtime is not on this machine: its files were read, and checked against its rules"
 TIMED_SIZE = (128, 128)
 TIMED_RUNS = 5
@@ -70,10 +70,10 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
     if _too_far(report, plan):
         report["own_psnr"] = _finite(own_psnr(run, simulated, [crop.image for crop in crops]))
     report["least_psnr"] = least_psnr(report["own_psnr"]) if _is_8_bits(plan) else None
-    notes = FOREIGN if foreign else _note(plan), _spread(report)
+    notes = FOREIGN if foreign else _note(plan), _emulated(runtime), _spread(report)
     report["note"] = "; ".join(filter(None, notes))
     report["lint"] = _lint(run, ignore_vnni=not (run.recipe.weights.overflow_safe or report["saturates"]))
-    report["speedup"] = None if foreign else _speedup(run, runtime)
+    report["speedup"] = None if foreign or isinstance(runtime, Emulator) else _speedup(run, runtime)
     report["slower"] = slower(report["speedup"], plan)
     problems = [*_problems(report), *report["lint"]]
     return report | {"passed": not problems, "problems": problems}
@@ -176,7 +176,7 @@ def _lint(run: Run, *, ignore_vnni: bool) -> list[str]:
         ignore_vnni: Leave out findings that only matter to processors without VNNI.
     """
     file = next((path for path in run.artifacts if path.suffix == ".onnx"), run.artifacts[0])
-    if isinstance(run.target, PairLinter):
+    if isinstance(run.target, PairLinter) and len(run.artifacts) > 1:
         findings = run.target.lint_pair(onnx.load(file), run.artifacts[1])
     elif isinstance(run.target, Linter):
         findings = run.target.lint(onnx.load(file))
@@ -212,6 +212,10 @@ def _speedup(run: Run, runtime: Runtime) -> float:
 def _note(plan: Plan) -> str:
     narrow = any(site.grid.bits < INTEGER_WIDTH for site in plan.sites)
     return "below 8 bits the integers are stored and computed as 8 bits: the speed of 8 bits, no more" if narrow else ""
+
+
+def _emulated(runtime: Runtime) -> str:
+    return f"{runtime.hardware} was emulated: speed was not measured" if isinstance(runtime, Emulator) else ""
 
 
 def _spread(report: Mapping[str, Any]) -> str:

@@ -91,8 +91,8 @@ def test_factors_pass_homogeneous_operations(name: str) -> None:
 def test_a_square_has_squared_factors() -> None:
     network = Network(graph_of(fold_and_trace(Between(deviation).eval())[1]))
     channels = Channels(network)
-    powers = {op: channels.power(node) for node, op in network.ops.items() if op in ("conv", "sub", "square", "sqrt")}
-    assert powers == {"conv": 1, "sub": 1, "square": 2, "sqrt": 1}
+    powers = {op: channels.power(node) for node, op in network.ops.items() if op in ("conv", "sub", "pow", "sqrt")}
+    assert powers == {"conv": 1, "sub": 1, "pow": 2, "sqrt": 1}
 
 
 @pytest.mark.parametrize("name", STOPS)

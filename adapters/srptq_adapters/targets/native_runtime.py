@@ -1,11 +1,12 @@
 """What native runtimes need on any machine: as many threads as there are cores to use, and silence."""
 
 import os
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-STDERR = 2
+STREAMS = (1, 2)
 
 
 def count_usable_cores() -> int:
@@ -15,12 +16,15 @@ def count_usable_cores() -> int:
 
 @contextmanager
 def without_logs() -> Generator[None]:
-    """Silence native code, which logs to stderr whatever Python does."""
-    kept = os.dup(STDERR)
+    """Silence native code, which logs to stdout and stderr whatever Python does."""
+    sys.stdout.flush()
+    kept = [os.dup(stream) for stream in STREAMS]
     with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), STDERR)
+        for stream in STREAMS:
+            os.dup2(nowhere.fileno(), stream)
     try:
         yield
     finally:
-        os.dup2(kept, STDERR)
-        os.close(kept)
+        for stream, own in zip(STREAMS, kept, strict=True):
+            os.dup2(own, stream)
+            os.close(own)

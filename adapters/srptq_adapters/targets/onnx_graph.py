@@ -35,6 +35,10 @@ class OnnxGraph:
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._shapes = {info.name: info.type.tensor_type.shape.dim for info in (*graph.value_info, *graph.output)}
 
+    def add_constant(self, tensor: TensorProto) -> None:
+        """Know an initializer that the file has got since."""
+        self._initializers[tensor.name] = tensor
+
     def of(self, *kinds: str) -> list[NodeProto]:
         """Return the nodes of these operations."""
         return [node for node in self.nodes if node.op_type in kinds]

@@ -1,4 +1,4 @@
-"""SNPE and QNN: the float ONNX file, with encodings of its tensors as quantization overrides."""
+"""SNPE and QNN: the float ONNX file with encodings of its tensors, or Q/DQ ONNX for ONNX Runtime's QNN provider."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,24 +13,27 @@ from onnx import ModelProto, helper, numpy_helper
 from srptq_adapters.export_options import SnpeExport
 from srptq_adapters.targets import encodings_rules
 from srptq_adapters.targets.encodings import Encodings, Version, read
+from srptq_adapters.targets.qnn_file import OPSET_OF_16_BITS, write_qdq
+from srptq_adapters.targets.qnn_provider import QnnProvider
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, short
 from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.network import MOVEMENT
-from srptq_plugin.graph.rules import Rules
+from srptq_plugin.graph.rules import Rules, WideBounds
 from srptq_plugin.graph.types import Size
 from srptq_plugin.planning.plan import Site
 from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid, QParams, dequantize, quantize
 
-FILE, ENCODINGS = "model_snpe.onnx", "model_snpe.encodings"
-OPSET_OF_16_BITS = 21
-"""The first opset with uint16 in QuantizeLinear."""
+FILE, ENCODINGS, QDQ_FILE = "model_snpe.onnx", "model_snpe.encodings", "model_qnn.onnx"
 DEFAULTS = SnpeExport()
 OPS = frozenset({"conv", "conv_transpose", "add", "cat", "leaky_relu", "prelu"})
 RELU = Fusion("relu")
+FUSIONS = (RELU, Fusion("leaky_relu", behind="conv"), Fusion("prelu", behind="conv"))
+HTP_FUSIONS = (RELU, Fusion("leaky_relu", behind="small_conv"), Fusion("prelu", behind="small_conv"))
+"""What HTP v73 was seen to compute in one kernel."""
 
 DEFAULT = Rules(
     weights=IntGrid(8, signed=True, symmetric=True, channel_axis=0),
@@ -40,13 +43,15 @@ DEFAULT = Rules(
     placements=("full",),
     inputs=OPS,
     outputs=OPS,
-    fusions=(RELU, Fusion("leaky_relu", behind="conv"), Fusion("prelu", behind="conv")),
+    fusions=FUSIONS,
     shared_scales=frozenset({"cat"}),
     # Qualcomm's converter fills the gaps that encodings leave, and loses much.
     every_tensor=True,
     # An encoding belongs to a tensor of the file, so all of its readers have the same.
     one_grid_per_tensor=True,
     integer_bits=frozenset({4, 8, 16}),
+    # HTP computes them on levels of its own, whatever an encoding says.
+    wide_bounds=(WideBounds("sigmoid", 0.0, 1 - 2.0**-16), WideBounds("tanh", -1.0, 1 - 2.0**-15)),
 )
 DSP = replace(DEFAULT, fusions=(RELU,))
 LEGACY = replace(DSP, weights=IntGrid(8), weight_bits=frozenset({8}), per_channel=False)
@@ -65,11 +70,24 @@ class SnpeTarget:
     def require(self) -> None:
         """Accept every machine: writing needs ONNX only."""
 
+    def adapt(self, rules: Rules, *, format: str = DEFAULTS.format, **_options: object) -> Rules:  # noqa: A002
+        """Return the rules of HTP v73 as ONNX Runtime's QNN provider runs it, if it is to read the file."""
+        return replace(rules, fusions=HTP_FUSIONS, integer_bias=True, htp_rounding=True) if format == "qdq" else rules
+
     def write(
-        self, network: Path, table: QuantTable, folder: Path, *, encodings: Version = DEFAULTS.encodings
+        self,
+        network: Path,
+        table: QuantTable,
+        folder: Path,
+        *,
+        format: str = DEFAULTS.format,  # noqa: A002
+        encodings: Version = DEFAULTS.encodings,
     ) -> Sequence[Path]:
-        """Write the float file, with tuned weights and biases, and the encodings."""
+        """Write the float file, with tuned weights and biases, and the encodings. Or write one Q/DQ file."""
         model = onnx.load(network)
+        if format == "qdq":
+            onnx.save(write_qdq(model, table), folder / QDQ_FILE)
+            return (folder / QDQ_FILE,)
         operations = OnnxNetwork(model)
         record = _encodings(operations, table)
         _put_tuned(model, operations, table)
@@ -81,15 +99,22 @@ class SnpeTarget:
         """Find encodings that are missing, unused or of the wrong width, and groups that they split."""
         return encodings_rules.check(model, encodings)
 
-    def load(self, artifact: Path) -> ReferenceRuntime:
-        """Read the float file with its encodings as Q/DQ, in ONNX Runtime: SNPE itself runs on a phone."""
+    def load(self, artifact: Path) -> ReferenceRuntime | QnnProvider:
+        """Load a Q/DQ file into the QNN provider. Otherwise read the file with its encodings as Q/DQ, in ONNX Runtime.
+
+        SNPE itself runs on a phone.
+        """
+        if artifact.name == QDQ_FILE:
+            return QnnProvider(artifact)
         model, encodings = onnx.load(artifact), artifact.with_suffix(".encodings")
         return ReferenceRuntime(
             put_encodings(model, encodings) if encodings.exists() else model, artifact, "SNPE's files"
         )
 
     def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:  # noqa: ARG002
-        """Return a command that converts the files with Qualcomm's converter."""
+        """Return a command that converts the files with Qualcomm's converter, or times the Q/DQ file."""
+        if artifact.name == QDQ_FILE:
+            return f"onnxruntime_perf_test -e qnn -i 'backend_path|libQnnHtp.so' -I {artifact.name}"
         shape = ",".join(map(str, size))
         return (
             f"qairt-converter --input_network {artifact.name} --quantization_overrides {ENCODINGS} "

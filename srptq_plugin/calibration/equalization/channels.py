@@ -96,7 +96,8 @@ def _count_unshuffled(node: fx.Node, read: Ids) -> int:
 def exponent_of(node: fx.Node) -> float:
     """Return the power that an operation raises its input to, and 1 for others."""
     op = canonical_op(str(node.target))
-    exponent: Any = node.args[1] if op == "pow" else EXPONENTS.get(op, 1.0)
+    # A square has no argument that says so.
+    exponent: Any = (*node.args[1:2], 2.0)[0] if op == "pow" else 0.5 if op == "sqrt" else 1.0
     return float(exponent) if isinstance(exponent, (int, float)) else 1.0
 
 
@@ -163,10 +164,10 @@ Rule = Callable[[fx.Node, Ids, Sequence[fx.Node], Sequence[Ids]], Links | None]
 HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "nearest", "interpolate", "max_pool", "mean", "sum")
 PRODUCTS = ("mul", "div")
 # f(s x) = s^exponent f(x)
-EXPONENTS = {"square": 2.0, "sqrt": 0.5}
+POWERS = ("pow", "sqrt")
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(HOMOGENEOUS, _through),
-    **dict.fromkeys((*EXPONENTS, "pow"), _raised),
+    **dict.fromkeys(POWERS, _raised),
     "add": _sum,
     "sub": _sum,
     **dict.fromkeys(PRODUCTS, _product),

@@ -1,0 +1,243 @@
+"""A Q/DQ file as ONNX Runtime's QNN provider takes it: every operation between Q/DQ pairs of one width."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from srptq_adapters.targets.fusible_operations import to_fusible_operations
+from srptq_adapters.targets.onnx_graph import OnnxGraph, attribute
+from srptq_plugin.deploy.htp import affine
+from srptq_plugin.deploy.qdq import Placer
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.quantization.grid import quantize
+
+OPSET_OF_16_BITS = 21
+"""The first opset with uint16 in QuantizeLinear."""
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+OUTPUT_AXES = {"Conv": 0, "ConvTranspose": 1}
+"""The axis of the output channels in the weight of each convolution."""
+WEIGHT, BIAS = 1, 2
+ACTIVATIONS = ("Relu", "LeakyRelu", "PRelu")
+SMALLEST_SLOPE = 1 / 256
+SQUARE = 2
+LARGEST_BIAS = 2**30
+MOVES = frozenset(
+    {"DepthToSpace", "SpaceToDepth", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split"}
+    | {"Expand", "Gather", "Pad", "Resize"}
+)
+"""Operations whose output has the levels of their input."""
+FINER = 256
+"""Steps of 16 bits in a step of 8: a tensor of 8 bits keeps its values in 16."""
+Array = NDArray[Any]
+
+
+def write_qdq(network: ModelProto, table: QuantTable) -> ModelProto:
+    """Return the Q/DQ file of a float network.
+
+    The provider leaves an operation to the CPU if a tensor that it reads or makes is float, or if their widths differ.
+    """
+    model = Placer(network, table).place()
+    to_fusible_operations(model)
+    rewriter = _Rewriter(model)
+    nodes = [new for node in rewriter.graph.nodes for new in rewriter.rewritten(node)]
+    # Copied first, as they live in the field that is cleared next.
+    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    read = {value for node in copies for value in node.input}
+    constants = [constant for constant in model.graph.initializer if constant.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constants)
+    if any(site.grid.bits > 8 for site in table.plan.sites):  # noqa: PLR2004
+        model.opset_import[0].version = OPSET_OF_16_BITS
+    onnx.checker.check_model(model)
+    return model
+
+
+class _Rewriter:
+    """A Q/DQ file whose operations get constants in integers, and tensors of one width."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model, self.graph = model, OnnxGraph(model.graph)
+        self._waiting: dict[str, list[NodeProto]] = {}
+
+    def rewritten(self, node: NodeProto) -> Iterator[NodeProto]:
+        """Yield a node, with what it needs before and behind it."""
+        if node.op_type in PAIR or not any(map(self.graph.is_dequantized, node.input)):
+            yield node
+            yield from self._waiting.get(node.output[0], ())
+            return
+        self._multiply_square(node)
+        width = max(self._widths(node))
+        yield from self._before(node, width)
+        yield node
+        yield from self._behind(node, width)
+
+    def _multiply_square(self, node: NodeProto) -> None:
+        """Multiply a value by itself where it has an exponent of 2: HTP cannot allocate a power."""
+        if node.op_type == "Pow" and np.all(self.graph.constant(node.input[1]) == SQUARE):
+            node.op_type, node.input[1] = "Mul", node.input[0]
+
+    def _widths(self, node: NodeProto) -> Iterator[int]:
+        """Yield the bits of the tensors that an operation reads and makes, except for weights and biases."""
+        for value in node.input[:1] if node.op_type in OUTPUT_AXES else node.input:
+            if self.graph.is_dequantized(value):
+                yield self._bits(self.graph.producers[value])
+        yield from (self._bits(reader) for reader in self._quantizers(node))
+
+    def _quantizers(self, node: NodeProto) -> list[NodeProto]:
+        """Return what rounds a node's output, or the activation that is computed with it."""
+        readers = self.graph.readers[node.output[0]]
+        if len(readers) == 1 and readers[0].op_type in ACTIVATIONS:
+            readers = self.graph.readers[readers[0].output[0]]
+        return [reader for reader in readers if reader.op_type == "QuantizeLinear"]
+
+    def _bits(self, node: NodeProto) -> int:
+        """Return the bits of the integers of a QuantizeLinear or DequantizeLinear."""
+        return 8 * self.graph.constant(node.input[2]).itemsize
+
+    def _before(self, node: NodeProto, width: int) -> Iterator[NodeProto]:
+        for index, value in enumerate(node.input):
+            values = self.graph.constant(value)
+            name = f"{node.output[0]}_input_{index}"
+            if values is not None and values.dtype == np.float32 and node.op_type != "Resize":
+                yield self._dequantizing(name, *self._integers(node, index, values, width))
+            elif self._is_narrower(node, index, width):
+                yield from self._pair(value, name, self.graph.producers[value])
+            else:
+                continue
+            node.input[index] = name
+
+    def _is_narrower(self, node: NodeProto, index: int, width: int) -> bool:
+        value = node.input[index]
+        is_weight = index > 0 and node.op_type in OUTPUT_AXES
+        return not is_weight and self.graph.is_dequantized(value) and self._bits(self.graph.producers[value]) < width
+
+    def _behind(self, node: NodeProto, width: int) -> Iterator[NodeProto]:
+        readers, inserted = self.graph.readers[node.output[0]], list[NodeProto]()
+        if node.op_type in MOVES and not self._quantizers(node):
+            inserted += self._moved(node)
+        elif len(readers) == 1 and readers[0].op_type in ACTIVATIONS:
+            inserted += self._inner(node, readers[0])
+        for reader in self._quantizers(node):
+            if self._bits(reader) < width:
+                value, name = reader.input[0], f"{reader.input[0]}_{width}bit"
+                pair = self._pair(value, name, reader)
+                reader.input[0] = name
+                if value == node.output[0]:
+                    yield from pair
+                else:
+                    self._waiting[value] = list(pair)
+        yield from inserted
+
+    def _pair(self, value: str, name: str, narrow: NodeProto) -> Sequence[NodeProto]:
+        """Quantize a value in 16 bits, on a grid that has the levels of a node of 8 bits."""
+        scale, zero = (self.graph.constant(constant) for constant in narrow.input[1:3])
+        constants = [
+            self._store(f"{name}_scale", np.asarray(scale / FINER, np.float32)),
+            self._store(f"{name}_zero_point", np.asarray(zero.astype(np.uint16) * FINER, np.uint16)),
+        ]
+        return (
+            helper.make_node("QuantizeLinear", [value, *constants], [f"{name}_q"], f"{name}_q"),
+            helper.make_node("DequantizeLinear", [f"{name}_q", *constants], [name], name),
+        )
+
+    def _moved(self, node: NodeProto) -> Iterator[NodeProto]:
+        """Yield pairs behind an operation that moves integers, on the levels of its input."""
+        constants = self.graph.producers[node.input[0]].input[1:3]
+        for index, value in enumerate(node.output):
+            name = f"{value}_moved"
+            if value == self._model.graph.output[0].name:
+                name, node.output[index] = value, name  # the image keeps its name
+            yield from self._inserted(node.output[index], name, constants)
+
+    def _inner(self, node: NodeProto, activation: NodeProto) -> Iterator[NodeProto]:
+        """Yield a pair between an operation and the activation that HTP computes with it, if the provider needs one.
+
+        HTP does not look at its levels. They hold all that the output's levels stand for.
+        """
+        constants = self._quantizers(activation)[0].input[1:3]
+        scale, zero = (self.graph.constant(value) for value in constants)
+        if activation.op_type == "Relu" and not zero:
+            return
+        name = f"{node.output[0]}_inner"
+        if activation.op_type != "Relu":
+            below, above = float(zero) / self._smallest_slope(activation), float(np.iinfo(zero.dtype).max) - float(zero)
+            levels = affine(torch.tensor([-below, above]) * float(scale), 8 * zero.itemsize)
+            constants = [
+                self._store(f"{name}_scale", levels.scale.numpy()),
+                self._store(f"{name}_zero_point", levels.integer_zero_point.numpy().astype(zero.dtype)),
+            ]
+        yield from self._inserted(node.output[0], name, constants)
+
+    def _smallest_slope(self, activation: NodeProto) -> float:
+        slopes = attribute(activation, "alpha", 0.01)
+        if activation.op_type == "PRelu":
+            slopes = self.graph.constant(activation.input[1])
+        return max(float(np.abs(slopes).min()), SMALLEST_SLOPE)
+
+    def _inserted(self, value: str, name: str, constants: Sequence[str]) -> Sequence[NodeProto]:
+        """Let the readers of a value read a Q/DQ pair on it."""
+        for reader in self.graph.readers[value]:
+            reader.input[:] = [name if read == value else read for read in reader.input]
+        nodes = (
+            helper.make_node("QuantizeLinear", [value, *constants], [f"{name}_q"], f"{name}_q"),
+            helper.make_node("DequantizeLinear", [f"{name}_q", *constants], [name], name),
+        )
+        self.graph.producers[name] = nodes[1]
+        self.graph.readers[name], self.graph.readers[value] = self.graph.readers[value], [nodes[0]]
+        return nodes
+
+    def _integers(self, node: NodeProto, index: int, values: Array, width: int) -> tuple[Array, Array, Array, int]:
+        """Return a constant in integers, with its scales, its zero points and their axis."""
+        if node.op_type not in OUTPUT_AXES:
+            levels = affine(torch.from_numpy(values.copy()), width)
+            integers = quantize(torch.from_numpy(values.copy()), levels).numpy(), levels.integer_zero_point.numpy()
+            numbers, zero = (part.astype(f"uint{width}") for part in integers)
+            return numbers, levels.scale.numpy().astype(np.float32), zero, 0
+        if index == BIAS:
+            scale = self._bias_scale(node, values)
+            return np.rint(values / scale).astype(np.int32), scale, np.zeros(scale.shape, np.int32), 0
+        axis = OUTPUT_AXES[node.op_type]
+        shape = [-1 if n == axis else 1 for n in range(values.ndim)]
+        largest = np.abs(np.moveaxis(values, axis, 0)).reshape(values.shape[axis], -1).max(1)
+        scale = np.asarray(np.where(largest > 0, largest / 127, 1), np.float32)
+        return np.rint(values / scale.reshape(shape)).astype(np.int8), scale, np.zeros(scale.shape, np.int8), axis
+
+    def _bias_scale(self, node: NodeProto, bias: Array) -> Array:
+        """Return the scale of a bias. The weight gets a larger one in channels whose bias would not fit 32 bits.
+
+        Such a channel is nearly its bias alone.
+        """
+        image, weight = (self.graph.producers[value] for value in node.input[:BIAS])
+        step, scale = (self.graph.constant(part.input[1]) for part in (image, weight))
+        least = np.abs(bias) / (float(step) * LARGEST_BIAS)
+        if np.any(least > scale):
+            axis, integers = OUTPUT_AXES[node.op_type], self.graph.constant(weight.input[0])
+            wider = np.maximum(least, scale).astype(np.float32)
+            shape = [-1 if n == axis else 1 for n in range(integers.ndim)]
+            rounded = np.rint(integers * (scale / wider).reshape(shape)).astype(integers.dtype)
+            weight.input[0] = self._store(f"{node.output[0]}_weight_integers", rounded)
+            weight.input[1] = self._store(f"{node.output[0]}_weight_scale", wider)
+            scale = wider
+        return np.asarray(step * scale, np.float32)
+
+    def _dequantizing(self, name: str, integers: Array, scale: Array, zero: Array, axis: int) -> NodeProto:
+        """Return a DequantizeLinear of stored integers."""
+        parts = {"integers": integers, "scale": scale, "zero_point": zero}
+        constants = [self._store(f"{name}_{part}", values) for part, values in parts.items()]
+        node = helper.make_node("DequantizeLinear", constants, [name], name)
+        if scale.ndim:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self.graph.producers[name] = node
+        return node
+
+    def _store(self, name: str, values: Array) -> str:
+        self._model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+        self.graph.add_constant(self._model.graph.initializer[-1])
+        return name
