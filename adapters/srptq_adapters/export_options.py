@@ -18,6 +18,8 @@ class SnpeExport(Options):
 class TensorRTExport(Options):
     """The options of `export` for TensorRT."""
 
+    float: Literal["fp32", "fp16"] = "fp32"
+    """The type of what lies outside of Q/DQ. `fp16` runs it faster, with scales of half precision."""
     calibration_cache: Flag = False
     """`true` also writes a calibration cache."""
 

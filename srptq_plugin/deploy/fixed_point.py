@@ -17,6 +17,7 @@ from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 SIGNS = {"add": 1, "sub": -1}
 ACTIVATIONS = ("leaky_relu", "prelu")
+CUTS = ("relu", "relu6", "hardtanh", "clamp")
 SLOPE = 0.01
 """The slope of a leaky ReLU that names none."""
 MEAN_SHIFT = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
@@ -152,8 +153,8 @@ def _of_mean_shift(network: Network, conv: fx.Node) -> QParams:
 
 
 def _output(network: Network, node: fx.Node) -> QParams | None:
-    """Return the levels behind an operation, or behind the ReLU that its kernel computes, or None."""
+    """Return the levels behind an operation, or behind the ReLU or clamp that its kernel computes, or None."""
     readers = list(node.users)
-    if len(readers) == 1 and network.ops.get(readers[0]) == "relu":
+    if len(readers) == 1 and network.ops.get(readers[0]) in CUTS:
         readers = list(readers[0].users)
     return _qparams(network, readers[0]) if len(readers) == 1 else None

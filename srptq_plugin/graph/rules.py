@@ -79,6 +79,8 @@ class Rules:
     """Operations whose result has fixed bounds in 16 bits."""
     htp_rounding: bool = False
     """Convolutions and sums of 8 bits round as in Qualcomm's HTP, which multiplies by integers of few bits."""
+    float_bits: int = 21
+    """The bits to which a value is exact that it computes in floats by several operations."""
     sign_bit: bool = False
     """The sign takes one bit more than a recipe names: signed grids of M bits have M + 1."""
     integer_bits: frozenset[int] = frozenset({8})

@@ -16,6 +16,9 @@ INTEGER_WIDTH = 8
 SMALLEST_RANGE = 1e-12
 """The limit below which a range holds zeros only, so that any scale fits. Scale 1 keeps integer biases in range."""
 
+SMALLEST_HALF = 2.0**-24
+"""The smallest number of half precision above 0."""
+
 
 @dataclass(frozen=True)
 class IntGrid:
@@ -36,6 +39,8 @@ class IntGrid:
     """The axis whose channels have scales of their own. None: one scale for the tensor."""
     power_of_two: bool = False
     """Whether scales are powers of two."""
+    half_scale: bool = False
+    """Whether scales are numbers of half precision."""
     float_zero_point: bool = False
     """Whether the zero point is any real number, so that zero need not be a level (simulation only)."""
     pair_limit: int | None = None
@@ -214,6 +219,9 @@ def _scale(step: Tensor, grid: IntGrid) -> Tensor:
     if grid.power_of_two:
         # Round up as a factor without gradient: the scale gets the gradient of the step, times that factor.
         scale = scale * (scale.log2().ceil().exp2() / scale).detach()
+    if grid.half_scale:
+        nearest = scale.detach().half().double().clamp(min=SMALLEST_HALF)
+        scale = scale * (nearest / scale).detach()
     return scale.float()
 
 

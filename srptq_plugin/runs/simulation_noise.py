@@ -15,8 +15,6 @@ LEAST_PSNR = 50.0
 """The least PSNR in dB between simulation and runtime that passes at 8 bits, unless the simulation's own is near it."""
 OWN_SLACK = 3.0
 """Decibels that a runtime may lie below the simulation's own PSNR: a second error of the same power costs 3 dB."""
-ROUNDINGS = 2.0**-21
-"""The relative error of a value that a kernel computes in single precision by several operations."""
 
 
 def exact_simulation(run: Run, image: Array) -> Forward:
@@ -35,9 +33,9 @@ def exact_simulation(run: Run, image: Array) -> Forward:
 def own_psnr(run: Run, exact: Array, crops: Sequence[Array]) -> float:
     """Return the PSNR between the exact simulation and the least alike of those whose last bits differ.
 
-    These are the simulation in single precision, with its sums in two orders, and the one in double with errors of
-    `ROUNDINGS` at each activation. A difference in the last bit flips a rounding, and every convolution spreads it. A
-    runtime, whose last bits differ too, cannot be expected to come nearer.
+    These are the simulation in single precision, with its sums in two orders, and the one in double with the
+    errors of the target's floats at each activation. A difference in the last bit flips a rounding, and every
+    convolution spreads it. A runtime, whose last bits differ too, cannot be expected to come nearer.
 
     Args:
         run: The run.
@@ -46,7 +44,7 @@ def own_psnr(run: Run, exact: Array, crops: Sequence[Array]) -> float:
     """
     others = [_outputs(run.simulation(), crops)]
     with suppress(RuntimeError):  # the network holds constants in single precision
-        others.append(_outputs(run.simulation(double=True, noise=ROUNDINGS), crops))
+        others.append(_outputs(run.simulation(double=True, noise=2.0**-run.rules.float_bits), crops))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns about TF32 on Intel GPUs, which is not used here
         # Without oneDNN, torch's own kernels sum in another order. Any other difference would be a bug.

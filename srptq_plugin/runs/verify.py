@@ -97,7 +97,7 @@ def slower(speedup: float | None, plan: Plan) -> str:
 
 def _not_run(note: str) -> dict[str, Any]:
     """Return a report that passes, with all keys and nothing measured."""
-    measured = ("psnr", "max_levels", "p99_9_levels", "own_psnr", "least_psnr")
+    measured = ("psnr", "not_finite", "max_levels", "p99_9_levels", "own_psnr", "least_psnr")
     counted = ("convs_planned", "convs_int8", "kernels", "saturates", "speedup")
     figures = dict.fromkeys((*measured, *counted))
     return figures | {
@@ -143,9 +143,12 @@ def _differences(
     # One PSNR over all pixels instead of a mean of decibels, which a crop without any difference makes infinite.
     simulated = np.concatenate([simulated.ravel() for simulated, _ in outputs])
     measured = np.concatenate([measured.ravel() for _, measured in outputs])
+    unbounded = int(np.count_nonzero(~np.isfinite(measured)))
+    measured = np.nan_to_num(measured)
     largest, most = level_differences(simulated, measured, high - low)
     differences = {
         "psnr": _finite(psnr(simulated, measured, high - low)),
+        "not_finite": unbounded,
         "max_levels": largest,
         "p99_9_levels": most,
         "sizes": [
@@ -242,6 +245,8 @@ def _problems(report: Mapping[str, Any]) -> list[str]:
     planned, integer = report["convs_planned"], report["convs_int8"]
     if integer is not None and integer < planned:
         problems.append(f"{planned - integer} of {planned} convolutions planned as int8 run in float")
+    if report["not_finite"]:
+        problems.append(f"{report['not_finite']:,} values of the file are not finite: floats overflow in it")
     measured, least = report["psnr"], report["least_psnr"]
     if measured is not None and least is not None and measured < least:
         reason = "" if least == LEAST_PSNR else f", {OWN_SLACK:.0f} dB below its own noise"

@@ -27,12 +27,15 @@ def test_a_convolution_is_off_by_what_it_cuts(step: float, zero: int, total: int
     assert abs(inside[0] - inside[1]) <= 1 / 16 + 1 / 8 + 2**-9
 
 
-@given(STEPS, STEPS, ZEROS, ZEROS, ZEROS, st.integers(0, 255), st.integers(0, 255), st.sampled_from([1, -1]))
+SIDES = st.tuples(STEPS, ZEROS, st.integers(0, 255))
+
+
+@given(SIDES, SIDES, ZEROS, st.sampled_from([1, -1]))
 def test_a_sum_is_within_a_level(
-    one: float, two: float, zero_1: int, zero_2: int, zero: int, a: int, b: int, sign: int
+    one: tuple[float, int, int], two: tuple[float, int, int], zero: int, sign: int
 ) -> None:
-    first, second = (a - zero_1) * one, (b - zero_2) * two
-    sums = HtpSum(levels(one, zero_1), levels(two, zero_2), levels(0.25, zero), sign)
+    first, second = ((integer - origin) * step for step, origin, integer in (one, two))
+    sums = HtpSum(levels(*one[:2]), levels(*two[:2]), levels(0.25, zero), sign)
     computed = float(sums(torch.tensor([first]).double(), torch.tensor([second]).double()))
     # Half a level by rounding, an eighth by the offset, and a share of each term by its multiplier.
     assert abs(computed - (first + sign * second)) / 0.25 <= 0.5 + 1 / 8 + 2**-4

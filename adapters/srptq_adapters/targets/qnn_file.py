@@ -22,7 +22,8 @@ PAIR = ("QuantizeLinear", "DequantizeLinear")
 OUTPUT_AXES = {"Conv": 0, "ConvTranspose": 1}
 """The axis of the output channels in the weight of each convolution."""
 WEIGHT, BIAS = 1, 2
-ACTIVATIONS = ("Relu", "LeakyRelu", "PRelu")
+ACTIVATIONS = ("Relu", "Clip", "Max", "Min", "LeakyRelu", "PRelu")
+SLOPED = ("LeakyRelu", "PRelu")
 SMALLEST_SLOPE = 1 / 256
 SQUARE = 2
 LARGEST_BIAS = 2**30
@@ -166,7 +167,7 @@ class _Rewriter:
         if activation.op_type == "Relu" and not zero:
             return
         name = f"{node.output[0]}_inner"
-        if activation.op_type != "Relu":
+        if activation.op_type in SLOPED:
             below, above = float(zero) / self._smallest_slope(activation), float(np.iinfo(zero.dtype).max) - float(zero)
             levels = affine(torch.tensor([-below, above]) * float(scale), 8 * zero.itemsize)
             constants = [

@@ -32,7 +32,11 @@ DEFAULTS = SnpeExport()
 OPS = frozenset({"conv", "conv_transpose", "add", "cat", "leaky_relu", "prelu"})
 RELU = Fusion("relu")
 FUSIONS = (RELU, Fusion("leaky_relu", behind="conv"), Fusion("prelu", behind="conv"))
-HTP_FUSIONS = (RELU, Fusion("leaky_relu", behind="small_conv"), Fusion("prelu", behind="small_conv"))
+HTP_FUSIONS = (
+    RELU,
+    *(Fusion(cut, behind="conv") for cut in ("relu6", "hardtanh", "clamp")),
+    *(Fusion(activation, behind="small_conv") for activation in ("leaky_relu", "prelu")),
+)
 """What HTP v73 was seen to compute in one kernel."""
 
 DEFAULT = Rules(

@@ -2,11 +2,13 @@
 
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from srptq_adapters.export_options import TensorRTExport
+from srptq_adapters.targets.half_precision import to_half_precision
 from srptq_adapters.targets.reference_runtime import ReferenceRuntime
 from srptq_adapters.targets.tensorrt_rules import check
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
@@ -22,6 +24,7 @@ FILE, CACHE = "model_tensorrt.onnx", "model_tensorrt.cache"
 DEFAULTS = TensorRTExport()
 HEADER = "TRT-100000-EntropyCalibration2"
 BITS = frozenset({8})
+HALF, HALF_BITS = "fp16", 11
 
 
 class TensorRtTarget:
@@ -45,17 +48,28 @@ class TensorRtTarget:
     def require(self) -> None:
         """Accept every machine: writing needs ONNX only."""
 
+    def adapt(self, rules: Rules, *, float: str = DEFAULTS.float, **_options: object) -> Rules:  # noqa: A002
+        """Return the rules with scales of half precision, if the file has them."""
+        if float != HALF:
+            return rules
+        weights, activations = (replace(grid, half_scale=True) for grid in (rules.weights, rules.activations))
+        return replace(rules, weights=weights, activations=activations, float_bits=HALF_BITS)
+
     def write(
         self,
         network: Path,
         table: QuantTable,
         folder: Path,
         *,
+        float: str = DEFAULTS.float,  # noqa: A002
         calibration_cache: bool = DEFAULTS.calibration_cache,
     ) -> Sequence[Path]:
         """Write one Q/DQ file, and with `calibration_cache` the scales that TensorRT 10 reads with the float file."""
         model = onnx.load(network)
-        onnx.save(Placer(model, table).place(), folder / FILE)
+        placed = Placer(model, table).place()
+        if float == HALF:
+            to_half_precision(placed)
+        onnx.save(placed, folder / FILE)
         if calibration_cache:
             (folder / CACHE).write_text(cache(model, table), encoding="ascii")
         return (folder / FILE, folder / CACHE) if calibration_cache else (folder / FILE,)

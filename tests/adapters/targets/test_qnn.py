@@ -141,8 +141,10 @@ class Summed(nn.Module):
 
 @pytest.mark.parametrize("layer", [
     Summed(), nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.Sequential(nn.Conv2d(3, 6, 1, bias=False), nn.ReLU()),
+    nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.ReLU6()),
+    nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.Hardtanh(0, 0.25)),
     nn.ConvTranspose2d(3, 6, 4, stride=2, padding=1, bias=False), nn.Conv2d(3, 6, 3, padding=1, groups=3, bias=False),
-], ids=["sums", "conv", "relu", "transposed", "groups"])  # fmt: skip
+], ids=["sums", "conv", "relu", "relu6", "clamp", "transposed", "groups"])  # fmt: skip
 def test_htp_computes_to_the_last_integer(layer: nn.Module, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_qnn")
     report = fast(unbiased(layer), tmp_path / "run").summary["verify"]

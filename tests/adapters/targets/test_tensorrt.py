@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from helpers import networks
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.protocols import Runtime
 from srptq_plugin.runs.lint import lint
 
@@ -51,6 +53,51 @@ def test_the_calibration_cache_names_tensors_with_scales(
     assert (header, [path.name for path in written][1]) == (HEADER, CACHE)
     assert set(cache) <= values
     assert set(cache.values()) == scales
+
+
+@pytest.mark.parametrize("kind", [*networks.NETWORKS, "rdn", "fsrcnn", "lapsrn", "tokens"])
+def test_half_precision_reproduces_the_simulation(kind: str, float_file: Callable[[str], Path], tmp_path: Path) -> None:
+    table = QuantTable.of(networks.calibrated(kind, 8, "tensorrt", export={"float": "fp16"}))
+    (file,) = TARGET.write(float_file(kind), table, tmp_path, float="fp16")
+    image = networks.images(1)
+    output = TARGET.load(file)(image.numpy())
+    simulation, plain = table.simulate(networks.graph(kind)), PreparedGraph.float_only(networks.graph(kind))
+    with torch.no_grad():
+        expected, exact = simulation(image).numpy(), plain(image).numpy()
+    # Floats of 11 bits flip roundings of 8, but cost less than these.
+    assert np.square(output - expected).mean() < np.square(expected - exact).mean()
+
+
+@pytest.mark.parametrize("kind", ["edsr", "imdn", "mixed", "bicubic"])
+def test_half_precision_is_everywhere_but_at_the_ends(
+    kind: str, float_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    table = QuantTable.of(networks.calibrated(kind, 8, "tensorrt", export={"float": "fp16"}))
+    (file,) = TARGET.write(float_file(kind), table, tmp_path, float="fp16")
+    model = onnx.load(file)
+    inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    ends = {model.graph.input[0].name, model.graph.output[0].name}
+    sizes = {value for node in model.graph.node if node.op_type == "Resize" for value in node.input[1:]}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    kinds |= {constant.name: constant.data_type for constant in model.graph.initializer}
+    singles = {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+    assert singles <= ends | sizes
+    assert not [finding for finding in lint(file, "tensorrt") if finding.severe]
+
+
+def test_scales_of_half_precision_are_simulated() -> None:
+    table = QuantTable.of(networks.calibrated("edsr", 8, "tensorrt", export={"float": "fp16"}))
+    assert all(torch.equal(qparams.scale.half().float(), qparams.scale) for qparams in table.qparams.values())
+
+
+def test_a_constant_beyond_half_precision_is_refused(float_file: Callable[[str], Path], tmp_path: Path) -> None:
+    table = QuantTable.of(networks.calibrated("edsr", 8, "tensorrt", export={"float": "fp16"}))
+    network = onnx.load(float_file("edsr"))
+    bias = next(constant for constant in network.graph.initializer if constant.name == "grow.bias")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1e6), bias.name))
+    onnx.save(network, tmp_path / "large.onnx")
+    with pytest.raises(SrptqError, match=r"grow\.bias has 1e\+06, and half precision ends at 65504; set it to fp32"):
+        TARGET.write(tmp_path / "large.onnx", table, tmp_path, float="fp16")
 
 
 def node(model: ModelProto, kind: str, index: int = 0) -> Any:
