@@ -52,7 +52,7 @@ WISHES = {
     "per_channel": "A weight may have a scale for each channel",
     "pair_sum_bits": "Without VNNI two products are added in integers of so many bits, which weights must not overflow",
     "sum_multiplier_bits": "Sums are computed by integers of one bit more, and shifted, which `verify` simulates",
-    "float_bits": "What is computed in floats, by several operations, is exact to so many bits",
+    "float_bits": "Several operations in floats are exact to so many bits",
     "wide_bounds": "In 16 bits their results have fixed bounds",
     "htp_rounding": "Convolutions and sums of 8 bits round as in Qualcomm's HTP, which `verify` simulates",
     "leaky_multiplier_bits": "A leaky ReLU is computed by multipliers of so many bits behind the point, likewise",

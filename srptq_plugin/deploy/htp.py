@@ -69,7 +69,7 @@ def in_integers(values: Tensor) -> Tensor:
 
 
 def _multiplier(ratios: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the unit to which sums are cut, and the factor of what is left, from sums to levels.
+    """Return the unit to which sums are cut, and the factor of the rest, from sums to levels.
 
     Args:
         ratios: The step of the sums relative to the output's. It is negative behind a negative slope.
@@ -81,7 +81,7 @@ def _multiplier(ratios: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _multiplied(integers: Tensor, cut: Tensor, factor: Tensor) -> Tensor:
-    # Half a unit makes up for what is cut off, on average.
+    # Half a unit makes up for the part cut off, on average.
     return (torch.floor(integers / cut) + 0.5) * factor
 
 

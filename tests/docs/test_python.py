@@ -35,7 +35,13 @@ def imports(block: Block) -> Iterator[ast.Import | ast.ImportFrom]:
 def missing(block: Block) -> list[str]:
     """Return the packages that a block imports and that are not installed. The tests' stand-ins do not count."""
     modules = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports(block)]
-    packages = {module.partition(".")[0] for module in modules} & {"mqbench", "executorch", "ncnn", "ai_edge_litert"}
+    packages = {module.partition(".")[0] for module in modules} & {
+        "mqbench",
+        "executorch",
+        "ncnn",
+        "ai_edge_litert",
+        "onnxruntime_qnn",
+    }
     return sorted(name for name in packages if not _is_installed(name))
 
 

@@ -29,6 +29,7 @@ OF_THE_USER = (
     "trained/",
     "mine.yaml",
     "model.onnx",
+    "model_qnn.onnx",
     "path/op.ordinal",
     PROGRAM,
     RECIPE,
@@ -40,7 +41,16 @@ OF_THE_USER = (
 """Names of a run's files, of a reader's files, and the form of a key."""
 DOTTED = re.compile(r"([A-Za-z]\w*)\.(\w+)(?:\(.*\))?")
 CALLED = re.compile(r"(\w+)\(.*\)")
-OUTSIDE = ("torch", "srptq", "ExportedProgram", "session", "model_ncnn", "model_executorch", "model_litert")
+OUTSIDE = (
+    "torch",
+    "srptq",
+    "ExportedProgram",
+    "session",
+    "model_ncnn",
+    "model_executorch",
+    "model_litert",
+    "model_qnn",
+)
 CALLED_OUTSIDE = frozenset({"prepare_pt2e", "prepare_qat_pt2e", "state_dict", "load_state_dict"})
 """Functions and dotted names of other packages, without the names that MQBench's users write."""
 KEYS = {key.name for section in sections(Registry()) for key in section.keys}
@@ -118,7 +128,9 @@ def _is_valid(key: str, value: str) -> bool:
     """Return whether a target accepts the key with this value, in any context."""
     candidates = [[*context, f"{prefix}{key}={value}"] for context in CONTEXTS for prefix in PREFIXES]
     return any(
-        _accepts(target, overrides) for overrides in candidates for target in ("openvino", "snpe", "litert", "paper")
+        _accepts(target, overrides)
+        for overrides in candidates
+        for target in ("openvino", "snpe", "litert", "tensorrt", "paper")
     )
 
 

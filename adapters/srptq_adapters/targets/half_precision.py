@@ -43,7 +43,7 @@ def to_half_precision(model: ModelProto) -> None:
 
 
 class _Converter:
-    """Finds what is computed from the image, and gives it constants of half precision."""
+    """Finds all that the image decides, and gives it constants of half precision."""
 
     def __init__(self, model: ModelProto) -> None:
         self._model, self.graph = model, OnnxGraph(model.graph)

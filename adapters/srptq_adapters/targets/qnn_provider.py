@@ -90,5 +90,10 @@ def _provider(package: Any) -> tuple[Any, list[Any]]:
     """Return ONNX Runtime and the devices of the provider, which a process registers once."""
     runtime = import_runtime("onnxruntime", "qnn")
     with without_logs():
-        runtime.register_execution_provider_library(PROVIDER, package.get_library_path())
-        return runtime, [device for device in runtime.get_ep_devices() if device.ep_name == PROVIDER]
+        if not _devices(runtime):
+            runtime.register_execution_provider_library(PROVIDER, package.get_library_path())
+        return runtime, _devices(runtime)
+
+
+def _devices(runtime: Any) -> list[Any]:
+    return [device for device in runtime.get_ep_devices() if device.ep_name == PROVIDER]

@@ -53,7 +53,7 @@ def images(seed: int = 3) -> Tensor:
 
 
 def errors(kind: str, table: QuantTable, file: Path) -> tuple[float, float]:
-    """Return the mean square error of the file against the simulation, and that of the simulation."""
+    """Return the mean square error of the file against the simulation, and of the simulation."""
     simulation = use_fixed_point(table.simulate(networks.graph(kind)), RULES)
     with torch.no_grad():
         expected = simulation(images()).numpy()
@@ -190,7 +190,7 @@ def test_every_tensor_is_integers_of_one_width(kind: str) -> None:
     check_units(write_qdq(networks.float_model(kind), table))
 
 
-def test_a_bias_too_large_for_32_bits_widens_its_weight(tmp_path: Path) -> None:
+def test_a_bias_beyond_32_bits_widens_its_weight(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_qnn")
     torch.manual_seed(0)
     first, second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1)
