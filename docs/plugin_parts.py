@@ -13,8 +13,10 @@ from typing import Any, cast
 from pieces import sentences, table
 
 from srptq_plugin.plugin_api import (
+    Adaptable,
     Adopter,
     Checker,
+    EmulatedRuntime,
     Entry,
     Finding,
     Fusion,
@@ -53,7 +55,9 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_quantizers": (TrainableQuantizer,),
     "srptq_reconstructions": (Reconstruction,),
     "srptq_models": (ModelFamily, Request, SRNetwork),
-    "srptq_targets": (Target, Rules, Fusion, Checker, Runtime, Kernels, Linter, PairLinter, Finding),
+    "srptq_targets": (
+        *(Target, Rules, Fusion, Adaptable, Checker, Runtime, Kernels, EmulatedRuntime, Linter, PairLinter, Finding),
+    ),
     "srptq_toolkits": (Toolkit, Adopter, Host),
 }
 """The contracts of each hook, in the order in which people need them."""

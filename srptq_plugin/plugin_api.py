@@ -26,7 +26,9 @@ from srptq_plugin.plugins.entries import (
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.hosts import Adopter, Change, Host
 from srptq_plugin.plugins.protocols import (
+    Adaptable,
     Checker,
+    EmulatedRuntime,
     Finding,
     Kernels,
     Linter,
@@ -47,6 +49,7 @@ from srptq_plugin.utils.options import Options
 from srptq_plugin.utils.progress import Progress, quiet
 
 __all__ = [
+    "Adaptable",
     "Adopter",
     "AnyQuantizer",
     "Array",
@@ -56,6 +59,7 @@ __all__ = [
     "Bounds",
     "Change",
     "Checker",
+    "EmulatedRuntime",
     "Entry",
     "Finding",
     "Fusion",

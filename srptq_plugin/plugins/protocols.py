@@ -123,7 +123,7 @@ class Kernels(Protocol):
 
 
 @runtime_checkable
-class Emulator(Protocol):
+class EmulatedRuntime(Protocol):
     """A runtime that computes what other hardware computes. Its speed means nothing."""
 
     hardware: str

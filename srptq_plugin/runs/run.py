@@ -186,7 +186,7 @@ class Run:
     def simulation(self, device: torch.device = CPU, *, double: bool = False, noise: Ratio = 0.0) -> Forward:
         """Return the quantized network, simulated in torch from the quant table, as a function on arrays.
 
-        Sums and leaky ReLUs round as on the target.
+        Operations between quantizers round as on the target.
 
         Args:
             device: Where it computes.

@@ -20,7 +20,7 @@ from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array
 from srptq_plugin.planning.plan import Plan
-from srptq_plugin.plugins.protocols import Emulator, Finding, Kernels, Linter, PairLinter, Runtime
+from srptq_plugin.plugins.protocols import EmulatedRuntime, Finding, Kernels, Linter, PairLinter, Runtime
 from srptq_plugin.quantization.grid import INTEGER_WIDTH
 from srptq_plugin.runs.run import NETWORK, Forward, Run
 from srptq_plugin.runs.simulation_noise import LEAST_PSNR, OWN_SLACK, exact_simulation, least_psnr, own_psnr
@@ -73,7 +73,7 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
     notes = FOREIGN if foreign else _note(plan), _emulated(runtime), _spread(report)
     report["note"] = "; ".join(filter(None, notes))
     report["lint"] = _lint(run, ignore_vnni=not (run.recipe.weights.overflow_safe or report["saturates"]))
-    report["speedup"] = None if foreign or isinstance(runtime, Emulator) else _speedup(run, runtime)
+    report["speedup"] = None if foreign or isinstance(runtime, EmulatedRuntime) else _speedup(run, runtime)
     report["slower"] = slower(report["speedup"], plan)
     problems = [*_problems(report), *report["lint"]]
     return report | {"passed": not problems, "problems": problems}
@@ -218,7 +218,7 @@ def _note(plan: Plan) -> str:
 
 
 def _emulated(runtime: Runtime) -> str:
-    return f"{runtime.hardware} was emulated: speed was not measured" if isinstance(runtime, Emulator) else ""
+    return f"{runtime.hardware} was emulated: speed was not measured" if isinstance(runtime, EmulatedRuntime) else ""
 
 
 def _spread(report: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Verifying notices a convolution in float, a wrong number in the file, and a missing runtime."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -55,6 +56,22 @@ def copied(runs: Callable[[str, int], Path], tmp_path: Path) -> Callable[..., Pa
         return shutil.copytree(runs(target, bits), tmp_path / "run")
 
     return copy
+
+
+def test_values_that_are_not_finite_fail(copied: Callable[..., Path]) -> None:
+    folder = copied()
+    model = onnx.load(folder / QDQ)
+    output = model.graph.output[0].name
+    zero = numpy_helper.from_array(np.zeros((), np.float32), "zero")
+    model.graph.initializer.append(zero)
+    for node in model.graph.node:
+        node.output[:] = ["finite" if name == output else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Div", ["finite", "zero"], [output]))
+    onnx.save(model, folder / QDQ)
+    report = verify(Run.open(folder))
+    assert report["not_finite"] > 0
+    assert any("are not finite: floats overflow in it" in problem for problem in report["problems"])
+    json.dumps(report, allow_nan=False)
 
 
 def tamper(folder: Path, site: str, factor: float) -> None:
