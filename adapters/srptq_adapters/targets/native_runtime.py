@@ -5,6 +5,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 STREAMS = (1, 2)
 
@@ -17,11 +18,17 @@ def count_usable_cores() -> int:
 @contextmanager
 def without_logs() -> Generator[None]:
     """Silence native code, which logs to stdout and stderr whatever Python does."""
+    with Path(os.devnull).open("w") as nowhere, logs_in(nowhere):
+        yield
+
+
+@contextmanager
+def logs_in(file: IO[Any]) -> Generator[None]:
+    """Let native code log to a file."""
     sys.stdout.flush()
     kept = [os.dup(stream) for stream in STREAMS]
-    with Path(os.devnull).open("w") as nowhere:
-        for stream in STREAMS:
-            os.dup2(nowhere.fileno(), stream)
+    for stream in STREAMS:
+        os.dup2(file.fileno(), stream)
     try:
         yield
     finally:

@@ -1,14 +1,16 @@
 """ONNX Runtime's QNN provider: Qualcomm's HTP, which the package emulates to the last integer on other processors."""
 
+import re
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import ModelProto
 
-from srptq_adapters.targets.native_runtime import without_logs
+from srptq_adapters.targets.native_runtime import logs_in, without_logs
 from srptq_adapters.targets.onnx_graph import OnnxGraph
 from srptq_adapters.targets.runtime_import import import_runtime
 from srptq_plugin.errors import SrptqError, first_line
@@ -18,8 +20,9 @@ PROVIDER = "QNNExecutionProvider"
 ARCHITECTURE = 73
 """The version of HTP: Snapdragon 8 Gen 2."""
 ACTIVATION = "Relu"
-SILENT = 4
-"""The level of ONNX Runtime's log that has fatal errors only."""
+ERRORS = 3
+"""The level of ONNX Runtime's log that has errors only."""
+REFUSED = re.compile(r"Unsupported nodes in QNN EP: \{ name: ([^,]+),")
 
 
 class QnnProvider:
@@ -44,7 +47,7 @@ class QnnProvider:
 
     def _compiled(self, shape: tuple[int, ...]) -> Any:
         options = self._runtime.SessionOptions()
-        options.log_severity_level = SILENT
+        options.log_severity_level = ERRORS
         # An operation that the provider refuses is an error, and never runs on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         settings = {
@@ -52,12 +55,18 @@ class QnnProvider:
             "htp_arch": str(ARCHITECTURE),
             "offload_graph_io_quantization": "0",
         }
-        try:
-            with without_logs():
-                options.add_provider_for_devices(self._devices, settings)
-                return self._runtime.InferenceSession(_at_size(self._model, shape).SerializeToString(), options)
-        except Exception as error:
-            raise SrptqError(f"{self._artifact}: the QNN provider does not load it: {first_line(error)}") from error
+        with TemporaryFile() as log:
+            try:
+                with logs_in(log):
+                    options.add_provider_for_devices(self._devices, settings)
+                    return self._runtime.InferenceSession(_at_size(self._model, shape).SerializeToString(), options)
+            except Exception as error:
+                log.seek(0)
+                refused = REFUSED.search(log.read().decode(errors="replace"))
+                reason = f"HTP takes no operation that reads {refused[1]}" if refused else first_line(error)
+                raise SrptqError(
+                    f"{self._artifact}: {reason}; set export.format to encodings, for Qualcomm's own converter"
+                ) from error
 
     def integer_convs(self) -> int:
         """Count convolutions between Q/DQ pairs: the provider has refused the file if one of them is not on HTP."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from srptq_plugin.deploy.fixed_point import use_fixed_point
 from srptq_plugin.deploy.quant_table import QuantTable
-from srptq_plugin.errors import MissingRuntimeError
+from srptq_plugin.errors import MissingRuntimeError, SrptqError
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.runs.run import Run
@@ -206,6 +206,26 @@ def test_speed_of_an_emulator_is_not_measured(tmp_path: Path) -> None:
     assert report["speedup"] is None
     assert "HTP v73 was emulated" in report["note"]
     assert report["passed"], report["problems"]
+
+
+def test_a_refused_operation_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_qnn")
+    _, file = written("espcn", 8, tmp_path)
+    model = onnx.load(file)
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    first.input[1] = next(node for node in model.graph.node if node.output[0] == first.input[1]).input[0]
+    onnx.save(with_float_weight(model, first), file)
+    with pytest.raises(SrptqError, match=r"model_qnn\.onnx: HTP takes no operation that reads .*export\.format"):
+        TARGET.load(file)(images().numpy())
+
+
+def with_float_weight(model: ModelProto, conv: NodeProto) -> ModelProto:
+    """Give a convolution a float weight, which leaves it between integers and floats."""
+    graph = OnnxGraph(model.graph)
+    weight = graph.constant(conv.input[1]).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "float_weight"))
+    conv.input[1] = "float_weight"
+    return model
 
 
 def test_without_the_provider_it_says_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
