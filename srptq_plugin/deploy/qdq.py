@@ -58,7 +58,6 @@ class Placer:
         for conv in self.table.plan.convs:
             self._place_bias(conv)
         self._emit()
-        self._drop_unused()
         onnx.checker.check_model(self.model)
         return self.model
 
@@ -168,18 +167,21 @@ class Placer:
             ordered.append(node)
             for value in node.output:
                 ordered += self._after.get(value, [])
-        # Copied first, as `ordered` refers to nodes in the field that is cleared next.
-        copies = [NodeProto() for _ in ordered]
-        for copy, node in zip(copies, ordered, strict=True):
-            copy.CopyFrom(node)
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(copies)
+        replace_nodes(self.model, ordered)
 
-    def _drop_unused(self) -> None:
-        used = {value for node in self.model.graph.node for value in node.input}
-        constants = [constant for constant in self.model.graph.initializer if constant.name in used]
-        del self.model.graph.initializer[:]
-        self.model.graph.initializer.extend(constants)
+
+def replace_nodes(model: ModelProto, nodes: Sequence[NodeProto]) -> None:
+    """Give a file other nodes, in this order, and drop the constants that none of them reads."""
+    # Copied first, as nodes may live in the field that is cleared next.
+    copies = [NodeProto() for _ in nodes]
+    for copy, node in zip(copies, nodes, strict=True):
+        copy.CopyFrom(node)
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    read = {value for node in copies for value in node.input}
+    constants = [constant for constant in model.graph.initializer if constant.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constants)
 
 
 def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:

@@ -7,6 +7,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from srptq_adapters.targets.onnx_graph import OnnxGraph
+from srptq_plugin.deploy.qdq import replace_nodes
 from srptq_plugin.errors import SrptqError, short
 
 LARGEST = 65504.0
@@ -32,13 +33,7 @@ def to_half_precision(model: ModelProto) -> None:
         node.output[:] = [inner.get(value, value) for value in node.output]
     first = _cast(image, inner[image], TensorProto.FLOAT16)
     last = _cast(inner[output], output, TensorProto.FLOAT)
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in (first, *nodes, last)]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    read = {value for node in copies for value in node.input}
-    constants = [constant for constant in model.graph.initializer if constant.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(constants)
+    replace_nodes(model, [first, *nodes, last])
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
 
 

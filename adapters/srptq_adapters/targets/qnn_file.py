@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from srptq_adapters.targets.fusible_operations import to_fusible_operations
 from srptq_adapters.targets.onnx_graph import OnnxGraph, attribute
 from srptq_plugin.deploy.htp import affine
-from srptq_plugin.deploy.qdq import Placer
+from srptq_plugin.deploy.qdq import Placer, replace_nodes
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.quantization.grid import quantize
 
@@ -45,15 +45,7 @@ def write_qdq(network: ModelProto, table: QuantTable) -> ModelProto:
     model = Placer(network, table).place()
     to_fusible_operations(model)
     rewriter = _Rewriter(model)
-    nodes = [new for node in rewriter.graph.nodes for new in rewriter.rewritten(node)]
-    # Copied first, as they live in the field that is cleared next.
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    read = {value for node in copies for value in node.input}
-    constants = [constant for constant in model.graph.initializer if constant.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(constants)
+    replace_nodes(model, [new for node in rewriter.graph.nodes for new in rewriter.rewritten(node)])
     if any(site.grid.bits > 8 for site in table.plan.sites):  # noqa: PLR2004
         model.opset_import[0].version = OPSET_OF_16_BITS
     onnx.checker.check_model(model)
