@@ -44,7 +44,7 @@ def main() -> None:
     rows = Rows(arguments.rows)
     networks: dict[str, Any] = yaml.safe_load(arguments.networks.read_text())
     for name in arguments.only or networks:
-        if rows.get((name,)) is None:
+        if rows.get((name,)) is None and not arguments.no_measuring:
             rows.add((name,), _measure_apart(name, arguments))
             print(name, json.dumps(rows.get((name,))), file=sys.stderr, flush=True)
     _print(rows, networks)
@@ -154,6 +154,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True, help="the repository of the networks")
     parser.add_argument("--rows", type=Path, required=True, help="the file of measurements")
     parser.add_argument("--only", nargs="*", default=[], help="names of networks")
+    parser.add_argument("--no-measuring", action="store_true", help="print the known measurements")
     parser.add_argument("--limit", type=int, default=900, help="seconds for a network")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
