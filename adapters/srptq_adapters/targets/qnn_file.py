@@ -61,7 +61,8 @@ class _Rewriter:
 
     def rewritten(self, node: NodeProto) -> Iterator[NodeProto]:
         """Yield a node, with what it needs before and behind it."""
-        if node.op_type in PAIR or not any(map(self.graph.is_dequantized, node.input)):
+        reads, writes = any(map(self.graph.is_dequantized, node.input)), node.op_type in MOVES or self._quantizers(node)
+        if node.op_type in PAIR or not (reads and writes):
             yield node
             yield from self._waiting.get(node.output[0], ())
             return

@@ -190,6 +190,16 @@ def test_every_tensor_is_integers_of_one_width(kind: str) -> None:
     check_units(write_qdq(networks.float_model(kind), table))
 
 
+@pytest.mark.parametrize("stage", ["head", "body", "tail"])
+@pytest.mark.parametrize("kind", ["edsr", "imdn", "esrgan"])
+def test_a_float_stage_stays_float(kind: str, stage: str) -> None:
+    table = QuantTable.of(networks.calibrated(kind, 8, "snpe", export=QDQ, stages={stage: {"quantize": False}}))
+    graph = OnnxGraph(write_qdq(networks.float_model(kind), table).graph)
+    convs = [node for node in graph.of("Conv") if graph.is_dequantized(node.input[1])]
+    assert len(convs) >= len(table.plan.convs)
+    assert len(convs) < len(graph.of("Conv"))
+
+
 def test_a_bias_beyond_32_bits_widens_its_weight(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_qnn")
     torch.manual_seed(0)
