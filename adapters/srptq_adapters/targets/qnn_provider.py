@@ -1,4 +1,4 @@
-"""ONNX Runtime's QNN provider: Qualcomm's HTP, which the package emulates to the last integer on other processors."""
+"""ONNX Runtime's QNN provider: Qualcomm's HTP, which its package emulates on other processors."""
 
 import re
 from functools import cache
