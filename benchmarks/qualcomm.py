@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from apart import measure_apart, network_of
 from rows import Rows
 
 from srptq_plugin import Recipe, Run, quantize
@@ -45,24 +45,9 @@ def main() -> None:
     networks: dict[str, Any] = yaml.safe_load(arguments.networks.read_text())
     for name in arguments.only or networks:
         if rows.get((name,)) is None and not arguments.no_measuring:
-            rows.add((name,), _measure_apart(name, arguments))
+            rows.add((name,), measure_apart(["--only", name], arguments.limit))
             print(name, json.dumps(rows.get((name,))), file=sys.stderr, flush=True)
     _print(rows, networks)
-
-
-def _measure_apart(name: str, arguments: argparse.Namespace) -> Mapping[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "row.json"
-        command = [sys.executable, *sys.argv, "--only", name, "--worker", str(answer)]
-        start = time.monotonic()
-        try:
-            done = subprocess.run(command, timeout=arguments.limit, capture_output=True, text=True, check=False)  # noqa: S603
-        except subprocess.TimeoutExpired:
-            return {"failure": f"no end within {arguments.limit} s"}
-        if not answer.is_file():
-            lines = done.stderr.strip().splitlines()
-            return {"failure": f"internal error: {lines[-1] if lines else done.returncode}"}
-        return json.loads(answer.read_text()) | {"seconds": round(time.monotonic() - start)}
 
 
 def _work(arguments: argparse.Namespace) -> None:
@@ -84,10 +69,7 @@ def _work(arguments: argparse.Namespace) -> None:
 def _quantized(entry: Mapping[str, Any], kind: str, out: Path) -> Run:
     return quantize(
         Recipe.load(RECIPE, [*SMALL, f"export.format={kind}"]),
-        model=entry["model"],
-        weights=Path("model_zoo") / entry["weights"],
-        model_args=entry.get("args", {}),
-        input_range=(0.0, float(entry.get("white", 1))),
+        **network_of(entry),
         input_size=(1, 3, SIDE, SIDE),
         out=out,
     )

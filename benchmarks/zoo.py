@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from apart import measure_apart, network_of
 from rows import Rows
 from zoo_peers import PEERS
 from zoo_runtimes import RUNTIMES
@@ -54,26 +54,10 @@ def main() -> None:
         for runtime in arguments.runtime or RUNTIMES:
             key = (name, runtime, SIMULATED if runtime == SIMULATION else arguments.recipe)
             if rows.get(key) is None and not arguments.no_measuring:
-                rows.add(key, _measure_apart(name, runtime, arguments))
+                rows.add(key, measure_apart(["--only", name, "--runtime", runtime], arguments.limit))
                 print(name, runtime, json.dumps(rows.get(key)), file=sys.stderr, flush=True)
     _print(rows)
     _print_summary(rows)
-
-
-def _measure_apart(name: str, runtime: str, arguments: argparse.Namespace) -> Mapping[str, Any]:
-    """Measure one network in its own process, and return its row, or the reason why there is none."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "row.json"
-        command = [sys.executable, *sys.argv, "--only", name, "--runtime", runtime, "--worker", str(answer)]
-        start = time.monotonic()
-        try:
-            done = subprocess.run(command, timeout=arguments.limit, capture_output=True, text=True, check=False)  # noqa: S603
-        except subprocess.TimeoutExpired:
-            return {"failure": f"no end within {arguments.limit} s"}
-        if not answer.is_file():
-            lines = done.stderr.strip().splitlines()
-            return {"failure": f"internal error: {lines[-1] if lines else done.returncode}"}
-        return json.loads(answer.read_text()) | {"seconds": round(time.monotonic() - start)}
 
 
 def _work(arguments: argparse.Namespace) -> None:
@@ -97,10 +81,7 @@ def _measure(
         recipe = Recipe.load(family.format(runtime), arguments.set)
         run = quantize(
             recipe,
-            model=entry["model"],
-            weights=Path("model_zoo") / entry["weights"],
-            model_args=entry.get("args", {}),
-            input_range=(0.0, float(entry.get("white", 1))),
+            **network_of(entry),
             images=paths["images"],
             scale=4,
             out=Path(folder) / "run",
