@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 
-from srptq_plugin.deploy.htp import HtpConv, HtpSum, in_integers
+from srptq_plugin.deploy.htp import HtpConv, HtpSum, in_integers, per_channel
 from srptq_plugin.graph.network import TRANSPOSED, Network
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.planning.prepared_graph import PreparedGraph
-from srptq_plugin.quantization.grid import INTEGER_WIDTH, IntGrid, QParams
+from srptq_plugin.quantization.grid import INTEGER_WIDTH, QParams
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize
 
 SIGNS = {"add": 1, "sub": -1}
@@ -20,7 +20,6 @@ ACTIVATIONS = ("leaky_relu", "prelu")
 CUTS = ("relu", "relu6", "hardtanh", "clamp")
 SLOPE = 0.01
 """The slope of a leaky ReLU that names none."""
-MEAN_SHIFT = IntGrid(8, signed=True, symmetric=True, narrow_range=True, channel_axis=0)
 
 
 def use_fixed_point(simulation: PreparedGraph, rules: Rules) -> PreparedGraph:
@@ -50,7 +49,7 @@ def _iter_rounded(network: Network, rules: Rules) -> Iterator[tuple[fx.Node, nn.
             continue
         if rules.htp_rounding:
             yield from _on_htp(network, node, op, output)
-        first, second = (*(_qparams(network, argument) for argument in node.args[:2]), None, None)[:2]
+        first, second = _inputs(network, node)
         if op in SIGNS and rules.sum_multiplier_bits is not None and first is not None and second is not None:
             scales = [float(part.scale) for part in (first, second, output)]
             yield node, FixedPointSum(scales, SIGNS[op], rules.sum_multiplier_bits), node.args[:2]
@@ -68,11 +67,11 @@ def _on_htp(
     conv, slopes = node, None
     if op in ACTIVATIONS and isinstance(node.args[0], fx.Node):
         conv, slopes = node.args[0], _slopes(network, node)
-    inputs = [_qparams(network, argument) for argument in conv.args[:2]]
+    first, second = _inputs(network, conv)
     is_conv = network.ops.get(conv) in ("conv", TRANSPOSED)
-    if network.ops.get(conv) == "conv" and network.is_mean_shift(conv):
-        inputs[1] = _of_mean_shift(network, conv)
-    first, second = (*inputs, None, None)[:2]
+    weight = network.parameter(conv, 1) if network.ops.get(conv) == "conv" else None
+    if weight is not None and network.is_mean_shift(conv):
+        second = per_channel(weight[1], 0)
     if first is None or second is None or {first.grid.bits, second.grid.bits, output.grid.bits} != {INTEGER_WIDTH}:
         return
     if op in SIGNS:
@@ -136,6 +135,12 @@ def _qparams(network: Network, node: object) -> QParams | None:
     return called.qparams() if isinstance(called, BoundedFakeQuantize) else None
 
 
+def _inputs(network: Network, node: fx.Node) -> tuple[QParams | None, QParams | None]:
+    """Return the levels of the first two inputs of an operation."""
+    first, second = (*(_qparams(network, argument) for argument in node.args[:2]), None, None)[:2]
+    return first, second
+
+
 def _slopes(network: Network, node: fx.Node) -> Tensor | None:
     """Return the slopes below zero of a leaky ReLU, or of a PReLU as files hold them in 8 bits."""
     if network.ops[node] == "leaky_relu":
@@ -143,13 +148,6 @@ def _slopes(network: Network, node: fx.Node) -> Tensor | None:
         return torch.tensor(slope, dtype=torch.float64) if isinstance(slope, float) else None
     parameter = network.parameter(node, 1)
     return None if parameter is None else in_integers(parameter[1])
-
-
-def _of_mean_shift(network: Network, conv: fx.Node) -> QParams:
-    """Return the levels of a mean shift's weight, which files hold as one integer for each channel."""
-    _, weight = network.parameter(conv, 1) or ("", torch.ones(1))
-    scale = weight.abs().amax((1, 2, 3)) / MEAN_SHIFT.qmax
-    return QParams(scale, torch.zeros_like(scale), MEAN_SHIFT)
 
 
 def _output(network: Network, node: fx.Node) -> QParams | None:

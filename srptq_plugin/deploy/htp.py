@@ -1,6 +1,7 @@
 """Operations on 8-bit integers as Qualcomm's HTP computes them, found by measuring its emulator."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ FINE = 4096
 """A convolution's sums are cut to at least so many steps on the way to an end of the output's levels."""
 ALL_LEVELS = 512
 """The levels to which they are cut alike on either side, if no activation has another slope below zero."""
+WEIGHT = IntGrid(8, signed=True, symmetric=True, narrow_range=True)
 OFFSET_BITS = 8
 """How many bits fewer the offset of a sum has than its multipliers."""
 
@@ -56,6 +58,12 @@ def affine(values: Tensor, bits: int = INTEGER_WIDTH) -> QParams:
     """Return the levels on which a file holds constants, between the least and the largest of them and 0."""
     low, high = values.amin().clamp(max=0), values.amax().clamp(min=0)
     return project(Bounds.of(low, high), IntGrid(bits))
+
+
+def per_channel(weight: Tensor, axis: int) -> QParams:
+    """Return the levels on which a file holds a weight that the plan leaves out, such as a mean shift's."""
+    largest = weight.abs().transpose(0, axis).flatten(1).amax(1)
+    return project(Bounds.of(-largest, largest), replace(WEIGHT, channel_axis=axis))
 
 
 def in_integers(values: Tensor) -> Tensor:

@@ -78,15 +78,11 @@ class Placer:
             if rounded is not None:
                 node.input[_BIAS_INDEX] = self._dequantize(name, *rounded)
             elif conv in self.table.biases:
-                node.input[_BIAS_INDEX] = self._constant(name, self.table.biases[conv].numpy())
+                node.input[_BIAS_INDEX] = store(self.model, name, self.table.biases[conv].numpy())
 
     def _dequantize(self, name: str, integers: torch.Tensor, qparams: QParams) -> str:
-        """Store integers with a DequantizeLinear behind them, and return the name of its output."""
-        constant = self._constant(f"{name}_integers", integers.numpy().astype(_dtype(qparams.grid)))
-        axis = {"axis": qparams.grid.channel_axis} if qparams.scale.ndim else {}
-        inputs = [constant, *self._parameters(name, qparams)]
-        self._first.append(_node("DequantizeLinear", inputs, f"{name}_dequantized", **axis))
-        return f"{name}_dequantized"
+        self._first.append(dequantizing(self.model, name, integers, qparams))
+        return self._first[-1].output[0]
 
     def _node(self, key: str) -> NodeProto:
         if key not in self.network.nodes:
@@ -127,7 +123,7 @@ class Placer:
         """Append Quantize - (Clip) - Dequantize after a value, and return the name of the last output."""
         qparams = self.table.qparams[site.name]
         base = f"{_identifier(site.name)}_{site.grid.bits}bit"
-        parameters = self._parameters(base, qparams)
+        parameters = store_parameters(self.model, base, qparams)
         nodes = [_node("QuantizeLinear", [value, *parameters], f"{base}_q")]
         if qparams.grid.bits not in _WHOLE_TYPES:
             # QuantizeLinear saturates to the 8 or 16 bits of its type, not to a narrower grid.
@@ -138,18 +134,7 @@ class Placer:
 
     def _ends(self, base: str, grid: IntGrid) -> list[str]:
         ends = {"min": grid.qmin, "max": grid.qmax}
-        return [self._constant(f"{base}_{name}", np.array(end, _dtype(grid))) for name, end in ends.items()]
-
-    def _parameters(self, base: str, qparams: QParams) -> tuple[str, str]:
-        """Store the scale and the zero point, and return their names."""
-        # The zero point is always written: its type decides the type of the integers, which is uint8 without it.
-        scale = self._constant(f"{base}_scale", qparams.scale.numpy().astype(np.float32))
-        zero = qparams.integer_zero_point.numpy().astype(_dtype(qparams.grid))
-        return scale, self._constant(f"{base}_zero_point", zero)
-
-    def _constant(self, name: str, values: np.ndarray[Any, Any]) -> str:
-        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
+        return [store(self.model, f"{base}_{name}", np.array(end, _dtype(grid))) for name, end in ends.items()]
 
     def _reroute_output(self, value: str, quantized: str) -> None:
         """Give the quantized tensor the name of the graph's output, and another name to the float tensor before it."""
@@ -168,6 +153,28 @@ class Placer:
             for value in node.output:
                 ordered += self._after.get(value, [])
         replace_nodes(self.model, ordered)
+
+
+def dequantizing(model: ModelProto, name: str, integers: torch.Tensor, qparams: QParams) -> NodeProto:
+    """Store integers, and return the DequantizeLinear that reads them."""
+    constant = store(model, f"{name}_integers", integers.numpy().astype(_dtype(qparams.grid)))
+    axis = {"axis": qparams.grid.channel_axis} if qparams.scale.ndim else {}
+    inputs = [constant, *store_parameters(model, name, qparams)]
+    return _node("DequantizeLinear", inputs, f"{name}_dequantized", **axis)
+
+
+def store_parameters(model: ModelProto, base: str, qparams: QParams) -> tuple[str, str]:
+    """Store the scale and the zero point, and return their names."""
+    # The zero point is always written: its type decides the type of the integers, which is uint8 without it.
+    scale = store(model, f"{base}_scale", qparams.scale.numpy().astype(np.float32))
+    zero = qparams.integer_zero_point.numpy().astype(_dtype(qparams.grid))
+    return scale, store(model, f"{base}_zero_point", zero)
+
+
+def store(model: ModelProto, name: str, values: np.ndarray[Any, Any]) -> str:
+    """Store a constant, and return its name."""
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+    return name
 
 
 def replace_nodes(model: ModelProto, nodes: Sequence[NodeProto]) -> None:

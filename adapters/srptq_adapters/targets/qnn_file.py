@@ -7,14 +7,16 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper
+from torch import Tensor
 
 from srptq_adapters.targets.fusible_operations import to_fusible_operations
 from srptq_adapters.targets.onnx_graph import OnnxGraph, attribute
-from srptq_plugin.deploy.htp import affine
-from srptq_plugin.deploy.qdq import Placer, replace_nodes
+from srptq_plugin.deploy.htp import affine, per_channel
+from srptq_plugin.deploy.qdq import Placer, dequantizing, replace_nodes, store, store_parameters
+from srptq_plugin.deploy.quant_table import BIAS as BIAS_GRID
 from srptq_plugin.deploy.quant_table import QuantTable
-from srptq_plugin.quantization.grid import quantize
+from srptq_plugin.quantization.grid import IntGrid, QParams, quantize
 
 OPSET_OF_16_BITS = 21
 """The first opset with uint16 in QuantizeLinear."""
@@ -100,12 +102,12 @@ class _Rewriter:
             values = self.graph.constant(value)
             name = f"{node.output[0]}_input_{index}"
             if values is not None and values.dtype == np.float32 and node.op_type != "Resize":
-                yield self._dequantizing(name, *self._integers(node, index, values, width))
+                constant = torch.from_numpy(values.copy())
+                yield self._dequantizing(name, constant, self._levels(node, index, constant, width))
+                node.input[index] = f"{name}_dequantized"
             elif self._is_narrower(node, index, width):
-                yield from self._pair(value, name, self.graph.producers[value])
-            else:
-                continue
-            node.input[index] = name
+                yield from self._wider(value, name, self.graph.producers[value])
+                node.input[index] = name
 
     def _is_narrower(self, node: NodeProto, index: int, width: int) -> bool:
         value = node.input[index]
@@ -121,7 +123,7 @@ class _Rewriter:
         for reader in self._quantizers(node):
             if self._bits(reader) < width:
                 value, name = reader.input[0], f"{reader.input[0]}_{width}bit"
-                pair = self._pair(value, name, reader)
+                pair = self._wider(value, name, reader)
                 reader.input[0] = name
                 if value == node.output[0]:
                     yield from pair
@@ -129,17 +131,10 @@ class _Rewriter:
                     self._waiting[value] = list(pair)
         yield from inserted
 
-    def _pair(self, value: str, name: str, narrow: NodeProto) -> Sequence[NodeProto]:
-        """Quantize a value in 16 bits, on a grid that has the levels of a node of 8 bits."""
-        scale, zero = (self.graph.constant(constant) for constant in narrow.input[1:3])
-        constants = [
-            self._store(f"{name}_scale", np.asarray(scale / FINER, np.float32)),
-            self._store(f"{name}_zero_point", np.asarray(zero.astype(np.uint16) * FINER, np.uint16)),
-        ]
-        return (
-            helper.make_node("QuantizeLinear", [value, *constants], [f"{name}_q"], f"{name}_q"),
-            helper.make_node("DequantizeLinear", [f"{name}_q", *constants], [name], name),
-        )
+    def _wider(self, value: str, name: str, narrow: NodeProto) -> tuple[NodeProto, NodeProto]:
+        """Return a pair of 16 bits on a value, whose grid has the levels of a node of 8 bits."""
+        scale, zero = (torch.from_numpy(self.graph.constant(constant).copy()) for constant in narrow.input[1:3])
+        return _pair(value, name, self._parameters(name, QParams(scale / FINER, zero.float() * FINER, IntGrid(16))))
 
     def _moved(self, node: NodeProto) -> Iterator[NodeProto]:
         """Yield pairs behind an operation that moves integers, on the levels of its input."""
@@ -163,10 +158,7 @@ class _Rewriter:
         if activation.op_type in SLOPED:
             below, above = float(zero) / self._smallest_slope(activation), float(np.iinfo(zero.dtype).max) - float(zero)
             levels = affine(torch.tensor([-below, above]) * float(scale), 8 * zero.itemsize)
-            constants = [
-                self._store(f"{name}_scale", levels.scale.numpy()),
-                self._store(f"{name}_zero_point", levels.integer_zero_point.numpy().astype(zero.dtype)),
-            ]
+            constants = self._parameters(name, levels)
         yield from self._inserted(node.output[0], name, constants)
 
     def _smallest_slope(self, activation: NodeProto) -> float:
@@ -179,29 +171,19 @@ class _Rewriter:
         """Let the readers of a value read a Q/DQ pair on it."""
         for reader in self.graph.readers[value]:
             reader.input[:] = [name if read == value else read for read in reader.input]
-        nodes = (
-            helper.make_node("QuantizeLinear", [value, *constants], [f"{name}_q"], f"{name}_q"),
-            helper.make_node("DequantizeLinear", [f"{name}_q", *constants], [name], name),
-        )
+        nodes = _pair(value, name, constants)
         self.graph.producers[name] = nodes[1]
         self.graph.readers[name], self.graph.readers[value] = self.graph.readers[value], [nodes[0]]
         return nodes
 
-    def _integers(self, node: NodeProto, index: int, values: Array, width: int) -> tuple[Array, Array, Array, int]:
-        """Return a constant in integers, with its scales, its zero points and their axis."""
+    def _levels(self, node: NodeProto, index: int, values: Tensor, width: int) -> QParams:
+        """Return the levels on which a constant is stored."""
         if node.op_type not in OUTPUT_AXES:
-            levels = affine(torch.from_numpy(values.copy()), width)
-            integers = quantize(torch.from_numpy(values.copy()), levels).numpy(), levels.integer_zero_point.numpy()
-            numbers, zero = (part.astype(f"uint{width}") for part in integers)
-            return numbers, levels.scale.numpy().astype(np.float32), zero, 0
+            return affine(values, width)
         if index == BIAS:
-            scale = self._bias_scale(node, values)
-            return np.rint(values / scale).astype(np.int32), scale, np.zeros(scale.shape, np.int32), 0
-        axis = OUTPUT_AXES[node.op_type]
-        shape = [-1 if n == axis else 1 for n in range(values.ndim)]
-        largest = np.abs(np.moveaxis(values, axis, 0)).reshape(values.shape[axis], -1).max(1)
-        scale = np.asarray(np.where(largest > 0, largest / 127, 1), np.float32)
-        return np.rint(values / scale.reshape(shape)).astype(np.int8), scale, np.zeros(scale.shape, np.int8), axis
+            scale = torch.from_numpy(self._bias_scale(node, values.numpy()))
+            return QParams(scale, torch.zeros_like(scale), BIAS_GRID)
+        return per_channel(values, OUTPUT_AXES[node.op_type])
 
     def _bias_scale(self, node: NodeProto, bias: Array) -> Array:
         """Return the scale of a bias. The weight gets a larger one in channels whose bias would not fit 32 bits.
@@ -216,22 +198,32 @@ class _Rewriter:
             wider = np.maximum(least, scale).astype(np.float32)
             shape = [-1 if n == axis else 1 for n in range(integers.ndim)]
             rounded = np.rint(integers * (scale / wider).reshape(shape)).astype(integers.dtype)
-            weight.input[0] = self._store(f"{node.output[0]}_weight_integers", rounded)
-            weight.input[1] = self._store(f"{node.output[0]}_weight_scale", wider)
+            weight.input[0] = store(self._model, f"{node.output[0]}_weight_integers", rounded)
+            weight.input[1] = store(self._model, f"{node.output[0]}_weight_scale", wider)
             scale = wider
         return np.asarray(step * scale, np.float32)
 
-    def _dequantizing(self, name: str, integers: Array, scale: Array, zero: Array, axis: int) -> NodeProto:
-        """Return a DequantizeLinear of stored integers."""
-        parts = {"integers": integers, "scale": scale, "zero_point": zero}
-        constants = [self._store(f"{name}_{part}", values) for part, values in parts.items()]
-        node = helper.make_node("DequantizeLinear", constants, [name], name)
-        if scale.ndim:
-            node.attribute.append(helper.make_attribute("axis", axis))
-        self.graph.producers[name] = node
+    def _dequantizing(self, name: str, values: Tensor, levels: QParams) -> NodeProto:
+        """Return a DequantizeLinear of a constant in integers."""
+        node = dequantizing(self._model, name, quantize(values.double(), levels), levels)
+        self._know_constants(3)
+        self.graph.producers[node.output[0]] = node
         return node
 
-    def _store(self, name: str, values: Array) -> str:
-        self._model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
-        self.graph.add_constant(self._model.graph.initializer[-1])
-        return name
+    def _parameters(self, name: str, levels: QParams) -> tuple[str, str]:
+        constants = store_parameters(self._model, name, levels)
+        self._know_constants(2)
+        return constants
+
+    def _know_constants(self, count: int) -> None:
+        """Let the graph know so many constants, the last of the file."""
+        for constant in self._model.graph.initializer[-count:]:
+            self.graph.add_constant(constant)
+
+
+def _pair(value: str, name: str, constants: Sequence[str]) -> tuple[NodeProto, NodeProto]:
+    """Return a Q/DQ pair on a value, by the names of its scale and its zero point."""
+    return (
+        helper.make_node("QuantizeLinear", [value, *constants], [f"{name}_q"], f"{name}_q"),
+        helper.make_node("DequantizeLinear", [f"{name}_q", *constants], [name], name),
+    )
