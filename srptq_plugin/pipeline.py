@@ -115,6 +115,7 @@ class _QuantizeJob:
         with calibrator.clock("export"):
             artifacts = self._write(program, table, draft)
         figures = {
+            "rotated_db": _decibels(calibrator.rotated),
             "left_float_db": _decibels(calibrator.left_float),
             "equalized_db": _decibels(calibrator.equalized),
             "overflow": None if calibrator.overflow is None else asdict(calibrator.overflow),
@@ -135,8 +136,9 @@ class _QuantizeJob:
 
     def _write(self, program: ExportedProgram, table: QuantTable, draft: Path) -> list[str]:
         torch.export.save(program, draft / PROGRAM)
-        if self.calibrator.inputs.recipe.equalize or not (draft / NETWORK).exists():
-            self._export(program, draft)  # equalizing scales the weights that `_check` exported
+        recipe = self.calibrator.inputs.recipe
+        if recipe.rotate or recipe.equalize or not (draft / NETWORK).exists():
+            self._export(program, draft)  # rotating and equalizing change the weights that `_check` exported
         return self._writer().write(draft, table)
 
     def _export(self, program: ExportedProgram, draft: Path) -> None:
@@ -144,7 +146,7 @@ class _QuantizeJob:
         record = self.calibrator.inputs.loaded.record
         deployed = self._traced_at_size or program
         for name, value in deployed.state_dict.items():
-            value.data.copy_(program.state_dict[name])  # equalizing has scaled them
+            value.data.copy_(program.state_dict[name])  # rotating and equalizing have changed them
         metadata = {
             "scale": record.scale,
             "input_range": record.input_range,

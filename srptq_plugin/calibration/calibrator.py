@@ -1,4 +1,4 @@
-"""Calibration of a network: plan, equalize, prepare, observe, reconstruct, round."""
+"""Calibration of a network: rotate, plan, equalize, prepare, observe, reconstruct, round."""
 
 import logging
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from srptq_plugin.calibration.equalization.equalize import equalize_network
 from srptq_plugin.calibration.equalization.rounding_noise import RoundingNoise
 from srptq_plugin.calibration.even_areas import hold_even_areas
 from srptq_plugin.calibration.inputs import Inputs
+from srptq_plugin.calibration.rotation.rotate import rotate_streams
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.export import graph_of
@@ -37,10 +38,14 @@ class Calibrator:
     inputs: Inputs
     progress: Progress = quiet
     clock: Clock = field(default_factory=Clock)
+    rotated: float | None = None
+    """Rounding noise that rotated streams are expected to save, in dB. None if there are none."""
     left_float: float | None = None
     """Rounding noise that operations left float are expected to save, in dB. None if there are none."""
     equalized: float | None = None
     """Rounding noise that equalizing is expected to save, in dB. None if the recipe does not equalize."""
+    rotations: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """The matrices of the rotated streams, by the first convolution that writes each."""
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     """The figures of the reconstruction."""
     grid_costs: Mapping[str, GridCost] = field(default_factory=dict[str, GridCost])
@@ -69,7 +74,7 @@ class Calibrator:
         prepared = self._prepared(program)
         self._observe_and_tune(prepared)
         prepared.to(torch.device("cpu"))
-        return QuantTable.of(prepared)
+        return replace(QuantTable.of(prepared), rotations=self.rotations)
 
     def _traced(self) -> ExportedProgram:
         try:
@@ -89,12 +94,22 @@ class Calibrator:
 
     def _prepared(self, program: ExportedProgram) -> PreparedGraph:
         network = Network(graph_of(program))
+        if self.inputs.recipe.rotate:
+            self._rotate(network)
         noise = self._leave_costly_float(network)
         if self.inputs.recipe.equalize:
             self._equalize(noise or self._measured(network))
         bound = self.inputs.bound
         plan = bound.plan(network, self.inputs.loaded.record.input_range)
         return bound.toolkit.realize(program, plan).to(self.inputs.device)
+
+    def _rotate(self, network: Network) -> None:
+        self.progress("rotating streams", 0, 0)
+        with self.clock("rotate"):
+            inputs, input_range = self.inputs, self.inputs.loaded.record.input_range
+            plan, seed = inputs.bound.plan(network, input_range), inputs.recipe.calibration.seed
+            self.rotations, fall = rotate_streams(network, plan, inputs.patches[:PROBED], input_range, seed)
+            self.rotated = fall if self.rotations else None
 
     def _leave_costly_float(self, network: Network) -> RoundingNoise | None:
         """Leave costly operations float, and return the noise of the plan if there are none."""

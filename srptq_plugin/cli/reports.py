@@ -174,7 +174,8 @@ def _kinds(names: Sequence[str]) -> str:
 
 
 def _less_noise(summary: Record) -> Iterator[tuple[str, Cell]]:
-    for label, key in (("left float", "left_float_db"), ("equalized", "equalized_db")):
+    for label in ("rotated", "left float", "equalized"):
+        key = f"{label.replace(' ', '_')}_db"
         if summary.get(key) is not None:
             yield label, f"{summary[key]:.1f} dB less noise from rounding expected"
 

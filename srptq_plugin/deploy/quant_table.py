@@ -22,6 +22,7 @@ SCHEMA = 1
 """The version of the file format."""
 STATE = ":state:"
 """Between the group and the key in the name of a tensor of `states`."""
+ROTATION = ":rotation"
 BIAS = IntGrid(32, signed=True, symmetric=True, channel_axis=0)
 
 
@@ -37,6 +38,7 @@ class QuantTable:
             that were tuned.
         biases: The biases that differ from the float network's, by convolution.
         states: The states of dynamic quantizers, which compute their levels from each image, by group.
+        rotations: The matrices of rotated streams, by the first convolution that writes each.
     """
 
     plan: Plan
@@ -45,6 +47,7 @@ class QuantTable:
     norms: Mapping[str, Tensor]
     biases: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     states: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict[str, Mapping[str, Tensor]])
+    rotations: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     @classmethod
     def of(cls, prepared: PreparedGraph) -> "QuantTable":
@@ -145,6 +148,7 @@ class QuantTable:
             tensors[f"{conv}:bias"] = bias.contiguous()
         for group, state in self.states.items():
             tensors |= {f"{group}{STATE}{key}": values.contiguous() for key, values in state.items()}
+        tensors |= {f"{conv}{ROTATION}": matrix for conv, matrix in self.rotations.items()}
         header = json.dumps({"schema": SCHEMA, "plan": record_of(self.plan)}, sort_keys=True)
         path.write_bytes(save(tensors, metadata={"srptq": header}))
 
@@ -179,11 +183,14 @@ class QuantTable:
         norms = {name: tensors[f"{name}:norms"] for name in names}
         biases = {conv: tensors[f"{conv}:bias"] for conv in plan.convs if f"{conv}:bias" in tensors}
         states = {group: _select(f"{group}{STATE}", tensors) for group in plan.groups}
+        rotations = {key.removesuffix(ROTATION): values for key, values in tensors.items() if key.endswith(ROTATION)}
         for name, parameters in qparams.items():
             _check_numbers(name, parameters)
         for name in names:
             _check_weight(name, weights[name], norms[name], qparams[name])
-        return cls(plan, qparams, weights, norms, biases, {group: state for group, state in states.items() if state})
+        return cls(
+            plan, qparams, weights, norms, biases, {group: state for group, state in states.items() if state}, rotations
+        )
 
 
 def _select(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -43,12 +43,12 @@ def initialize(prepared: fx.GraphModule, run: Path | str, *, registry: Registry 
 
     Args:
         prepared: the network of the run, prepared by MQBench or torchao. Its parameters change in place, as by
-            `load_state_dict`: channels are scaled and weights and biases tuned where the run has done so.
+            `load_state_dict`: channels are rotated and scaled, and weights and biases tuned where the run has done so.
         run: a run folder.
         registry: where toolkits are looked up.
 
     Raises:
-        SrptqError: the model is of another network, even with scaled channels. Nothing has changed then.
+        SrptqError: the model is of another network, even with rotated and scaled channels. Nothing has changed then.
     """
     registry = registry or Registry()
     opened = Run.open(run, registry)

@@ -75,6 +75,12 @@ class Recipe(Options):
     """Options of the target's writer."""
     placement: Literal["convs", "full"] | None = None
     """`convs` quantizes weights and inputs of convolutions, `full` all that integer runtimes need."""
+    rotate: Flag = False
+    """`true` first makes other channels of feature maps that only linear operations write and read, such as sums.
+
+    They are linear combinations of the channels, at which rounding changes the image least. The float network computes
+    the same.
+    """
     equalize: Flag = False
     """`true` first scales channels so that rounding changes the image least. The float network computes the same."""
     float_above: Share | None = None

@@ -118,14 +118,14 @@ def _measure(prepared: PreparedGraph, images: Tensor, seed: int) -> dict[str, li
 def _measure_map(values: Tensor, gradients: Sequence[Tensor]) -> _Measured:
     # The range without outliers: a share of BEYOND lies outside at either end, and at least the extreme itself.
     # It is counted from zero, so that a channel of one sign has an end of 0.
-    rows = _rows(values)
+    rows = by_channel(values)
     beyond = max(1, round(rows.shape[1] * BEYOND))
     low, high = (-rows).topk(beyond).values[:, -1], rows.topk(beyond).values[:, -1]
-    gain = sum((_rows(gradient).square().sum(1) for gradient in gradients), torch.zeros(()))
+    gain = sum((by_channel(gradient).square().sum(1) for gradient in gradients), torch.zeros(()))
     return _Measured(low.clamp(min=0), high.clamp(min=0), gain)
 
 
-def _rows(values: Tensor) -> Tensor:
+def by_channel(values: Tensor) -> Tensor:
     """Return a row of values for each channel of a feature map, or one row for any other tensor."""
     rows = values.transpose(0, 1).flatten(1) if values.ndim == IMAGE_AXES else values.reshape(1, -1)
     return rows.double()

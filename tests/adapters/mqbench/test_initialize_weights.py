@@ -70,12 +70,13 @@ def test_scale_of_a_folded_mean_shift_is_undone(
 
 @pytest.fixture(scope="module", params=["edsr", "normed"])
 def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
-    """Make a run with scaled channels and tuned weights and biases. Return the kind of network and the run."""
+    """Make a run with other channels and tuned weights and biases. Return the kind of network and the run."""
     settings = {
         "calibration": {"patches": 4, "size": 16, "batch": 2},
         "reconstruction": {"name": "pac", "epochs": 2, "weights": "free"},
         "weights": {"bits": 8, "rounding": "compensated"},
         "equalize": True,
+        "rotate": request.param != "normed",
     }
     recipe = networks.recipe(8, "onnxruntime", **settings)
     folder = tmp_path_factory.mktemp("tuned") / "run"
@@ -120,6 +121,6 @@ def test_trained_network_is_refused_and_unchanged(run: Run, prepare: Prepare) ->
     model = prepare()
     model.get_parameter("body.0.first.weight").data *= 1 + 0.01 * torch.randn(6, 6, 3, 3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(SrptqError, match=r"site body\.0\.first\.weight: differs from the run's, even with scaled"):
+    with pytest.raises(SrptqError, match=r"site body\.0\.first\.weight: differs from the run's, even with rotated"):
         srptq_plugin.initialize(model, run.folder)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

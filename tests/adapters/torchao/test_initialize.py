@@ -42,9 +42,9 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module", params=["edsr", "normed", "mixed"])
 def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
-    """Make a run with scaled channels and tuned weights and biases. Return the kind of network and the run."""
+    """Make a run with other channels and tuned weights and biases. Return the kind of network and the run."""
     folder = tmp_path_factory.mktemp("tuned") / "run"
-    recipe = networks.recipe(8, "onnxruntime", **SETTINGS)
+    recipe = networks.recipe(8, "onnxruntime", **SETTINGS, rotate=request.param != "normed")
     return request.param, quantize(recipe, model=networks.network(request.param), out=folder, device="cpu")
 
 
@@ -80,6 +80,13 @@ def test_our_quantizer_starts_from_its_recipe_in_training(recipe: str, tmp_path:
     move_exported_model_to_eval(model)
     with torch.no_grad():
         assert psnr(model(IMAGES), torch.from_numpy(run.simulation()(IMAGES.numpy()))) > 60
+
+
+def test_rotation_behind_a_batch_norm_is_refused(tmp_path: Path) -> None:
+    recipe = networks.recipe(8, "onnxruntime", rotate=True, calibration=SETTINGS["calibration"])
+    run = quantize(recipe, model=networks.network("normed"), out=tmp_path / "run", device="cpu")
+    with pytest.raises(SrptqError, match=r"was rotated, .*; quantize with `rotate: false`, or fold"):
+        srptq_plugin.initialize(trained("normed", stock()), run.folder)
 
 
 @pytest.mark.parametrize("tuned", ["normed"], indirect=True)

@@ -1,0 +1,1 @@
+"""Rotation of linear streams: other channels for the same features, which rounding disturbs less."""

@@ -1,0 +1,186 @@
+"""The noise that rounding puts into the image, as a function of the matrices of streams.
+
+With R the matrix of a stream, x its channels and S the second moments of the image's gradients:
+
+    activations   step^2 / 12 x trace(R^-T S R^-1)            step from the widest channel of R x
+    weights       step^2 / 12 x diagonal(R^-T S R^-1) x E     step from the largest |w| of each output channel
+
+E is by how much the inputs of a rotated weight have grown: trace(R C R^T) / trace(C), with C their second moments.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from srptq_plugin.calibration.equalization.rounding_noise import by_channel
+from srptq_plugin.calibration.rotation.streams import Layout, Matrices, Streams, combine, streams_of
+from srptq_plugin.planning.plan import Plan, Site
+from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.quantization.grid import IntGrid
+from srptq_plugin.reconstruction.sensitivity import iter_pulls
+
+DRAWS = 2
+"""The number of random sign images for each batch."""
+PIXELS = 1024
+"""About how many pixels of each feature map give the range of its channels: those that lie farthest out."""
+SHARPNESS = 24
+"""The order of the norm that stands for a maximum over channels."""
+RIDGE = 1e-9
+TINY = 1e-30
+MATRIX = 2
+
+
+@dataclass(frozen=True)
+class MapNoise:
+    """The noise of one activation encoding.
+
+    Attributes:
+        grid: The grid of the encoding.
+        layouts: The layout of each tensor that has the encoding.
+        pixels: Pixels of each tensor, [channels, pixels].
+        moments: The second moments of the image's gradients at each tensor, [channels, channels].
+    """
+
+    grid: IntGrid
+    layouts: tuple[Layout, ...]
+    pixels: tuple[Tensor, ...]
+    moments: tuple[Tensor, ...]
+
+    @property
+    def streams(self) -> frozenset[int]:
+        """The streams that it depends on."""
+        return frozenset().union(*map(streams_of, self.layouts))
+
+    def noise(self, matrices: Matrices, inverses: Matrices) -> Tensor:
+        """Return the squared error of the image."""
+        values = [combine(x, 0, layout, matrices) for x, layout in zip(self.pixels, self.layouts, strict=True)]
+        high, low = (_largest(torch.cat([(sign * x).amax(1) for x in values])) for sign in (1, -1))
+        width = 2 * torch.maximum(high, low) if self.grid.symmetric else high + low
+        turned = [inverse.T for inverse in inverses]
+        pairs = zip(self.moments, self.layouts, strict=True)
+        gain = sum((_diagonal(moment, layout, turned).sum() for moment, layout in pairs), torch.zeros(()))
+        return (width / self.grid.steps) ** 2 / 12 * gain
+
+
+@dataclass(frozen=True)
+class KernelNoise:
+    """The noise of one weight, [outputs, inputs, taps].
+
+    Attributes:
+        grid: The grid of the weight.
+        values: The weight.
+        written: The layout of its output.
+        read: The layout of its input.
+        outputs: The second moments of the image's gradients over output channels.
+        inputs: The same over input channels.
+    """
+
+    grid: IntGrid
+    values: Tensor
+    written: Layout
+    read: Layout
+    outputs: Tensor
+    inputs: Tensor
+
+    @property
+    def streams(self) -> frozenset[int]:
+        """The streams that it depends on."""
+        return streams_of(self.written) | streams_of(self.read)
+
+    def noise(self, matrices: Matrices, inverses: Matrices) -> Tensor:
+        """Return the squared error of the image."""
+        weight = combine(self.values, 0, self.written, matrices)
+        turned = [inverse.T for inverse in inverses]
+        weight = combine(weight, 1, self.read, turned)
+        largest = weight.abs().flatten(1).amax(1)
+        largest = largest if self.grid.channel_axis is not None else largest.amax()
+        grown = _diagonal(self.inputs, self.read, matrices).sum() / self.inputs.trace()
+        return ((2 * largest / self.grid.steps) ** 2 / 12 * _diagonal(self.outputs, self.written, turned)).sum() * grown
+
+
+NoiseTerm = MapNoise | KernelNoise
+
+
+def measure_noise(streams: Streams, plan: Plan, images: Tensor, seed: int) -> list[NoiseTerm]:
+    """Measure the noise of every encoding of a plan."""
+    prepared = PreparedGraph.from_plan(streams.network.module, plan)
+    measured: dict[str, list[_Measured]] = {group: [] for group in plan.groups}
+    for maps, pulls_by_draw in iter_pulls(prepared, plan.groups, images, DRAWS, seed):
+        for group, tensors in maps.items():
+            is_weight = plan.groups[group][0].role == "weight"
+            measure = _measure_weight if is_weight else partial(_measure_map, share=PIXELS / len(images))
+            batch = [
+                measure(values.detach(), [pulls[group][number] for pulls in pulls_by_draw])
+                for number, values in enumerate(tensors)
+            ]
+            before = measured[group]
+            measured[group] = [one.join(other) for one, other in zip(before, batch, strict=True)] if before else batch
+    return [_term(streams, sites, measured[group]) for group, sites in plan.groups.items()]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One tensor's values, and the second moments of its gradients along its first two axes."""
+
+    values: Tensor
+    outputs: Tensor
+    inputs: Tensor
+
+    def join(self, other: "_Measured") -> "_Measured":
+        """Join the measurements of a map on two batches."""
+        values = torch.cat([self.values, other.values], 1) if self.values.ndim == MATRIX else self.values
+        return _Measured(values, self.outputs + other.outputs, self.inputs + other.inputs)
+
+
+def _measure_map(values: Tensor, gradients: Sequence[Tensor], share: float) -> _Measured:
+    rows = by_channel(values)
+    moments = sum((_moments(by_channel(gradient)) for gradient in gradients), torch.zeros(()))
+    return _Measured(_outermost(rows, math.ceil(share * len(values))), moments, torch.zeros(()))
+
+
+def _outermost(rows: Tensor, count: int) -> Tensor:
+    """Return the columns that lie farthest out, for the spread of all: they have the extremes of most combinations."""
+    own = _moments(rows)
+    ridge = RIDGE * own.trace() * torch.eye(len(own), dtype=own.dtype)
+    distances = (rows * torch.linalg.solve(own + ridge, rows)).sum(0)
+    return rows[:, distances.topk(min(count, rows.shape[1])).indices]
+
+
+def _measure_weight(values: Tensor, gradients: Sequence[Tensor]) -> _Measured:
+    kernels = [gradient.double().reshape(*gradient.shape[:2], -1) for gradient in gradients]
+    first = sum((_moments(kernel.flatten(1)) for kernel in kernels), torch.zeros(()))
+    second = sum((_moments(kernel.transpose(0, 1).flatten(1)) for kernel in kernels), torch.zeros(()))
+    return _Measured(values.double().reshape(*values.shape[:2], -1), first, second)
+
+
+def _moments(rows: Tensor) -> Tensor:
+    return rows @ rows.T
+
+
+def _term(streams: Streams, sites: Sequence[Site], measured: Sequence[_Measured]) -> NoiseTerm:
+    network = streams.network
+    if sites[0].role == "activation":
+        order = {node: number for number, node in enumerate(network.ops)}
+        nodes = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
+        # The sites of a group share one quantizer, which is called in the order of the graph.
+        layouts = tuple(map(streams.layout, nodes))
+        return MapNoise(sites[0].grid, layouts, tuple(m.values for m in measured), tuple(m.outputs for m in measured))
+    conv = network.nodes[sites[0].consumers[0].consumer]
+    (written, read), kernel = streams.layouts(conv), measured[0]
+    if conv in network.transposed:
+        kernel = _Measured(kernel.values.transpose(0, 1), kernel.inputs, kernel.outputs)
+    return KernelNoise(sites[0].grid, kernel.values, written, read, kernel.outputs, kernel.inputs)
+
+
+def _diagonal(moments: Tensor, layout: Layout, matrices: Matrices) -> Tensor:
+    """Return the diagonal of M S M^T, with S the moments and M the matrices along a layout."""
+    return combine(combine(moments, 0, layout, matrices), 1, layout, matrices).diagonal()
+
+
+def _largest(magnitudes: Tensor) -> Tensor:
+    """Return a smooth maximum of magnitudes: their norm of order `SHARPNESS`."""
+    return (SHARPNESS * magnitudes.clamp(min=TINY).log()).logsumexp(0).div(SHARPNESS).exp()
