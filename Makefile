@@ -3,9 +3,10 @@
 #                 those that take 2 minutes together: all but what tests/slow.txt lists
 # make test-avx2  those that execute integers, on the kernels that OpenVINO and torch.compile have without VNNI
 # make check      lint, format, types and language
-# make bench      what observing, tuning and importing cost, as docs/benchmarks.md has it
+# make bench      what observing, tuning and importing cost, as docs/benchmarks/calibration.md has it
 # make format     what the formatter and the fixable lints change
 # make docs       the parts of the documents that come from code
+# make site       the documents as a site in build/site, with all links checked
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -15,7 +16,7 @@ EXECUTED := tests/adapters/targets tests/adapters/torchao tests/runs/test_input_
 OBEY := -k "not (aimet or executorch or litert or ncnn or onnxruntime or paper or snpe or tensorrt)"
 NEEDS := pyproject.toml constraints.txt | $(BIN)/python
 
-.PHONY: quantize test test-avx2 check bench format docs
+.PHONY: quantize test test-avx2 check bench format docs site
 .DEFAULT_GOAL := quantize
 
 quantize: $(VENV)/.all
@@ -42,6 +43,10 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/badges.py
+
+site: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

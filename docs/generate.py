@@ -162,8 +162,8 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    """Update every document of this folder."""
-    for page in sorted(FOLDER.glob("*.md")):
+    """Update every document of this folder and of the folders in it."""
+    for page in sorted(FOLDER.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
         page.write_text(filled(text), encoding="utf-8")
 

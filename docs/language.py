@@ -68,7 +68,6 @@ FOLDERS = (
 )
 OLD_NAMES = frozenset(
     {
-        "CHANGELOG.md",
         "docs/language.py",
         "srptq_plugin/recipes/renamed_keys.py",
         "tests/docs/test_language.py",

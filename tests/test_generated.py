@@ -3,6 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
+import badges
 import generate
 import plugin_parts
 import pytest
@@ -16,17 +17,22 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.recipes.recipe import MODELS, Recipe
 from srptq_plugin.recipes.recipe_files import RecipeLayer, parse_set
 
-PAGES = sorted(generate.FOLDER.glob("*.md"))
+PAGES = sorted(generate.FOLDER.rglob("*.md"))
 SECTIONS = sections(Registry())
 KEYS = [key for section in SECTIONS if section.name in ("", *MODELS, "reconstruction (pac)") for key in section.keys]
 """The keys of recipes with PaC."""
 BASE = RecipeLayer("base", {"target": "paper", "reconstruction": {"name": "pac"}})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(generate.FOLDER).as_posix())
 def test_a_document_is_up_to_date(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert generate.filled(text) == text, "run make docs"
+
+
+def test_badges_are_up_to_date() -> None:
+    drawn = {path.name: path.read_text(encoding="utf-8") for path in badges.FOLDER.iterdir()}
+    assert drawn == badges.badges(), "run make docs"
 
 
 def test_every_generated_part_is_in_a_document() -> None:

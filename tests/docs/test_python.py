@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from helpers import scripts
 from helpers.documents import WEIGHTS, Block, blocks
+from notebooks import PAGES
 
-BLOCKS = blocks("python")
+BLOCKS = [block for block in blocks("python") if block.page not in PAGES.values()]
+"""The blocks of a notebook's page need the earlier ones. They run as the notebook."""
 SMALL_NETWORK = f'"edsr", weights="{WEIGHTS}"'
 SMALLER = {
     "load_model()": f"load_model({SMALL_NETWORK}, input_range=(0, 255))",
@@ -27,14 +29,14 @@ FILE = "# "
 """A block that begins so with a file name is that file."""
 
 
-def imports(block: Block) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Yield the imports of a block."""
-    yield from (node for node in ast.walk(ast.parse(block.text)) if isinstance(node, ast.Import | ast.ImportFrom))
+def imports(code: str) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield the imports of a script."""
+    yield from (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Import | ast.ImportFrom))
 
 
-def missing(block: Block) -> list[str]:
-    """Return the packages that a block imports and that are not installed. The tests' stand-ins do not count."""
-    modules = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports(block)]
+def missing_packages(code: str) -> list[str]:
+    """Return the packages that a script imports and that are not installed. The tests' stand-ins do not count."""
+    modules = [node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in imports(code)]
     packages = {module.partition(".")[0] for module in modules} & {
         "mqbench",
         "executorch",
@@ -45,6 +47,13 @@ def missing(block: Block) -> list[str]:
     return sorted(name for name in packages if not _is_installed(name))
 
 
+def shortened(code: str) -> str:
+    """Return a script with a small network, few patches and few steps."""
+    for large, small in SMALLER.items():
+        code = code.replace(large, small)
+    return code
+
+
 def _is_installed(name: str) -> bool:
     spec = importlib.util.find_spec(name)
     return spec is not None and "standins" not in str(spec.origin)
@@ -52,21 +61,18 @@ def _is_installed(name: str) -> bool:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_runs_as_pasted(block: Block, weights: Path, tmp_path: Path) -> None:
-    if absent := missing(block):
+    if absent := missing_packages(block.text):
         pytest.skip(f"needs {' and '.join(absent)}")
     shutil.copy(weights, tmp_path)
     for other in BLOCKS:
         name = other.text.partition("\n")[0].removeprefix(FILE)
         if other.text.startswith(FILE) and name.endswith(".py"):
             (tmp_path / name).write_text(other.text, encoding="utf-8")
-    text = block.text
-    for large, small in SMALLER.items():
-        text = text.replace(large, small)
     path = tmp_path / "pasted.py"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(shortened(block.text), encoding="utf-8")
     scripts.run(path, tmp_path)
 
 
 @pytest.mark.parametrize("name", SMALLER)
 def test_every_replaced_text_is_in_a_document(name: str) -> None:
-    assert any(name in block.text for block in BLOCKS)
+    assert any(name in block.text for block in blocks("python"))

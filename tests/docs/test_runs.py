@@ -37,9 +37,11 @@ def test_a_block_of_commands_runs(block: Block, capsys: pytest.CaptureFixture[st
             assert code == 0, capsys.readouterr().err
 
 
-def test_the_readmes_screen_has_the_programs_labels(furnished: Path) -> None:
-    screen = next(block.text for block in blocks("text") if block.text.startswith("network "))
+def test_shown_screens_have_the_programs_labels(furnished: Path) -> None:
+    texts = [block.text for block in blocks("text")]
+    screen, excerpt = (next(text for text in texts if text.startswith(label)) for label in ("network ", "verified "))
     report = plain(run_report(json.loads((furnished / "run" / SUMMARY).read_text(encoding="utf-8")), furnished / "run"))
     shown = LABEL.findall(report.partition("\nnext")[0].replace(": ", "  "))
     # Only the small network has a note: its integers are slower than float. A terminal shows a label once.
     assert LABEL.findall(screen) == [label for label in dict.fromkeys(shown) if label != "note"]
+    assert set(excerpt.splitlines()) <= set(screen.splitlines())

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 SPAN = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 WEIGHTS = "edsr_x4.pth"
@@ -26,7 +26,7 @@ class Block:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.page.name}:{self.line}"
+        return f"{title(self.page)}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ def commands_of(block: Block) -> Iterator[Command]:
         for part in _parts(shlex.split(line, comments=True)):
             count = next(n for n, word in enumerate(part) if not re.match(r"[A-Z_]+=", word))
             yield Command(block, tuple(part[:count]), part[count], tuple(part[count + 1 :]))
+
+
+def title(page: Path) -> str:
+    """Return a page's path without the folder of all documents."""
+    return page.relative_to(ROOT).as_posix().removeprefix("docs/")
 
 
 def prose(page: Path) -> str:
