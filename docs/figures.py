@@ -6,7 +6,7 @@ It needs the extra `plot`, and a minute for the run at 4 bits.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 
 from srptq_plugin import Bounds, IntGrid, Run, project, quantize
-from srptq_plugin.analysis.distribution import Distribution, distribution
+from srptq_plugin.analysis.distribution import Distribution, Step, distribution
 from srptq_plugin.plotting.canvas import BLUE, GREEN, ORANGE, SMALL, canvas, strip_frame
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ FOLDER = Path(__file__).parent / "figures"
 GRAY = "#888888"
 """Text that can be read on white and on black."""
 RECIPE, OVERRIDES = "paper-w4a4", ["reconstruction.epochs=4"]
-TENSOR = "/add/input.1"
-"""The body's output in front of the long skip."""
-LINES = {"raw": (GRAY, "min-max"), "observed": (BLUE, "DBDC"), "tuned": (ORANGE, "PaC")}
+TENSOR = "body.15/add"
+"""The output of the last block."""
+LINES: Mapping[Step, tuple[str, str]] = {"raw": (GRAY, "min-max"), "observed": (BLUE, "DBDC"), "tuned": (ORANGE, "PaC")}
 GRIDS = {
     "clip range": None,
     "float zero point": IntGrid(3, float_zero_point=True),

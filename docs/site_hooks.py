@@ -1,8 +1,6 @@
 """Hooks of the site: the README is its home page, and links to files outside of the documents lead to the repository.
 
-    python -m mkdocs build --strict
-
-`mkdocs.yml` names this file.
+`mkdocs.yml` names this file, and `make site` builds the site.
 """
 
 import posixpath
@@ -16,6 +14,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 OUTSIDE = {"index.md": "README.md", "changes.md": "CHANGELOG.md"}
 """Pages of the site that are files of the repository's root."""
+WIDE = "---\nhide: [navigation]\n---\n"
 LINK = re.compile(r"\]\((?!https?:|#)([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 
@@ -23,8 +22,8 @@ FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that lie outside of the folder of documents."""
     for page, source in OUTSIDE.items():
-        text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=_linked(text, "", config)))
+        text = _linked((ROOT / source).read_text(encoding="utf-8"), "", config)
+        files.append(File.generated(config, page, content=f"{WIDE}{text}"))
     return files
 
 

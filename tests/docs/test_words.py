@@ -22,7 +22,7 @@ from srptq_plugin.runs.run import PROGRAM, RECIPE, SUMMARY, TABLE
 
 TARGETS = "|".join(entry.name for entry in Registry().entries("target"))
 NAMED = re.compile(rf"(?<![\w/.-])(?:{TARGETS})-w\d+a\d+[\w-]*")
-FILE = re.compile(r"[\w./*-]+/[\w.*-]*|[\w*-]+\.(?:py|md|yaml|json|jsonl|toml|onnx|pt2|safetensors)")
+FILE = re.compile(r"[\w./*-]+/[\w.*-]*|[\w*-]+\.(?:py|md|yaml|json|jsonl|toml|txt|yml|onnx|pt2|safetensors)")
 FOLDERS = (ROOT, ROOT / "srptq_plugin", ROOT / "examples" / "mqbench")
 OF_THE_USER = (
     "run/",
