@@ -51,9 +51,9 @@ for name, quantizer in (("torchao", stock()), ("torchao with DBDC", with_observe
 # %% [markdown]
 # ## A recipe
 #
-# `SRQuantizer` places quantizers where the target of the recipe has integers, so sums and pixel shuffles run in
-# integers too. `equalize` scales channels first. The float network computes the same, with less noise from rounding.
-# `reconstruct` tunes the bounds against it:
+# `SRQuantizer` places quantizers where the target of the recipe has integers. ONNX Runtime reads both inputs of a sum
+# as integers, so more tensors are rounded than above. `equalize` scales channels first. The float network computes the
+# same, with less noise from rounding. `reconstruct` tunes the bounds against it:
 
 # %%
 equalized = equalize(network, "onnxruntime-w8a8", patches, (0, 255))
