@@ -15,8 +15,8 @@ run = quantize("openvino-w8a8-fast", out="run/")
 print(*(path.name for path in run.artifacts))
 
 # %% [markdown]
-# `quantize` has already run the file in OpenVINO and compared it with the simulation in torch. The report is in
-# `run.summary`, which is also the file `run/summary.json`:
+# `quantize` has already run the file in OpenVINO and compared it with the simulation in torch. The report is in the
+# run's summary, which the folder holds as `summary.json`:
 
 # %%
 report = run.summary["verify"]

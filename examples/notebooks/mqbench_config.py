@@ -64,7 +64,7 @@ for observer in ("EMAMinMaxObserver", "EMAQuantileObserver", "dbdc"):
 # It takes the place of `layer` or `block` in the config of `ptq_reconstruction`, and tunes all bounds together:
 
 # %%
-model = ptq_reconstruction(model, list(patches.split(16)), {"pattern": "pac", "epochs": 4})
+model = ptq_reconstruction(model, list(patches.split(16)), {"pattern": "pac", "epochs": 10, "schedule": "joint"})
 print(f"dbdc and pac: {fidelity(model):.2f} dB")
 
 # %% [markdown]

@@ -8,7 +8,7 @@ import notebooks
 import pytest
 from helpers import scripts
 from helpers.documents import WEIGHTS, blocks
-from test_python import missing_packages, shortened
+from helpers.smaller import missing_packages, shortened
 
 
 @pytest.mark.parametrize("name", notebooks.PAGES)
