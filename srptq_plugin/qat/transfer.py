@@ -117,7 +117,7 @@ class Transfer:
         return rotated
 
     def _stream_matrices(self) -> dict[str, Tensor]:
-        """Return the matrices that make the streams of the original network the run's: rotations, divided by factors."""
+        """Return the matrices that made the run's streams of the original ones: rotations, divided by factors."""
         made: dict[str, Tensor] = {}
         for name, size in zip(self.streams.names, self.streams.sizes, strict=True):
             conv = self.network.nodes[name]
