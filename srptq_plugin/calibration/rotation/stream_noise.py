@@ -9,9 +9,11 @@ E is by how much the inputs of a rotated weight have grown: trace(R C R^T) / tra
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,19 +38,31 @@ MATRIX = 2
 
 @dataclass(frozen=True)
 class MapNoise:
-    """The noise of one activation encoding.
+    """The noise of activation encodings of the same grid and layouts.
 
     Attributes:
-        grid: The grid of the encoding.
+        grid: The grid of an encoding.
         layouts: The layout of each tensor that has the encoding.
-        pixels: Pixels of each tensor, [channels, pixels].
-        moments: The second moments of the image's gradients at each tensor, [channels, channels].
+        pixels: Pixels of each tensor, [channels, encodings, pixels].
+        moments: The second moments of the image's gradients at each tensor, [channels, channels, encodings].
     """
 
     grid: IntGrid
     layouts: tuple[Layout, ...]
     pixels: tuple[Tensor, ...]
     moments: tuple[Tensor, ...]
+
+    @property
+    def kind(self) -> Hashable:
+        """What encodings have in common that are computed together."""
+        return self.grid, self.layouts, tuple(x.shape for x in self.pixels)
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """Return the noise of encodings of one kind."""
+        pixels = zip(self.pixels, *(other.pixels for other in others), strict=True)
+        moments = zip(self.moments, *(other.moments for other in others), strict=True)
+        together = tuple(torch.cat(x, 1) for x in pixels), tuple(torch.cat(x, 2) for x in moments)
+        return replace(self, pixels=together[0], moments=together[1])
 
     @property
     def streams(self) -> frozenset[int]:
@@ -58,33 +72,46 @@ class MapNoise:
     def noise(self, matrices: Matrices, inverses: Matrices) -> Tensor:
         """Return the squared error of the image."""
         values = [combine(x, 0, layout, matrices) for x, layout in zip(self.pixels, self.layouts, strict=True)]
-        high, low = (_largest(torch.cat([(sign * x).amax(1) for x in values])) for sign in (1, -1))
+        high, low = (_largest(torch.cat([(sign * x).amax(2) for x in values])) for sign in (1, -1))
         width = 2 * torch.maximum(high, low) if self.grid.symmetric else high + low
         turned = [inverse.T for inverse in inverses]
         pairs = zip(self.moments, self.layouts, strict=True)
-        gain = sum((_diagonal(moment, layout, turned).sum() for moment, layout in pairs), torch.zeros(()))
-        return (width / self.grid.steps) ** 2 / 12 * gain
+        gain = sum((_diagonal(moment, layout, turned).sum(1) for moment, layout in pairs), torch.zeros(()))
+        return ((width / self.grid.steps) ** 2 / 12 * gain).sum()
 
 
 @dataclass(frozen=True)
 class KernelNoise:
-    """The noise of one weight, [outputs, inputs, taps].
+    """The noise of weights of the same grid and layouts.
 
     Attributes:
-        grid: The grid of the weight.
-        values: The weight.
+        grid: The grid of a weight.
         written: The layout of its output.
         read: The layout of its input.
-        outputs: The second moments of the image's gradients over output channels.
+        values: The weights, [outputs, inputs, weights, taps].
+        outputs: The second moments of the image's gradients over output channels, [outputs, outputs, weights].
         inputs: The same over input channels.
     """
 
     grid: IntGrid
-    values: Tensor
     written: Layout
     read: Layout
+    values: Tensor
     outputs: Tensor
     inputs: Tensor
+
+    @property
+    def kind(self) -> Hashable:
+        """What weights have in common that are computed together."""
+        return self.grid, self.written, self.read, self.values.shape
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """Return the noise of weights of one kind."""
+        members = [self, *others]
+        values, outputs, inputs = (
+            torch.cat([getattr(member, name) for member in members], 2) for name in ("values", "outputs", "inputs")
+        )
+        return replace(self, values=values, outputs=outputs, inputs=inputs)
 
     @property
     def streams(self) -> frozenset[int]:
@@ -96,13 +123,15 @@ class KernelNoise:
         weight = combine(self.values, 0, self.written, matrices)
         turned = [inverse.T for inverse in inverses]
         weight = combine(weight, 1, self.read, turned)
-        largest = weight.abs().flatten(1).amax(1)
-        largest = largest if self.grid.channel_axis is not None else largest.amax()
-        grown = _diagonal(self.inputs, self.read, matrices).sum() / self.inputs.trace()
-        return ((2 * largest / self.grid.steps) ** 2 / 12 * _diagonal(self.outputs, self.written, turned)).sum() * grown
+        largest = weight.abs().amax((1, 3)).T  # [weights, outputs]
+        largest = largest if self.grid.channel_axis is not None else largest.amax(1, keepdim=True)
+        grown = _diagonal(self.inputs, self.read, matrices).sum(1) / self.inputs.diagonal().sum(1)
+        gain = _diagonal(self.outputs, self.written, turned)
+        return (((2 * largest / self.grid.steps) ** 2 / 12 * gain).sum(1) * grown).sum()
 
 
 NoiseTerm = MapNoise | KernelNoise
+Term = TypeVar("Term", MapNoise, KernelNoise)
 
 
 def measure_noise(streams: Streams, plan: Plan, images: Tensor, seed: int) -> list[NoiseTerm]:
@@ -119,7 +148,13 @@ def measure_noise(streams: Streams, plan: Plan, images: Tensor, seed: int) -> li
             ]
             before = measured[group]
             measured[group] = [one.join(other) for one, other in zip(before, batch, strict=True)] if before else batch
-    return [_term(streams, sites, measured[group]) for group, sites in plan.groups.items()]
+    maps, kernels = list[MapNoise](), list[KernelNoise]()
+    for group, sites in plan.groups.items():
+        if sites[0].role == "weight":
+            kernels.append(_kernel_noise(streams, sites[0], measured[group][0]))
+        else:
+            maps.append(_map_noise(streams, sites, measured[group]))
+    return [*_stack(maps), *_stack(kernels)]
 
 
 @dataclass(frozen=True)
@@ -161,19 +196,31 @@ def _moments(rows: Tensor) -> Tensor:
     return rows @ rows.T
 
 
-def _term(streams: Streams, sites: Sequence[Site], measured: Sequence[_Measured]) -> NoiseTerm:
+def _map_noise(streams: Streams, sites: Sequence[Site], measured: Sequence[_Measured]) -> MapNoise:
     network = streams.network
-    if sites[0].role == "activation":
-        order = {node: number for number, node in enumerate(network.ops)}
-        nodes = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
-        # The sites of a group share one quantizer, which is called in the order of the graph.
-        layouts = tuple(map(streams.layout, nodes))
-        return MapNoise(sites[0].grid, layouts, tuple(m.values for m in measured), tuple(m.outputs for m in measured))
-    conv = network.nodes[sites[0].consumers[0].consumer]
-    (written, read), kernel = streams.layouts(conv), measured[0]
-    if conv in network.transposed:
+    order = {node: number for number, node in enumerate(network.ops)}
+    # The sites of a group share one quantizer, which is called in the order of the graph.
+    nodes = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
+    pixels, moments = (m.values[:, None] for m in measured), (m.outputs[..., None] for m in measured)
+    return MapNoise(sites[0].grid, tuple(map(streams.layout, nodes)), tuple(pixels), tuple(moments))
+
+
+def _kernel_noise(streams: Streams, site: Site, kernel: _Measured) -> KernelNoise:
+    conv = streams.network.nodes[site.consumers[0].consumer]
+    written, read = streams.layouts(conv)
+    if conv in streams.network.transposed:
         kernel = _Measured(kernel.values.transpose(0, 1), kernel.inputs, kernel.outputs)
-    return KernelNoise(sites[0].grid, kernel.values, written, read, kernel.outputs, kernel.inputs)
+    values, outputs, inputs = kernel.values[:, :, None], kernel.outputs[..., None], kernel.inputs[..., None]
+    return KernelNoise(site.grid, written, read, values, outputs, inputs)
+
+
+def _stack(terms: Iterable[Term]) -> Iterator[Term]:
+    """Yield one term for all terms of one kind, as many small tensors take long."""
+    alike: dict[Hashable, list[Term]] = defaultdict(list)
+    for term in terms:
+        alike[term.kind].append(term)
+    for first, *others in alike.values():
+        yield first.joined(others)
 
 
 def _diagonal(moments: Tensor, layout: Layout, matrices: Matrices) -> Tensor:
