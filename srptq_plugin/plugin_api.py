@@ -1,6 +1,6 @@
 """The names that plugins import. They stay what they are from one version to the next, wherever they are defined."""
 
-from srptq_plugin.deploy.qdq import Placer
+from srptq_plugin.deploy.qdq import Placer, StoredSite, stored_sites
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import MissingRuntimeError, NotInstalledError, SrptqError, UnknownNameError
 from srptq_plugin.graph.export import own_module
@@ -30,6 +30,8 @@ from srptq_plugin.plugins.protocols import (
     Checker,
     EmulatedRuntime,
     Finding,
+    Inspectable,
+    Inspection,
     Kernels,
     Linter,
     ObserverFactory,
@@ -64,6 +66,8 @@ __all__ = [
     "Finding",
     "Fusion",
     "Host",
+    "Inspectable",
+    "Inspection",
     "IntGrid",
     "Kernels",
     "Linter",
@@ -96,6 +100,7 @@ __all__ = [
     "Size",
     "SrptqError",
     "State",
+    "StoredSite",
     "Target",
     "TargetEntry",
     "TensorRows",
@@ -113,4 +118,5 @@ __all__ = [
     "quiet",
     "round_through",
     "settle",
+    "stored_sites",
 ]

@@ -3,6 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ class Placer:
     def _chain(self, value: str, site: Site) -> str:
         """Append Quantize - (Clip) - Dequantize after a value, and return the name of the last output."""
         qparams = self.table.qparams[site.name]
-        base = f"{_identifier(site.name)}_{site.grid.bits}bit"
+        base = _base(site)
         parameters = store_parameters(self.model, base, qparams)
         nodes = [_node("QuantizeLinear", [value, *parameters], f"{base}_q")]
         if qparams.grid.bits not in _WHOLE_TYPES:
@@ -153,6 +154,35 @@ class Placer:
             for value in node.output:
                 ordered += self._after.get(value, [])
         replace_nodes(self.model, ordered)
+
+
+@dataclass(frozen=True)
+class StoredSite:
+    """The integer tensor of a site in a Q/DQ file, with the levels that the file gives it."""
+
+    tensor: str
+    kind: int
+    """The type of the integers, from `TensorProto`."""
+    scale: float
+    zero_point: int
+
+    def real(self, integers: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Convert integers to real numbers."""
+        return (integers.astype(np.float64) - self.zero_point) * self.scale
+
+
+def stored_sites(model: ModelProto, sites: Sequence[Site]) -> dict[str, StoredSite]:
+    """Return the integer tensors of activations in a file that `Placer` made, by site. Others have no tensor there."""
+    nodes = {node.name: node for node in model.graph.node}
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    stored: dict[str, StoredSite] = {}
+    for site in sites:
+        node = nodes.get(f"{_base(site)}_dq")
+        if site.role == "activation" and node is not None:
+            scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
+            kind = constants[node.input[2]].data_type
+            stored[site.name] = StoredSite(node.input[0], kind, float(scale), int(zero))
+    return stored
 
 
 def dequantizing(model: ModelProto, name: str, integers: torch.Tensor, qparams: QParams) -> NodeProto:
@@ -199,6 +229,11 @@ def _dtype(grid: IntGrid) -> np.dtype[Any]:
     """Return the narrowest type of ONNX integers that holds a grid."""
     width = next(width for width in (8, 16, 32) if grid.bits <= width)
     return np.dtype(f"{'int' if grid.signed else 'uint'}{width}")
+
+
+def _base(site: Site) -> str:
+    """Return how the names of a site's nodes begin."""
+    return f"{_identifier(site.name)}_{site.grid.bits}bit"
 
 
 def _identifier(key: str) -> str:

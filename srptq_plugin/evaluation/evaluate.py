@@ -1,26 +1,31 @@
 """PSNR and SSIM on the Y channel against high-resolution images: of float, simulation, runtime and bicubic."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
-from srptq_plugin.data.images import fitted, to_pixels, to_tensor, upscale
+from srptq_plugin.data.images import Image
 from srptq_plugin.data.metrics import psnr_y, ssim_y
 from srptq_plugin.data.resize import Pixels
-from srptq_plugin.errors import ArgumentError, SrptqError
-from srptq_plugin.evaluation.ensemble import ensembled
+from srptq_plugin.errors import ArgumentError
+from srptq_plugin.evaluation.outputs import FLOAT, RUNTIME, SIMULATED, Outputs, to_input
 from srptq_plugin.evaluation.pairs import Pair, load_pairs
 from srptq_plugin.evaluation.scores import Evaluation, Score, Tiles
 from srptq_plugin.evaluation.seams import Seam, compare
-from srptq_plugin.evaluation.tiling import Tiling, choose_tiling, tiled
-from srptq_plugin.graph.types import Array
-from srptq_plugin.runs.run import SUMMARY, Forward, Run
+from srptq_plugin.evaluation.tiling import Tiling, choose_tiling
+from srptq_plugin.runs.run import Forward, Run
 from srptq_plugin.utils.devices import device_of
 from srptq_plugin.utils.progress import Progress, quiet
 
 logger = logging.getLogger(__name__)
+ORIGINAL = "original"
+"""The name of the high-resolution image, next to the names of the outputs."""
+Watch = Callable[[str, Mapping[str, Pixels]], None]
+"""Takes the name of an image, and its outputs by name."""
+
+
+def unwatched(_image: str, _outputs: Mapping[str, Pixels]) -> None:
+    """Ignore the outputs."""
 
 
 def evaluate(
@@ -34,6 +39,7 @@ def evaluate(
     ensemble: bool = False,
     strict: bool = False,
     device: str = "auto",
+    watch: Watch = unwatched,
 ) -> Evaluation:
     """Score every output of a run.
 
@@ -45,6 +51,7 @@ def evaluate(
         ensemble: Average over the eight rotations and flips of each image.
         strict: Raise an error for an image that cannot be scored, instead of leaving it out.
         device: The device for torch. Runtimes choose their own.
+        watch: Called with each image's name, and with its outputs and its original.
     """
     if scale is not None and scale != run.scale:
         raise ArgumentError("scale", f"the network of {run.folder} upscales by {run.scale}", scale)
@@ -54,11 +61,38 @@ def evaluate(
     if ensemble:
         _check_turns(run, size)
     pairs = load_pairs(Path(data), run.scale, strict=strict)
-    networks = _networks(run, device_of(device))
-    tiles = _tiles(run, networks["float"], tiling, pairs.usable) if tiling else None
-    ways = {name: _wrapped(forward, tiling, run.scale, ensemble=ensemble) for name, forward in networks.items()}
-    scores = list(_scores(run, ways, pairs.usable, progress))
+    outputs = Outputs.of(run, device_of(device))
+    tiles = _tiles(run, outputs.networks[FLOAT], tiling, pairs.usable) if tiling else None
+    scores = _by_output(_scores(outputs.wrapped(tiling, ensemble=ensemble), pairs.usable, watch, progress))
     return Evaluation(Path(data).name, scores, pairs.skipped, ensemble, tiles)
+
+
+def evaluate_against_float(
+    run: Run, images: Sequence[Image], progress: Progress = quiet, *, device: str = "auto", watch: Watch = unwatched
+) -> Evaluation:
+    """Score the simulation and the runtime against the float network, on low-resolution images without originals."""
+    outputs = Outputs.of(run, device_of(device))
+    tiling = choose_tiling(run.size if run.artifacts else None, None, None)
+    return Evaluation(
+        FLOAT, _by_output(_float_scores(outputs.wrapped(tiling, ensemble=False), images, watch, progress))
+    )
+
+
+def _float_scores(outputs: Outputs, images: Sequence[Image], watch: Watch, progress: Progress) -> Iterator[Score]:
+    for done, image in enumerate(images):
+        progress("evaluating", done, len(images))
+        pixels = outputs.of_image(image.pixels)
+        for name in (name for name in (SIMULATED, RUNTIME) if name in pixels):
+            yield _score(image.name, name, pixels[name], pixels[FLOAT], outputs.run.scale)
+        watch(image.name, pixels)
+    progress("evaluating", len(images), len(images))
+
+
+def _by_output(scores: Iterator[Score]) -> list[Score]:
+    """Sort scores by output, in the order of the first image."""
+    listed = list(scores)
+    order = {name: number for number, name in enumerate(dict.fromkeys(score.output for score in listed))}
+    return sorted(listed, key=lambda score: order[score.output])
 
 
 def _check_tile(run: Run, tile: int | None) -> None:
@@ -80,51 +114,19 @@ def _check_turns(run: Run, size: tuple[int, int] | None) -> None:
         )
 
 
-def _networks(run: Run, device: torch.device) -> dict[str, Forward]:
-    """Return the networks to compare. Leave out the runtime if the run has none, or if it cannot be loaded."""
-    networks = {"float": run.float(device), "simulated": run.simulation(device)}
-    if run.artifacts:
-        try:
-            networks["runtime"] = run.target.load(run.artifacts[0])
-        except SrptqError as error:
-            logger.warning("the runtime is left out: %s", error)
-    return networks
+def _scores(outputs: Outputs, pairs: Sequence[Pair], watch: Watch, progress: Progress) -> Iterator[Score]:
+    for done, pair in enumerate(pairs):
+        progress("evaluating", done, len(pairs))
+        pixels = outputs.of_image(pair.low.pixels)
+        for name, output in pixels.items():
+            yield _score(pair.low.name, name, output, pair.high.pixels, outputs.run.scale)
+        watch(pair.low.name, pixels | {ORIGINAL: pair.high.pixels})
+    progress("evaluating", len(pairs), len(pairs))
 
 
-def _wrapped(forward: Forward, tiling: Tiling | None, scale: int, *, ensemble: bool) -> Forward:
-    in_parts = tiled(forward, tiling, scale) if tiling else forward
-    return ensembled(in_parts) if ensemble else in_parts
-
-
-def _scores(run: Run, ways: Mapping[str, Forward], pairs: Sequence[Pair], progress: Progress) -> Iterator[Score]:
-    names = [*ways, "bicubic"]
-    total = len(names) * len(pairs)
-    for n, name in enumerate(names):
-        for m, pair in enumerate(pairs):
-            progress(f"evaluating {name}", n * len(pairs) + m, total)
-            pixels = _upscaled(run, ways.get(name), pair.low.pixels)
-            psnr, ssim = (measure(pixels, pair.high.pixels, run.scale) for measure in (psnr_y, ssim_y))
-            yield Score(pair.low.name, name, psnr, ssim)
-    progress("evaluating", total, total)
-
-
-def _upscaled(run: Run, forward: Forward | None, low: Pixels) -> Pixels:
-    """Upscale an image by a network, or by bicubic interpolation if there is none."""
-    if forward is None:
-        return upscale(low, run.scale)
-    image = _to_input(run, low)
-    output = forward(image)
-    if output.shape[2:] != tuple(run.scale * side for side in image.shape[2:]):
-        raise SrptqError(
-            f"{run.folder / SUMMARY}: says that the network upscales by {run.scale}, which gives no output of "
-            f"{output.shape[2]}x{output.shape[3]} (height, width); run `srptq quantize` again"
-        )
-    height, width = (run.scale * side for side in low.shape[:2])
-    return to_pixels(torch.from_numpy(output[0, :, :height, :width]), run.input_range)
-
-
-def _to_input(run: Run, low: Pixels) -> Array:
-    return to_tensor(fitted(low, run.record.multiple)[None], run.input_range, run.record.channels).numpy()
+def _score(image: str, name: str, output: Pixels, reference: Pixels, border: int) -> Score:
+    """Score an output of one image."""
+    return Score(image, name, psnr_y(output, reference, border), ssim_y(output, reference, border))
 
 
 def _tiles(run: Run, forward: Forward, tiling: Tiling, pairs: Sequence[Pair]) -> Tiles:
@@ -147,7 +149,7 @@ def _seam(run: Run, forward: Forward, tiling: Tiling, pairs: Sequence[Pair]) -> 
         return None
     image = min(images, key=lambda image: image.pixels.size)
     black, white = run.input_range
-    return Seam(image.name, *compare(forward, tiling, _to_input(run, image.pixels), run.scale, white - black))
+    return Seam(image.name, *compare(forward, tiling, to_input(run, image.pixels), run.scale, white - black))
 
 
 def _size(pair: Pair) -> tuple[int, int]:

@@ -207,7 +207,16 @@ Naming = Callable[[int, fx.Node], str]
 
 def site_number(number: int, _source: fx.Node) -> str:
     """Return the usual name."""
+    return _usual_name(number)
+
+
+def _usual_name(number: int) -> str:
     return f"srptq_site_{number}"
+
+
+def sites_by_quantizer(plan: Plan) -> dict[str, Site]:
+    """Return the sites by the usual names of their quantizers."""
+    return {_usual_name(number): site for number, site in enumerate(plan.sites)}
 
 
 def insert_quantizers(

@@ -175,6 +175,33 @@ class Target(Protocol):
         ...
 
 
+class Inspection(Protocol):
+    """A written file in the target's runtime, with the tensors between its operations."""
+
+    def __call__(self, image: "Array") -> "tuple[Array, Mapping[str, Array]]":
+        """Run a batch of images, as `Runtime` does.
+
+        Returns:
+            The output, and the activations that the kernels wrote as integers, in real numbers, by site.
+        """
+        ...
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A target whose runtime hands out the tensors between operations, for `srptq report`."""
+
+    def inspect(self, artifacts: Sequence[Path], table: "QuantTable") -> Inspection:
+        """Load the files that `write` returned, such that the runtime keeps its tensors.
+
+        The runtime should run the same kernels as without. The report compares the outputs.
+
+        Raises:
+            MissingRuntimeError: the runtime is not installed.
+        """
+        ...
+
+
 @runtime_checkable
 class Adaptable(Protocol):
     """A target whose rules follow from the options of `export`, too."""

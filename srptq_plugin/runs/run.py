@@ -184,14 +184,19 @@ class Run:
         return _on_arrays(PreparedGraph.float_only(copy.deepcopy(self.network)), device)
 
     def simulation(self, device: torch.device = CPU, *, double: bool = False, noise: Ratio = 0.0) -> Forward:
-        """Return the quantized network, simulated in torch from the quant table, as a function on arrays.
-
-        Operations between quantizers round as on the target.
+        """Return the simulation, as a function on arrays.
 
         Args:
             device: Where it computes.
             double: Compute in double precision. The levels are the same, and values near a tie may round elsewhere.
             noise: The relative error of each activation before it is rounded, as a standard deviation.
+        """
+        return _on_arrays(self.simulated(double=double, noise=noise), device)
+
+    def simulated(self, *, double: bool = False, noise: Ratio = 0.0) -> PreparedGraph:
+        """Return the quantized network, simulated in torch from the quant table.
+
+        Operations between quantizers round as on the target. The arguments are as for `simulation`.
         """
         network = use_fixed_point(self.table.simulate(copy.deepcopy(self.network)), self.rules)
         if noise:
@@ -203,7 +208,7 @@ class Run:
                     module.disturb(generator)
         if double:
             network.capture.double()
-        return _on_arrays(network, device)
+        return network
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from srptq_adapters.targets.fusible_operations import to_fusible_operations
 from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
 from srptq_adapters.targets.runtime_import import import_runtime
-from srptq_plugin.deploy.qdq import Placer
+from srptq_plugin.deploy.qdq import Placer, stored_sites
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.rules import Rules
@@ -75,6 +76,10 @@ class OnnxRuntimeTarget:
         """Start a session on the CPU."""
         return OnnxRuntimeSession(artifact)
 
+    def inspect(self, artifacts: Sequence[Path], table: QuantTable) -> "OnnxRuntimeInspection":
+        """Start a session that returns the integers of every site as well."""
+        return OnnxRuntimeInspection(artifacts[0], table)
+
     def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:  # noqa: ARG002
         """Return a command that times the file with ONNX Runtime's own tool."""
         return f"onnxruntime_perf_test -e cpu -I {artifact.name}"
@@ -113,14 +118,37 @@ class OnnxRuntimeSession:
         return _saturates()
 
 
+class OnnxRuntimeInspection:
+    """A session whose further outputs are the integer tensors of the sites.
+
+    Its kernels write these tensors anyway, so the same operations are fused.
+    """
+
+    def __init__(self, artifact: Path, table: QuantTable) -> None:
+        runtime, model = import_runtime("onnxruntime"), onnx.load(artifact)
+        self._sites = stored_sites(model, table.plan.sites)
+        tensors = {site.tensor: site.kind for site in self._sites.values()}
+        model.graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in tensors.items())
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = _session(runtime, artifact, options, model.SerializeToString())
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, image: Array) -> tuple[Array, Mapping[str, Array]]:
+        """Run a batch. Return the output, and the tensors by site."""
+        values = dict(zip(self._names, self._session.run(None, {self._input: image}), strict=True))
+        return values[self._names[0]], {name: site.real(values[site.tensor]) for name, site in self._sites.items()}
+
+
 @cache
 def _saturates() -> bool:
     return saturates(OnnxRuntimeSession)
 
 
-def _session(runtime: Any, artifact: Path, options: Any) -> Any:
+def _session(runtime: Any, artifact: Path, options: Any, content: bytes | None = None) -> Any:
     try:
-        return runtime.InferenceSession(str(artifact), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(content or str(artifact), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise SrptqError(f"{artifact}: ONNX Runtime does not load it: {first_line(error)}") from error
 

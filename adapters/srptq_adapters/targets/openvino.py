@@ -15,9 +15,9 @@ from srptq_adapters.targets.overflow_rules import check
 from srptq_adapters.targets.probe import saturates
 from srptq_adapters.targets.runtime_import import import_runtime
 from srptq_plugin.deploy.onnx_export import OnnxNetwork
-from srptq_plugin.deploy.qdq import Placer
+from srptq_plugin.deploy.qdq import Placer, stored_sites
 from srptq_plugin.deploy.quant_table import QuantTable
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array, Size
@@ -129,6 +129,10 @@ class OpenVinoTarget:
         """Compile a file for the CPU."""
         return OpenVinoModel(artifact)
 
+    def inspect(self, artifacts: Sequence[Path], table: QuantTable) -> "OpenVinoInspection":
+        """Compile the IR with the integers of every site as further outputs."""
+        return OpenVinoInspection(artifacts[0], artifacts[-1], table)
+
     def command(self, artifact: Path, size: Size, *, fixed: bool) -> str:
         """Return a command that times the file with OpenVINO's own tool."""
         shape = "" if fixed else f' -data_shape "[{",".join(map(str, size))}]"'
@@ -237,6 +241,38 @@ class OpenVinoModel:
     def saturates(self) -> bool:
         """Tell whether OpenVINO's kernels overflow here, measured once."""
         return _saturates()
+
+
+class OpenVinoInspection:
+    """A compiled model whose further outputs are the integer tensors of the sites.
+
+    Its kernels write these tensors anyway, so the same operations are fused.
+    """
+
+    def __init__(self, xml: Path, onnx_file: Path, table: QuantTable) -> None:
+        openvino = import_runtime("openvino")
+        core = openvino.Core()
+        try:
+            model = core.read_model(xml)
+        except Exception as error:
+            raise SrptqError(f"{xml}: OpenVINO does not load it: {first_line(error)}") from error
+        tensors = {name for operation in model.get_ops() for output in operation.outputs() for name in output.names}
+        stored = stored_sites(onnx.load(onnx_file), [*table.plan.sites, *_as_signed(table.plan.sites)])
+        self._sites = {
+            name.removesuffix(SIGNED): site for name, site in reversed(stored.items()) if site.tensor in tensors
+        }
+        model.add_outputs(sorted({site.tensor for site in self._sites.values()}))
+        self._model = core.compile_model(model, "CPU", CONFIG)
+
+    def __call__(self, image: Array) -> tuple[Array, Mapping[str, Array]]:
+        """Run a batch. Return the output, and the tensors by site."""
+        results = self._model(image)
+        tensors = {name: site.real(np.asarray(results[site.tensor])) for name, site in self._sites.items()}
+        return np.asarray(results[0]), tensors
+
+
+def _as_signed(sites: "Sequence[Site]") -> "list[Site]":
+    return [replace(site, name=f"{site.name}{SIGNED}") for site in sites if site.role == "activation"]
 
 
 @cache
