@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from srptq_plugin.observers.histogram import RunningHistogram
 from srptq_plugin.planning.grid_cost import observed_bounds
 from srptq_plugin.planning.plan import Plan, Role
 from srptq_plugin.planning.prepared_graph import PreparedGraph
+from srptq_plugin.quantization.grid import Bounds
 from srptq_plugin.runs.run import Run
 from srptq_plugin.utils.progress import Progress, quiet
 
@@ -60,19 +62,31 @@ def distribution(
     Args:
         name: The name of a site, or of a group of sites that share an encoding. Their values are counted together.
     """
-    sites = run.table.plan.groups[find_group(run.table.plan, name)]
-    watch = _Watch.at(run, sites[0].group, Inputs.of_run(run, images, scale, device), progress)
-    edges, counts = watch.bars()
-    qparams = run.table.qparams[sites[0].name]
+    return distributions(run, [name], Inputs.of_run(run, images, scale, device), progress)[0]
+
+
+def distributions(run: Run, names: Sequence[str], inputs: Inputs, progress: Progress = quiet) -> list[Distribution]:
+    """Measure the distributions of several sites or groups of activations, or of one weight, on the same images."""
+    groups = [find_group(run.table.plan, name) for name in names]
+    watch = _Watch.at(run, groups, inputs, progress)
+    observed = observed_bounds(watch.prepared)
+    return [_distribution(run, *pair, watch, observed) for pair in zip(names, groups, strict=True)]
+
+
+def _distribution(
+    run: Run, name: str, group: str, watch: "_Watch", observed: Mapping[str, Bounds]
+) -> Distribution:
+    sites = run.table.plan.groups[group]
+    edges, counts = watch.bars(group)
     return Distribution(
         site=name,
         role=sites[0].role,
         bits=sites[0].grid.bits,
-        channels=qparams.scale.numel(),
+        channels=run.table.qparams[sites[0].name].scale.numel(),
         sharing=[site.name for site in sites if site.name != name],
         edges=edges,
         counts=counts,
-        bounds=_bounds(run, sites[0].group, watch),
+        bounds=_bounds(run, group, watch.ends(group), observed.get(group)),
     )
 
 
@@ -84,12 +98,11 @@ def find_group(plan: Plan, name: str) -> str:
     return groups[name]
 
 
-def _bounds(run: Run, group: str, watch: "_Watch") -> dict[Step, Ends]:
+def _bounds(run: Run, group: str, raw: Ends, observed: Bounds | None) -> dict[Step, Ends]:
     site = run.table.plan.groups[group][0].name
-    bounds: dict[Step, Ends] = {"raw": watch.ends}
-    observed = observed_bounds(watch.prepared)
-    if group in observed:
-        bounds["observed"] = observed[group].outermost
+    bounds: dict[Step, Ends] = {"raw": raw}
+    if observed is not None:
+        bounds["observed"] = observed.outermost
     record = next((record for record in run.summary.get("sites", ()) if record["name"] == site), {})
     if record.get("tuned"):
         bounds["tuned"] = tuple(record["tuned"])
@@ -99,48 +112,46 @@ def _bounds(run: Run, group: str, watch: "_Watch") -> dict[Step, Ends]:
 
 
 class _Watch:
-    """The float network with an observer at one group of sites, and a histogram of the values there."""
+    """The float network with an observer and a histogram at some groups of sites."""
 
     def __init__(self, prepared: PreparedGraph) -> None:
         self.prepared = prepared
-        self.histogram: RunningHistogram | None = None
+        self._histograms: dict[str, RunningHistogram] = {}
 
     @classmethod
-    def at(cls, run: Run, group: str, inputs: Inputs, progress: Progress) -> "_Watch":
+    def at(cls, run: Run, groups: Sequence[str], inputs: Inputs, progress: Progress) -> "_Watch":
         """Run the images through the network, in the order of calibration."""
-        qconfigs, sites = inputs.bound.qconfigs, run.table.plan.groups[group]
-        plan = replace(run.table.plan, sites=sites, blocks=(), qconfigs=qconfigs)
+        sites = tuple(site for site in run.table.plan.sites if site.group in groups)
+        plan = replace(run.table.plan, sites=sites, blocks=(), qconfigs=inputs.bound.qconfigs)
         watch = cls(PreparedGraph.from_plan(run.network, plan).to(inputs.device))
-        watch.prepared.quantizers[group].register_forward_hook(watch.count)
+        for group in groups:
+            watch.prepared.quantizers[group].register_forward_hook(partial(watch.count, group))
         batches = inputs.shuffled.split(inputs.recipe.calibration.batch)
         # a weight is the same for every batch
-        watch.prepared.observe(batches[:1] if sites[0].role == "weight" else batches, progress)
+        weights = all(site.role == "weight" for site in sites)
+        watch.prepared.observe(batches[:1] if weights else batches, progress)
         return watch
 
-    def count(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+    def count(self, group: str, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
         """Count the values of one tensor."""
         batch = RunningHistogram.of([TensorRows.of(inputs[0], None)], BINS)
-        self.histogram = batch if self.histogram is None else self.histogram.join(batch)
+        before = self._histograms.get(group)
+        self._histograms[group] = batch if before is None else before.join(batch)
 
-    @property
-    def seen(self) -> RunningHistogram:
-        """The histogram of all tensors."""
-        assert self.histogram is not None  # noqa: S101 - a site is on every image's way
-        return self.histogram
+    def ends(self, group: str) -> Ends:
+        """Return the minimum and the maximum of all values of a group."""
+        seen = self._histograms[group]
+        return float(seen.low), float(seen.high)
 
-    @property
-    def ends(self) -> Ends:
-        """The minimum and the maximum of all values."""
-        return float(self.seen.low), float(self.seen.high)
-
-    def bars(self) -> tuple[list[float], list[int]]:
+    def bars(self, group: str) -> tuple[list[float], list[int]]:
         """Return edges and counts from the first bin with a value to the last.
 
         The histogram counts zeros apart, and here they join the bin that zero falls into.
         """
-        counts, edges = self.seen.counts[0].clone(), self.seen.edges[0]
-        zero_bin = int((-self.seen.start[0]).clamp(0, BINS - 1))
-        counts[zero_bin] += self.seen.zeros[0]
+        seen = self._histograms[group]
+        counts, edges = seen.counts[0].clone(), seen.edges[0]
+        zero_bin = int((-seen.start[0]).clamp(0, BINS - 1))
+        counts[zero_bin] += seen.zeros[0]
         used = torch.nonzero(counts)[:, 0]
         first, last = int(used[0]), int(used[-1])
         return edges[first : last + 2].tolist(), [int(count) for count in counts[first : last + 1]]

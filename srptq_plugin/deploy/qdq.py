@@ -15,6 +15,7 @@ from srptq_plugin.deploy.onnx_export import OnnxNetwork
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.network import OUTPUT
+from srptq_plugin.graph.types import Reals
 from srptq_plugin.planning.plan import Site
 from srptq_plugin.quantization.grid import IntGrid, QParams
 
@@ -166,7 +167,7 @@ class StoredSite:
     scale: float
     zero_point: int
 
-    def real(self, integers: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def real(self, integers: np.ndarray[Any, Any]) -> Reals:
         """Convert integers to real numbers."""
         return (integers.astype(np.float64) - self.zero_point) * self.scale
 

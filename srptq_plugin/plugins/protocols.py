@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from srptq_plugin.graph.rules import Rules
-from srptq_plugin.graph.types import Array, Size
+from srptq_plugin.graph.types import Array, Reals, Size
 from srptq_plugin.quantization.grid import IntGrid
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.utils.progress import Progress, quiet
@@ -178,7 +178,7 @@ class Target(Protocol):
 class Inspection(Protocol):
     """A written file in the target's runtime, with the tensors between its operations."""
 
-    def __call__(self, image: "Array") -> "tuple[Array, Mapping[str, Array]]":
+    def __call__(self, image: "Array") -> "tuple[Array, Mapping[str, Reals]]":
         """Run a batch of images, as `Runtime` does.
 
         Returns:

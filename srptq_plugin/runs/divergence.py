@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from srptq_plugin.errors import SrptqError
-from srptq_plugin.graph.types import Array
+from srptq_plugin.graph.types import Array, Reals
 from srptq_plugin.planning.plan import Site
 from srptq_plugin.planning.prepared_graph import PreparedGraph, sites_by_quantizer
 from srptq_plugin.plugins.protocols import Inspectable
@@ -101,7 +101,7 @@ def find_divergence(run: Run, images: Sequence[Array], progress: Progress = quie
     runtime, inspection = target.load(run.artifacts[0]), target.inspect(run.artifacts, run.table)
     simulation = _Watched(run)
     sites: dict[str, SiteDifference] = {}
-    undisturbed, tensors = True, dict[str, Array]()
+    undisturbed, tensors = True, dict[str, Reals]()
     for done, image in enumerate(images):
         progress("comparing sites", done, len(images))
         output, tensors = inspection(image)
@@ -143,7 +143,7 @@ class _Watched(fx.Interpreter):
         site = self._sites.get(str(target))
         return output if site is None or site.role == "weight" else self._meet(site, output)
 
-    def differences(self, image: Array, tensors: Mapping[str, Array]) -> dict[str, SiteDifference]:
+    def differences(self, image: Array, tensors: Mapping[str, Reals]) -> dict[str, SiteDifference]:
         """Compare the tensors of the runtime, by site, with the simulation's on the same image."""
         whole = self._levels(image, tensors, replaced=False)
         own = self._levels(image, tensors, replaced=True)
@@ -155,7 +155,7 @@ class _Watched(fx.Interpreter):
             for name, levels in whole.items()
         }
 
-    def _levels(self, image: Array, tensors: Mapping[str, Array], *, replaced: bool) -> dict[str, Levels]:
+    def _levels(self, image: Array, tensors: Mapping[str, Reals], *, replaced: bool) -> dict[str, Levels]:
         """Return the difference in levels by site, in the order of the network.
 
         Args:

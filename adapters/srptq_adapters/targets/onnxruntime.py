@@ -24,7 +24,7 @@ from srptq_plugin.deploy.qdq import Placer, stored_sites
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.rules import Rules
-from srptq_plugin.graph.types import Array, Size
+from srptq_plugin.graph.types import Array, Reals, Size
 from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid
 
@@ -135,7 +135,7 @@ class OnnxRuntimeInspection:
         self._names = [output.name for output in self._session.get_outputs()]
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, image: Array) -> tuple[Array, Mapping[str, Array]]:
+    def __call__(self, image: Array) -> tuple[Array, Mapping[str, Reals]]:
         """Run a batch. Return the output, and the tensors by site."""
         values = dict(zip(self._names, self._session.run(None, {self._input: image}), strict=True))
         return values[self._names[0]], {name: site.real(values[site.tensor]) for name, site in self._sites.items()}

@@ -20,7 +20,7 @@ from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
-from srptq_plugin.graph.types import Array, Size
+from srptq_plugin.graph.types import Array, Reals, Size
 from srptq_plugin.plugins.protocols import Finding
 from srptq_plugin.quantization.grid import IntGrid
 
@@ -264,7 +264,7 @@ class OpenVinoInspection:
         model.add_outputs(sorted({site.tensor for site in self._sites.values()}))
         self._model = core.compile_model(model, "CPU", CONFIG)
 
-    def __call__(self, image: Array) -> tuple[Array, Mapping[str, Array]]:
+    def __call__(self, image: Array) -> tuple[Array, Mapping[str, Reals]]:
         """Run a batch. Return the output, and the tensors by site."""
         results = self._model(image)
         tensors = {name: site.real(np.asarray(results[site.tensor])) for name, site in self._sites.items()}
