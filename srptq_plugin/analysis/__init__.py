@@ -5,3 +5,5 @@ from typing import Literal, get_args
 Kind = Literal["stage", "block", "site"]
 """A kind of parts that can be quantized alone."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+ANALYSIS, BUDGET = "analysis.json", "budget.json"
+"""The files in a run folder."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from srptq_plugin.analysis import ANALYSIS, BUDGET
 from srptq_plugin.cli.analysis_report import analysis_report, precision_report
 from srptq_plugin.cli.cost_command import cost_report
 from srptq_plugin.cli.result import Answer, strict
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from srptq_plugin.calibration.inputs import Inputs, Source
     from srptq_plugin.runs.run import Run
 
-ANALYSIS, BUDGET = "analysis.json", "budget.json"
 OF_A_RUN = ("recipe", "set", "model", "weights", "model_args", "input_range", "output", "allow_missing")
 """Options that a run folder has its own values for."""
 

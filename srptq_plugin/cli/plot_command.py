@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from srptq_plugin.analysis import KINDS
-from srptq_plugin.cli.analyze_command import ANALYSIS, BUDGET
+from srptq_plugin.analysis import ANALYSIS, BUDGET, KINDS
 from srptq_plugin.cli.console import Facts
 from srptq_plugin.cli.result import Answer
 from srptq_plugin.errors import LONGEST, ArgumentError, SrptqError, first_line, short

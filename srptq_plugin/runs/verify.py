@@ -16,6 +16,7 @@ import onnx
 from srptq_plugin.data.images import Image, mirrored, to_tensor
 from srptq_plugin.data.metrics import level_differences, psnr
 from srptq_plugin.data.patterns import patterns
+from srptq_plugin.data.resize import Pixels
 from srptq_plugin.errors import MissingRuntimeError
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Array
@@ -59,16 +60,16 @@ def verify(run: Run, *, images: Sequence[Image] | None = None, progress: Progres
     except MissingRuntimeError as error:
         return _not_run(str(error))
     plan = run.table.plan
-    crops = _crops(run, images if images is not None else run.images())
-    simulation = exact_simulation(run, crops[0].image)
-    report, simulated = _differences(run, runtime, simulation, crops, progress)
+    seen = _all_crops(run, images if images is not None else run.images())
+    simulation = exact_simulation(run, seen[0].image)
+    report, simulated = _differences(run, runtime, simulation, seen, progress)
     planned = integer_convs(plan, rules)
     report |= {"runtime": runtime.name, "convs_planned": len(planned), "convs_int8": runtime.integer_convs()}
     report |= _kernels(runtime)
     foreign = report["convs_int8"] is None
     report["own_psnr"] = None
     if _too_far(report, plan):
-        report["own_psnr"] = _finite(own_psnr(run, simulated, [crop.image for crop in crops]))
+        report["own_psnr"] = _finite(own_psnr(run, simulated, [crop.image for crop in seen]))
     report["least_psnr"] = least_psnr(report["own_psnr"]) if _is_8_bits(plan) else None
     notes = FOREIGN if foreign else _note(plan), _emulated(runtime), _spread(report)
     report["note"] = "; ".join(filter(None, notes))
@@ -111,20 +112,30 @@ def _not_run(note: str) -> dict[str, Any]:
     }
 
 
-def _crops(run: Run, images: Sequence[Image]) -> list[Crop]:
+def _all_crops(run: Run, images: Sequence[Image]) -> list[Crop]:
     """Return the middle of one image for each size, and worst-case patterns of the first size."""
-    sizes = [run.size] if run.size else [_fitted(run, size) for size in SIZES]
-    chosen = [(images[n % len(images)], size) for n, size in enumerate(sizes)]
-    crops = [(image.name, _middle(image.pixels, size)) for image, size in chosen]
-    crops += patterns(*sizes[0]).items()
-    return [Crop(name, to_tensor(pixels[None], run.input_range, run.record.channels).numpy()) for name, pixels in crops]
+    return [*crops(run, images), *(_crop(run, *pattern) for pattern in patterns(*_sizes(run)[0]).items())]
+
+
+def crops(run: Run, images: Sequence[Image]) -> list[Crop]:
+    """Return the middle of one image for each size that is verified."""
+    chosen = [(images[n % len(images)], size) for n, size in enumerate(_sizes(run))]
+    return [_crop(run, image.name, _middle(image.pixels, size)) for image, size in chosen]
+
+
+def _crop(run: Run, name: str, pixels: Pixels) -> Crop:
+    return Crop(name, to_tensor(pixels[None], run.input_range, run.record.channels).numpy())
+
+
+def _sizes(run: Run) -> list[tuple[int, int]]:
+    return [run.size] if run.size else [_fitted(run, size) for size in SIZES]
 
 
 def _fitted(run: Run, size: tuple[int, int]) -> tuple[int, int]:
     return run.record.fitted(size[0]), run.record.fitted(size[1])
 
 
-def _middle(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _middle(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     padded = mirrored(pixels, size)  # a smaller image is enlarged by mirroring
     top, left = (padded.shape[0] - size[0]) // 2, (padded.shape[1] - size[1]) // 2
     return np.ascontiguousarray(padded[top : top + size[0], left : left + size[1]])

@@ -1,0 +1,1 @@
+"""One HTML file by which a person judges a quantized network, or several of them."""
