@@ -8,7 +8,7 @@ from srptq_plugin.analysis.distribution import Distribution, Ends
 from srptq_plugin.runs.divergence import Divergence
 
 WIDTH, HEIGHT = 640, 190
-LEFT, BOTTOM, TOP = 46, 22, 8
+LEFT, BOTTOM, TOP = 58, 22, 8
 """The margins of the plotting area."""
 Point = tuple[float, float]
 

@@ -79,11 +79,6 @@ class Gallery:
         return cls(layers, left, right, viewers, end)
 
 
-def runtime_name(report: Report, number: int) -> str:
-    """Return the name of a run's target, for people."""
-    return report.runs[number].run.recipe.target
-
-
 def _layers(report: Report) -> Iterator[tuple[str, tuple[Layer, Source]]]:
     """Yield the layers from the original on, with where their pixels come from."""
     if _has(report, 0, ORIGINAL):
@@ -92,7 +87,7 @@ def _layers(report: Report) -> Iterator[tuple[str, tuple[Layer, Source]]]:
     several, shared = len(report.runs) > 1, _float_is_shared(report)
     for number, run in enumerate(report.runs):
         prefix = f"{run.name}: " if several else ""
-        labels = {SIMULATED: "int, simulated", RUNTIME: f"int, in {runtime_name(report, number)}"}
+        labels = {SIMULATED: f"{run.width}, simulated", RUNTIME: f"{run.width} in {run.run.recipe.target}"}
         if not (shared and number):
             labels = {FLOAT: FLOAT} | labels
         for name, label in labels.items():

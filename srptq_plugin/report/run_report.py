@@ -56,6 +56,12 @@ class RunReport:
         """The mean scores by output."""
         return {row["output"]: row for row in self.evaluation.means}
 
+    @property
+    def width(self) -> str:
+        """The bits of weights and activations in short, such as int8 or w4a8."""
+        weights, activations = self.run.recipe.weights.bits, self.run.recipe.activations.bits
+        return f"int{weights}" if weights == activations else f"w{weights}a{activations}"
+
     def record(self) -> dict[str, Any]:
         """Return the figures for JSON."""
         return {

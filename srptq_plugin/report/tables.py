@@ -108,7 +108,8 @@ def _db(value: float) -> str:
 def _change(name: str, value: float, plain: float | None) -> str:
     if plain is None or name in (FLOAT, BICUBIC) or value == plain:
         return ""
-    return f"{value - plain:+.2f}".replace("-", MINUS)
+    change = round(value - plain, 2) + 0.0  # + 0.0 turns -0.0 into 0.0
+    return f"{change:+.2f}".replace("-", MINUS) if change else "0.00"
 
 
 def _quality(run: RunReport) -> Iterator[Figure]:
@@ -119,7 +120,7 @@ def _quality(run: RunReport) -> Iterator[Figure]:
         yield Figure(f"{_db(integers['psnr'])} dB", f"PSNR against the float network, {where}")
         return
     change = _change(name, integers["psnr"], plain["psnr"]) or "0.00"
-    yield Figure(f"{change} dB", f"{_db(plain['psnr'])} in float, {_db(integers['psnr'])} {where}")
+    yield Figure(f"{change} dB", f"PSNR: {_db(plain['psnr'])} in float, {_db(integers['psnr'])} {where}")
 
 
 def _verdict(run: RunReport) -> Iterator[Figure]:
