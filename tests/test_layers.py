@@ -29,8 +29,8 @@ ORDER = (
         "plugins",
         "models",
     ),
-    *("runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting", "plugin_api"),
-    *("pipeline", "cli"),
+    *("runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting", "report", "plugin_api"),
+    *("pipeline", "doctor", "cli"),
 )
 """Packages from low to high. Each imports only earlier ones."""
 RANKS = {name: rank for rank, name in enumerate(ORDER)}

@@ -36,7 +36,7 @@ def imported(package: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        (PACKAGES[0], ("plot",)),
+        (PACKAGES[0], ("plot", "completion")),
         (PACKAGES[1], ("torchao", "openvino", "onnxruntime", "litert", "ncnn", "executorch", "qnn", "spandrel")),
     ],
 )

@@ -73,9 +73,7 @@ def distributions(run: Run, names: Sequence[str], inputs: Inputs, progress: Prog
     return [_distribution(run, *pair, watch, observed) for pair in zip(names, groups, strict=True)]
 
 
-def _distribution(
-    run: Run, name: str, group: str, watch: "_Watch", observed: Mapping[str, Bounds]
-) -> Distribution:
+def _distribution(run: Run, name: str, group: str, watch: "_Watch", observed: Mapping[str, Bounds]) -> Distribution:
     sites = run.table.plan.groups[group]
     edges, counts = watch.bars(group)
     return Distribution(

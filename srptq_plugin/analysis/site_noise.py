@@ -39,7 +39,7 @@ def estimate_noise(subject: Subject, seed: int = 0) -> dict[str, float]:
 
 
 def _rounded_once(subject: Subject) -> dict[str, list[bool]]:
-    """Tell for each call of a group's quantizer, in the order of the graph, whether it rounds values for the first time."""
+    """Tell for each call of a group's quantizer, in the order of the graph, whether it rounds values first."""
     network = Network(subject.network)
     order = {str(key): number for number, key in enumerate(network.keys.values())}
     by_group = {

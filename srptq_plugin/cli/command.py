@@ -83,6 +83,13 @@ COMMANDS = (
         help_texts.PLOT,
     ),
     Command(
+        "report",
+        "write an HTML page by which to judge a run, or to compare several",
+        command_options.report,
+        "report_command:report",
+        help_texts.REPORT,
+    ),
+    Command(
         "cost",
         "count arithmetic, bytes and memory, quantized and in float",
         command_options.cost,
@@ -105,5 +112,19 @@ COMMANDS = (
     ),
     Command("targets", "list the deployment targets and what they allow", command_options.nothing, "catalog:targets"),
     Command("plugins", "list the plugins and what they register", command_options.nothing, "catalog:plugins"),
+    Command(
+        "doctor",
+        "say what is installed, and try which targets run integers on this processor",
+        command_options.doctor,
+        "doctor_command:doctor",
+        help_texts.DOCTOR,
+    ),
+    Command(
+        "completion",
+        "print a script by which a shell completes commands and options",
+        command_options.completion,
+        "completion_command:completion",
+        help_texts.COMPLETION,
+    ),
 )
 BY_NAME = {command.name: command for command in COMMANDS}

@@ -156,6 +156,43 @@ def plot(parser: ArgumentParser) -> None:
     )
 
 
+def report(parser: ArgumentParser) -> None:
+    """Add the options of `srptq report`."""
+    add = parser.add_argument
+    add("runs", nargs="+", type=argument_types.path, metavar="RUN", help=RUN)
+    add(
+        "--data",
+        type=argument_types.path,
+        metavar="DIR",
+        help="high-resolution images, or a folder with HR and LR_x4 folders, to score against (default: compare with "
+        "the float network, on the images that the first run was calibrated on)",
+    )
+    add(
+        "--crops",
+        type=argument_types.count,
+        default=4,
+        metavar="N",
+        help="how many images to show, from the greatest loss on (default: %(default)s)",
+    )
+    add(
+        "--out",
+        type=argument_types.path,
+        metavar="FILE",
+        help="the HTML file to write (default: report.html, in the run folder if there is one run)",
+    )
+    _device(parser)
+
+
+def doctor(parser: ArgumentParser) -> None:
+    """Add the options of `srptq doctor`."""
+    parser.add_argument("--target", nargs="+", default=(), metavar="T", help="the targets to try (default: all)")
+
+
+def completion(parser: ArgumentParser) -> None:
+    """Add the options of `srptq completion`."""
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
+
+
 def cost(parser: ArgumentParser) -> None:
     """Add the options of `srptq cost`."""
     _run_or_model(parser)

@@ -100,3 +100,31 @@ examples:
   srptq recipes openvino-w8a8
   srptq recipes --keys
 """
+REPORT = """\
+Write one HTML file about a run: crops with a slider between float, simulation
+and runtime, maps of differences, scores by image, the plan and what stays
+float, the worst activations, costs, and where simulation and runtime part.
+Several runs share one page. It needs no network and no other file.
+
+examples:
+  srptq report run
+  srptq report run --data Set5
+  srptq report run8 run4 --data Set5 --out compared.html
+"""
+DOCTOR = """\
+Print facts for a bug report: versions, the processor, and what is installed.
+Then quantize a network of three convolutions for each target, run the files,
+and tell which run in integers and whether they overflow without VNNI. Exits
+with 1 if a runtime fails, or does not compute what was simulated.
+
+examples:
+  srptq doctor
+  srptq doctor --target openvino onnxruntime
+"""
+COMPLETION = """\
+Print a script by which a shell completes commands, options and files.
+
+examples:
+  srptq completion bash > ~/.local/share/bash-completion/completions/srptq
+  srptq completion zsh > ~/.zfunc/_srptq
+"""

@@ -29,7 +29,7 @@ class Parser(ArgumentParser):
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     """Parse a command line. Raise SystemExit after `--help`, `--version` or a mistake."""
-    parser = _parser()
+    parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)
@@ -45,7 +45,8 @@ def option_names() -> frozenset[str]:
     return frozenset().union(*(parser.options for parser in parsers))
 
 
-def _parser() -> ArgumentParser:
+def build_parser() -> ArgumentParser:
+    """Build the parser of all commands."""
     parser = Parser(
         "srptq",
         description=ABOUT,

@@ -100,7 +100,12 @@ def find_window(output: Pixels, reference: Pixels, step: int) -> tuple[Window, f
     height, width = (min(SIDE, side) for side in squares.shape)
     # sums over all windows from the integral image, whose first row and column are 0
     integral = np.pad(squares.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    sums = integral[height:, width:] - integral[:-height, width:] - integral[height:, :-width] + integral[:-height, :-width]
+    sums = (
+        integral[height:, width:]
+        - integral[:-height, width:]
+        - integral[height:, :-width]
+        + integral[:-height, :-width]
+    )
     coarse = sums[::step, ::step]
     row, column = np.unravel_index(int(coarse.argmax()), coarse.shape)
     return Window(int(row) * step, int(column) * step, height, width), float(coarse[row, column]) / (height * width)

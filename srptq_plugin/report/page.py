@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
 
 from srptq_plugin import __version__
 from srptq_plugin.report import charts, tables
@@ -38,7 +37,6 @@ def render(report: Report) -> str:
         tables=tables,
         scores=tables.ScoreTable.of(report),
         describe_ends=describe_ends,
-        histogram=lambda site: Markup(charts.histogram(site.distribution)),  # noqa: S704 - escaped where it is drawn
-        divergence=lambda inside: Markup(charts.divergence(inside)),  # noqa: S704
+        charts=charts,
         version=__version__,
     )

@@ -92,9 +92,7 @@ class PlanDiagram:
         return sorted({bits for box in self.stages for bits in (*box.weights, *box.activations)})
 
 
-def _stage(
-    name: str, nodes: Sequence[fx.Node], network: Network, plan: Plan, paths: Sequence[str]
-) -> StageBox:
+def _stage(name: str, nodes: Sequence[fx.Node], network: Network, plan: Plan, paths: Sequence[str]) -> StageBox:
     blocks = [Block(block, list(own)) for block, own in _blocks(nodes, network, plan, paths)]
     counts = {role: Counter[int]() for role in ("weight", "activation")}
     for site in plan.sites:

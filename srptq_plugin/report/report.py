@@ -58,11 +58,11 @@ def measure(
     first, names = runs[0], run_names(runs)
     material = Material(data, () if data else first.images()[:MOST_IMAGES])
     picker = CropPicker(crops, first.scale)
-    reports = [report_run(names[0], first, material, picker, device, progress)]
+    reports = [report_run(names[0], first, material, picker, device=device, progress=progress)]
     kept = [picker.crops]
     for name, run in zip(names[1:], runs[1:], strict=True):
         keeper = CropKeeper(picker.crops)
-        reports.append(report_run(name, run, material, keeper, device, progress))
+        reports.append(report_run(name, run, material, keeper, device=device, progress=progress))
         kept.append(keeper.crops)
     return Report(Path(data).name if data else None, reports, kept)
 

@@ -88,7 +88,7 @@ class Material:
 
 
 def report_run(
-    name: str, run: Run, material: Material, watch: Watch, device: str = "auto", progress: Progress = quiet
+    name: str, run: Run, material: Material, watch: Watch, *, device: str = "auto", progress: Progress = quiet
 ) -> RunReport:
     """Measure a run. `watch` sees the outputs for each image."""
     sensitivity = Sensitivity.of_run(run)

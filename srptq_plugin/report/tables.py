@@ -63,7 +63,10 @@ def headline(run: RunReport) -> Sequence[Figure]:
 def overview(report: Report) -> Sequence[tuple[str, Sequence[str]]]:
     """Return rows of facts, with a cell for each run."""
     facts = [dict(_facts(run)) for run in report.runs]
-    return [(label, [own.get(label, NONE) for own in facts]) for label in dict.fromkeys(label for own in facts for label in own)]
+    return [
+        (label, [own.get(label, NONE) for own in facts])
+        for label in dict.fromkeys(label for own in facts for label in own)
+    ]
 
 
 def costs(report: Report) -> Sequence[tuple[str, Sequence[tuple[str, str, str]]]]:

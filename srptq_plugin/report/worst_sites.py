@@ -52,7 +52,10 @@ def worst_sites(
 
 def step_names(run: Run) -> Mapping[Step, str]:
     """Return the legend of the steps from values to integers, for activations."""
-    names: dict[Step, str] = {"raw": "minimum and maximum", "observed": f"observed by {run.recipe.activations.observer}"}
+    names: dict[Step, str] = {
+        "raw": "minimum and maximum",
+        "observed": f"observed by {run.recipe.activations.observer}",
+    }
     if run.recipe.reconstruction is not None:
         names["tuned"] = f"tuned by {run.recipe.reconstruction.name}"
     return {**names, "projected": f"on {run.recipe.target}'s grid"}
