@@ -21,6 +21,8 @@ from srptq_plugin.plugin_api import (
     Finding,
     Fusion,
     Host,
+    Inspectable,
+    Inspection,
     Kernels,
     Linter,
     ModelFamily,
@@ -32,6 +34,7 @@ from srptq_plugin.plugin_api import (
     Rules,
     Runtime,
     SRNetwork,
+    StoredSite,
     Target,
     Toolkit,
     TrainableQuantizer,
@@ -56,7 +59,8 @@ CONTRACTS: Mapping[str, Sequence[type]] = {
     "srptq_reconstructions": (Reconstruction,),
     "srptq_models": (ModelFamily, Request, SRNetwork),
     "srptq_targets": (
-        *(Target, Rules, Fusion, Adaptable, Checker, Runtime, Kernels, EmulatedRuntime, Linter, PairLinter, Finding),
+        *(Target, Rules, Fusion, Adaptable, Checker, Runtime, Kernels, EmulatedRuntime, Inspectable, Inspection),
+        *(StoredSite, Linter, PairLinter, Finding),
     ),
     "srptq_toolkits": (Toolkit, Adopter, Host),
 }

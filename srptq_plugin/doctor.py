@@ -1,4 +1,4 @@
-"""Facts about this machine for bug reports: its processor, what is installed, and which targets run integers here."""
+"""Facts about this machine for bug reports: its processor, its packages, and which targets run integers here."""
 
 import os
 import platform
@@ -125,7 +125,7 @@ def _processor() -> str:
 
 
 def _instructions() -> list[str]:
-    """Return those of `FLAGS` that the system reports."""
+    """Return the `FLAGS` that the system reports."""
     info = _cpu_info()
     flags = (info.get("flags") or info.get("Features") or "").split()
     return [flag for flag in FLAGS if flag in flags]

@@ -114,7 +114,7 @@ COMMANDS = (
     Command("plugins", "list the plugins and what they register", command_options.nothing, "catalog:plugins"),
     Command(
         "doctor",
-        "say what is installed, and try which targets run integers on this processor",
+        "list versions, and try which targets run integers on this processor",
         command_options.doctor,
         "doctor_command:doctor",
         help_texts.DOCTOR,

@@ -15,7 +15,7 @@ CONVS = 3
 
 
 def doctor(args: Namespace, progress: Progress) -> Answer:
-    """Say what is installed, and try the targets."""
+    """List versions, and try the targets."""
     from srptq_plugin.doctor import describe_machine, installed_packages, try_targets  # noqa: PLC0415
     from srptq_plugin.plugins.registry import Registry  # noqa: PLC0415
 

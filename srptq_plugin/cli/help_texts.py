@@ -112,7 +112,7 @@ examples:
   srptq report run8 run4 --data Set5 --out compared.html
 """
 DOCTOR = """\
-Print facts for a bug report: versions, the processor, and what is installed.
+Print facts for a bug report: the processor, packages and their versions.
 Then quantize a network of three convolutions for each target, run the files,
 and tell which run in integers and whether they overflow without VNNI. Exits
 with 1 if a runtime fails, or does not compute what was simulated.

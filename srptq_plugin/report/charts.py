@@ -10,6 +10,7 @@ from srptq_plugin.runs.divergence import Divergence
 WIDTH, HEIGHT = 640, 190
 LEFT, BOTTOM, TOP = 58, 22, 8
 """The margins of the plotting area."""
+MINUS = "\N{MINUS SIGN}"
 Point = tuple[float, float]
 
 
@@ -31,7 +32,10 @@ def histogram(distribution: Distribution) -> str:
         for step, ends in distribution.bounds.items()
         for end in ends
     ]
-    ticks = [_label(across(value), HEIGHT - 6, f"{value:.4g}", "middle") for value in _round_values(low, high)]
+    ticks = [
+        _label(across(value), HEIGHT - 6, f"{value:.4g}".replace("-", MINUS), "middle")
+        for value in _round_values(low, high)
+    ]
     scale = [_line_at(_up(n / decades), f"10{_raised(n)}") for n in range(1, decades + 1)]
     return _svg(f"values of {distribution.site}", [*scale, _area(outline, "bars"), *marks, *ticks])
 

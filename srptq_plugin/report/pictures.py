@@ -146,6 +146,6 @@ def _viewer(
 
 
 def _shown(crop: Crop, name: str, *, gray: bool) -> Pixels:
-    """Return the pixels of an output. Those of networks for Y are compared with Y of others."""
+    """Return the pixels of an output. Networks for Y are compared with the Y of others."""
     pixels = crop.pixels[name]
     return luma(pixels).round().astype(np.uint8)[..., None] if gray and pixels.shape[-1] > 1 else pixels

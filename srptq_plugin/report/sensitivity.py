@@ -62,7 +62,9 @@ class Sensitivity:
     @classmethod
     def _read(cls, record: Mapping[str, Any]) -> "Sensitivity":
         whole = float(record["quantized"]["noise"])
-        kinds = [_parts(kind, [part for part in record["parts"] if part["kind"] == kind], whole) for kind in KINDS]
+        # combinations of stages say little more than the stages
+        single = [part for part in record["parts"] if " + " not in part["name"]]
+        kinds = [_parts(kind, [part for part in single if part["kind"] == kind], whole) for kind in KINDS]
         sites = [part for part in record["parts"] if part["kind"] == "site"]
         noise = {group: float(part["alone"]["noise"]) for part in sites for group in part["groups"]}
         return cls(_decibels(record["quantized"]), [parts for parts in kinds if parts.shown], noise)

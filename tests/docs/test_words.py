@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.documents import PAGES, ROOT, Block, blocks, links, prose, spans, title
 
-from srptq_plugin.cli.analyze_command import ANALYSIS, BUDGET
+from srptq_plugin.analysis import ANALYSIS, BUDGET
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.recipe_keys import sections

@@ -14,8 +14,8 @@ from srptq_plugin.report.page import render
 from srptq_plugin.report.report import Report, measure
 from srptq_plugin.runs.run import Run
 
-Page = Callable[[bool, int], Element]
-"""Returns the page with or without originals, of one run or two."""
+Page = Callable[[str, int], Element]
+"""Returns the page with scores against originals or float, of one run or two."""
 
 
 @pytest.fixture(scope="session")
@@ -40,17 +40,17 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def report(runs: list[Run], photographs: Path) -> Callable[[bool, int], Report]:
+def report(runs: list[Run], photographs: Path) -> Callable[[str, int], Report]:
     """Return a function that measures runs, each way once."""
 
     @cache
-    def measured(originals: bool, count: int) -> Report:  # noqa: FBT001
-        return measure(runs[:count], data=photographs if originals else None, crops=2, device="cpu")
+    def measured(reference: str, count: int) -> Report:
+        return measure(runs[:count], data=photographs if reference == "original" else None, crops=2, device="cpu")
 
     return measured
 
 
 @pytest.fixture(scope="session")
-def page(report: Callable[[bool, int], Report]) -> Page:
+def page(report: Callable[[str, int], Report]) -> Page:
     """Return a function that renders reports, each once."""
-    return cache(lambda originals, count: read_page(render(report(originals, count))))
+    return cache(lambda reference, count: read_page(render(report(reference, count))))

@@ -49,12 +49,12 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium on this mac
 
 
 @pytest.fixture
-def probe(report: Callable[[bool, int], Report], tmp_path: Path) -> Probe:
+def probe(report: Callable[[str, int], Report], tmp_path: Path) -> Probe:
     """Return a function that opens a page in the browser, uses it, and returns what it saw."""
 
     def opened(count: int, *flags: str, width: int = 1200) -> Any:
         path = tmp_path / "report.html"
-        path.write_text(render(report(True, count)).replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+        path.write_text(render(report("original", count)).replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
         own = (f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--enable-logging=stderr")
         command = [str(BROWSER), *FLAGS, *own, *flags, "--dump-dom", path.as_uri()]
         environment = {**os.environ, "HOME": str(tmp_path)}

@@ -26,7 +26,7 @@ EDITS = (
     (RECIPE, "target: o", "target: tensorrt\n#", "hands out no tensors"),
     (SUMMARY, '"artifacts": [', '"artifacts": [], "before": [', "nothing was exported"),
 )
-"""A file of a run, what is replaced in it, and why the run is not compared then."""
+"""A file of a run, text in it and its replacement, and why the run is not compared then."""
 
 
 @pytest.fixture(scope="module", params=[(target, bits) for target in TARGETS for bits in (8, 4)], ids=str)

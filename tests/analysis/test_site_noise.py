@@ -1,0 +1,36 @@
+"""The estimated noise of activations, against the noise that is measured by rounding each alone."""
+
+import pytest
+from helpers import networks
+
+from srptq_plugin.analysis.analyze import measure_noise
+from srptq_plugin.analysis.site_noise import estimate_noise
+from srptq_plugin.analysis.subject import Subject
+from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.models.model_record import ModelRecord
+
+RECORD = ModelRecord("toy", 2, networks.UNIT, None, 0)
+
+
+def subject(kind: str, target: str) -> Subject:
+    table = QuantTable.of(networks.calibrated(kind, 8, target))
+    return Subject(networks.graph(kind), table, RECORD, networks.images(8))
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", ["edsr", "imdn", "shared"])
+def test_an_estimate_is_near_the_measurement(kind: str, target: str) -> None:
+    toy = subject(kind, target)
+    estimated, measured = estimate_noise(toy), measure_noise(toy)
+    activations = {group for group, sites in toy.table.plan.groups.items() if sites[0].role == "activation"}
+    assert set(estimated) == activations
+    largest = max(measured[group] for group in activations)
+    noisy = [group for group in activations if measured[group] > 0.01 * largest]
+    assert len(noisy) > 1
+    for group in noisy:
+        assert estimated[group] == pytest.approx(measured[group], rel=0.7), group
+
+
+def test_an_estimate_is_the_same_twice() -> None:
+    toy = subject("edsr", "openvino")
+    assert estimate_noise(toy) == estimate_noise(toy)
