@@ -122,9 +122,11 @@ examples:
   srptq doctor --target openvino onnxruntime
 """
 COMPLETION = """\
-Print a script by which a shell completes commands, options and files.
+Print a script by which a shell completes commands, options and files. Bash
+looks for it in ~/.local/share/bash-completion/completions/srptq, zsh in _srptq
+in a folder of its fpath.
 
 examples:
-  srptq completion bash > ~/.local/share/bash-completion/completions/srptq
-  srptq completion zsh > ~/.zfunc/_srptq
+  srptq completion bash
+  srptq completion zsh
 """

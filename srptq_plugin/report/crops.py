@@ -94,7 +94,7 @@ def find_window(output: Pixels, reference: Pixels, step: int) -> tuple[Window, f
     >>> black, dotted = np.zeros((400, 300, 3), np.uint8), np.zeros((400, 300, 3), np.uint8)
     >>> dotted[390, 10] = 255
     >>> find_window(dotted, black, 4)[0]
-    Window(top=208, left=0, height=192, width=192)
+    Window(top=200, left=0, height=192, width=192)
     """
     squares = np.square(output.astype(np.float64) - reference).mean(-1)
     height, width = (min(SIDE, side) for side in squares.shape)

@@ -18,9 +18,10 @@ pytest.importorskip("torchao")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """Quantize networks of two scales for simulation."""
     folder = tmp_path_factory.mktemp("runs")
+    save(pixels(30, 34), folder / "lr" / "a.png")
     models = {"two": networks.network("bicubic"), "one": networks.conv(3, 3).eval()}
     for name, model in models.items():
-        quantize(small("paper", 4), model=model, out=folder / name, device="cpu")
+        quantize(small("paper", 4), model=model, images=folder / "lr", out=folder / name, device="cpu")
     return [Run.open(folder / name) for name in models]
 
 

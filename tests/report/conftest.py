@@ -24,8 +24,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     pytest.importorskip("torchao")
     require_runtime("onnxruntime")
     folder, network = tmp_path_factory.mktemp("reports"), networks.network("bicubic")
+    for n in range(2):
+        save(pixels(30 + n, 34, seed=n + 7), folder / "lr" / f"{n}.png")
     for name, recipe in (("eight", small("onnxruntime", reconstruction=None)), ("four", small("paper", 4))):
-        quantize(recipe, model=network, out=folder / name, device="cpu")
+        quantize(recipe, model=network, images=folder / "lr", out=folder / name, device="cpu")
     assert main(["analyze", str(folder / "eight"), "--patches", "1", "--device", "cpu"]) == 0
     return [Run.open(folder / "eight"), Run.open(folder / "four")]
 
@@ -53,4 +55,9 @@ def report(runs: list[Run], photographs: Path) -> Callable[[str, int], Report]:
 @pytest.fixture(scope="session")
 def page(report: Callable[[str, int], Report]) -> Page:
     """Return a function that renders reports, each once."""
-    return cache(lambda reference, count: read_page(render(report(reference, count))))
+
+    @cache
+    def rendered(reference: str, count: int) -> Element:
+        return read_page(render(report(reference, count)))
+
+    return rendered
