@@ -160,26 +160,13 @@ def report(parser: ArgumentParser) -> None:
     """Add the options of `srptq report`."""
     add = parser.add_argument
     add("runs", nargs="+", type=argument_types.path, metavar="RUN", help=RUN)
-    add(
-        "--data",
-        type=argument_types.path,
-        metavar="DIR",
-        help="high-resolution images, or a folder with HR and LR_x4 folders, to score against (default: compare with "
-        "the float network, on the images that the first run was calibrated on)",
-    )
-    add(
-        "--crops",
-        type=argument_types.count,
-        default=4,
-        metavar="N",
-        help="how many images to show, from the greatest loss on (default: %(default)s)",
-    )
-    add(
-        "--out",
-        type=argument_types.path,
-        metavar="FILE",
-        help="the HTML file to write (default: report.html, in the run folder if there is one run)",
-    )
+    reference = "the float network on images that the first run was calibrated on"
+    data = f"high-resolution images, or a folder with HR and LR_x4 folders, to score against (default: {reference})"
+    add("--data", type=argument_types.path, metavar="DIR", help=data)
+    crops = "how many images to show, from the greatest loss on (default: %(default)s)"
+    add("--crops", type=argument_types.count, default=4, metavar="N", help=crops)
+    out = "the HTML file to write (default: report.html, in the run folder if there is one run)"
+    add("--out", type=argument_types.path, metavar="FILE", help=out)
     _device(parser)
 
 

@@ -205,18 +205,9 @@ Naming = Callable[[int, fx.Node], str]
 """Returns the name of a quantizer in a graph, from the number of the site and the node of its tensor."""
 
 
-def site_number(number: int, _source: fx.Node) -> str:
+def site_number(number: int, _source: fx.Node | None = None) -> str:
     """Return the usual name."""
-    return _usual_name(number)
-
-
-def _usual_name(number: int) -> str:
     return f"srptq_site_{number}"
-
-
-def sites_by_quantizer(plan: Plan) -> dict[str, Site]:
-    """Return the sites by the usual names of their quantizers."""
-    return {_usual_name(number): site for number, site in enumerate(plan.sites)}
 
 
 def insert_quantizers(

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.graph.types import Array, Reals
 from srptq_plugin.planning.plan import Site
-from srptq_plugin.planning.prepared_graph import PreparedGraph, sites_by_quantizer
+from srptq_plugin.planning.prepared_graph import PreparedGraph, site_number
 from srptq_plugin.plugins.protocols import Inspectable
 from srptq_plugin.runs.run import Run
 from srptq_plugin.utils.progress import Progress, quiet
@@ -130,7 +130,7 @@ class _Watched(fx.Interpreter):
 
     def __init__(self, run: Run) -> None:
         self._run, self._kind = run, torch.float64
-        self._sites = sites_by_quantizer(run.table.plan)
+        self._sites = {site_number(number): site for number, site in enumerate(run.table.plan.sites)}
         self._meet: Meet = _pass_on
         self._start(run.simulated(double=True))
 
