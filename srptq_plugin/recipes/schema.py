@@ -128,7 +128,7 @@ class Calibration(Options):
     choose: Literal["random", "detail", "noise"] = "random"
     """`random` patches, the quarter of them with the most `detail`, or synthetic 1/f `noise`, which reads no image."""
     even_areas: Flag = False
-    """`true` widens bounds to hold even areas from black to white, also if no patch has them."""
+    """`true` widens bounds to hold even areas, from black to white and of vivid colors, also if no patch has them."""
     batch: Count = 16
     """Patches in a batch for the observers."""
     seed: Seed = 0

@@ -10,10 +10,10 @@ E is by how much the inputs of a rotated weight have grown: trace(R C R^T) / tra
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -131,7 +131,6 @@ class KernelNoise:
 
 
 NoiseTerm = MapNoise | KernelNoise
-Term = TypeVar("Term", MapNoise, KernelNoise)
 
 
 def measure_noise(streams: Streams, plan: Plan, images: Tensor, seed: int) -> list[NoiseTerm]:
@@ -148,13 +147,17 @@ def measure_noise(streams: Streams, plan: Plan, images: Tensor, seed: int) -> li
             ]
             before = measured[group]
             measured[group] = [one.join(other) for one, other in zip(before, batch, strict=True)] if before else batch
-    maps, kernels = list[MapNoise](), list[KernelNoise]()
+    maps, kernels = defaultdict[Hashable, list[MapNoise]](list), defaultdict[Hashable, list[KernelNoise]](list)
     for group, sites in plan.groups.items():
         if sites[0].role == "weight":
-            kernels.append(_kernel_noise(streams, sites[0], measured[group][0]))
+            kernel = _kernel_noise(streams, sites[0], measured[group][0])
+            kernels[kernel.kind].append(kernel)
         else:
-            maps.append(_map_noise(streams, sites, measured[group]))
-    return [*_stack(maps), *_stack(kernels)]
+            map_noise = _map_noise(streams, sites, measured[group])
+            maps[map_noise.kind].append(map_noise)
+    # Encodings of one kind are computed together, as many small tensors take long.
+    joined_maps = [first.joined(others) for first, *others in maps.values()]
+    return [*joined_maps, *(first.joined(others) for first, *others in kernels.values())]
 
 
 @dataclass(frozen=True)
@@ -212,15 +215,6 @@ def _kernel_noise(streams: Streams, site: Site, kernel: _Measured) -> KernelNois
         kernel = _Measured(kernel.values.transpose(0, 1), kernel.inputs, kernel.outputs)
     values, outputs, inputs = kernel.values[:, :, None], kernel.outputs[..., None], kernel.inputs[..., None]
     return KernelNoise(site.grid, written, read, values, outputs, inputs)
-
-
-def _stack(terms: Iterable[Term]) -> Iterator[Term]:
-    """Yield one term for all terms of one kind, as many small tensors take long."""
-    alike: dict[Hashable, list[Term]] = defaultdict(list)
-    for term in terms:
-        alike[term.kind].append(term)
-    for first, *others in alike.values():
-        yield first.joined(others)
 
 
 def _diagonal(moments: Tensor, layout: Layout, matrices: Matrices) -> Tensor:
