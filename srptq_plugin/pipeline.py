@@ -1,6 +1,8 @@
 """quantize(): calibrate a network, write its files, verify them, all in one run folder."""
 
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from srptq_plugin.calibration.calibration_checkpoint import CalibrationCheckpoint
 from srptq_plugin.calibration.calibrator import Calibrator
 from srptq_plugin.calibration.inputs import Inputs, Source
 from srptq_plugin.deploy.onnx_export import export_float
@@ -29,8 +32,14 @@ from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import NETWORK, PROGRAM, Run
 from srptq_plugin.runs.summary import of_group
 from srptq_plugin.runs.writing import RunWriter
+from srptq_plugin.utils.checkpoint import CHECKPOINT
+from srptq_plugin.utils.distributed import from_first, is_first
 from srptq_plugin.utils.progress import Progress, quiet
 from srptq_plugin.utils.timing import Clock
+
+logger = logging.getLogger(__name__)
+STOPPED = ".quantizing"
+"""The end of the name of the folder with the state of a run that is not finished."""
 
 
 def quantize(
@@ -48,6 +57,7 @@ def quantize(
     output: str | int | None = None,
     allow_missing: bool = False,
     toolkit: str | None = None,
+    resume: bool = False,
     device: str = "auto",
     registry: Registry | None = None,
     progress: Progress = quiet,
@@ -70,6 +80,7 @@ def quantize(
         output: the index or key of the output to quantize, if the network gives several. By default the last image.
         allow_missing: whether a factory's weights may lack keys, or have more. They are listed in a warning.
         toolkit: the toolkit in place of the recipe's.
+        resume: go on from where an earlier call for the same folder was stopped. Without such a state, begin.
         device: where the network runs, such as `cpu` or `cuda:0`.
         registry: the plugins, by default all that are installed.
         progress: called with the current phase, and how much of it is done.
@@ -87,8 +98,13 @@ def quantize(
         source = Source(model, weights, model_args or {}, input_range, output, allow_missing)
         inputs = Inputs.load(bound, source, device, input_size)
         warn_of_range(inputs.loaded, inputs.patches)
-    with folder.draft() as draft:
-        _QuantizeJob(Calibrator(inputs, progress, clock), inputs.size).write_into(draft)
+    stopped = folder.folder.with_name(f"{folder.folder.name}{STOPPED}")
+    job = _QuantizeJob(Calibrator(inputs, progress, clock), inputs.size, stopped, resume)
+    with folder.draft() if is_first() else nullcontext() as draft:
+        checkpoint = job.write_into(draft)
+    if checkpoint:
+        checkpoint.remove()
+    from_first(lambda: None)  # the others wait for the files
     return Run.open(folder.folder, bound.registry)
 
 
@@ -104,26 +120,48 @@ def _check_size(size: Size | None) -> None:
 class _QuantizeJob:
     calibrator: Calibrator
     input_size: Size | None
+    stopped: Path
+    resume: bool
 
-    def write_into(self, draft: Path) -> None:
-        """Calibrate, write all files and verify them, in a folder that is moved into place later."""
-        calibrator = self.calibrator
-        program = calibrator.trace()
-        self._check(program, draft)
-        table = calibrator.calibrate(program)
+    def write_into(self, draft: Path | None) -> CalibrationCheckpoint | None:
+        """Calibrate, write all files and verify them, in a folder that is moved into place later.
+
+        Return the checkpoint, which is useless then. A process without a draft shares the calibration only.
+        """
+        program = self.calibrator.trace()
+        resume = self.resume and from_first(self._is_stopped)
+        if draft and not resume:
+            self._check(program, draft)
+        checkpoint = CalibrationCheckpoint.make(self.stopped, self.calibrator.inputs, program)
+        with checkpoint.guarding() if checkpoint else nullcontext():
+            table = self.calibrator.calibrate(program, checkpoint, resume=resume)
+            if draft:
+                with checkpoint.keeping() if checkpoint else nullcontext():
+                    self._finish(program, table, draft)
+        return checkpoint
+
+    def _is_stopped(self) -> bool:
+        """Tell whether there is a run to resume. Warn if there is none."""
+        path = self.stopped / CHECKPOINT
+        if not path.is_file():
+            logger.warning("no %s: nothing to resume, so the run starts from the beginning", path)
+        return path.is_file()
+
+    def _finish(self, program: ExportedProgram, table: QuantTable, draft: Path) -> None:
+        calibrator, figures = self.calibrator, self.calibrator.figures
         calibrator.progress("writing files", 0, 0)
         with calibrator.clock("export"):
             artifacts = self._write(program, table, draft)
-        figures = {
-            "rotated_db": _decibels(calibrator.rotated),
-            "left_float_db": _decibels(calibrator.left_float),
-            "equalized_db": _decibels(calibrator.equalized),
-            "overflow": None if calibrator.overflow is None else asdict(calibrator.overflow),
-            "reconstruction": dict(calibrator.figures),
-            "rounding_db": _decibels(calibrator.rounding),
+        summarized = {
+            "rotated_db": _decibels(figures.rotated),
+            "left_float_db": _decibels(figures.left_float),
+            "equalized_db": _decibels(figures.equalized),
+            "overflow": None if figures.overflow is None else asdict(figures.overflow),
+            "reconstruction": dict(figures.reconstruction),
+            "rounding_db": _decibels(figures.rounding),
         }
-        groups = {group: of_group(*calibrator.at(group)) for group in table.plan.groups}
-        self._writer().finish(draft, table, artifacts, figures, groups)
+        groups = {group: of_group(*figures.at(group)) for group in table.plan.groups}
+        self._writer().finish(draft, table, artifacts, summarized, groups)
 
     def _check(self, program: ExportedProgram, draft: Path) -> None:
         """Let the target refuse a network before any time is spent on calibration."""

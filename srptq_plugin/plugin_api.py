@@ -47,6 +47,7 @@ from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, Mode
 from srptq_plugin.quantization.quantizer_kinds import AnyQuantizer
 from srptq_plugin.quantization.trainable import TrainableQuantizer
+from srptq_plugin.utils.checkpoint import Checkpoint
 from srptq_plugin.utils.options import Options
 from srptq_plugin.utils.progress import Progress, quiet
 
@@ -61,6 +62,7 @@ __all__ = [
     "Bounds",
     "Change",
     "Checker",
+    "Checkpoint",
     "EmulatedRuntime",
     "Entry",
     "Finding",

@@ -1,26 +1,26 @@
 """The cost of each part of a network: the image's error with the part quantized alone, and with the part left float."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from srptq_plugin.analysis import KINDS, Kind
+from srptq_plugin.analysis.kept_rows import KeptRows, Row, name_of
 from srptq_plugin.analysis.parts import Part, list_parts
 from srptq_plugin.analysis.subject import Subject
-from srptq_plugin.analysis.switching import PartlyQuantized
+from srptq_plugin.analysis.switching import PartlyQuantized, Trace
 from srptq_plugin.data.images import fitted, to_tensor
 from srptq_plugin.data.metrics import PEAK, decibels
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.evaluation.scoring import scores
+from srptq_plugin.utils.checkpoint import digest
 from srptq_plugin.utils.progress import Progress, quiet
 
 BATCH = 4
-Way = Literal["alone", "left_float"]
-"""Only the part is quantized, or everything but the part."""
 WHOLE = Part("stage", "", frozenset())
 """The empty part. Quantized alone it is the float network, left float it is the quantized network."""
 
@@ -84,89 +84,128 @@ class Analysis:
 
 
 def analyze(
-    subject: Subject, pairs: Sequence[Pair] = (), kinds: Sequence[Kind] = KINDS, progress: Progress = quiet
+    subject: Subject,
+    pairs: Sequence[Pair] = (),
+    kinds: Sequence[Kind] = KINDS,
+    progress: Progress = quiet,
+    rows: KeptRows | None = None,
 ) -> Analysis:
-    """Measure the parts of these kinds. With `pairs`, score them against the truth as well."""
-    parts = list_parts(subject.table.plan, subject.network, kinds)
-    meter = _Meter(subject, parts, progress, len(subject.patches) + len(pairs))
-    for batch in subject.patches.split(subject.batch(BATCH)):
-        meter.compare(batch)
-    for pair in pairs:
-        meter.score(pair)
-    return meter.analysis()
+    """Measure the parts of these kinds. With `pairs`, score them against the truth as well.
+
+    Several processes share the parts. Measurements that are in `rows` are not repeated.
+    """
+    parts = [WHOLE, *list_parts(subject.table.plan, subject.network, kinds)]
+    meter = _Meter(subject, parts, rows or KeptRows(), progress, len(subject.patches) + len(pairs))
+    compared = [meter.compare(number, batch) for number, batch in enumerate(subject.patches.split(_batch(subject)))]
+    scored = [meter.score(pair) for pair in pairs]
+    whole, *others = (Sensitivity(part, *meter.qualities(part, compared, scored)) for part in parts)
+    return Analysis(whole.alone, whole.left_float, others)
 
 
-def measure_noise(subject: Subject, progress: Progress = quiet) -> dict[str, float]:
-    """Measure the noise that each group of sites makes alone."""
-    network, total = PartlyQuantized(subject.table, subject.network), len(subject.table.plan.groups)
-    squares = defaultdict[str, float](float)
-    batches = subject.patches.split(subject.batch(BATCH))
-    for done, batch in enumerate(batches):
-        plain = network.trace(batch, frozenset())
-        for n, group in enumerate(subject.table.plan.groups):
-            progress("measuring noise", done * total + n, len(batches) * total)
-            squares[group] += float(subject.levels(plain.switched({group}) - plain.output).square().sum())
+def measure_noise(subject: Subject, progress: Progress = quiet, rows: KeptRows | None = None) -> dict[str, float]:
+    """Measure the noise that each group of sites makes alone. Several processes share the groups."""
+    network, groups, kept = PartlyQuantized(subject.table, subject.network), list(subject.table.plan.groups), rows
+    kept, name = kept or KeptRows(), name_of(subject)
+    batches = subject.patches.split(_batch(subject))
+    for number, batch in enumerate(batches):
+        traced = _Traced(network, batch)
+
+        def measure(key: str, number: int = number, traced: _Traced = traced) -> Row:
+            group = key.partition(" ")[2]
+            progress("measuring noise", number * len(groups) + groups.index(group), len(batches) * len(groups))
+            return [float(subject.levels(traced.plain.switched({group}) - traced.plain.output).square().sum())]
+
+        kept.measure(name, [f"{number} {group}" for group in groups], measure)
     values = subject.patches.numel() * subject.record.scale**2
-    return {group: squared / values for group, squared in squares.items()}
+    squares = {group: [kept.row(name, f"{n} {group}")[0] for n in range(len(batches))] for group in groups}
+    return {group: _sum(squared) / values for group, squared in squares.items()}
 
 
-@dataclass
-class _ErrorSums:
-    """Sums over images: squared errors in levels, how many values they are of, and scores."""
+def _batch(subject: Subject) -> int:
+    return subject.batch(BATCH)
 
-    squared: float = 0.0
-    values: int = 0
-    scores: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
 
-    def quality(self) -> Quality:
-        noise = self.squared / max(self.values, 1)
-        if not self.scores:
-            return Quality(noise)
-        psnr, ssim = zip(*self.scores, strict=True)
-        return Quality(noise, fmean(psnr), fmean(ssim))
+def _sum(values: Sequence[float]) -> float:
+    """Add in order. Python's own sum rounds in another way from version 3.12 on."""
+    total = 0.0
+    for value in values:
+        total += value
+    return total
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """Images in the float network and in the quantized one. Each runs when it is asked for."""
+
+    network: PartlyQuantized
+    images: Tensor
+
+    @cached_property
+    def plain(self) -> Trace:
+        return self.network.trace(self.images, frozenset())
+
+    @cached_property
+    def full(self) -> Trace:
+        return self.network.trace(self.images, self.network.groups)
 
 
 class _Meter:
-    """The sums of all parts while images are measured."""
+    """Measures every part on images. A row has the numbers of the part alone, then those of the part left float."""
 
-    def __init__(self, subject: Subject, parts: Sequence[Part], progress: Progress, images: int) -> None:
-        self.subject, self.parts, self.progress = subject, parts, progress
-        self.network = PartlyQuantized(subject.table, subject.network)
+    def __init__(
+        self, subject: Subject, parts: Sequence[Part], rows: KeptRows, progress: Progress, images: int
+    ) -> None:
+        self.subject, self.rows, self.progress = subject, rows, progress
+        self.parts = {f"{part.kind} {part.name}": part for part in parts}
+        self.network, self.name = PartlyQuantized(subject.table, subject.network), name_of(subject)
         self.steps, self.done = images * len(parts), 0
-        self.sums: dict[tuple[Part, Way], _ErrorSums] = defaultdict(_ErrorSums)
 
-    def compare(self, images: Tensor) -> None:
-        """Add the errors of a batch against the float network."""
-        for sums, output, plain in self._outputs(images):
-            sums.squared += float(self.subject.levels(output - plain).square().sum())
-            sums.values += output.numel()
+    def compare(self, number: int, images: Tensor) -> str:
+        """Measure the squared errors of a batch against the float network. Return the name of its rows."""
 
-    def score(self, pair: Pair) -> None:
-        """Add the scores of an image whose truth is known."""
+        def row(output: Tensor, plain: Tensor) -> Row:
+            return [float(self.subject.levels(output - plain).square().sum()), output.numel()]
+
+        return self._measure(f"batch {number}", images, row)
+
+    def score(self, pair: Pair) -> str:
+        """Measure the scores of an image whose truth is known. Return the name of its rows."""
         record, pixels = self.subject.record, pair.low.pixels
         height, width = (record.scale * side for side in pixels.shape[:2])
         image = to_tensor(fitted(pixels, record.multiple)[None], record.input_range, record.channels)
-        for sums, output, _ in self._outputs(image):
-            cropped = output[..., :height, :width]
-            sums.scores.append(scores(cropped, pair, record.scale, record.input_range))
 
-    def _outputs(self, images: Tensor) -> Iterator[tuple[_ErrorSums, Tensor, Tensor]]:
-        """Yield the output for every part and way of quantizing, with the float network's output."""
-        plain = self.network.trace(images, frozenset())
-        full = self.network.trace(images, self.network.groups)
-        yield self.sums[WHOLE, "alone"], plain.output, plain.output
-        yield self.sums[WHOLE, "left_float"], full.output, plain.output
-        for part in self.parts:
+        def row(output: Tensor, _plain: Tensor) -> Row:
+            return scores(output[..., :height, :width], pair, record.scale, record.input_range)
+
+        truth = digest([pixels.tobytes(), pair.high.pixels.tobytes()])[:16]
+        return self._measure(f"image {truth}", image, row)
+
+    def _measure(self, name: str, images: Tensor, row: Callable[[Tensor, Tensor], Row]) -> str:
+        traced, begun = _Traced(self.network, images), self.done
+
+        def measure(key: str) -> Row:
+            groups = self.parts[key.removeprefix(f"{name} ")].groups
             self.progress("analyzing", self.done, self.steps)
-            yield self.sums[part, "alone"], plain.switched(part.groups), plain.output
-            yield self.sums[part, "left_float"], full.switched(part.groups), plain.output
             self.done += len(images)
+            outputs = traced.plain.switched(groups), traced.full.switched(groups)
+            return [number for output in outputs for number in row(output, traced.plain.output)]
+
+        self.rows.measure(self.name, [f"{name} {part}" for part in self.parts], measure)
+        self.done = begun + len(images) * len(self.parts)
         self.progress("analyzing", self.done, self.steps)
+        return name
 
-    def analysis(self) -> Analysis:
-        """Return the means of all that was measured."""
-        plain, quantized = self._qualities(WHOLE)
-        return Analysis(plain, quantized, [Sensitivity(part, *self._qualities(part)) for part in self.parts])
+    def qualities(self, part: Part, compared: Sequence[str], scored: Sequence[str]) -> tuple[Quality, Quality]:
+        """Return the means over the images of these names: of a part alone, and of the part left float."""
+        key = f"{part.kind} {part.name}"
+        errors = [self.rows.row(self.name, f"{name} {key}") for name in compared]
+        marks = [self.rows.row(self.name, f"{name} {key}") for name in scored]
+        return _quality(errors, marks, 0), _quality(errors, marks, 2)
 
-    def _qualities(self, part: Part) -> tuple[Quality, Quality]:
-        return self.sums[part, "alone"].quality(), self.sums[part, "left_float"].quality()
+
+def _quality(errors: Sequence[Row], marks: Sequence[Row], first: int) -> Quality:
+    squared, values = (_sum([row[first + n] for row in errors]) for n in range(2))
+    noise = squared / max(values, 1)
+    if not marks:
+        return Quality(noise)
+    return Quality(noise, *(fmean(row[first + n] for row in marks) for n in range(2)))

@@ -7,6 +7,7 @@ from glob import escape
 from typing import Any
 
 from srptq_plugin.analysis.analyze import measure_noise
+from srptq_plugin.analysis.kept_rows import KeptRows
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.calibration.inputs import Inputs
 from srptq_plugin.deploy.quant_table import QuantTable
@@ -36,12 +37,16 @@ class Uniform:
 
 
 def at_every_width(
-    inputs: Inputs, patches: int, widths: Sequence[int] = USUAL, progress: Progress = quiet
+    inputs: Inputs,
+    patches: int,
+    widths: Sequence[int] = USUAL,
+    progress: Progress = quiet,
+    rows: KeptRows | None = None,
 ) -> list[Uniform]:
     """Calibrate and measure a network at each number of bits that the target has for weights or activations.
 
     A tensor that lacks these bits gets the nearest that it has. Channels are not equalized, as equalizing would give
-    each width another float network.
+    each width another float network. Measurements that are in `rows` are not repeated.
     """
     known = inputs.bound.rules.weight_bits | inputs.bound.rules.activation_bits
     chosen = sorted(known.intersection(widths))
@@ -51,7 +56,7 @@ def at_every_width(
     kind = inputs.recipe.activations.quantizer
     if inputs.bound.registry.quantizer(kind).load().dynamic:
         raise SrptqError(f"activations.quantizer: {kind} has no bounds to choose bits for; set it to bounded")
-    return [_measure(inputs, bits, patches, progress) for bits in chosen]
+    return [_measure(inputs, bits, patches, progress, rows) for bits in chosen]
 
 
 def mixed(uniforms: Sequence[Uniform], bits: Mapping[str, int]) -> QuantTable:
@@ -99,10 +104,10 @@ def mixed_recipe(inputs: Inputs, plan: Plan, bits: Mapping[str, int]) -> Recipe:
     return Recipe.model_validate(changed | {"name": f"{inputs.recipe.name}-mixed", "overrides": overrides})
 
 
-def _measure(inputs: Inputs, bits: int, patches: int, progress: Progress) -> Uniform:
+def _measure(inputs: Inputs, bits: int, patches: int, progress: Progress, rows: KeptRows | None) -> Uniform:
     recipe = uniform_recipe(inputs.recipe, inputs.bound.rules, bits).model_copy(update={"equalize": False})
     subject = Subject.of_model(replace(inputs, bound=inputs.bound.with_recipe(recipe)), patches, progress)
-    return Uniform(bits, subject, measure_noise(subject, progress))
+    return Uniform(bits, subject, measure_noise(subject, progress, rows))
 
 
 def _bits_in_recipe(bits: int, site: Site, rules: Rules) -> int:

@@ -1,28 +1,34 @@
 """Calibration of a network: rotate, plan, equalize, prepare, observe, reconstruct, round."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
-from torch import Tensor
 from torch.export import ExportedProgram
 
+from srptq_plugin.calibration.calibration_checkpoint import CalibrationCheckpoint
+from srptq_plugin.calibration.calibration_state import CalibrationState, Phase, copy_tensors, offers_of
 from srptq_plugin.calibration.costly import leave_costly_float
 from srptq_plugin.calibration.equalization.equalize import equalize_network
 from srptq_plugin.calibration.equalization.rounding_noise import RoundingNoise
 from srptq_plugin.calibration.even_areas import hold_even_areas
+from srptq_plugin.calibration.figures import Figures
 from srptq_plugin.calibration.inputs import Inputs
+from srptq_plugin.calibration.observation import observe
 from srptq_plugin.calibration.rotation.rotate import rotate_streams
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
 from srptq_plugin.graph.export import graph_of
 from srptq_plugin.graph.network import Network
-from srptq_plugin.planning.grid_cost import GridCost, grid_costs, observed_bounds, tuned_bounds
-from srptq_plugin.planning.overflow_cost import OverflowCost, overflow_cost
+from srptq_plugin.planning.grid_cost import grid_costs, observed_bounds, tuned_bounds
+from srptq_plugin.planning.overflow_cost import overflow_cost
 from srptq_plugin.planning.prepared_graph import PreparedGraph
-from srptq_plugin.quantization.grid import Bounds
+from srptq_plugin.plugins.bound_recipe import takes_checkpoint
 from srptq_plugin.reconstruction.compensation import compensate
+from srptq_plugin.utils.checkpoint import Checkpoint
+from srptq_plugin.utils.distributed import from_first, is_first, world_size
 from srptq_plugin.utils.progress import Progress, quiet
 from srptq_plugin.utils.timing import Clock
 
@@ -33,29 +39,12 @@ PROBED = 16
 
 @dataclass
 class Calibrator:
-    """Calibrates one network. Its fields below `clock` are the figures of the last `run()`."""
+    """Calibrates one network, phase by phase. Several processes share the work. `figures` are of the last `run()`."""
 
     inputs: Inputs
     progress: Progress = quiet
     clock: Clock = field(default_factory=Clock)
-    rotated: float | None = None
-    """Rounding noise that rotated streams are expected to save, in dB. None if there are none."""
-    left_float: float | None = None
-    """Rounding noise that operations left float are expected to save, in dB. None if there are none."""
-    equalized: float | None = None
-    """Rounding noise that equalizing is expected to save, in dB. None if the recipe does not equalize."""
-    rotations: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """The matrices of the rotated streams, by the first convolution that writes each."""
-    figures: Mapping[str, float] = field(default_factory=dict[str, float])
-    """The figures of the reconstruction."""
-    grid_costs: Mapping[str, GridCost] = field(default_factory=dict[str, GridCost])
-    overflow: OverflowCost | None = None
-    rounding: float | None = None
-    """Noise that compensated rounding saved, in dB. None if the recipe rounds to nearest."""
-    observed: Mapping[str, Bounds] = field(default_factory=dict[str, Bounds])
-    """The bounds of each group before tuning and projection."""
-    tuned: Mapping[str, Bounds] = field(default_factory=dict[str, Bounds])
-    """The bounds of each group after tuning."""
+    figures: Figures = field(default_factory=Figures)
 
     def run(self) -> tuple[ExportedProgram, QuantTable]:
         """Return the exported float network and the quantization parameters of every site."""
@@ -68,13 +57,25 @@ class Calibrator:
         with self.clock("trace"):
             return self._traced()
 
-    def calibrate(self, program: ExportedProgram) -> QuantTable:
-        """Return the quantization parameters of every site of a traced network, whose channels are scaled."""
+    def calibrate(
+        self, program: ExportedProgram, checkpoint: CalibrationCheckpoint | None = None, *, resume: bool = False
+    ) -> QuantTable:
+        """Return the quantization parameters of every site of a traced network, whose channels are scaled.
+
+        Args:
+            program: The traced network.
+            checkpoint: Where the state after each phase is kept.
+            resume: Whether to go on from the state that is kept there.
+        """
         torch.manual_seed(self.inputs.recipe.calibration.seed)
-        prepared = self._prepared(program)
-        self._observe_and_tune(prepared)
+        state = checkpoint.load() if checkpoint and resume else self._begin(program, checkpoint)
+        prepared = self._restored(program, state)
+        for phase, work in self._phases(checkpoint):
+            if not state.reaches(phase):
+                work(prepared)
+                state = self._finish(phase, prepared, state, checkpoint)
         prepared.to(torch.device("cpu"))
-        return replace(QuantTable.of(prepared), rotations=self.rotations)
+        return replace(QuantTable.of(prepared), rotations=self.figures.rotations)
 
     def _traced(self) -> ExportedProgram:
         try:
@@ -88,28 +89,77 @@ class Calibrator:
             self.progress("tracing the network for its input size alone", 0, 0)
             return fixed.program()
 
-    def at(self, group: str) -> tuple[GridCost | None, Bounds | None, Bounds | None]:
-        """Return the grid's cost, the observed bounds and the tuned bounds of a group, each None if there is none."""
-        return self.grid_costs.get(group), self.observed.get(group), self.tuned.get(group)
+    def _begin(self, program: ExportedProgram, checkpoint: CalibrationCheckpoint | None) -> CalibrationState:
+        """Rotate and scale channels and choose what stays float, in the first process. Return the state in all."""
+        state = from_first(lambda: self._prepare(program))
+        if checkpoint:
+            checkpoint.begin(state)
+        return state
 
-    def _prepared(self, program: ExportedProgram) -> PreparedGraph:
-        network = Network(graph_of(program))
+    def _prepare(self, program: ExportedProgram) -> CalibrationState:
+        network, before = Network(graph_of(program)), self.inputs.bound
         if self.inputs.recipe.rotate:
             self._rotate(network)
         noise = self._leave_costly_float(network)
         if self.inputs.recipe.equalize:
             self._equalize(noise or self._measured(network))
+        chosen = self.inputs.bound.recipe.overrides if self.inputs.bound is not before else None
+        return CalibrationState(
+            "prepare",
+            self.figures,
+            None if chosen is None else [override.model_dump() for override in chosen],
+            copy_tensors(program) if self.inputs.recipe.rotate or self.inputs.recipe.equalize else {},
+            seconds=self.clock.seconds,
+        )
+
+    def _restored(self, program: ExportedProgram, state: CalibrationState) -> PreparedGraph:
+        """Return the graph with quantizers as a state has it."""
+        self.figures, self.clock.seconds = state.figures, {**state.seconds, **self.clock.seconds}
+        self.inputs = state.restore_inputs(self.inputs, program)
         bound = self.inputs.bound
-        plan = bound.plan(network, self.inputs.loaded.record.input_range)
-        return bound.toolkit.realize(program, plan).to(self.inputs.device)
+        plan = bound.plan(Network(graph_of(program)), self.inputs.loaded.record.input_range)
+        prepared = bound.toolkit.realize(program, plan).to(self.inputs.device)
+        if state.reaches("observe"):
+            state.restore_graph(prepared, self.inputs.device)
+        return prepared
+
+    def _phases(
+        self, checkpoint: CalibrationCheckpoint | None
+    ) -> Sequence[tuple[Phase, Callable[[PreparedGraph], None]]]:
+        own = checkpoint.reconstruction if checkpoint else None
+        return ("observe", self._observe), ("reconstruct", partial(self._tune, own)), ("round", self._round)
+
+    def _finish(
+        self, phase: Phase, prepared: PreparedGraph, state: CalibrationState, checkpoint: CalibrationCheckpoint | None
+    ) -> CalibrationState:
+        """Keep the state after a phase. Give the other processes the state of the first."""
+        if checkpoint is None and world_size() == 1:
+            return replace(state, phase=phase)
+        offers = offers_of(prepared) if phase == "observe" and is_first() else state.offers
+        reached = replace(
+            state,
+            phase=phase,
+            figures=self.figures,
+            module=copy_tensors(prepared.module) if is_first() else {},
+            offers=offers,
+            random=torch.get_rng_state(),
+            seconds=self.clock.seconds,
+        )
+        if checkpoint:
+            checkpoint.save(reached)
+        shared = from_first(lambda: reached)
+        if not is_first():
+            self.figures = shared.figures
+            shared.restore_graph(prepared, self.inputs.device)
+        return shared
 
     def _rotate(self, network: Network) -> None:
         self.progress("rotating streams", 0, 0)
         with self.clock("rotate"):
             inputs, input_range = self.inputs, self.inputs.loaded.record.input_range
             plan, seed = inputs.bound.plan(network, input_range), inputs.recipe.calibration.seed
-            self.rotations, fall = rotate_streams(network, plan, inputs.patches[:PROBED], input_range, seed)
-            self.rotated = fall if self.rotations else None
+            self.figures.rotations, fall = rotate_streams(network, plan, inputs.patches[:PROBED], input_range, seed)
+            self.figures.rotated = fall if self.figures.rotations else None
 
     def _leave_costly_float(self, network: Network) -> RoundingNoise | None:
         """Leave costly operations float, and return the noise of the plan if there are none."""
@@ -120,7 +170,7 @@ class Calibrator:
         with self.clock("choose"):
             noise, input_range = self._measured(network), self.inputs.loaded.record.input_range
             bound, fall = leave_costly_float(noise, self.inputs.bound, share, input_range)
-            self.inputs, self.left_float = replace(self.inputs, bound=bound), fall or None
+            self.inputs, self.figures.left_float = replace(self.inputs, bound=bound), fall or None
             return None if fall else noise
 
     def _measured(self, network: Network) -> RoundingNoise:
@@ -130,24 +180,32 @@ class Calibrator:
     def _equalize(self, noise: RoundingNoise) -> None:
         self.progress("equalizing channels", 0, 0)
         with self.clock("equalize"):
-            self.equalized = equalize_network(noise)
+            self.figures.equalized = equalize_network(noise)
 
-    def _observe_and_tune(self, prepared: PreparedGraph) -> None:
+    def _observe(self, prepared: PreparedGraph) -> None:
         shuffled = self.inputs.shuffled
         with self.clock("observe"):
-            prepared.observe(shuffled.split(self.inputs.recipe.calibration.batch), self.progress)
+            observe(prepared, shuffled.split(self.inputs.recipe.calibration.batch), self.progress)
+            if not is_first():
+                return
             if self.inputs.recipe.calibration.even_areas:
                 hold_even_areas(prepared, self.inputs.loaded.record.input_range, shuffled[0])
-            self.observed = observed_bounds(prepared)
-            self.overflow = overflow_cost(prepared, shuffled[:PROBED])
-        with self.clock("reconstruct"):
-            self.figures = self._reconstruct(prepared, self.inputs.patches.to(self.inputs.device))
-        self.tuned = tuned_bounds(prepared) if self.inputs.recipe.reconstruction else {}
-        self.grid_costs = grid_costs(prepared, self.observed, shuffled[:PROBED])
-        if self.inputs.recipe.weights.rounding == "compensated":
-            with self.clock("round"):
-                self.rounding = compensate(prepared, shuffled[:PROBED], self.progress)
+            self.figures.observed = observed_bounds(prepared)
+            self.figures.overflow = overflow_cost(prepared, shuffled[:PROBED])
 
-    def _reconstruct(self, prepared: PreparedGraph, patches: Tensor) -> Mapping[str, float]:
-        tune = self.inputs.bound.tune
-        return {} if tune is None else tune(prepared, patches, progress=self.progress)
+    def _tune(self, checkpoint: Checkpoint | None, prepared: PreparedGraph) -> None:
+        tune, patches = self.inputs.bound.tune, self.inputs.patches
+        with self.clock("reconstruct"):
+            if tune is not None:
+                own = {"checkpoint": checkpoint} if checkpoint and takes_checkpoint(tune) else {}
+                figures = tune(prepared, patches.to(self.inputs.device), progress=self.progress, **own)
+                self.figures.reconstruction = dict(figures)
+        if is_first():
+            self.figures.tuned = tuned_bounds(prepared) if self.inputs.recipe.reconstruction else {}
+            probed = self.inputs.shuffled[:PROBED]
+            self.figures.grid_costs = grid_costs(prepared, self.figures.observed, probed)
+
+    def _round(self, prepared: PreparedGraph) -> None:
+        if is_first() and self.inputs.recipe.weights.rounding == "compensated":
+            with self.clock("round"):
+                self.figures.rounding = compensate(prepared, self.inputs.shuffled[:PROBED], self.progress)

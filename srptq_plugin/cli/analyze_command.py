@@ -48,6 +48,7 @@ def cost(args: Namespace, _progress: Progress) -> Answer:
 
 def _sensitivity(args: Namespace, run: "Run | None", progress: Progress) -> Answer:
     from srptq_plugin.analysis.analyze import analyze as analyze_parts  # noqa: PLC0415 - loads torch
+    from srptq_plugin.analysis.kept_rows import KeptRows  # noqa: PLC0415
     from srptq_plugin.analysis.subject import Subject  # noqa: PLC0415
     from srptq_plugin.evaluation.pairs import load_pairs  # noqa: PLC0415
 
@@ -57,8 +58,10 @@ def _sensitivity(args: Namespace, run: "Run | None", progress: Progress) -> Answ
     else:
         subject = Subject.of_model(_inputs(args, run), args.patches, progress)
     pairs = load_pairs(args.data, subject.record.scale).usable if args.data else ()
-    analysis = analyze_parts(subject, pairs, args.by, progress).record()
+    rows = KeptRows(_rows_file(out), resume=args.resume)
+    analysis = analyze_parts(subject, pairs, args.by, progress, rows).record()
     _write_json(analysis, out)
+    rows.remove()
     return Answer(analysis, analysis_report(analysis, out))
 
 
@@ -71,6 +74,11 @@ def _file_to_write(args: Namespace, run: "Run | None", name: str) -> Path:
     return out
 
 
+def _rows_file(out: Path) -> Path:
+    """Return the file where measurements are kept until the analysis is written."""
+    return out.with_name(f"{out.name}.rows")
+
+
 def _write_json(record: Mapping[str, Any], out: Path) -> None:
     from srptq_plugin.utils.atomic_file import atomic_file  # noqa: PLC0415
 
@@ -79,6 +87,7 @@ def _write_json(record: Mapping[str, Any], out: Path) -> None:
 
 
 def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer:
+    from srptq_plugin.analysis.kept_rows import KeptRows  # noqa: PLC0415
     from srptq_plugin.analysis.precision import Budget, Precision  # noqa: PLC0415
     from srptq_plugin.analysis.widths import at_every_width, mixed_recipe  # noqa: PLC0415
     from srptq_plugin.evaluation.pairs import load_pairs  # noqa: PLC0415
@@ -88,7 +97,8 @@ def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer
     check_file("recipe_out", args.recipe_out)
     inputs = _inputs(args, run)
     pairs = load_pairs(args.data, inputs.loaded.record.scale).usable if args.data else ()
-    uniforms = at_every_width(inputs, args.patches, args.bits, progress)
+    rows = KeptRows(_rows_file(out), resume=args.resume)
+    uniforms = at_every_width(inputs, args.patches, args.bits, progress, rows)
     precision = Precision(uniforms, "stage" if args.by == ["stage"] else "site", pairs)
     mixture = precision.within(Budget(*args.budget))
     with atomic_file(args.recipe_out) as draft:
@@ -97,6 +107,7 @@ def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer
     curve = {"measure": measure, "mixtures": [point.point() for point in precision.curve(measure)]}
     data = precision.record() | {"budget": dict([args.budget]), "mixed": mixture.record(), "curve": curve}
     _write_json(data, out)
+    rows.remove()
     return Answer(data, precision_report(data, args.recipe_out, out))
 
 

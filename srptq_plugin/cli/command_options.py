@@ -19,6 +19,7 @@ def quantize(parser: ArgumentParser) -> None:
     _scale(parser)
     _device(parser)
     _run_to_write(parser, "run")
+    _resume(parser, "go on from where a run for the same folder was stopped")
     _toolkit(parser)
     _size(
         parser, "fix the input size of the exported file, such as 1x3x270x480, or 1x1x270x480 for Y (default: any size)"
@@ -46,7 +47,7 @@ def train(parser: ArgumentParser) -> None:
     )
     _set(parser)
     _run_to_write(parser, "trained")
-    add("--resume", action="store_true", help="continue an interrupted training of the same folder")
+    _resume(parser, "continue an interrupted training of the same folder")
     _toolkit(parser)
     _device(parser)
 
@@ -116,6 +117,7 @@ def analyze(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="the JSON file to write (default: analysis.json or budget.json, in the run folder if there is one)",
     )
+    _resume(parser, "go on from what an analysis for the same file had measured when it was stopped")
     add(
         "--budget",
         type=argument_types.budget,
@@ -266,6 +268,10 @@ def _device(parser: ArgumentParser) -> None:
 
 def _toolkit(parser: ArgumentParser) -> None:
     parser.add_argument("--toolkit", metavar="T", help="the quantization toolkit (default: the one in the recipe)")
+
+
+def _resume(parser: ArgumentParser, text: str) -> None:
+    parser.add_argument("--resume", action="store_true", help=text)
 
 
 def _size(parser: ArgumentParser, text: str) -> None:

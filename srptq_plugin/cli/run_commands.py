@@ -27,6 +27,7 @@ def quantize(args: Namespace, progress: Progress) -> Answer:
         output=args.output,
         allow_missing=args.allow_missing,
         toolkit=args.toolkit,
+        resume=args.resume,
         device=args.device,
         progress=progress,
     )

@@ -154,14 +154,18 @@ class BatchObserver(ABC, Generic[S]):
             self.batches += 1
 
     def merge(self, other: Observer) -> None:
-        """Add the batches of another observer with the same grid and options."""
+        """Add the batches of another observer with the same grid and options.
+
+        A single batch is added as if this observer had seen it, to the last bit.
+        """
         if not isinstance(other, type(self)) or (other.grid, other.options) != (self.grid, self.options):
             raise SrptqError(f"only another {type(self).__name__} with the same grid and options can be merged")
         self.close_batch()
         other.close_batch()
         if other.state is not None:
             self._check_channels(other.channels)
-            self.state = other.state if self.state is None else self.state.join(other.state)
+            join = self.accumulate if other.batches == 1 else _join
+            self.state = other.state if self.state is None else join(self.state, other.state)
             self.batches += other.batches
 
     def require_state(self) -> S:
@@ -186,6 +190,10 @@ class BatchObserver(ABC, Generic[S]):
         if self.channels and channels != self.channels:
             raise SrptqError(f"{channels} channels where earlier tensors had {self.channels}")
         self.channels = channels
+
+
+def _join(state: S, other: S) -> S:
+    return state.join(other)
 
 
 def _count_nonzero(rows: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,11 @@ class BoundRecipe:
     def without_tuning(self) -> "BoundRecipe":
         """Leave the reconstruction out."""
         return replace(self, recipe=self.recipe.model_copy(update={"reconstruction": None}), tune=None)
+
+
+def takes_checkpoint(tune: Tune) -> bool:
+    """Tell whether a reconstruction can go on from a checkpoint: it has a parameter of this name."""
+    return "checkpoint" in signature(tune).parameters
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,7 +48,12 @@ class ObserverFactory(Protocol):
 
 
 class Reconstruction(Protocol):
-    """A function that tunes the weights or bounds of a calibrated network, to bring it closer to the float network."""
+    """A function that tunes the weights or bounds of a calibrated network, to bring it closer to the float network.
+
+    With a parameter `checkpoint` it can go on after a stop. It is given a `Checkpoint`, or None. If the checkpoint
+    `exists`, `restore(function)` passes the saved state to a function of yours. `save(state)` writes a dictionary of
+    tensors, numbers, texts, lists and dictionaries.
+    """
 
     def __call__(
         self,

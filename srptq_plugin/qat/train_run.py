@@ -29,7 +29,7 @@ from srptq_plugin.qat.batches import Patches
 from srptq_plugin.qat.initialize import initialize
 from srptq_plugin.qat.provenance import origins_of
 from srptq_plugin.qat.training import Training, Validation, train
-from srptq_plugin.qat.training_checkpoint import Checkpoint
+from srptq_plugin.qat.training_checkpoint import restore_training, save_training
 from srptq_plugin.qat.training_images import TrainingImages
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import TrainingSettings
@@ -37,6 +37,7 @@ from srptq_plugin.runs.atomic_folder import locked, writing
 from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import NETWORK, PROGRAM, TRAINED, Run
 from srptq_plugin.runs.writing import Clock, RunWriter
+from srptq_plugin.utils.checkpoint import Checkpoint
 from srptq_plugin.utils.devices import device_of
 from srptq_plugin.utils.progress import Progress, quiet
 
@@ -160,14 +161,14 @@ class _TrainJob:
         batches = self._batches()
         self.prepared.on_train_begin(torch.cat([batches(step)[0] for step in range(STATISTICS_BATCHES)]))
         training = Training(self.prepared, self.settings, high - low)
-        log = self.checkpoint.restore(training) if resume else []
+        log = restore_training(self.checkpoint, training) if resume else []
         folder = self.checkpoint.folder
         folder.mkdir(parents=True, exist_ok=True)
         with writing(str(folder), folder), locked(folder):
             for record in train(training, batches, self._score, self.progress):
                 log.append(record)
                 logger.info("step %d: PSNR %.3f dB", record.step, record.psnr)
-                self.checkpoint.save(training, log)
+                save_training(self.checkpoint, training, log)
         return log
 
     def _batches(self) -> Callable[[int], Any]:

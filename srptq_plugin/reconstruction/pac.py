@@ -5,7 +5,9 @@ input range, plus 5 times the pixel transfer loss of the block outputs. By defau
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +22,11 @@ from srptq_plugin.reconstruction.color_augmentation import recolor
 from srptq_plugin.reconstruction.cosine import cosines
 from srptq_plugin.reconstruction.learning import BOTH, Learning, Rates, Turn, learned_bounds
 from srptq_plugin.reconstruction.pac_options import PacOptions
+from srptq_plugin.reconstruction.pac_state import Begun, Saving
 from srptq_plugin.reconstruction.recompute import RecomputeActivations
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher
+from srptq_plugin.utils.checkpoint import Checkpoint
 from srptq_plugin.utils.distributed import all_gather, all_reduce_mean
 from srptq_plugin.utils.progress import Progress, quiet
 
@@ -37,7 +41,13 @@ LEVELS = 255
 
 
 def reconstruct(
-    prepared: PreparedGraph, images: Tensor, *, progress: Progress = quiet, seed: int = 0, **options: object
+    prepared: PreparedGraph,
+    images: Tensor,
+    *,
+    progress: Progress = quiet,
+    seed: int = 0,
+    checkpoint: Checkpoint | None = None,
+    **options: object,
 ) -> Mapping[str, float]:
     """Tune the bounds of an observed graph in place.
 
@@ -46,6 +56,7 @@ def reconstruct(
         images: Unlabeled calibration images, [N, 3, H, W].
         progress: Called before each step.
         seed: The seed of the order of images and of their colors.
+        checkpoint: Where the state is saved from time to time. If it holds one, the tuning goes on from it.
         options: The fields of `PacOptions`.
 
     Returns:
@@ -59,7 +70,7 @@ def reconstruct(
     if len(set(counts)) > 1:
         raise SrptqError(f"reconstruction pac: the processes have {counts} images; give each of them as many")
     with torch.enable_grad():
-        return _Tuning(prepared, images, chosen, seed, progress).run()
+        return _Tuning(prepared, images, chosen, seed, progress).run(checkpoint and Saving(checkpoint))
 
 
 class _Tuning:
@@ -76,12 +87,17 @@ class _Tuning:
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)
 
-    def run(self) -> dict[str, float]:
+    def run(self, saving: Saving | None) -> dict[str, float]:
         with Teacher(self.prepared, self.images, self.options.batch) as self.teacher:
             self.shares = self._block_shares()
-            observed = self._mean_loss()
-            after, ratio = self._tune_from(self._improve_start(observed))
-        return {"loss_before": observed, "loss_after": after, "steps": self.steps, "gradient_ratio": ratio}
+            begun = saving.begun() if saving else None
+            if begun is None:
+                observed = self._mean_loss()
+                begun = Begun.of(self.prepared, observed, self._improve_start(observed))
+            else:
+                begun.restore_start(self.prepared)
+            after, ratio = self._tune_from(begun, saving)
+        return {"loss_before": begun.observed, "loss_after": after, "steps": self.steps, "gradient_ratio": ratio}
 
     def _improve_start(self, before: float) -> float:
         """Improve the start by the methods that need no gradient descent. Return the loss there."""
@@ -107,15 +123,15 @@ class _Tuning:
     def _correct(self) -> None:
         correct_biases(self.prepared, self.images[:CORRECTED_ON])
 
-    def _tune_from(self, before: float) -> tuple[float, float]:
-        """Tune from a start of this loss. Return the loss afterwards, and the ratio of the gradients at the start."""
+    def _tune_from(self, begun: Begun, saving: Saving | None) -> tuple[float, float]:
+        """Tune from a start. Return the loss afterwards, and the ratio of the gradients at the start."""
         options = self.options
         rates = Rates(options.weight_rate, options.activation_rate, options.rates, options.value_rate)
         with Learning(self.prepared, rates, options.weights) as self.learning:
             for quantizer in self.prepared.quantizers.values():
                 quantizer.gradient = options.gradient
             ratio = self._gradient_ratio()
-            return self._try(before, self.learning.learned, self._tune), ratio
+            return self._try(begun.before, self.learning.learned, partial(self._tune, begun, saving)), ratio
 
     def _try(self, before: float, changed: Sequence[nn.Parameter], change: Callable[[], None]) -> float:
         """Change some parameters, and restore them unless the mean loss falls. Return the loss that remains."""
@@ -128,19 +144,28 @@ class _Tuning:
             parameter.data.copy_(value)
         return before
 
-    def _tune(self) -> None:
-        step = 0
+    def _tune(self, begun: Begun, saving: Saving | None) -> None:
         roles: Turn = tuple(role for role in BOTH if self.prepared.of_role(role))
+        begun.restore_progress(self.learning)
+        current = -1
+        for step, (epoch, samples) in islice(enumerate(self._iter_steps()), begun.steps, None):
+            turn = self.options.turn(epoch, roles)
+            if epoch != current:
+                self.learning.take_turns(turn)
+                current = epoch
+            self.progress("tuning", step, self.steps)
+            # Half a cosine, from the whole rate to 0.
+            self.learning.step(self._loss(samples), turn, 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+            if saving:
+                saving.save_in_time(begun, self.learning, step + 1)
+        self.progress("tuning", self.steps, self.steps)
+
+    def _iter_steps(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the epoch and the samples of each step."""
         generator = torch.Generator().manual_seed(self.seed)
         for epoch in range(self.options.epochs):
-            turn = self.options.turn(epoch, roles)
-            self.learning.take_turns(turn)
             for samples in torch.randperm(len(self.images), generator=generator).split(self.options.batch):
-                self.progress("tuning", step, self.steps)
-                # Half a cosine, from the whole rate to 0.
-                self.learning.step(self._loss(samples), turn, 0.5 * (1 + math.cos(math.pi * step / self.steps)))
-                step += 1
-        self.progress("tuning", step, self.steps)
+                yield epoch, samples
 
     def _loss(self, samples: Tensor) -> Tensor:
         """Return equation 9 on some samples."""

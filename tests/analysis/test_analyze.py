@@ -1,5 +1,7 @@
+import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,12 +9,14 @@ import torch
 from helpers import networks
 
 from srptq_plugin.analysis import Kind
-from srptq_plugin.analysis.analyze import BATCH, Analysis, analyze
+from srptq_plugin.analysis.analyze import BATCH, Analysis, analyze, measure_noise
+from srptq_plugin.analysis.kept_rows import KeptRows
 from srptq_plugin.analysis.parts import list_parts
 from srptq_plugin.analysis.subject import Subject
 from srptq_plugin.data.images import Image, to_pixels, to_tensor
 from srptq_plugin.data.metrics import psnr_y, ssim_y
 from srptq_plugin.deploy.quant_table import QuantTable
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.evaluation.pairs import Pair
 from srptq_plugin.graph.network import Network
 from srptq_plugin.graph.stages import STAGES
@@ -114,3 +118,52 @@ def test_progress_counts_to_its_end() -> None:
     analyze(subject("shared"), kinds=["site"], progress=lambda _what, done, total: seen.append((done, total)))
     assert seen[-1][0] == seen[-1][1]
     assert seen == sorted(seen)
+
+
+class Stop(BaseException):
+    """A process that ends."""
+
+
+def test_a_stopped_analysis_repeats_no_measurement(edsr: Analysis, tmp_path: Path) -> None:
+    measured: list[int] = []
+
+    def stop(_what: str, done: int, _total: int) -> None:
+        measured.append(done)
+        if len(measured) == 31:
+            raise Stop
+
+    path = tmp_path / "analysis.json.rows"
+    with pytest.raises(Stop):
+        analyze(subject("edsr"), progress=stop, rows=KeptRows(path))
+    path.write_text(f'{path.read_text()}["half a li')
+    resumed = KeptRows(path, resume=True)
+    count = len(measured) - 1
+    assert analyze(subject("edsr"), progress=lambda *_: measured.append(0), rows=resumed) == edsr
+    assert len(measured) - 31 == 2 * (1 + len(edsr.parts)) - count + 2  # two batches, each with a step at its end
+    assert [json.loads(line)[1] for line in path.read_text().splitlines()]
+    assert analyze(subject("edsr"), rows=KeptRows(path, resume=True)) == edsr
+    resumed.remove()
+    assert not path.exists()
+
+
+def test_rows_of_another_network_are_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    analyze(subject("edsr", 8), kinds=["stage"], rows=KeptRows(path))
+    resumed = analyze(subject("edsr"), kinds=["stage"], rows=KeptRows(path, resume=True))
+    assert resumed == analyze(subject("edsr"), kinds=["stage"])
+
+
+def test_noise_goes_on_from_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    whole = measure_noise(subject("shared"), rows=KeptRows(path))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[::2]))
+    assert (
+        measure_noise(subject("shared"), rows=KeptRows(path, resume=True)) == whole == measure_noise(subject("shared"))
+    )
+
+
+def test_damaged_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_text("[1]\n")
+    with pytest.raises(SrptqError, match=r"rows: line 1: damaged \(.*\); remove the file to start again"):
+        KeptRows(path, resume=True)

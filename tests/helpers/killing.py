@@ -1,12 +1,14 @@
 """Killing `quantize` and `train` at random moments: `python tests/helpers/killing.py train 100`.
 
 After each kill the folder holds the old run or the new one, whole. The next run leaves no draft behind.
-A killed training resumes and ends with the same bits as an uninterrupted one.
+A killed training resumes and ends with the same bits as an uninterrupted one. So does a killed `quantize`, with
+`resume`, after one kill or after several in a row.
 """
 
 import importlib
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -22,11 +24,21 @@ from srptq_plugin.data.images import to_pixels
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.qat.train_run import train_run
-from srptq_plugin.qat.training_checkpoint import CHECKPOINT
-from srptq_plugin.runs.run import RECIPE, TABLE, Run
+from srptq_plugin.reconstruction import pac_state
+from srptq_plugin.runs.run import RECIPE, SUMMARY, TABLE, Run
+from srptq_plugin.utils.checkpoint import CHECKPOINT
 
 Files = tuple[bytes, ...]
 SMALL = {"calibration": {"patches": 2, "size": 12}}
+TUNED = {
+    "calibration": {"patches": 4, "size": 16, "batch": 2},
+    "equalize": True,
+    "float_above": 0.02,
+    "reconstruction": {"name": "pac", "epochs": 6, "weights": "free", "start": "image", "bias_correction": True},
+}
+"""Keys of a recipe with every phase."""
+AGAIN = 0.4
+"""The share of killed runs whose next run is killed as well."""
 STEPS = {"steps": 6, "patch": 8, "batch": 2, "every": 1}
 
 
@@ -50,7 +62,7 @@ def train_toy(start: Path, images: Path, out: Path) -> None:
     train_run(recipe, start, images=images, out=out, resume=resume.is_file(), device="cpu")
 
 
-def spawn(work: Callable[[], None]) -> int:
+def spawn(work: Callable[[], object]) -> int:
     """Do some work in a child process and return its id."""
     child = os.fork()  # a new interpreter would import for longer than it works
     if child:
@@ -100,6 +112,40 @@ def kill_quantize(place: Path, count: int, draw: random.Random) -> int:
     return hits
 
 
+def resume_toy(out: Path) -> None:
+    """Quantize with all phases, from where an earlier run was killed."""
+    pac_state.SECONDS, pac_state.SHARE = 0.0, float("inf")  # every step is saved
+    recipe = networks.recipe(8, "onnxruntime", **TUNED)
+    rounded = recipe.weights.model_copy(update={"rounding": "compensated"})
+    recipe = recipe.model_copy(update={"weights": rounded})
+    quantize(recipe, model=networks.network("edsr"), out=out, resume=True, device="cpu")
+
+
+def read_all(folder: Path) -> dict[str, bytes]:
+    """Return all files of a run but its summary, which holds seconds."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SUMMARY}
+
+
+def kill_resume(place: Path, count: int, draw: random.Random) -> int:
+    """Kill runs, often several times in a row, and resume them. Return the number of kills that came in time."""
+    out = place / "run"
+    seconds = time_to_end(lambda: resume_toy(out))
+    whole, hits = read_all(out), 0
+    for turn in range(count):
+        hits += kill_after(lambda: resume_toy(out), draw.uniform(0.02, 1.05) * seconds)
+        if draw.random() < AGAIN:
+            continue
+        time_to_end(lambda: resume_toy(out))
+        if read_all(out) != whole:
+            raise SystemExit(f"kill {turn}: the bits differ from an uninterrupted run")
+        check_clean(out)
+        shutil.rmtree(out)
+    time_to_end(lambda: resume_toy(out))
+    if read_all(out) != whole:
+        raise SystemExit("the last run: the bits differ from an uninterrupted run")
+    return hits
+
+
 def kill_train(place: Path, count: int, draw: random.Random) -> int:
     """Kill trainings and resume them. Return the number of kills that came in time."""
     start, images, out = place / "run", place / "images", place / "trained"
@@ -133,7 +179,7 @@ def check_clean(out: Path) -> None:
         for path in (*out.iterdir(), *out.parent.iterdir())
         if ".draft" in path.name or path.name.startswith(".")
     ]
-    if left or (out.parent / f"{out.name}.training").exists():
+    if left or any((out.parent / f"{out.name}.{kind}").exists() for kind in ("training", "quantizing")):
         raise SystemExit(f"left behind: {left}")
 
 
@@ -143,7 +189,7 @@ def main(kind: str, count: int, seed: int = 0) -> None:
     importlib.import_module("srptq_adapters.torchao.torchao_toolkit")  # once, not in each child
     networks.exported("shared")
     with TemporaryDirectory() as folder:
-        kill = {"quantize": kill_quantize, "train": kill_train}[kind]
+        kill = {"quantize": kill_quantize, "train": kill_train, "resume": kill_resume}[kind]
         hits = kill(Path(folder), count, random.Random(seed))  # noqa: S311
     sys.stdout.write(f"{kind}: {hits} of {count} were killed before the end\n")
 

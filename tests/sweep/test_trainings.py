@@ -14,7 +14,7 @@ from helpers.photographs import pixels, save
 from helpers.sweeping import Sweep
 
 from srptq_plugin.qat.train_run import train_run
-from srptq_plugin.qat.training_checkpoint import CHECKPOINT
+from srptq_plugin.utils.checkpoint import CHECKPOINT
 
 Runs = Callable[[str], Path]
 UNFINISHED = "trained.training"
