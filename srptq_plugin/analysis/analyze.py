@@ -150,7 +150,7 @@ class _Traced:
 
 
 class _Meter:
-    """Measures every part on images. A row has the numbers of the part alone, then those of the part left float."""
+    """Measures every part on images. A row has the numbers of the part alone, then with the part left float."""
 
     def __init__(
         self, subject: Subject, parts: Sequence[Part], rows: KeptRows, progress: Progress, images: int

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -16,7 +17,7 @@ from srptq_plugin.calibration.equalization.rounding_noise import RoundingNoise
 from srptq_plugin.calibration.even_areas import hold_even_areas
 from srptq_plugin.calibration.figures import Figures
 from srptq_plugin.calibration.inputs import Inputs
-from srptq_plugin.calibration.observation import observe
+from srptq_plugin.calibration.observation import observe, own_share
 from srptq_plugin.calibration.rotation.rotate import rotate_streams
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError, first_line
@@ -197,8 +198,10 @@ class Calibrator:
         tune, patches = self.inputs.bound.tune, self.inputs.patches
         with self.clock("reconstruct"):
             if tune is not None:
-                own = {"checkpoint": checkpoint} if checkpoint and takes_checkpoint(tune) else {}
-                figures = tune(prepared, patches.to(self.inputs.device), progress=self.progress, **own)
+                own: dict[str, Any] = {"checkpoint": checkpoint} if checkpoint and takes_checkpoint(tune) else {}
+                images, batch = own_share(patches, tune.keywords.get("batch"))
+                own |= {} if batch is None else {"batch": batch}
+                figures = tune(prepared, images.to(self.inputs.device), progress=self.progress, **own)
                 self.figures.reconstruction = dict(figures)
         if is_first():
             self.figures.tuned = tuned_bounds(prepared) if self.inputs.recipe.reconstruction else {}

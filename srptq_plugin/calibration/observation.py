@@ -1,17 +1,20 @@
-"""Observing in several processes: each runs a share of the batches, and the bounds are those of one process."""
+"""The shares of several processes in observing and tuning. Observing gives the bounds of one process, to the bit."""
 
 import copy
+import logging
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from srptq_plugin.errors import SrptqError
 from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.observer import Observer
 from srptq_plugin.quantization.quantizer import Mode
-from srptq_plugin.utils.distributed import gather, is_first, rank, world_size
+from srptq_plugin.utils.distributed import deal, gather, is_first, rank, world_size
 from srptq_plugin.utils.progress import Progress, quiet
 
+logger = logging.getLogger(__name__)
 Observers = dict[str, Observer]
 
 
@@ -39,6 +42,24 @@ def observe(prepared: PreparedGraph, batches: Sequence[Tensor], progress: Progre
     if is_first():
         prepared.set_mode(Mode.QUANTIZE)
     progress("observing", len(parts), len(parts))
+
+
+def own_share(patches: Tensor, batch: int | None) -> tuple[Tensor, int | None]:
+    """Return this process's share of the patches, and of a reconstruction's batch if it has one.
+
+    All processes together make the steps of one process. Every process gets the same number of patches.
+    """
+    count = world_size()
+    if batch is not None and batch % count:
+        raise SrptqError(
+            f"reconstruction.batch: {batch} patches cannot be shared by {count} processes; give a multiple of {count}, "
+            "or start fewer processes"
+        )
+    left_out = len(patches) % count
+    if left_out and is_first():
+        logger.warning("%d of %d patches are left out of tuning: %d processes", left_out, len(patches), count)
+    share = deal(patches[: len(patches) - left_out])
+    return share, None if batch is None else batch // count
 
 
 def _merge(prepared: PreparedGraph, fresh: Observers) -> None:

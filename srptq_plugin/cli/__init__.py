@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from srptq_plugin.cli.command import BY_NAME
 from srptq_plugin.cli.option_words import translate_error
 from srptq_plugin.cli.parser import USER_ERROR, parse
+from srptq_plugin.cli.process_group import ProcessGroup, Terminated
 from srptq_plugin.errors import SrptqError, indent_lines
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 INTERNAL_ERROR = 3
 INTERRUPTED = 128 + 2
 HUNG_UP = 128 + 13
-"""The exit codes that a shell reports for a program ended by SIGINT or SIGPIPE."""
+TERMINATED = 128 + 15
+"""The exit codes that a shell reports for a program ended by SIGINT, SIGPIPE or SIGTERM."""
 
 __all__ = ["main"]
 
@@ -44,18 +46,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(argv: Sequence[str] | None) -> int:
+    group = ProcessGroup()
     try:
         arguments = parse(argv)
     except SystemExit as leaving:
         return int(leaving.code or 0)
+    if group.rank and not BY_NAME[arguments.command].shared:
+        return 0
     try:
-        return _run(arguments)
+        with group.joined():
+            return _run(arguments)
+    except Terminated:
+        if group.speaks():
+            _complain("error: ended by the launcher, as another process was lost or all were stopped")
+        return TERMINATED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         raise
     except (SrptqError, SystemExit, Exception) as error:  # noqa: BLE001 - a traceback is no message
-        return _explain(error, verbose=arguments.verbose)
+        return _explain(error, verbose=arguments.verbose) if group.speaks() else USER_ERROR
 
 
 def _run(arguments: Namespace) -> int:

@@ -80,10 +80,16 @@ def _rows_file(out: Path) -> Path:
 
 
 def _write_json(record: Mapping[str, Any], out: Path) -> None:
-    from srptq_plugin.utils.atomic_file import atomic_file  # noqa: PLC0415
+    _write(out, json.dumps(strict(record), indent=1) + "\n")
 
-    with atomic_file(out) as draft:
-        draft.write_text(json.dumps(strict(record), indent=1) + "\n")
+
+def _write(out: Path, text: str) -> None:
+    from srptq_plugin.utils.atomic_file import atomic_file  # noqa: PLC0415
+    from srptq_plugin.utils.distributed import is_first  # noqa: PLC0415
+
+    if is_first():
+        with atomic_file(out) as draft:
+            draft.write_text(text)
 
 
 def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer:
@@ -91,7 +97,7 @@ def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer
     from srptq_plugin.analysis.precision import Budget, Precision  # noqa: PLC0415
     from srptq_plugin.analysis.widths import at_every_width, mixed_recipe  # noqa: PLC0415
     from srptq_plugin.evaluation.pairs import load_pairs  # noqa: PLC0415
-    from srptq_plugin.utils.atomic_file import atomic_file, check_file  # noqa: PLC0415
+    from srptq_plugin.utils.atomic_file import check_file  # noqa: PLC0415
 
     out = _file_to_write(args, run, BUDGET)
     check_file("recipe_out", args.recipe_out)
@@ -101,8 +107,7 @@ def _precision(args: Namespace, run: "Run | None", progress: Progress) -> Answer
     uniforms = at_every_width(inputs, args.patches, args.bits, progress, rows)
     precision = Precision(uniforms, "stage" if args.by == ["stage"] else "site", pairs)
     mixture = precision.within(Budget(*args.budget))
-    with atomic_file(args.recipe_out) as draft:
-        draft.write_text(mixed_recipe(inputs, uniforms[0].subject.table.plan, mixture.bits).to_yaml())
+    _write(args.recipe_out, mixed_recipe(inputs, uniforms[0].subject.table.plan, mixture.bits).to_yaml())
     measure: Measure = "size" if args.budget[0] == "size" else "bops"
     curve = {"measure": measure, "mixtures": [point.point() for point in precision.curve(measure)]}
     data = precision.record() | {"budget": dict([args.budget]), "mixed": mixture.record(), "curve": curve}

@@ -28,6 +28,8 @@ class Command:
     add_options: Callable[[ArgumentParser], None]
     function: str
     about: str = ""
+    shared: bool = False
+    """Whether several processes share its work. Of other commands the first process does all."""
 
     @property
     def description(self) -> str:
@@ -46,6 +48,7 @@ COMMANDS = (
         command_options.quantize,
         "run_commands:quantize",
         help_texts.QUANTIZE,
+        shared=True,
     ),
     Command(
         "train",
@@ -53,6 +56,7 @@ COMMANDS = (
         command_options.train,
         "run_commands:train",
         help_texts.TRAIN,
+        shared=True,
     ),
     Command(
         "evaluate",
@@ -60,6 +64,7 @@ COMMANDS = (
         command_options.evaluate,
         "run_commands:evaluate",
         help_texts.EVALUATE,
+        shared=True,
     ),
     Command(
         "verify",
@@ -74,6 +79,7 @@ COMMANDS = (
         command_options.analyze,
         "analyze_command:analyze",
         help_texts.ANALYZE,
+        shared=True,
     ),
     Command(
         "plot",

@@ -59,13 +59,14 @@ def evaluate(args: Namespace, progress: Progress) -> Answer:
     from srptq_plugin.evaluation import evaluate as evaluation  # noqa: PLC0415
     from srptq_plugin.runs.run import Run  # noqa: PLC0415
     from srptq_plugin.utils.atomic_file import check_file  # noqa: PLC0415
+    from srptq_plugin.utils.distributed import is_first  # noqa: PLC0415
 
     run = Run.open(args.run)
     if args.csv:
         check_file("csv", args.csv)
     options = {"tile": args.tile, "overlap": args.overlap, "ensemble": args.ensemble, "strict": args.strict}
     scores = evaluation.evaluate(run, args.data, args.scale, progress, **options, device=args.device)
-    if args.csv:
+    if args.csv and is_first():
         scores.save(args.csv)
     return Answer(scores.record(), evaluation_report(scores.record()))
 

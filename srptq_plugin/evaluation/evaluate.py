@@ -1,7 +1,7 @@
 """PSNR and SSIM on the Y channel against high-resolution images: of float, simulation, runtime and bicubic."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from srptq_plugin.data.images import Image
@@ -15,6 +15,7 @@ from srptq_plugin.evaluation.seams import Seam, compare
 from srptq_plugin.evaluation.tiling import Tiling, choose_tiling
 from srptq_plugin.runs.run import Forward, Run
 from srptq_plugin.utils.devices import device_of
+from srptq_plugin.utils.distributed import collect, deal
 from srptq_plugin.utils.progress import Progress, quiet
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def evaluate(
     device: str = "auto",
     watch: Watch = unwatched,
 ) -> Evaluation:
-    """Score every output of a run.
+    """Score every output of a run. Several processes share the images, and all return the scores of all.
 
     Args:
         data: A folder with `HR` and `LR_x4` folders, or with high-resolution images, which are downscaled.
@@ -88,7 +89,7 @@ def _float_scores(outputs: Outputs, images: Sequence[Image], watch: Watch, progr
     progress("evaluating", len(images), len(images))
 
 
-def _by_output(scores: Iterator[Score]) -> list[Score]:
+def _by_output(scores: Iterable[Score]) -> list[Score]:
     """Sort scores by output, in the order of the first image."""
     listed = list(scores)
     order = {name: number for number, name in enumerate(dict.fromkeys(score.output for score in listed))}
@@ -114,14 +115,16 @@ def _check_turns(run: Run, size: tuple[int, int] | None) -> None:
         )
 
 
-def _scores(outputs: Outputs, pairs: Sequence[Pair], watch: Watch, progress: Progress) -> Iterator[Score]:
-    for done, pair in enumerate(pairs):
-        progress("evaluating", done, len(pairs))
+def _scores(outputs: Outputs, pairs: Sequence[Pair], watch: Watch, progress: Progress) -> list[Score]:
+    own, scored = deal(pairs), list[list[Score]]()
+    for done, pair in enumerate(own):
+        progress("evaluating", done, len(own))
         pixels = outputs.of_image(pair.low.pixels)
-        for name, output in pixels.items():
-            yield _score(pair.low.name, name, output, pair.high.pixels, outputs.run.scale)
+        border = outputs.run.scale
+        scored.append([_score(pair.low.name, name, output, pair.high.pixels, border) for name, output in pixels.items()])
         watch(pair.low.name, pixels | {ORIGINAL: pair.high.pixels})
-    progress("evaluating", len(pairs), len(pairs))
+    progress("evaluating", len(own), len(own))
+    return [score for image in collect(scored) for score in image]
 
 
 def _score(image: str, name: str, output: Pixels, reference: Pixels, border: int) -> Score:

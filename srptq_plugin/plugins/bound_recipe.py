@@ -21,7 +21,7 @@ from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.recipes.schema import ReconstructionSettings, TensorSettings
 from srptq_plugin.utils.options import Options
 
-Tune = Callable[..., Mapping[str, float]]
+Tune = partial[Mapping[str, float]]
 """A reconstruction with its options. It takes a prepared graph, images and `progress`."""
 
 

@@ -4,13 +4,14 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,7 @@ from srptq_plugin.runs.run import NETWORK, PROGRAM, TRAINED, Run
 from srptq_plugin.runs.writing import Clock, RunWriter
 from srptq_plugin.utils.checkpoint import Checkpoint
 from srptq_plugin.utils.devices import device_of
+from srptq_plugin.utils.distributed import collect, deal, from_first, is_first, world_size
 from srptq_plugin.utils.progress import Progress, quiet
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ def train_run(
     registry: Registry | None = None,
     progress: Progress = quiet,
 ) -> Run:
-    """Train the network of a run from its bounds, and write a run folder.
+    """Train the network of a run from its bounds, and write a run folder. Several processes share each batch.
 
     Args:
         recipe: a recipe, the name of a shipped one, or the path of a .yaml file. Its section `training` says how.
@@ -88,7 +90,8 @@ def train_run(
     bound.target.require()
     folder, clock = RunFolder(Path(out)), Clock()
     training_folder = folder.folder.with_name(f"{folder.folder.name}.training")
-    _check_resuming(training_folder, resume=resume)
+    from_first(lambda: _check_resuming(training_folder, resume=resume))
+    _check_batch(bound.recipe.training.batch)
     with clock("load"):
         training_images = TrainingImages.load(images, start, scale)
         if data is None:
@@ -103,9 +106,11 @@ def train_run(
         log = job.train(resume=resume)
     prepared.to(torch.device("cpu"))
     writer = RunWriter(bound, start.record, start.input_size, clock, progress)
-    with folder.draft() as draft:
-        _write(draft, QuantTable.of(prepared), writer, start, log)
-    shutil.rmtree(training_folder)
+    if is_first():
+        with folder.draft() as draft:
+            _write(draft, QuantTable.of(prepared), writer, start, log)
+        shutil.rmtree(training_folder)
+    from_first(lambda: None)  # the others wait for the files
     return Run.open(folder.folder, registry)
 
 
@@ -116,6 +121,14 @@ def _check_resuming(folder: Path, *, resume: bool) -> None:
     if path.is_file() and not resume:
         raise SrptqError(
             f"{folder}: holds an interrupted training; continue with `resume=True`, or remove it to start again"
+        )
+
+
+def _check_batch(batch: int) -> None:
+    if batch % world_size():
+        raise SrptqError(
+            f"training.batch: {batch} patches cannot be shared by {world_size()} processes; give a multiple of "
+            f"{world_size()}, or start fewer processes"
         )
 
 
@@ -164,7 +177,7 @@ class _TrainJob:
         log = restore_training(self.checkpoint, training) if resume else []
         folder = self.checkpoint.folder
         folder.mkdir(parents=True, exist_ok=True)
-        with writing(str(folder), folder), locked(folder):
+        with writing(str(folder), folder), locked(folder) if is_first() else nullcontext():
             for record in train(training, batches, self._score, self.progress):
                 log.append(record)
                 logger.info("step %d: PSNR %.3f dB", record.step, record.psnr)
@@ -183,7 +196,7 @@ class _TrainJob:
             settings.seed,
             self.run.record.channels,
         )
-        return lambda step: tuple(None if tensor is None else tensor.to(device) for tensor in patches(step))
+        return lambda step: tuple(None if tensor is None else deal(tensor).to(device) for tensor in patches(step))
 
     @property
     def _patch_size(self) -> int:
@@ -202,8 +215,12 @@ class _TrainJob:
         """Compute the mean PSNR on Y over the validation images."""
         record = self.run.record
         facts = record.scale, record.input_range, record.channels
-        psnr, _ = mean_scores(lambda image: network(image.to(self._device)), self._validation_pairs, *facts)
-        return min(psnr, HIGHEST_PSNR)
+
+        def upscale(image: Tensor) -> Tensor:
+            return network(image.to(self._device))
+
+        rows = [mean_scores(upscale, [pair], *facts)[0] for pair in deal(self._validation_pairs)]
+        return min(float(np.mean(collect(rows))), HIGHEST_PSNR)
 
     @cached_property
     def _validation_pairs(self) -> list[Pair]:

@@ -14,10 +14,13 @@ from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
 from srptq_plugin.reconstruction.sensitivity import iter_pulls
+from srptq_plugin.utils.distributed import all_reduce_mean
 
 
 def choose_bounds(prepared: PreparedGraph, images: Tensor, draws: int = 4, seed: int = 0) -> None:
     """Set the bounds of each activation whose observer offers several to the offer that moves the image least.
+
+    Several processes measure on images of their own, and choose the same.
 
     Args:
         prepared: An observed graph.
@@ -34,6 +37,7 @@ def choose_bounds(prepared: PreparedGraph, images: Tensor, draws: int = 4, seed:
             pulls = [by_group[group] for by_group in pulls_by_draw]
             for n, bounds in enumerate(offers):
                 errors[group][n] += _measure_move(prepared.quantizers[group], bounds, maps[group], pulls)
+    all_reduce_mean(errors.values())
     for group, offers in offered.items():
         prepared.quantizers[group].set_bounds(offers[int(errors[group].argmin())])
 

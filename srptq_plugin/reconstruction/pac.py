@@ -27,7 +27,7 @@ from srptq_plugin.reconstruction.recompute import RecomputeActivations
 from srptq_plugin.reconstruction.sensitivity import block_shares
 from srptq_plugin.reconstruction.teacher import Teacher
 from srptq_plugin.utils.checkpoint import Checkpoint
-from srptq_plugin.utils.distributed import all_gather, all_reduce_mean
+from srptq_plugin.utils.distributed import all_gather, all_reduce_mean, world_size
 from srptq_plugin.utils.progress import Progress, quiet
 
 CHOSEN_ON = 16
@@ -113,15 +113,13 @@ class _Tuning:
         """Return the weight of each block in the feature loss."""
         if self.options.blocks == "equal":
             return torch.ones((), device=self.images.device)
-        shares = block_shares(self.prepared, self.images[:CHOSEN_ON], seed=self.seed)
-        all_reduce_mean([shares])
-        return shares
+        return block_shares(self.prepared, self.images[: _share(CHOSEN_ON)], seed=self.seed)
 
     def _choose(self) -> None:
-        choose_bounds(self.prepared, self.images[:CHOSEN_ON], seed=self.seed)
+        choose_bounds(self.prepared, self.images[: _share(CHOSEN_ON)], seed=self.seed)
 
     def _correct(self) -> None:
-        correct_biases(self.prepared, self.images[:CORRECTED_ON])
+        correct_biases(self.prepared, self.images[: _share(CORRECTED_ON)])
 
     def _tune_from(self, begun: Begun, saving: Saving | None) -> tuple[float, float]:
         """Tune from a start. Return the loss afterwards, and the ratio of the gradients at the start."""
@@ -212,6 +210,11 @@ class _Tuning:
         samples = torch.arange(min(self.options.batch, len(self.images)))
         norms = [_norm(torch.autograd.grad(self._losses(samples)[n], parameters, allow_unused=True)) for n in range(2)]
         return self.options.feature_weight * norms[1] / max(norms[0], 1e-30)
+
+
+def _share(images: int) -> int:
+    """Return how many of some images one process takes."""
+    return max(1, images // world_size())
 
 
 def _root_mean_square(error: Tensor) -> Tensor:

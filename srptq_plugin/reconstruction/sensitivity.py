@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from srptq_plugin.planning.prepared_graph import PreparedGraph, by_image
 from srptq_plugin.quantization.quantizer import Mode
+from srptq_plugin.utils.distributed import all_reduce_mean
 
 Maps = Mapping[str, Sequence[Tensor]]
 """By group, a tensor for each call of the group's quantizer."""
@@ -62,6 +63,7 @@ def block_shares(prepared: PreparedGraph, images: Tensor, draws: int = 4, seed: 
                 )
             )
     total = torch.stack(moves).sum(0)
+    all_reduce_mean([total])
     return total / total.mean()
 
 
