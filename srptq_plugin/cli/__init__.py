@@ -5,7 +5,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,10 +51,11 @@ def _guarded(argv: Sequence[str] | None) -> int:
         arguments = parse(argv)
     except SystemExit as leaving:
         return int(leaving.code or 0)
-    if group.rank and not BY_NAME[arguments.command].shared:
+    shared = BY_NAME[arguments.command].shared
+    if group.rank and not shared:
         return 0
     try:
-        with group.joined():
+        with group.joined() if shared else nullcontext():
             return _run(arguments)
     except Terminated:
         if group.speaks():

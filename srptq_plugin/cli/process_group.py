@@ -5,6 +5,7 @@ import signal
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -42,7 +43,7 @@ class ProcessGroup:
         if self.size == 1:
             yield
             return
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, partial(_terminate, os.getpid()))
         import torch  # noqa: PLC0415 - `srptq --help` answers without it
         import torch.distributed as dist  # noqa: PLC0415
 
@@ -78,5 +79,7 @@ def _join(torch: Any, dist: Any) -> "Store":
     return dist.PrefixStore("srptq", store)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+def _terminate(process: int, number: int, _frame: FrameType | None) -> NoReturn:
+    if os.getpid() != process:  # a child that a library forked inherits the handler
+        os._exit(128 + number)
     raise Terminated

@@ -41,7 +41,7 @@ def tune(rank: int, count: int) -> Result:
     prepared = networks.calibrated("edsr", 4, "onnxruntime")
     figures = reconstruct(prepared, IMAGES[rank::count], batch=8 // count, **JOINT)
     bounds = _ends(prepared.quantizers.values())
-    refused = _refused(lambda: reconstruct(prepared, IMAGES[: 4 - rank], epochs=1))
+    refused = refusal_of(lambda: reconstruct(prepared, IMAGES[: 4 - rank], epochs=1))
     correct_biases(untouched := networks.calibrated("edsr", 3, "onnxruntime"), IMAGES[rank::count])
     biases = torch.cat([bias.detach() for bias in untouched.biases.values()])
     return {"figures": figures, "bounds": bounds, "refused": refused, "biases": biases}
@@ -82,7 +82,7 @@ def calibrate_mqbench(rank: int, count: int) -> Result:
     state.enable_quantization(model)
     tuned = advanced_ptq.ptq_reconstruction(model, batches, {"pattern": "pac", **JOINT})
     fewer: Any = (model, batches[rank:], {"pattern": "pac", "epochs": 1})
-    refused = _refused(partial(advanced_ptq.ptq_reconstruction, *fewer))
+    refused = refusal_of(partial(advanced_ptq.ptq_reconstruction, *fewer))
     return {"calibrated": _scales(model), "tuned": _scales(tuned), "refused": refused}
 
 
@@ -103,7 +103,7 @@ def _closeness(rank: int, count: int) -> Callable[[PreparedGraph], float]:
     return closeness
 
 
-def _refused(call: Callable[[], object]) -> str:
+def refusal_of(call: Callable[[], object]) -> str:
     """Return the message of the error that a call raises, or nothing if it raises none."""
     try:
         call()
