@@ -20,7 +20,7 @@ Measure = Callable[[str], Row]
 class KeptRows:
     """Rows of numbers by key, in memory and, given a path, as lines of JSON in a file.
 
-    Each key begins with a digest of what was measured, so that rows of another network or of other images are not used.
+    Each key begins with a digest of the subject, so that rows of another network or of other images are not used.
     The first of several processes writes the file.
     """
 
@@ -31,10 +31,10 @@ class KeptRows:
             logger.warning("no rows in %s: nothing to resume, so the analysis starts from the beginning", path)
 
     def measure(self, subject: str, keys: Sequence[str], measure: Measure) -> None:
-        """Measure what is not known yet. The processes share the keys.
+        """Measure the keys that have no row yet. The processes share them.
 
         Args:
-            subject: What is measured, from `name_of`.
+            subject: The name of the subject, from `name_of`.
             keys: The keys of the rows.
             measure: Returns the row of a key.
         """
@@ -75,8 +75,8 @@ def name_of(subject: Subject, *others: bytes) -> str:
     table = subject.table
     numbers = {f"{name} scale": qparams.scale for name, qparams in table.qparams.items()}
     numbers |= {f"{name} zero": qparams.zero_point for name, qparams in table.qparams.items()}
-    tensors = [numbers, table.weights, table.biases, subject.network.state_dict(), {"patches": subject.patches}]
-    return digest([*(part for each in tensors for part in tensor_bytes(each)), *others])[:16]
+    named = [numbers, table.weights, table.biases, subject.network.state_dict(), {"patches": subject.patches}]
+    return digest([*(part for tensors in named for part in tensor_bytes(tensors)), *others])[:16]
 
 
 def _lines(rows: Mapping[str, Row]) -> Iterator[str]:

@@ -145,9 +145,9 @@ def origins_of(inputs: Inputs, program: ExportedProgram) -> dict[str, str]:
 
 
 def _rules(rules: Rules) -> Iterator[bytes]:
-    for each in fields(rules):
-        value = getattr(rules, each.name)
+    for rule in fields(rules):
+        value = getattr(rules, rule.name)
         # Sets of texts have another order in each process.
         parts = sorted(map(str, value)) if isinstance(value, frozenset) else value
         parts = list(map(str, value)) if isinstance(value, tuple) else parts
-        yield f"{each.name}={parts}".encode()
+        yield f"{rule.name}={parts}".encode()

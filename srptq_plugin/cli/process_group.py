@@ -7,15 +7,20 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
-
-if TYPE_CHECKING:
-    from torch.distributed import Store
+from typing import Any, NoReturn, Protocol
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others. The first works alone for a while, and a lost one is noticed at once."""
 FAILED = "srptq/failed"
 """The key under which processes count their failures."""
+
+
+class Store(Protocol):
+    """The counters that all processes share."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Add to a counter, and return its value."""
+        ...
 
 
 class Terminated(KeyboardInterrupt):
@@ -65,7 +70,7 @@ class ProcessGroup:
         return first
 
 
-def _join(torch: Any, dist: Any) -> "Store":
+def _join(torch: Any, dist: Any) -> Store:
     from torch.distributed.rendezvous import rendezvous  # noqa: PLC0415
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from srptq_plugin.graph.network import Network
 from srptq_plugin.planning.prepared_graph import PreparedGraph, fixed_size
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
 from srptq_plugin.plugins.registry import Registry
-from srptq_plugin.qat.batches import Patches
+from srptq_plugin.qat.batches import Batch, Patches
 from srptq_plugin.qat.initialize import initialize
 from srptq_plugin.qat.provenance import origins_of
 from srptq_plugin.qat.training import Training, Validation, train
@@ -184,7 +183,7 @@ class _TrainJob:
                 save_training(self.checkpoint, training, log)
         return log
 
-    def _batches(self) -> Callable[[int], Any]:
+    def _batches(self) -> Callable[[int], Batch]:
         settings, device = self.settings, self._device
         patches = Patches(
             self.images.lows,
@@ -196,7 +195,12 @@ class _TrainJob:
             settings.seed,
             self.run.record.channels,
         )
-        return lambda step: tuple(None if tensor is None else deal(tensor).to(device) for tensor in patches(step))
+
+        def batches(step: int) -> Batch:
+            low, high = patches(step)
+            return deal(low).to(device), None if high is None else deal(high).to(device)
+
+        return batches
 
     @property
     def _patch_size(self) -> int:

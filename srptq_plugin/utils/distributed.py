@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,13 @@ from torch import Tensor
 from srptq_plugin.errors import SrptqError
 
 T = TypeVar("T")
+
+
+class _Sliceable(Protocol):
+    def __getitem__(self, key: slice, /) -> Any: ...
+
+
+S = TypeVar("S", bound=_Sliceable)
 _ABSENT = object()
 
 
@@ -52,7 +59,7 @@ def own_indices(count: int) -> range:
     return range(rank(), rank() + count * world_size(), world_size())
 
 
-def deal(items: Sequence[T]) -> Sequence[T]:
+def deal(items: S) -> S:
     """Return this process's share of the items of all processes. It takes every Nth.
 
     >>> deal("abc")

@@ -49,7 +49,14 @@ def test_every_block_has_a_known_language() -> None:
 
 
 def test_only_known_programs_are_called() -> None:
-    assert {command.program for command in commands()} <= {"srptq", "pip", "python", "make"}
+    assert {command.program for command in commands()} <= {"srptq", "torchrun", "pip", "python", "make"}
+
+
+@pytest.mark.parametrize("command", documented("torchrun"), ids=str)
+def test_torchrun_starts_commands_that_share(command: Command) -> None:
+    module = command.arguments.index("srptq_plugin")
+    assert command.arguments[module - 1] == "-m"
+    assert BY_NAME[parse(command.arguments[module + 1 :]).command].shared
 
 
 @pytest.mark.usefixtures("plugins")

@@ -1,5 +1,7 @@
 """Several processes give what one gives: bounds, scores and analyses to the bit, tuned networks nearly so."""
 
+import os
+import signal
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 from helpers import networks
 from helpers.photographs import pixels, save
 from helpers.processes import Result, refusal_of, together
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from srptq_plugin.analysis.analyze import analyze
 from srptq_plugin.analysis.kept_rows import KeptRows
@@ -19,6 +22,7 @@ from srptq_plugin.evaluation.evaluate import evaluate
 from srptq_plugin.pipeline import quantize
 from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.reconstruction import pac_state
 from srptq_plugin.runs.run import Run
 
 pytest.importorskip("torchao")
@@ -58,9 +62,22 @@ def work_on(rank: int, count: int, folder: Path) -> Result:
     refused = refusal_of(partial(quantize, tuned(3), model=networks.network("edsr"), out=folder / "refused"))
     chosen = recipe(training=TRAINING, activations=MOVING)
     trained = train_run(chosen, run.folder, images=folder / "images", out=folder / "trained", scale=2)
+    tables = {"tuned_table": (run.folder / TABLE).read_bytes()}
     measured = {"analysis": analysis, "resumed": resumed, "scores": scores, "losses": run.summary["reconstruction"]}
-    after = {name: evaluate(each, folder / "images").record() for name, each in (("tuned", run), ("trained", trained))}
-    return {**observed, **measured, **after, "refused": refused}
+    after = {name: evaluate(made, folder / "images").record() for name, made in (("tuned", run), ("trained", trained))}
+    return {**observed, **tables, **measured, **after, "refused": refused}
+
+
+def tune(rank: int, _count: int, folder: Path, lost: int) -> Result:
+    """Tune, from a state if there is one. The process `lost` kills itself on the way."""
+
+    def kill(what: str, done: int, _total: int) -> None:
+        if (rank, what, done) == (lost, "tuning", 3):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pac_state.SECONDS, pac_state.SHARE = 0.0, float("inf")  # every step is saved
+    run = quantize(tuned(4), model=networks.network("edsr"), out=folder / "run", resume=True, progress=kill)
+    return {"table": (run.folder / TABLE).read_bytes()}
 
 
 def with_images(folder: Path) -> Path:
@@ -119,6 +136,16 @@ def test_tuned_and_trained_networks_score_alike(alone: Result, both: list[Result
 def test_tuning_in_two_processes_lowers_the_loss(both: list[Result]) -> None:
     assert both[0]["losses"] == both[1]["losses"]
     assert both[0]["losses"]["loss_after"] < both[0]["losses"]["loss_before"]
+
+
+def test_after_a_lost_process_both_resume(both: list[Result], tmp_path: Path) -> None:
+    with pytest.raises(ProcessExitedException, match="SIGKILL"):
+        together(partial(tune, folder=tmp_path, lost=1), 2, tmp_path)
+    assert (tmp_path / "run.quantizing" / "reconstruction.pt").is_file()
+    assert not (tmp_path / "run" / TABLE).exists()
+    (tmp_path / "store").unlink()
+    resumed = together(partial(tune, folder=tmp_path, lost=2), 2, tmp_path)
+    assert [result["table"] for result in resumed] == [both[0]["tuned_table"]] * 2
 
 
 def test_batches_that_cannot_be_shared_are_refused(alone: Result, both: list[Result]) -> None:

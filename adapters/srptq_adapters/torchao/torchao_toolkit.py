@@ -1,9 +1,11 @@
 """torchao as a toolkit of the pipeline, and reconstruction of any graph that was prepared with our quantizers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 
+import torch.ao.quantization.fx.utils
+import torchao.utils
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torchao.quantization.pt2e.fake_quantize import (
@@ -26,6 +28,11 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.quantization.grid import Bounds, project
 from srptq_plugin.utils.progress import Progress, quiet
 
+KEEPERS = (
+    (torchao.utils, "_assert_and_get_unique_device"),
+    (torch.ao.quantization.fx.utils, "assert_and_get_unique_device"),
+)
+"""Functions that remember the device of each network, by the network itself."""
 EXTREMES = (MinMaxObserver, PerChannelMinMaxObserver)
 """Observers that compute scale and zero point from `min_val` and `max_val` alone, moving averages among them."""
 
@@ -37,7 +44,9 @@ class TorchaoToolkit:
 
     def realize(self, program: ExportedProgram, plan: Plan) -> PreparedGraph:
         """Return the exported network, prepared by torchao with the plan's quantizers."""
-        return PreparedGraph(prepare_pt2e(own_module(program), SRQuantizer(lambda _: plan)), plan)
+        prepared = PreparedGraph(prepare_pt2e(own_module(program), SRQuantizer(lambda _: plan)), plan)
+        _forget_networks()
+        return prepared
 
     def owns(self, quantizer: nn.Module) -> bool:
         """Tell whether a quantizer is torchao's own fake-quantizer."""
@@ -107,6 +116,14 @@ def reconstruct(
     entry = (registry or Registry()).reconstruction(method)
     chosen = entry.options.parse(options, method)
     return entry.load()(PreparedGraph.wrap(prepared, plan), images, progress=progress, seed=seed, **dict(chosen))
+
+
+def _forget_networks() -> None:
+    """Empty caches of torch and torchao without a limit. They keep every network that was ever prepared."""
+    for module, name in KEEPERS:
+        clear: Callable[[], None] | None = getattr(getattr(module, name, None), "cache_clear", None)
+        if clear is not None:
+            clear()
 
 
 def _fill(module: nn.Module, name: str, values: Tensor) -> None:
