@@ -121,7 +121,9 @@ def _scores(outputs: Outputs, pairs: Sequence[Pair], watch: Watch, progress: Pro
         progress("evaluating", done, len(own))
         pixels = outputs.of_image(pair.low.pixels)
         border = outputs.run.scale
-        scored.append([_score(pair.low.name, name, output, pair.high.pixels, border) for name, output in pixels.items()])
+        scored.append(
+            [_score(pair.low.name, name, output, pair.high.pixels, border) for name, output in pixels.items()]
+        )
         watch(pair.low.name, pixels | {ORIGINAL: pair.high.pixels})
     progress("evaluating", len(own), len(own))
     return [score for image in collect(scored) for score in image]
