@@ -1,4 +1,4 @@
-"""Many runs in one process: memory, open files and threads, which must not grow.
+"""Many runs in one process: memory, open files, threads and objects.
 
     python benchmarks/soak.py [--runs 200] [--every 20] [--recipe onnxruntime-w8a8]
 

@@ -26,6 +26,7 @@ FILE = re.compile(r"[\w./*-]+/[\w.*-]*|[\w*-]+\.(?:py|md|yaml|json|jsonl|toml|tx
 FOLDERS = (ROOT, ROOT / "srptq_plugin", ROOT / "examples" / "mqbench")
 OF_THE_USER = (
     "run/",
+    "run.quantizing/",
     "trained/",
     "mine.yaml",
     "model.onnx",
@@ -36,7 +37,9 @@ OF_THE_USER = (
     SUMMARY,
     TABLE,
     ANALYSIS,
+    f"{ANALYSIS}.rows",
     BUDGET,
+    f"{BUDGET}.rows",
 )
 """Names of a run's files, of a reader's files, and the form of a key."""
 DOTTED = re.compile(r"([A-Za-z]\w*)\.(\w+)(?:\(.*\))?")
