@@ -29,7 +29,7 @@ from srptq_plugin.planning.prepared_graph import PreparedGraph
 from srptq_plugin.plugins.bound_recipe import takes_checkpoint
 from srptq_plugin.reconstruction.compensation import compensate
 from srptq_plugin.utils.checkpoint import Checkpoint
-from srptq_plugin.utils.distributed import from_first, is_first, world_size
+from srptq_plugin.utils.distributed import LostProcessError, from_first, is_first, world_size
 from srptq_plugin.utils.progress import Progress, quiet
 from srptq_plugin.utils.timing import Clock
 
@@ -70,11 +70,17 @@ class Calibrator:
         """
         torch.manual_seed(self.inputs.recipe.calibration.seed)
         state = checkpoint.load() if checkpoint and resume else self._begin(program, checkpoint)
-        prepared = self._restored(program, state)
-        for phase, work in self._phases(checkpoint):
-            if not state.reaches(phase):
-                work(prepared)
-                state = self._finish(phase, prepared, state, checkpoint)
+        try:
+            prepared = self._restored(program, state)
+            for phase, work in self._phases(checkpoint):
+                if not state.reaches(phase):
+                    work(prepared)
+                    state = self._finish(phase, prepared, state, checkpoint)
+        except SrptqError as error:
+            # A network or images that cannot be observed are no better when resumed.
+            if checkpoint and state.phase == "prepare" and not isinstance(error, LostProcessError):
+                checkpoint.remove()
+            raise
         prepared.to(torch.device("cpu"))
         return replace(QuantTable.of(prepared), rotations=self.figures.rotations)
 
