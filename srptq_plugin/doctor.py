@@ -26,7 +26,7 @@ FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "avx512_bf16"
 """The instructions that matter to integer kernels. The last two are ARM's."""
 VARIABLES = ("OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "CUDA_VISIBLE_DEVICES")
 """The variables of the environment that change kernels or threads."""
-DEVELOPMENT = re.compile(r"extra == .(?:dev|bench)\b")
+DEVELOPMENT = re.compile(r"extra == .(?:dev|docs|bench)\b")
 """Requirements of those who develop this package."""
 TRIAL: Mapping[str, Any] = {
     "activations": {"observer": "minmax"},

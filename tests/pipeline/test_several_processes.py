@@ -35,7 +35,7 @@ TRAINING = {"steps": 4, "every": 2, "batch": 4, "patch": 16, "value_rate": 0.05,
 
 
 def recipe(target: str = "paper", **keys: Any) -> Recipe:
-    calibration = {"patches": 8, "size": 12, "batch": 3, "even_areas": True}
+    calibration = {"patches": 8, "size": 16, "batch": 3, "even_areas": True}
     return networks.recipe(6 if target == "paper" else 8, target, calibration=calibration, **keys)
 
 

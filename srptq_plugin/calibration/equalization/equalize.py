@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from srptq_plugin.calibration.equalization.channels import Channels
 from srptq_plugin.calibration.equalization.rounding_noise import RoundingNoise, weight_classes
-from srptq_plugin.calibration.rotation.rotate import rotate_streams
 from srptq_plugin.graph.export import fold_and_trace, graph_of
 from srptq_plugin.graph.network import Network
 from srptq_plugin.plugins.bound_recipe import BoundRecipe
@@ -38,7 +37,7 @@ def equalize(
 ) -> nn.Module:
     """Return a copy to prepare in any toolkit, with channels scaled for a recipe's grids and placement.
 
-    Streams are rotated first if the recipe says so.
+    Streams are not rotated, as `initialize` finds the factors of channels in the weights, and no rotation.
     Batch norms and mean shifts are folded into the convolutions before them.
 
     Args:
@@ -58,8 +57,6 @@ def equalize(
     copied, program = fold_and_trace(module, channels=images.shape[1])
     network = Network(graph_of(program))
     plan, seed = bound.plan(network, input_range), bound.recipe.calibration.seed
-    if bound.recipe.rotate:
-        rotate_streams(network, plan, images.cpu(), input_range, seed)
     equalize_network(RoundingNoise(network, plan, images.cpu(), seed))
     copied.load_state_dict(program.state_dict, strict=False)
     return copied.to(next(module.parameters()).device)
