@@ -42,7 +42,7 @@ def test_shown_screens_have_the_programs_labels(furnished: Path) -> None:
     screen, excerpt = (next(text for text in texts if text.startswith(label)) for label in ("network ", "verified "))
     report = plain(run_report(json.loads((furnished / "run" / SUMMARY).read_text(encoding="utf-8")), furnished / "run"))
     shown = LABEL.findall(report.partition("\nnext")[0].replace(": ", "  "))
-    # Only the small network has notes: its integers are slower than float, and its tuning of a few steps may gain nothing.
-    # A terminal shows a label once.
+    # Only the small network has notes: its integers are slower than float, and tuning it for a few steps may gain
+    # nothing. A terminal shows a label once.
     assert LABEL.findall(screen) == [label for label in dict.fromkeys(shown) if label not in {"note", "tuning"}]
     assert set(excerpt.splitlines()) <= set(screen.splitlines())
