@@ -41,10 +41,10 @@ def estimate_noise(subject: Subject, seed: int = 0) -> dict[str, float]:
 def _rounded_once(subject: Subject) -> dict[str, list[bool]]:
     """Tell for each call of a group's quantizer, in the order of the graph, whether it rounds values first."""
     network = Network(subject.network)
-    order = {str(key): number for number, key in enumerate(network.keys.values())}
     by_group = {
-        group: sorted(sites, key=lambda site: order.get(site.source, 0))
+        group: sorted(sites, key=lambda site: network.positions[network.nodes[site.source]])
         for group, sites in subject.table.plan.groups.items()
+        if sites[0].role == "activation"
     }
     return {group: [not site.repeats for site in sites] for group, sites in by_group.items()}
 

@@ -97,6 +97,11 @@ class Network:
         return next(node for node, op in self.ops.items() if op == INPUT)
 
     @cached_property
+    def positions(self) -> dict[fx.Node, int]:
+        """The position of each operation in the order in which they run."""
+        return {node: number for number, node in enumerate(self.ops)}
+
+    @cached_property
     def varying(self) -> frozenset[fx.Node]:
         """The nodes that depend on the image."""
         dependent: set[fx.Node] = {self.input}

@@ -12,7 +12,7 @@ are computed together, as many small tensors take long.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -27,6 +27,8 @@ STEPS, RATE = 400, 0.02
 """Adam's steps, and its rate at first."""
 SHARPNESS = 24
 """The order of the norm that stands for a maximum."""
+TINY = 1e-30
+"""The smallest magnitude, so that its logarithm is finite."""
 LARGEST = 3.0
 """The largest magnitude of the logarithm of a factor."""
 
@@ -55,7 +57,7 @@ class ActivationNoise:
         """Return the squared error of the image. Each channel is divided by its power of exp(logs) of its class."""
         factor = logs[self.classes] * self.powers
         # One scale holds all channels, so that its step follows from the widest.
-        high, low = _largest(self.high - factor).exp(), _largest(self.low - factor).exp()
+        high, low = smooth_maximum(self.high - factor).exp(), smooth_maximum(self.low - factor).exp()
         width = 2 * torch.maximum(high, low) if self.grid.symmetric else high + low
         return ((width / self.grid.steps) ** 2 / 12 * (self.gain * (2 * factor).exp()).sum(-1)).sum()
 
@@ -82,9 +84,9 @@ class WeightNoise:
         """Return the squared error of the image. Inputs are multiplied by their factors and outputs divided."""
         factor = logs[self.inputs][..., None, :] - logs[self.outputs][..., None]
         # [..., groups, outputs]: a scale for each output channel, or one for the whole weight.
-        largest = _largest(self.size + factor)
+        largest = smooth_maximum(self.size + factor)
         if self.grid.channel_axis is None:
-            largest = _largest(largest.flatten(-2))[..., None, None]
+            largest = smooth_maximum(largest.flatten(-2))[..., None, None]
         return ((2 * largest.exp() / self.grid.steps) ** 2 / 12 * (self.gain * (-2 * factor).exp()).sum(-1)).sum()
 
 
@@ -101,15 +103,20 @@ def least_noise(parts: Sequence[NoiseTerm], count: int) -> tuple[Tensor, float]:
     logs = no_factors(count).requires_grad_()
     free = torch.ones(count, dtype=torch.float64)
     free[FIXED] = 0
-    optimizer = torch.optim.Adam([logs], lr=RATE)
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-        optimizer.zero_grad()
-        # The logarithm makes the gradient, and so the steps, independent of the noise's magnitude.
-        noise(together, logs * free).log().backward()
-        optimizer.step()
+    descend([logs], lambda: noise(together, logs * free), STEPS, RATE)
     best = (logs.detach() * free).clamp(-LARGEST, LARGEST)
     return best, float(noise(together, torch.zeros_like(best)) / noise(together, best))
+
+
+def descend(parameters: Sequence[Tensor], noise: Callable[[], Tensor], steps: int, rate: float) -> None:
+    """Change parameters in place by Adam, until the noise is small. The rate falls to zero."""
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+        optimizer.zero_grad()
+        # The logarithm makes the gradient, and so the steps, independent of the noise's magnitude.
+        noise().log().backward()
+        optimizer.step()
 
 
 def no_factors(count: int) -> Tensor:
@@ -133,7 +140,12 @@ def _stack(parts: Sequence[NoiseTerm]) -> Iterator[NoiseTerm]:
         yield replace(members[0], **stacked)
 
 
-def _largest(logs: Tensor) -> Tensor:
+def to_logs(magnitudes: Tensor) -> Tensor:
+    """Return logarithms that are finite."""
+    return magnitudes.clamp(min=TINY).log()
+
+
+def smooth_maximum(logs: Tensor) -> Tensor:
     """Return a smooth maximum of the last axis: the norm of order `SHARPNESS`, in logarithms.
 
     A hard maximum would give a gradient to the largest channel alone, and the largest would alternate.

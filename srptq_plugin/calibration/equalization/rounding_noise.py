@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, fx
 
 from srptq_plugin.calibration.equalization.channels import Channels
-from srptq_plugin.calibration.equalization.noise import ActivationNoise, NoiseTerm, WeightNoise, least_noise, no_factors
+from srptq_plugin.calibration.equalization.noise import (
+    ActivationNoise,
+    NoiseTerm,
+    WeightNoise,
+    least_noise,
+    no_factors,
+    to_logs,
+)
 from srptq_plugin.graph.network import IMAGE_AXES, Network, tensor_arguments
 from srptq_plugin.planning.plan import Plan
 from srptq_plugin.planning.prepared_graph import PreparedGraph
@@ -19,8 +26,6 @@ DRAWS = 4
 """The number of random sign images for each batch."""
 BEYOND = 5e-4
 """The share of values beyond either end of a channel's range."""
-TINY = 1e-30
-"""The smallest magnitude, so that its logarithm is finite."""
 
 
 class RoundingNoise:
@@ -47,7 +52,6 @@ def measured_parts(
 ) -> list[NoiseTerm]:
     """Measure and return the noise of every encoding. Squared gradients are summed over `DRAWS` draws."""
     measured = _measure(prepared, images, seed)
-    order = {node: number for number, node in enumerate(network.ops)}
     parts: list[NoiseTerm] = []
     for group, sites in prepared.plan.groups.items():
         grid, maps = sites[0].grid, measured[group]
@@ -55,11 +59,11 @@ def measured_parts(
             conv = network.nodes[sites[0].consumers[0].consumer]
             outputs, inputs = weight_classes(network, channels, conv)
             size, gain = (_arrange(network, conv, values, outputs, inputs) for values in (maps[0].high, maps[0].gain))
-            parts.append(WeightNoise(grid, _logs(size), gain, outputs, inputs))
+            parts.append(WeightNoise(grid, to_logs(size), gain, outputs, inputs))
         else:
             # The sites of a group share one quantizer, which is called in the order of the graph. The sources are put
             # in that order too, so that their classes belong to the channels of `maps`.
-            sources = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
+            sources = sorted((network.nodes[site.source] for site in sites), key=network.positions.__getitem__)
             by_source = [channels.of(source) for source in sources]
             pairs = zip(by_source, maps, strict=True)
             maps = [values if len(values.gain) == len(ids) else values.whole() for ids, values in pairs]
@@ -71,12 +75,8 @@ def measured_parts(
             low = torch.cat([values.low for values in maps])
             high = torch.cat([values.high for values in maps])
             gain = torch.cat([values.gain for values in maps])
-            parts.append(ActivationNoise(grid, _logs(low), _logs(high), gain, classes, torch.cat(powers)))
+            parts.append(ActivationNoise(grid, to_logs(low), to_logs(high), gain, classes, torch.cat(powers)))
     return parts
-
-
-def _logs(magnitudes: Tensor) -> Tensor:
-    return magnitudes.clamp(min=TINY).log()
 
 
 @dataclass(frozen=True)

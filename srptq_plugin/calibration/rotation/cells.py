@@ -28,9 +28,9 @@ class Cells:
             copies *= factor
         return cell, copies
 
-    def is_fixed(self, root: int) -> bool:
-        """Tell whether any cell of a root is fixed."""
-        return root in {self.root(cell)[0] for cell in self._fixed}
+    def fixed_roots(self) -> set[int]:
+        """Return the roots of fixed cells, whose channels all stay as they are."""
+        return {self.root(cell)[0] for cell in self._fixed}
 
     def fix(self, cells: Sequence[int]) -> None:
         """Let the channels of cells stay as they are."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from srptq_plugin.calibration.equalization.noise import descend
 from srptq_plugin.calibration.rotation.stream_noise import NoiseTerm, measure_noise
 from srptq_plugin.calibration.rotation.streams import Streams
 from srptq_plugin.graph.network import Network
@@ -58,12 +59,7 @@ def least_noise(terms: Sequence[NoiseTerm], sizes: Sequence[int]) -> tuple[list[
     first = still + noise(moving, matrices)
     for matrix in matrices:
         matrix.requires_grad_()
-    optimizer = torch.optim.Adam(matrices, lr=RATE)
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-        optimizer.zero_grad()
-        (still + noise(moving, matrices)).log().backward()
-        optimizer.step()
+    descend(matrices, lambda: still + noise(moving, matrices), STEPS, RATE)
     best = [matrix.detach() for matrix in matrices]
     return best, float(first / (still + noise(moving, best)))
 

@@ -18,6 +18,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from srptq_plugin.calibration.equalization.noise import smooth_maximum, to_logs
 from srptq_plugin.calibration.equalization.rounding_noise import by_channel
 from srptq_plugin.calibration.rotation.streams import Layout, Matrices, Streams, combine, streams_of
 from srptq_plugin.planning.plan import Plan, Site
@@ -29,10 +30,7 @@ DRAWS = 2
 """The number of random sign images for each batch."""
 PIXELS = 1024
 """About how many pixels of each feature map give the range of its channels: those that lie farthest out."""
-SHARPNESS = 24
-"""The order of the norm that stands for a maximum over channels."""
 RIDGE = 1e-9
-TINY = 1e-30
 MATRIX = 2
 
 
@@ -72,7 +70,8 @@ class MapNoise:
     def noise(self, matrices: Matrices, inverses: Matrices) -> Tensor:
         """Return the squared error of the image."""
         values = [combine(x, 0, layout, matrices) for x, layout in zip(self.pixels, self.layouts, strict=True)]
-        high, low = (_largest(torch.cat([(sign * x).amax(2) for x in values])) for sign in (1, -1))
+        ends = (torch.cat([(sign * x).amax(2) for x in values]) for sign in (1, -1))
+        high, low = (smooth_maximum(to_logs(end).T).exp() for end in ends)
         width = 2 * torch.maximum(high, low) if self.grid.symmetric else high + low
         turned = [inverse.T for inverse in inverses]
         pairs = zip(self.moments, self.layouts, strict=True)
@@ -201,9 +200,8 @@ def _moments(rows: Tensor) -> Tensor:
 
 def _map_noise(streams: Streams, sites: Sequence[Site], measured: Sequence[_Measured]) -> MapNoise:
     network = streams.network
-    order = {node: number for number, node in enumerate(network.ops)}
     # The sites of a group share one quantizer, which is called in the order of the graph.
-    nodes = sorted((network.nodes[site.source] for site in sites), key=order.__getitem__)
+    nodes = sorted((network.nodes[site.source] for site in sites), key=network.positions.__getitem__)
     pixels, moments = (m.values[:, None] for m in measured), (m.outputs[..., None] for m in measured)
     return MapNoise(sites[0].grid, tuple(map(streams.layout, nodes)), tuple(pixels), tuple(moments))
 
@@ -220,8 +218,3 @@ def _kernel_noise(streams: Streams, site: Site, kernel: _Measured) -> KernelNois
 def _diagonal(moments: Tensor, layout: Layout, matrices: Matrices) -> Tensor:
     """Return the diagonal of M S M^T, with S the moments and M the matrices along a layout."""
     return combine(combine(moments, 0, layout, matrices), 1, layout, matrices).diagonal()
-
-
-def _largest(magnitudes: Tensor) -> Tensor:
-    """Return a smooth maximum of magnitudes: their norm of order `SHARPNESS`."""
-    return (SHARPNESS * magnitudes.clamp(min=TINY).log()).logsumexp(0).div(SHARPNESS).exp()

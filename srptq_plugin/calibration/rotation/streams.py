@@ -62,11 +62,13 @@ class Streams:
             if node in network.varying:
                 self._enter(node)
         writers = {node: self.cells.root(self._maps[node][0])[0] for node in self.convolutions}
-        firsts = {cell: node for node, cell in reversed(writers.items()) if not self.cells.is_fixed(cell)}
-        order = sorted(firsts, key=list(writers.values()).index)
-        self._numbers = {cell: number for number, cell in enumerate(order)}
-        self.names = [network.name(firsts[cell]) for cell in order]
-        self.sizes = [self.cells.channels[cell] for cell in order]
+        fixed, firsts = self.cells.fixed_roots(), dict[int, fx.Node]()
+        for node, cell in writers.items():
+            if cell not in fixed:
+                firsts.setdefault(cell, node)
+        self._numbers = {cell: number for number, cell in enumerate(firsts)}
+        self.names = [network.name(node) for node in firsts.values()]
+        self.sizes = [self.cells.channels[cell] for cell in firsts]
 
     @property
     def convolutions(self) -> list[fx.Node]:
