@@ -85,7 +85,7 @@ class Average:
     value: Tensor
     count: int = 1
 
-    def join(self, other: "Average", share: float | None = None) -> "Average":
+    def join(self, other: Self, share: float | None = None) -> Self:
         """Return the mean of both, weighted by batches.
 
         Args:
@@ -94,7 +94,7 @@ class Average:
         """
         count = self.count + other.count
         share = other.count / count if share is None else share
-        return Average(self.value + (other.value - self.value) * share, count)
+        return replace(self, value=self.value + (other.value - self.value) * share, count=count)
 
 
 S = TypeVar("S", bound=State)

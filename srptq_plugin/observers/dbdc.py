@@ -1,6 +1,7 @@
 """DBDC: density-based dual clipping, in one cumulative pass for any number of ratios."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,7 +17,18 @@ LADDER = (0.0, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2,
 """Ratios that `auto` chooses from."""
 
 
-class DBDCObserver(BatchObserver[Average]):
+@dataclass(frozen=True)
+class Clipped(Average):
+    """The bounds and the expected error of every ratio, averaged over batches, shaped [3, ratios, rows].
+
+    Attributes:
+        excess: How far the extremes of the first batch lie beyond its bounds, shaped [2, ratios, rows].
+    """
+
+    excess: Tensor = field(kw_only=True)
+
+
+class DBDCObserver(BatchObserver[Clipped]):
     """Bounds that drop the emptier end bin repeatedly while 1 - ratio of the mass remains.
 
     `ratio` is a number, `paper` for the paper's value at 4, 6 and 8 bits, or `auto`. With `auto` each row takes the
@@ -25,9 +37,8 @@ class DBDCObserver(BatchObserver[Average]):
     `average` is `mean`, or `ema` for a moving average with the paper's factor. Merging weights moving averages by their
     numbers of batches.
 
-    Two details differ from the paper's Algorithm 1. The moving average starts from the clipped bounds of the first
-    batch, not from its extremes. The loop stops before the remaining mass falls below 1 - ratio, one bin
-    earlier than the paper's.
+    The paper's Algorithm 1 is `ratio: paper`, `average: ema`, `start: extremes` and `overshoot: true`. By default the
+    loop stops one bin earlier, before the remaining mass falls below 1 - ratio.
 
     >>> observer = DBDCObserver(IntGrid(8), ratio=0.01, bins=10)
     >>> observer.update(torch.cat([torch.linspace(0, 1, 999), torch.tensor([10.0])]))
@@ -43,11 +54,11 @@ class DBDCObserver(BatchObserver[Average]):
         # The weight of a new batch in a moving average, or None for a mean.
         self._share = 1 - self.options.momentum if self.options.average == "ema" else None
 
-    def measure(self, batch: Sequence[TensorRows]) -> Average:
-        """Return the bounds and the expected error of every ratio, shaped [3, ratios, rows]."""
+    def measure(self, batch: Sequence[TensorRows]) -> Clipped:
+        """Return the bounds and the expected error of every ratio on one batch."""
         low, high = extremes(batch)
         counts = torch.stack([equal_histogram(tensor.rows, low, high, self.bins) for tensor in batch]).sum(0)
-        below, above = count_dropped(counts, self.ratios)
+        below, above = count_dropped(counts, self.ratios, overshoot=self.options.overshoot)
         # Shares of the range, not edges: at 0 dropped bins the bounds are the extremes to the last bit.
         bounds = Bounds(low + (high - low) * (below / self.bins), high - (high - low) * (above / self.bins))
         errors = torch.zeros_like(bounds.lower)
@@ -55,9 +66,10 @@ class DBDCObserver(BatchObserver[Average]):
             zeros = torch.stack([tensor.zeros for tensor in batch]).sum(0)
             counts = without_zeros(counts, zeros, low, high)
             errors = expected_errors(counts, zeros, low, high, project(bounds, self.row_grid))
-        return Average(torch.stack([bounds.lower, bounds.upper, errors]))
+        excess = torch.stack([low - bounds.lower, high - bounds.upper])
+        return Clipped(torch.stack([bounds.lower, bounds.upper, errors]), excess=excess)
 
-    def accumulate(self, state: Average, batch: Average) -> Average:
+    def accumulate(self, state: Clipped, batch: Clipped) -> Clipped:
         """Return the mean, or the moving average, after one more batch."""
         return state.join(batch, self._share)
 
@@ -73,14 +85,22 @@ class DBDCObserver(BatchObserver[Average]):
 
     def offers(self) -> list[Bounds]:
         """Return the bounds of every ratio, for a caller that can judge them by the network's output."""
-        lower, upper, _ = self.require_state().value
+        lower, upper = self._bounds_of_ratios(self.require_state())
         return [self._shape(Bounds(*ends)) for ends in zip(lower, upper, strict=True)]
 
-    def row_bounds(self, state: Average) -> Bounds:
+    def row_bounds(self, state: Clipped) -> Bounds:
         """Return the bounds of the ratio that each row chose."""
-        lower, upper, errors = state.value
-        best = errors.argmin(0).expand(1, -1)
+        lower, upper = self._bounds_of_ratios(state)
+        best = state.value[2].argmin(0).expand(1, -1)
         return Bounds(lower.gather(0, best)[0], upper.gather(0, best)[0])
+
+    def _bounds_of_ratios(self, state: Clipped) -> Tensor:
+        """Return the lower and upper bounds of every ratio, shaped [2, ratios, rows]."""
+        if self.options.start == "clipped":
+            return state.value[:2]
+        # Each batch multiplies the start of a moving average by the momentum, so another start is added at the end.
+        # A single batch is then the same state in whichever observer it is measured first.
+        return state.value[:2] + self.options.momentum**state.count * state.excess
 
 
 def resolve_ratios(ratio: float | str, bits: int) -> tuple[float, ...]:
@@ -96,12 +116,13 @@ def resolve_ratios(ratio: float | str, bits: int) -> tuple[float, ...]:
     return (float(ratio),)
 
 
-def count_dropped(counts: Tensor, ratios: Sequence[float]) -> tuple[Tensor, Tensor]:
+def count_dropped(counts: Tensor, ratios: Sequence[float], *, overshoot: bool = False) -> tuple[Tensor, Tensor]:
     """Count the bins that DBDC drops at the lower and at the upper end, without its greedy loop.
 
     Args:
         counts: Histograms, shaped [rows, bins].
         ratios: The share of the mass that may go.
+        overshoot: Whether the bin goes as well with which more than this share is gone.
 
     Returns:
         Two tensors shaped [ratios, rows].
@@ -121,6 +142,9 @@ def count_dropped(counts: Tensor, ratios: Sequence[float]) -> tuple[Tensor, Tens
     with_upper = upper_sum[:, 1:] + lower_sum.gather(1, torch.searchsorted(lower_max, upper_max))
     total = lower_sum[:, -1:]
     least = (1 - torch.tensor(ratios, dtype=counts.dtype)) * total
+    if overshoot:
+        # Exact, since counts are integers: the mass that is gone before bin i goes.
+        with_lower, with_upper = with_lower - lower, with_upper - upper
     # Invariant: a bin goes if and only if total - gone >= least, which is gone - total <= -least. Subtracting from the
     # total, as the loop does, rounds as the loop does.
     below = torch.searchsorted(with_lower - total, -least, right=True).T

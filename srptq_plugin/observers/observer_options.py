@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, cast
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationInfo, field_validator
 
-from srptq_plugin.utils.field_types import Allowed, Count, Share, is_real, whole
+from srptq_plugin.utils.field_types import Allowed, Count, Flag, Share, is_real, whole
 from srptq_plugin.utils.options import Options
 
 
@@ -35,6 +35,17 @@ class DbdcOptions(Options):
     """How bounds are averaged over batches. `ema` is a moving average."""
     momentum: Share = 0.9
     """The factor of the moving average."""
+    start: Literal["clipped", "extremes"] = "clipped"
+    """A moving average starts from the clipped bounds of the first batch, or from its extremes as in Algorithm 1."""
+    overshoot: Flag = False
+    """`true` also drops the bin that crosses the ratio, as Algorithm 1 does."""
+
+    @field_validator("start")
+    @classmethod
+    def _starts_an_average(cls, start: str, info: ValidationInfo) -> str:
+        if start == "extremes" and info.data.get("average") == "mean":
+            raise ValueError("'clipped', or set average to ema, which can start from extremes")
+        return start
 
 
 class PercentileOptions(Options):
