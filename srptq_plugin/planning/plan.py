@@ -83,6 +83,8 @@ class Plan:
     integer_bias: bool = False
     """Biases are 32-bit integers."""
     qconfigs: Mapping[Role, QConfig] = field(default_factory=dict[Role, QConfig], repr=False)
+    input_range: tuple[float, float] | None = field(default=None, compare=False)
+    """The range of the input. None in a plan that is read from a file or from a toolkit's graph."""
 
     @cached_property
     def groups(self) -> Mapping[str, tuple[Site, ...]]:

@@ -51,6 +51,7 @@ def make_plan(
         floats=planner.floats(),
         integer_bias=rules.integer_bias,
         qconfigs=qconfigs or {},
+        input_range=image,
     )
 
 

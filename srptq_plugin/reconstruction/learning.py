@@ -31,19 +31,23 @@ class Rates:
         activation: The rate of the bounds of activations.
         kind: Whether these two are fractions of a site's range or absolute.
         values: The rate of weights, in steps of their grids.
+        level: An 8-bit level of the image in the network's units. It is the unit of an absolute rate of activations.
     """
 
     weight: float
     activation: float
     kind: Literal["relative", "absolute"]
     values: float
+    level: float = 1.0
 
     def bounds_rate(self, role: Role, quantizer: BoundedFakeQuantize) -> float:
         """Return the rate of a quantizer's bounds."""
         # A step of Adam has the length of its rate, whatever the gradient's magnitude. A rate relative to the range
         # therefore moves the bounds of every site by the same share.
         rate = self.weight if role == "weight" else self.activation
-        return rate * _range(quantizer) if self.kind == "relative" else rate
+        if self.kind == "relative":
+            return rate * _range(quantizer)
+        return rate if role == "weight" else rate * self.level
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ class _Tuning:
         ends = all_gather((float(images.min()), float(images.max())))
         low, high = min(low for low, _ in ends), max(high for _, high in ends)
         self.images = recolor(images, low, high, seed) if options.recolor else images
-        self.levels = LEVELS / max(high - low, 1e-30)
+        black, white = prepared.plan.input_range or (low, high)
+        self.levels = LEVELS / max(white - black, 1e-30)
         self.steps = options.epochs * math.ceil(len(images) / options.batch)
         prepared.set_mode(Mode.QUANTIZE)
 
@@ -124,7 +125,9 @@ class _Tuning:
     def _tune_from(self, begun: Begun, saving: Saving | None) -> tuple[float, float]:
         """Tune from a start. Return the loss afterwards, and the ratio of the gradients at the start."""
         options = self.options
-        rates = Rates(options.weight_rate, options.activation_rate, options.rates, options.value_rate)
+        rates = Rates(
+            options.weight_rate, options.activation_rate, options.rates, options.value_rate, level=1 / self.levels
+        )
         with Learning(self.prepared, rates, options.weights) as self.learning:
             for quantizer in self.prepared.quantizers.values():
                 quantizer.gradient = options.gradient

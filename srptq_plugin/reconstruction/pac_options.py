@@ -14,8 +14,9 @@ class PacOptions(Options):
 
     The paper's own are `epochs: 10`, `batch: 2`, `schedule: alternating`, `rates: absolute`, `weight_rate: 0.001`,
     `activation_rate: 0.05`, `start: observed`, `output_loss: l1`, `region_weight: 0`, `recolor: false`,
-    `feature_weight: 5` and `gradient: pact`, for images from 0 to 255. `feature_loss: literal` is equation (8) as
-    printed. The text next to it describes a mean square error: that is `sum`, up to a division by the number of values.
+    `feature_weight: 5` and `gradient: pact`: the recipes `paper-...-literal`. `feature_loss: literal` is equation (8)
+    as printed. The text next to it describes a mean square error: that is `sum`, up to a division by the number of
+    values.
     """
 
     epochs: Count = 10
@@ -25,7 +26,7 @@ class PacOptions(Options):
     schedule: Literal["alternating", "joint"] = "joint"
     """`alternating` tunes bounds of weights and of activations in turns of an epoch, `joint` tunes both together."""
     rates: Literal["relative", "absolute"] = "relative"
-    """`relative` rates are shares of a site's range, `absolute` rates are in its units."""
+    """`relative` rates are shares of a site's range. `absolute` ones are a weight's units, and 8-bit image levels."""
     weight_rate: Real = 1e-3
     """Learning rate of the bounds of weights."""
     activation_rate: Real = 1e-3

@@ -47,7 +47,7 @@ def test_the_loss_falls(schedule: str, gradient: str, feature_loss: str) -> None
 
 
 def test_absolute_rates_also_lower_the_loss(prepared: PreparedGraph) -> None:
-    rates: dict[str, Any] = {"rates": "absolute", "weight_rate": 1e-3, "activation_rate": 1e-2}
+    rates: dict[str, Any] = {"rates": "absolute", "weight_rate": 1e-3, "activation_rate": 2.5}
     figures = reconstruct(prepared, IMAGES, epochs=4, schedule="joint", **rates)
     assert figures["loss_after"] < 0.99 * figures["loss_before"]
 
@@ -88,7 +88,8 @@ def test_first_steps_have_the_length_of_rates(prepared: PreparedGraph, rates: st
     for role, rate in rate_of.items():
         for name in prepared.of_role(role):  # pyright: ignore[reportArgumentType]
             lower, upper = seen[0][name]
-            length = rate * ((upper - lower).mean().item() if rates == "relative" else 1.0)
+            unit = 1.0 if role == "weight" else 1 / 255  # of a network from 0 to 1
+            length = rate * ((upper - lower).mean().item() if rates == "relative" else unit)
             steps = [(after - before).abs() for before, after in zip(seen[0][name], seen[1][name], strict=True)]
             longest = torch.cat([step.flatten() for step in steps]).max().item()
             assert longest <= 1.01 * length, name

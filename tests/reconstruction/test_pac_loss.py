@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def test_the_rms_loss_is_the_noise_of_psnr(prepared: PreparedGraph) -> None:
 def test_errors_of_regions_count_on_top(prepared: PreparedGraph) -> None:
     images = networks.images(2, 20, 24, seed=3)
     with torch.no_grad():
-        error = 255 * (prepared(images) - prepared.float_forward(images)[0]).double() / (images.max() - images.min())
+        error = 255 * (prepared(images) - prepared.float_forward(images)[0]).double()
     height, width = (side // 16 for side in error.shape[2:])
     expected = 0.0
     for sample in error:
@@ -66,10 +67,14 @@ def test_recolored_images_are_tuned_on(prepared: PreparedGraph) -> None:
     assert actual == pytest.approx(expected, rel=1e-6)
 
 
-def test_levels_follow_the_range_of_the_images(prepared: PreparedGraph) -> None:
+@pytest.mark.parametrize(("known", "factor"), [(True, 1), (False, 2)])
+def test_levels_follow_the_input_range(prepared: PreparedGraph, *, known: bool, factor: int) -> None:
+    """Halve the images. Without a known range, as in a toolkit's graph, their extremes stand for it."""
+    plan = prepared.plan if known else replace(prepared.plan, input_range=None)
+    prepared = PreparedGraph(prepared.module, plan)
     pixel, transfer = paper_loss(prepared, 0.5 * IMAGES)
     figures = reconstruct(prepared, 0.5 * IMAGES, epochs=1, output_loss="l1", **PLAIN)
-    assert figures["loss_before"] == pytest.approx(2 * pixel + 5 * transfer, rel=5e-3)
+    assert figures["loss_before"] == pytest.approx(factor * pixel + 5 * transfer, rel=5e-3)
 
 
 def test_the_literal_loss_is_equation_8_as_printed(prepared: PreparedGraph) -> None:
