@@ -62,9 +62,10 @@ PREFIXES = ("", *(f"{name}." for name in SECTIONS), "activations.options.")
 """Prefixes under which a recipe may have a key."""
 CONTEXTS = [
     [],
+    ["activations.options.average=ema"],
     *([f"activations.{kind}={entry.name}"] for kind in ("observer", "quantizer") for entry in Registry().entries(kind)),
 ]
-"""Overrides that may be needed as well, because an option belongs to one observer or quantizer."""
+"""Overrides that may be needed as well, because an option belongs to another."""
 pages = pytest.mark.parametrize("page", PAGES, ids=title)
 
 

@@ -157,7 +157,7 @@ def test_a_plugins_reconstruction_is_accepted(registry: Registry) -> None:
 def test_pacs_documented_paper_settings_are_complete() -> None:
     """Load the settings that documents list, over a recipe with other settings."""
     assert PacOptions.__doc__
-    (listed,) = re.findall(r"paper's own are (.*?), for images", PacOptions.__doc__, re.DOTALL)
+    (listed,) = re.findall(r"paper's own are (.*?): the recipes", PacOptions.__doc__, re.DOTALL)
     overrides = [f"reconstruction.{key}={value}" for key, value in re.findall(r"`(\w+):\s+(\S+)`", listed)]
     settings = Recipe.load("paper-w4a4", overrides).reconstruction
     assert settings
