@@ -5,19 +5,32 @@
 
 DATA holds Set5, Set14 and B100. WEIGHTS holds files such as IMDN_x4.safetensors (see NETWORKS). Prints Markdown.
 Measurements go to the file of rows, and a restarted benchmark skips the known ones. `--only` selects networks, so
-several processes can share the work. `--no-measuring` prints the rows in the file.
+several processes can share the work. `--table` selects tables by a part of their title, and `--bits` rows.
+`--no-measuring` prints the rows in the file.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import torch
+from paper_methods import (
+    FLOAT,
+    Method,
+    ablation,
+    body_only,
+    every_width,
+    literal_dbdc,
+    literal_pac,
+    options,
+    training_free,
+    weights_and_activations,
+)
 from rows import Key, Rows
 
 from srptq_plugin import Recipe, quantize
@@ -28,10 +41,6 @@ from srptq_plugin.evaluation.scoring import Upscale, mean_scores
 from srptq_plugin.models.loading import load_model
 
 ALL, SOME = ("Set5", "Set14", "B100"), ("Set5", "Set14")
-UNTUNED = ("reconstruction=null",)
-PAPER_RATIO = ("activations.options.ratio=paper",)
-TEN_EPOCHS = ("reconstruction.name=pac", "reconstruction.epochs=10")
-BODY_ONLY = tuple(f"stages.{stage}.quantize=false" for stage in ("head", "upsample", "tail"))
 
 
 @dataclass(frozen=True)
@@ -61,98 +70,6 @@ NETWORKS = (
 
 
 @dataclass(frozen=True)
-class Method:
-    """A recipe with overrides. The recipe `None` is the float network."""
-
-    name: str
-    bits: str
-    recipe: str | None = None
-    overrides: Sequence[str] = ()
-
-
-def _wide(bits: int) -> tuple[str, str]:
-    return f"weights.bits={bits}", f"activations.bits={bits}"
-
-
-def _baseline(name: str, bits: int, *overrides: str) -> Method:
-    return Method(name, str(bits), f"paper-w4a4-{name.lower()}", (*_wide(bits), *overrides))
-
-
-def _ours(name: str, bits: int, *overrides: str) -> Method:
-    return Method(name, str(bits), f"paper-w{bits}a{bits}", overrides)
-
-
-FLOAT = Method("float", "32")
-
-
-def methods(bits: int) -> Iterator[Method]:
-    """Yield the rows of tables 3 and 4 for a number of bits."""
-    if bits == 8:  # noqa: PLR2004 - the only width of the targets' own quantizers
-        for target in ("OpenVINO", "TensorRT", "SNPE", "ONNX Runtime"):
-            yield Method(f"{target}'s own", "8", f"{target.lower().replace(' ', '')}-w8a8-stock")
-    for name in ("MinMax", "Percentile", "MSE", "Entropy"):
-        yield _baseline(name, bits)
-    yield _ours("DBDC", bits, *PAPER_RATIO, *UNTUNED)
-    yield _ours("DBDC + PaC", bits, *PAPER_RATIO, *TEN_EPOCHS)
-    if bits != 6:  # noqa: PLR2004
-        yield _ours("DBDC auto + PaC", bits, *TEN_EPOCHS)
-    yield Method("best", str(bits), f"paper-w{bits}a{bits}-best")
-
-
-def weights_and_activations() -> Iterator[Method]:
-    """Yield the rows of Table 2: min-max on weights, on activations, on both."""
-    for bits in (6, 4):
-        for name, off in ((f"{bits}/32", "activations"), (f"32/{bits}", "weights"), (f"{bits}/{bits}", "")):
-            base = _baseline("MinMax", bits, *([f"{off}.quantize=false"] if off else []))
-            yield Method("MinMax", name, base.recipe, base.overrides)
-
-
-def body_only() -> Iterator[Method]:
-    """Yield Table 5's rows of post-training quantization."""
-    yield _ours("body only", 4, *PAPER_RATIO, *TEN_EPOCHS, *BODY_ONLY)
-    yield _ours("all layers", 4, *PAPER_RATIO, *TEN_EPOCHS)
-
-
-def ablation() -> Iterator[Method]:
-    """Yield the rows of Table 6. The paper's row without either is Percentile's."""
-    yield _baseline("Percentile", 4)
-    yield _ours("DBDC", 4, *PAPER_RATIO, *UNTUNED)
-    yield Method("PaC (from Percentile)", "4", "paper-w4a4-percentile", (*_wide(4), *TEN_EPOCHS))
-    yield _ours("DBDC + PaC", 4, *PAPER_RATIO, *TEN_EPOCHS)
-
-
-def options() -> Iterator[Method]:
-    """Yield DBDC auto + PaC of five epochs at 4 bits, then the same with one option changed at a time."""
-    start = ("reconstruction.epochs=5", "reconstruction.start=observed")
-    yield _ours("DBDC auto + PaC, 5 epochs", 4, *start)
-    for changed in (
-        ("reconstruction.output_loss=l1",),
-        ("reconstruction.region_weight=0",),
-        ("reconstruction.recolor=false",),
-        ("reconstruction.schedule=alternating",),
-        ("reconstruction.start=image",),
-        ("reconstruction.blocks=sensitivity",),
-        ("reconstruction.bias_correction=true",),
-        ("reconstruction.weights=rounding",),
-        ("reconstruction.weights=free",),
-        ("equalize=true",),
-        ("calibration.choose=detail",),
-        ("calibration.size=68", "calibration.patches=50"),
-    ):
-        name = ", ".join(key.removeprefix("reconstruction.").removeprefix("calibration.") for key in changed)
-        yield _ours(name, 4, *start, *changed)
-
-
-def training_free() -> Iterator[Method]:
-    """Yield DAQ's Table 2: levels computed from each image in the body, without tuning, and DFQ's, from noise."""
-    for bits in (4, 2, 1):
-        for name, kind in (("linear", "linear"), ("DAQ", "daq"), ("DAQ-m", "daq-m")):
-            kinds = f"weights.quantizer={kind.removesuffix('-m')}", f"activations.quantizer={kind}"
-            yield Method(name, str(bits), "paper-w4a4-daq", (*_wide(bits), *kinds))
-        yield Method("DFQ", str(bits), "paper-w4a4-dfq", _wide(bits))
-
-
-@dataclass(frozen=True)
 class Table:
     """A title, its rows, and a filter of networks."""
 
@@ -161,21 +78,21 @@ class Table:
     includes: Callable[[Subject], bool] = lambda _: True
 
 
-def _every_width() -> Iterator[Method]:
-    yield FLOAT
-    for bits in (8, 6, 4):
-        yield from methods(bits)
-
-
 def _x4(subject: Subject) -> bool:
     return subject.scale == 4  # noqa: PLR2004
 
 
 TABLES = (
     Table("Table 2: weights only, activations only, both", lambda: (FLOAT, *weights_and_activations()), _x4),
-    Table("Tables 3 and 4: methods", _every_width),
+    Table("Tables 3 and 4: methods", every_width),
     Table("Table 5: body only", lambda: (FLOAT, *body_only()), lambda subject: subject.name == "EDSR-mini"),
     Table("Table 6: ablation", lambda: (FLOAT, *ablation()), _x4),
+    Table("To the letter: DBDC, one choice changed", lambda: (FLOAT, *literal_dbdc()), _x4),
+    Table(
+        "To the letter: PaC, one choice changed",
+        lambda: (FLOAT, *literal_pac()),
+        lambda subject: subject.label == "EDSR-mini x4",
+    ),
     Table("Without tuning, by each image: DAQ's Table 2", lambda: (FLOAT, *training_free()), _x4),
     Table("Options", lambda: (FLOAT, *options()), lambda subject: subject.label == "EDSR-mini x4"),
 )
@@ -232,18 +149,22 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     subjects = [subject for subject in NETWORKS if not arguments.only or subject.label in arguments.only]
+    tables = [table for table in TABLES if arguments.table in table.title]
     rows = Rows(arguments.rows)
     if not arguments.no_measuring:
         with tempfile.TemporaryDirectory() as folder:
             for subject in subjects:
-                _measure(subject, rows, arguments, Path(folder))
-    for table in TABLES:
+                _measure(subject, tables, rows, arguments, Path(folder))
+    for table in tables:
         _print(table, subjects, rows)
 
 
-def _measure(subject: Subject, rows: Rows, arguments: argparse.Namespace, folder: Path) -> None:
-    methods = [method for table in TABLES if table.includes(subject) for method in table.rows()]
-    missing = [method for method in methods if rows.get(make_key(subject, method)) is None]
+def _measure(
+    subject: Subject, tables: Sequence[Table], rows: Rows, arguments: argparse.Namespace, folder: Path
+) -> None:
+    methods = [method for table in tables if table.includes(subject) for method in table.rows()]
+    chosen = [method for method in methods if not arguments.bits or method.bits in arguments.bits]
+    missing = [method for method in chosen if rows.get(make_key(subject, method)) is None]
     if not missing:
         return
     bench = Bench(subject, arguments.data, downscale_once(arguments, subject, folder), arguments.weights)
@@ -291,6 +212,8 @@ def _arguments() -> argparse.Namespace:
     for name in ("data", "images", "weights", "rows"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--only", action="append", default=[], choices=[subject.label for subject in NETWORKS])
+    parser.add_argument("--table", default="")
+    parser.add_argument("--bits", action="append", default=[])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--no-measuring", action="store_true")
     return parser.parse_args()
