@@ -13,7 +13,7 @@ from srptq_plugin.planning.readback import plan_from_graph
 from srptq_plugin.plugins.hosts import Host, installed_hosts
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Batch, held_out
-from srptq_plugin.qat.training import Training, Validation
+from srptq_plugin.qat.training import Training, Validation, resolve_epochs
 from srptq_plugin.qat.training import train as run_to_the_end
 from srptq_plugin.quantization.quantizer import Mode
 from srptq_plugin.recipes.recipe import Recipe
@@ -106,7 +106,7 @@ def _train(
         raise SrptqError(f"train: high: patches {tuple(high.shape[1:])}; from these low ones the network draws {size}")
     _observe_the_rest(graph, low[:OBSERVED])
     graph.on_train_begin(low[:OBSERVED])
-    training = Training(graph, options, peak)
+    training = Training(graph, resolve_epochs(options, len(low) - out), peak)
     validate = _psnr(low[-out:], None if high is None else high[-out:], peak)
 
     def batches(step: int) -> Batch:

@@ -28,7 +28,7 @@ from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.qat.batches import Batch, Patches
 from srptq_plugin.qat.initialize import initialize
 from srptq_plugin.qat.provenance import origins_of
-from srptq_plugin.qat.training import Training, Validation, train
+from srptq_plugin.qat.training import Training, Validation, resolve_epochs, train
 from srptq_plugin.qat.training_checkpoint import restore_training, save_training
 from srptq_plugin.qat.training_images import TrainingImages
 from srptq_plugin.recipes.recipe import Recipe
@@ -100,7 +100,8 @@ def train_run(
     prepared = _prepare(bound, start).to(device_of(device))
     origins = origins_of(bound.recipe, start, chain(training_images.all(), validation_images.all()))
     checkpoint = Checkpoint(training_folder, origins)
-    job = _TrainJob(bound.recipe.training, start, prepared, training_images, validation_images, checkpoint, progress)
+    settings = resolve_epochs(bound.recipe.training, len(training_images.lows))
+    job = _TrainJob(settings, start, prepared, training_images, validation_images, checkpoint, progress)
     with clock("train"), _warn_if_interrupted(checkpoint):
         log = job.train(resume=resume)
     prepared.to(torch.device("cpu"))

@@ -140,16 +140,26 @@ class TrainingSettings(Options):
 
     steps: Count = 1000
     """Training steps."""
+    epochs: Count | None = None
+    """Passes, in place of `steps`. A pass has as many patches as there are images to train on."""
     batch: Count = 8
     """Patches in a step."""
     patch: Count = 48
     """Height and width of a low-resolution patch."""
     seed: Seed = 0
     """The seed of the choice of patches."""
+    rates: Literal["relative", "absolute"] = "relative"
+    """`relative` rates are shares. `absolute` ones are a weight's units, and 8-bit image levels for activations."""
     bound_rate: Real = 3e-4
-    """Learning rate of bounds, relative to the range of the site."""
+    """Learning rate of bounds. If relative, to the range of the site."""
     value_rate: Real = 0.01
-    """Learning rate of weights and biases, relative to the scale of the weight."""
+    """Learning rate of weights and biases. If relative, to the scale of the weight."""
+    schedule: Literal["cosine", "halving", "constant"] = "cosine"
+    """Rates fall along half a cosine to 0, or by half every `halve_every` steps, or not at all."""
+    halve_every: Count = 1000
+    """Steps between the halvings."""
+    warm_up: Share = 0.02
+    """The share of the steps in which rates rise to their full values."""
     loss: Literal["l1", "rms"] = "l1"
     """The loss of the image: mean absolute error, or root mean square."""
     transfer: Real = 0.0

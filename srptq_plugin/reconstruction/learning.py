@@ -32,6 +32,7 @@ class Rates:
         kind: Whether these two are fractions of a site's range or absolute.
         values: The rate of weights, in steps of their grids.
         level: An 8-bit level of the image in the network's units. It is the unit of an absolute rate of activations.
+        absolute_values: Whether the rates of weights and biases are absolute instead.
     """
 
     weight: float
@@ -39,6 +40,7 @@ class Rates:
     kind: Literal["relative", "absolute"]
     values: float
     level: float = 1.0
+    absolute_values: bool = False
 
     def bounds_rate(self, role: Role, quantizer: BoundedFakeQuantize) -> float:
         """Return the rate of a quantizer's bounds."""
@@ -48,6 +50,10 @@ class Rates:
         if self.kind == "relative":
             return rate * _range(quantizer)
         return rate if role == "weight" else rate * self.level
+
+    def values_rate(self, unit: float) -> float:
+        """Return the rate of a weight or a bias, with the unit of a relative rate."""
+        return self.values if self.absolute_values else self.values * unit
 
 
 @dataclass(frozen=True)
@@ -187,11 +193,11 @@ def _iter_values(prepared: PreparedGraph, rates: Rates, *, free: bool) -> Iterat
     for site in prepared.plan.weights:
         weight, qparams = prepared.parameter(site), prepared.quantizers[site.group].qparams().detach()
         low, high = (None, None) if free else neighbors(weight.detach(), qparams)
-        yield Value(weight, rates.values * float(qparams.scale.mean()), low, high, qparams)
+        yield Value(weight, rates.values_rate(float(qparams.scale.mean())), low, high, qparams)
     if free:
         biases = {id(bias): bias for bias in prepared.biases.values()}  # convolutions may share one
         for bias in biases.values():
-            yield Value(bias, rates.values * BIAS_SHARE * float(bias.detach().abs().mean()))
+            yield Value(bias, rates.values_rate(BIAS_SHARE * float(bias.detach().abs().mean())))
 
 
 def _range(quantizer: BoundedFakeQuantize) -> float:
