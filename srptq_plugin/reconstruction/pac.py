@@ -132,14 +132,21 @@ class _Tuning:
             for quantizer in self.prepared.quantizers.values():
                 quantizer.gradient = options.gradient
             ratio = self._gradient_ratio()
-            return self._try(begun.before, self.learning.learned, partial(self._tune, begun, saving)), ratio
+            tune = partial(self._tune, begun, saving)
+            return self._try(begun.before, self.learning.learned, tune, always=options.keep == "last"), ratio
 
-    def _try(self, before: float, changed: Sequence[nn.Parameter], change: Callable[[], None]) -> float:
-        """Change some parameters, and restore them unless the mean loss falls. Return the loss that remains."""
+    def _try(
+        self, before: float, changed: Sequence[nn.Parameter], change: Callable[[], None], *, always: bool = False
+    ) -> float:
+        """Change some parameters. Return the loss that remains.
+
+        They are restored unless the mean loss falls or, if they are kept always, is finite.
+        """
         start = [parameter.detach().clone() for parameter in changed]
         change()
         after = self._mean_loss()
-        if after < before:  # false for NaN as well, so that a run that diverged is undone
+        # False for NaN as well, so that a run that diverged is undone.
+        if after < before or (always and math.isfinite(after)):
             return after
         for parameter, value in zip(changed, start, strict=True):
             parameter.data.copy_(value)

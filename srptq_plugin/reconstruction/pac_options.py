@@ -14,9 +14,9 @@ class PacOptions(Options):
 
     The paper's own are `epochs: 10`, `batch: 2`, `schedule: alternating`, `rates: absolute`, `weight_rate: 0.001`,
     `activation_rate: 0.05`, `start: observed`, `output_loss: l1`, `region_weight: 0`, `recolor: false`,
-    `feature_weight: 5` and `gradient: pact`: the recipes `paper-...-literal`. `feature_loss: literal` is equation (8)
-    as printed. The text next to it describes a mean square error: that is `sum`, up to a division by the number of
-    values.
+    `feature_weight: 5`, `gradient: pact` and `keep: last`: the recipes `paper-...-literal`. `feature_loss: literal` is
+    equation (8) as printed. The text next to it describes a mean square error: that is `sum`, up to a division by the
+    number of values.
     """
 
     epochs: Count = 10
@@ -55,6 +55,8 @@ class PacOptions(Options):
     """The distance of feature maps on the unit sphere: squared, or over the number of values as in equation (8)."""
     gradient: Literal["full", "pact"] = "full"
     """Bounds learn from all values, or from clipped values only."""
+    keep: Literal["better", "last"] = "better"
+    """Tuned bounds are kept if the loss fell, or in any case."""
 
     def turn(self, epoch: int, roles: Turn = BOTH) -> Turn:
         """Return whose bounds learn in an epoch, of the roles that are quantized."""

@@ -178,4 +178,5 @@ def test_pacs_documented_paper_settings_are_complete() -> None:
         region_weight=0,
         recolor=False,
         gradient="pact",
+        keep="last",
     )

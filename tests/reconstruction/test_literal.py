@@ -36,6 +36,7 @@ LETTER = {
     "recolor": False,
     "feature_loss": "literal",
     "gradient": "pact",
+    "keep": "last",
 }
 
 

@@ -147,6 +147,14 @@ def test_it_never_ends_worse_than_it_began(prepared: PreparedGraph, rate: float)
     assert not moved(start, copy_bounds(prepared))
 
 
+def test_the_last_bounds_are_kept_if_asked() -> None:
+    prepared = observed()
+    start = copy_bounds(prepared)
+    figures = reconstruct(prepared, IMAGES, epochs=1, weight_rate=0.3, activation_rate=0.3, keep="last")
+    assert figures["loss_after"] > figures["loss_before"]
+    assert moved(start, copy_bounds(prepared))
+
+
 def test_a_diverging_loss_goes_back_to_the_start(prepared: PreparedGraph) -> None:
     start = copy_bounds(prepared)
     figures = reconstruct(prepared, IMAGES, epochs=1, weight_rate=1e18)
