@@ -20,7 +20,7 @@ from srptq_plugin.plugins.entries import (
 )
 from srptq_plugin.plugins.hookspecs import hookimpl
 from srptq_plugin.plugins.protocols import Toolkit
-from srptq_plugin.qat.quantizer_options import DdtbOptions
+from srptq_plugin.qat.quantizer_options import DaqOptions, DdtbOptions, LinearOptions, MixedDaqOptions
 from srptq_plugin.reconstruction.pac_options import PacOptions
 
 MQBENCH = "git+https://github.com/ModelTC/MQBench@00f477d"
@@ -158,16 +158,29 @@ def srptq_quantizers() -> Iterable[QuantizerEntry]:
         QuantizerEntry("pams", "one learnable maximum, on both sides alike (Li et al. 2020)", pams),
         QuantizerEntry("fqsr", "one learnable interval, signed or not (Wang et al. 2020)", fqsr),
         QuantizerEntry(
-            "daq", "each channel of each image by its mean and deviation (Hong et al. 2022); simulated", daq
+            "daq",
+            "each channel of each image by its mean and deviation (Hong et al. 2022); simulated",
+            daq,
+            options=DaqOptions,
         ),
-        QuantizerEntry("daq-m", "the same with a bit more or less by the channel's deviation; simulated", mixed),
+        QuantizerEntry(
+            "daq-m",
+            "the same with a bit more or less by the channel's deviation; simulated",
+            mixed,
+            options=MixedDaqOptions,
+        ),
         QuantizerEntry(
             "ddtb",
             "both bounds, scaled by gates image by image (Zhong et al. 2022); simulated",
             ddtb,
             options=DdtbOptions,
         ),
-        QuantizerEntry("linear", "between the extremes of each image, as DAQ is compared with; simulated", linear),
+        QuantizerEntry(
+            "linear",
+            "between the extremes of each image, as DAQ is compared with; simulated",
+            linear,
+            options=LinearOptions,
+        ),
     ]
 
 

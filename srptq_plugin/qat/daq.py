@@ -1,19 +1,19 @@
 """DAQ, distribution-aware quantization (Hong et al., WACV 2022): each channel of each image by its mean and deviation.
 
-`daq-m` is mixed precision: channels with the largest deviations get one more bit, and with the smallest one bit less.
+`daq-m` is mixed precision: channels with the largest deviations get more bits, and with the smallest fewer.
 """
 
 import math
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from srptq_plugin.qat.dynamic import DynamicFakeQuantize, channel_axes, straight_through
+from srptq_plugin.qat.quantizer_options import DaqOptions, MixedDaqOptions
 from srptq_plugin.quantization.grid import Bounds
-
-MIXED = 0.1
-"""The share p of channels with one bit more or less, for deviations that are log-normal."""
+from srptq_plugin.utils.options import Options
 
 
 @cache
@@ -78,6 +78,18 @@ class DaqFakeQuantize(DynamicFakeQuantize):
     tensor([[[[-0.5642, -0.5642, -0.5642,  0.5642]]]])
     """
 
+    options_type: ClassVar[type[Options]] = DaqOptions
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether each channel of an image has a mean and a deviation of its own."""
+        return self.options.granularity == "channel"
+
+    @property
+    def most_bits(self) -> int:
+        """The most bits of a channel."""
+        return self.grid.bits
+
     def compute_weight_bounds(self, weight: Tensor) -> Bounds:
         """Return the outermost levels by equations 7 and 8, for a mean of 0."""
         axes, bits = channel_axes(weight, self.grid.channel_axis), self.grid.bits
@@ -90,7 +102,7 @@ class DaqFakeQuantize(DynamicFakeQuantize):
         return straight_through(values, self._round(values.detach()))
 
     def _round(self, values: Tensor) -> Tensor:
-        axes = list(range(2, values.ndim))
+        axes = list(range(2 if self.by_channel else 1, values.ndim))
         mean = values.mean(axes, keepdim=True)
         deviation = values.std(axes, correction=0, keepdim=True)
         # A constant channel becomes its mean: any unit will do, since the result is multiplied by a deviation of 0.
@@ -101,18 +113,17 @@ class DaqFakeQuantize(DynamicFakeQuantize):
         return discretize((values - mean) / unit, steps, levels, shift) * deviation + mean
 
     def choose_bits(self, deviation: Tensor) -> Tensor:
-        """Return the bits of each channel, by its deviation [N, C, 1, 1]. Here all are the same."""
+        """Return the bits of each channel, by its deviation [N, C, 1, 1] or [N, 1, 1, 1]. Here all are the same."""
         return torch.full_like(deviation, self.grid.bits)
 
     def _steps(self, bits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the step size and the number of levels of each channel."""
-        usual = self.grid.bits
-        table = bits.new_tensor([gaussian_step(max(1, n)) for n in (usual - 1, usual, usual + 1)])
-        return table[(bits - usual + 1).long()], bits.exp2()
+        table = bits.new_tensor([gaussian_step(n) for n in range(1, self.most_bits + 1)])
+        return table[bits.long() - 1], bits.exp2()
 
 
 class MixedDaqFakeQuantize(DaqFakeQuantize):
-    """DAQ with one bit more or less for channels at the ends of a log-normal fit to their deviations.
+    """DAQ with some bits more or less for channels at the ends of a log-normal fit to their deviations.
 
     >>> from srptq_plugin.quantization.grid import IntGrid
     >>> deviation = torch.tensor([0.01, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 100.0]).reshape(1, 10, 1, 1)
@@ -120,16 +131,29 @@ class MixedDaqFakeQuantize(DaqFakeQuantize):
     [3.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 3.0, 5.0]
     """
 
+    options_type = MixedDaqOptions
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether each channel has a mean and a deviation of its own: always, as bits go by channel."""
+        return True
+
+    @property
+    def most_bits(self) -> int:
+        """The most bits of a channel."""
+        return self.grid.bits + self.options.gap
+
     def choose_bits(self, deviation: Tensor) -> Tensor:
         """Return the bits of each channel by equations 11 and 12, image by image, at least 1.
 
-        A constant channel has no logarithm. It does not count in the fit, and gets one bit less.
+        A constant channel has no logarithm. It does not count in the fit, and gets fewer bits.
         """
         counts = deviation > 0
         logs = torch.where(counts, deviation, 1.0).log()
         number = counts.sum(1, keepdim=True).clamp(min=1)
         mean = logs.sum(1, keepdim=True) / number
         spread = ((logs - mean) * counts).square().sum(1, keepdim=True).div(number).sqrt()
-        beyond = spread * torch.special.ndtri(torch.tensor(1 - MIXED / 2).to(deviation))
+        beyond = spread * torch.special.ndtri(torch.tensor(1 - self.options.share / 2).to(deviation))
         more, less = counts & (logs > mean + beyond), ~counts | (logs < mean - beyond)
-        return (self.grid.bits + more.to(deviation) - less.to(deviation)).clamp(min=1)
+        change = more.to(deviation) - less.to(deviation)
+        return (self.grid.bits + self.options.gap * change).clamp(min=1)

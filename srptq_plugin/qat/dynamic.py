@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from srptq_plugin.errors import SrptqError
+from srptq_plugin.qat.quantizer_options import LinearOptions
 from srptq_plugin.quantization.grid import Bounds, IntGrid, project
 from srptq_plugin.quantization.quantizer import BoundedFakeQuantize, fake_quantize
 
@@ -56,6 +58,12 @@ class DynamicFakeQuantize(BoundedFakeQuantize):
     dynamic = True
     learns = False
 
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        if self.constant and self.options != self.options_type():
+            changed = next(name for name, value in self.options if value != getattr(self.options_type(), name))
+            raise SrptqError(f"{changed} is an option of activations; leave it out, and set per_channel for weights")
+
     def compute_weight_bounds(self, weight: Tensor) -> Bounds:
         """Return the bounds of a weight."""
         raise NotImplementedError
@@ -89,12 +97,14 @@ def channel_axes(values: Tensor, axis: int | None) -> list[int]:
 
 
 class LinearFakeQuantize(DynamicFakeQuantize):
-    """Quantizes between the extremes of each image and of each weight: LinQ, the baseline of the DAQ paper.
+    """Quantizes between the extremes of each image, or channel, and of each weight: LinQ, the baseline of DAQ's paper.
 
     >>> quantizer = LinearFakeQuantize("input", IntGrid(1, float_zero_point=True))
     >>> quantizer.quantize_images(torch.tensor([[0.0, 0.4, 1.0], [0.0, 4.4, 10.0]])).tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 10.0]]
     """
+
+    options_type = LinearOptions
 
     def compute_weight_bounds(self, weight: Tensor) -> Bounds:
         """Return the extremes of a weight."""
@@ -102,5 +112,7 @@ class LinearFakeQuantize(DynamicFakeQuantize):
         return Bounds.of(weight.amin(axes), weight.amax(axes))
 
     def quantize_images(self, values: Tensor) -> Tensor:
-        """Fake-quantize each image between its extremes."""
-        return by_extremes(values, self.grid)
+        """Fake-quantize each image, or each of its channels, between its extremes."""
+        if self.options.granularity == "layer":
+            return by_extremes(values, self.grid)
+        return by_extremes(values.flatten(0, 1), self.grid).reshape(values.shape)
