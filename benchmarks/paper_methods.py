@@ -99,34 +99,38 @@ def options() -> Iterator[Method]:
 
 
 def literal_dbdc() -> Iterator[Method]:
-    """Yield DBDC to the letter at 4 bits, then the same with one choice changed at a time."""
+    """Yield DBDC with the paper's M at 4 bits, then the same with one choice changed to the letter, and with all."""
     yield _baseline("Percentile", 4)
-    yield _literal("DBDC, literal", 4, *UNTUNED)
-    for name, changed in {
-        "no overshoot": ("activations.options.overshoot=false",),
-        "average from clipped bounds": ("activations.options.start=clipped",),
-        "mean over batches": ("activations.options.start=clipped", "activations.options.average=mean"),
-        "weights by channel": ("weights.per_channel=true",),
-        "twice Percentile's ratio": ("activations.options.ratio=0.002",),
-        "least expected error": ("activations.options.ratio=auto",),
-    }.items():
-        yield _literal(name, 4, *UNTUNED, *changed)
     yield _ours("DBDC", 4, *PAPER_RATIO, *UNTUNED)
-    yield Method(
-        "Percentile of half M", "4", "paper-w4a4-percentile", (*_wide(4), "activations.options.percentile=0.002")
-    )
+    average = "activations.options.average=ema"
+    for name, changed in {
+        "overshoot": ("activations.options.overshoot=true",),
+        "moving average": (average,),
+        "moving average from extremes": (average, "activations.options.start=extremes"),
+        "weights by tensor": ("weights.per_channel=false",),
+    }.items():
+        yield _ours(name, 4, *PAPER_RATIO, *UNTUNED, *changed)
+    yield _literal("DBDC, literal", 4, *UNTUNED)
+    yield _ours("M = 0.002, as Percentile cuts", 4, "activations.options.ratio=0.002", *UNTUNED)
+    yield _ours("M of least expected error", 4, *UNTUNED)
+    percentile = "activations.options.percentile=0.002"
+    yield Method("Percentile of M / 2 at each end", "4", "paper-w4a4-percentile", (*_wide(4), percentile))
 
 
 def literal_pac() -> Iterator[Method]:
-    """Yield DBDC and PaC to the letter at 4 bits, then the same with one choice changed at a time."""
+    """Yield DBDC and PaC to the letter at 4 bits, then the same with one choice changed to ours."""
     yield _literal("DBDC + PaC, literal", 4)
+    relative = "reconstruction.rates=relative", "reconstruction.activation_rate=0.001"
+    mean = "activations.options.start=clipped", "activations.options.average=mean"
     for name, changed in {
-        "relative rates": ("reconstruction.rates=relative", "reconstruction.activation_rate=0.001"),
-        "joint turns": ("reconstruction.schedule=joint",),
         "gradient from all values": ("reconstruction.gradient=full",),
+        "gradient from all values, relative rates": ("reconstruction.gradient=full", *relative),
+        "gradient from all values, joint turns": ("reconstruction.gradient=full", "reconstruction.schedule=joint"),
+        "relative rates": relative,
+        "joint turns": ("reconstruction.schedule=joint",),
         "root mean square": ("reconstruction.output_loss=rms",),
         "squared feature loss": ("reconstruction.feature_loss=sum",),
-        "mean over batches": ("activations.options.start=clipped", "activations.options.average=mean"),
+        "mean over batches": mean,
         "weights by channel": ("weights.per_channel=true",),
     }.items():
         yield _literal(name, 4, *changed)

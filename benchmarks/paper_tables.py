@@ -110,10 +110,10 @@ class Bench:
 
     def measure(self, method: Method) -> dict[str, Any]:
         """Return the scores of a method on every set."""
-        network = self._network(method)
+        network, loss = self._network(method)
         scores = {name: self._scores(network, pairs) for name, pairs in self.pairs.items()}
         print(f"{self.subject.label} {method.name} {method.bits}: {scores}", file=sys.stderr, flush=True)
-        return {"scores": scores}
+        return {"scores": scores, **loss}
 
     def _scores(self, network: Upscale, pairs: Sequence[Pair]) -> tuple[float, float] | None:
         """Return PSNR and SSIM, or None if the network overflows, as with linear quantization of 2 bits."""
@@ -123,9 +123,10 @@ class Bench:
             print(f"{self.subject.label}: {error}", file=sys.stderr, flush=True)
             return None
 
-    def _network(self, method: Method) -> Upscale:
+    def _network(self, method: Method) -> tuple[Upscale, dict[str, Any]]:
+        """Return the quantized network, and the loss of its reconstruction before and after."""
         if method.recipe is None:
-            return self.loaded.module
+            return self.loaded.module, {}
         chosen = Recipe.load(method.recipe, method.overrides)
         with tempfile.TemporaryDirectory() as folder:
             run = quantize(
@@ -136,7 +137,9 @@ class Bench:
                 images=None if chosen.calibration.choose == "noise" else self.images,
                 out=Path(folder) / "run",
             )
-            return run.table.simulate(run.network)
+            figures = run.summary["reconstruction"]
+            loss = {"loss": [figures["loss_before"], figures["loss_after"]]} if "loss_after" in figures else {}
+            return run.table.simulate(run.network), loss
 
 
 def make_key(subject: Subject, method: Method) -> Key:
