@@ -28,8 +28,15 @@ def cost_report(estimate: Record) -> list[Block]:
         Facts([("network", about), ("recipe", f"{estimate['recipe']}, for {estimate['target']}")]),
         _stages(estimate),
         _totals(estimate),
-        Facts([("most memory", f"at {peak}, {_peak_in_float(estimate)}")]),
+        Facts([("most memory", f"at {peak}, {_peak_in_float(estimate)}"), *_gates(estimate["gates"])]),
     ]
+
+
+def _gates(gates: Record) -> Iterator[tuple[str, str]]:
+    """Yield what gates add, which is in the totals, if there are any."""
+    if gates["number"]:
+        means = f"{scaled(gates['additions'])} additions for means"
+        yield "gates", f"{gates['number']}, with {scaled(gates['bops'])} BitOPs, {means}, {scaled(gates['bytes'], 'B')}"
 
 
 def _peak_in_float(estimate: Record) -> str:

@@ -1,13 +1,14 @@
 """Costs of a run, or of a network under a recipe, next to the float network."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from srptq_plugin.costs.conventions import daq_operations, fqsr_memory, fqsr_operations
 from srptq_plugin.costs.cost import Costs
+from srptq_plugin.costs.gates import GateCosts
 from srptq_plugin.costs.memory import Moment
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
@@ -60,6 +61,7 @@ class Estimate:
     recipe: Recipe
     costs: Costs
     plan: Plan
+    gates: GateCosts = field(default_factory=GateCosts)
 
     @classmethod
     def of_run(cls, run: Run, size: Size | None = None) -> "Estimate":
@@ -71,7 +73,7 @@ class Estimate:
         """
         size = size or run.input_size or usual_size(run.record)
         costs = Costs.of(Network(run.network), size, run.rules)
-        return cls(run.record, run.recipe, costs, run.table.plan)
+        return cls(run.record, run.recipe, costs, run.table.plan, GateCosts.of(costs, run.table))
 
     @classmethod
     def of_recipe(
@@ -85,8 +87,9 @@ class Estimate:
 
     @cached_property
     def quantized(self) -> Total:
-        """The costs under the plan."""
-        return Total.of(self.costs, self.plan)
+        """The costs under the plan, with the gates of a run."""
+        total = Total.of(self.costs, self.plan)
+        return replace(total, bops=total.bops + self.gates.bops, size=total.size + self.gates.bytes)
 
     @cached_property
     def plain(self) -> Total:
@@ -117,6 +120,7 @@ class Estimate:
             "macs": self.costs.macs,
             "quantized": asdict(self.quantized),
             "float": asdict(self.plain),
+            "gates": asdict(self.gates) | {"bops": self.gates.bops},
             "stages": [asdict(stage) for stage in self.stages],
             "layers": [layer.record() for layer in self.costs.layer_costs(self.plan)],
             "parameters": [parameter.record() for parameter in self.costs.parameter_costs(self.plan)],

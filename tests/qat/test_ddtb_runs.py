@@ -11,8 +11,11 @@ from helpers.gated import IMAGES, recipe
 from helpers.photographs import pixels, save
 
 import srptq_plugin
+from srptq_plugin.cli.cost_command import cost_report
+from srptq_plugin.costs.estimate import Estimate
+from srptq_plugin.costs.gates import GateCosts
 from srptq_plugin.pipeline import quantize
-from srptq_plugin.qat.ddtb import DdtbFakeQuantize
+from srptq_plugin.qat.ddtb import HIDDEN, INSIDE, DdtbFakeQuantize
 from srptq_plugin.qat.train_run import train_run
 from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.run import Run
@@ -53,6 +56,33 @@ def gated(run: Run, low: Path, tmp_path: Path) -> Run:
     """Train bounds and gates only, so that they are the whole difference between the runs."""
     chosen = recipe(calibration=CALIBRATION, training={**TRAINING, "value_rate": 0.0})
     return train_run(chosen, run.folder, images=low, out=tmp_path / "gated")
+
+
+def test_gates_count_in_the_cost_of_a_run(run: Run, gated: Run) -> None:
+    """Count each gate by hand: two kernels at two bits, four vectors of a batch norm, and one addition a value."""
+    size = (1, 3, 24, 30)
+    plain, estimate = Estimate.of_run(run, size), Estimate.of_run(gated, size)
+    gates = {group: state for group, state in gated.table.states.items() if "gate.narrow" in state}
+    states = list(gates.values())
+    areas = [24 * 30 * (4 if group.startswith("shuffle") else 1) for group in gates]
+    products = [HIDDEN * state["gate.narrow"].shape[1] + 2 * HIDDEN for state in states]
+    assert plain.gates == GateCosts()
+    assert (estimate.gates.number, estimate.gates.macs) == (len(states), sum(products))
+    assert estimate.gates.bops == sum(products) * INSIDE.bits**2
+    assert estimate.gates.bytes == sum(-(-n * INSIDE.bits // 8) + 4 * HIDDEN * 4 for n in products)
+    channels = [state["gate.narrow"].shape[1] for state in states]
+    assert estimate.gates.additions == sum(c * area for c, area in zip(channels, areas, strict=True))
+    assert estimate.quantized.bops - plain.quantized.bops == estimate.gates.bops
+    assert estimate.quantized.size - plain.quantized.size == estimate.gates.bytes
+    assert any("additions for means" in str(block) for block in cost_report(estimate.record()))
+
+
+@pytest.mark.parametrize(("bits", "name"), [(2, "paper-w2a2-ddtb"), (3, "paper-w3a3-ddtb")])
+@pytest.mark.parametrize("gated_share", [0, 0.1, 0.3, 0.5])
+def test_gates_are_ablated_by_set(bits: int, name: str, gated_share: float) -> None:
+    chosen = Recipe.load(name, [f"activations.quantizer_options.gated={gated_share}"])
+    assert (chosen.weights.bits, chosen.activations.bits, chosen.activations.quantizer) == (bits, bits, "ddtb")
+    assert chosen.activations.quantizer_options["gated"] == gated_share
 
 
 def prepared_model(chosen: Recipe) -> torch.fx.GraphModule:
