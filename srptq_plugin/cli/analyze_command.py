@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ from srptq_plugin.analysis import ANALYSIS, BUDGET
 from srptq_plugin.cli.analysis_report import analysis_report, precision_report
 from srptq_plugin.cli.cost_command import cost_report
 from srptq_plugin.cli.result import Answer, strict
-from srptq_plugin.errors import SrptqError
+from srptq_plugin.errors import ArgumentError, SrptqError
 from srptq_plugin.recipes import DEFAULT_RECIPE
 from srptq_plugin.utils.progress import Progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from srptq_plugin.analysis.allocate import Measure
     from srptq_plugin.calibration.inputs import Inputs, Source
     from srptq_plugin.runs.run import Run
@@ -37,13 +39,24 @@ def cost(args: Namespace, _progress: Progress) -> Answer:
 
     run = _run(args)
     if run is not None:
-        estimate = Estimate.of_run(run, args.input_size)
+        estimate = Estimate.of_run(run, args.input_size, _images(run, args.images) if args.images else ())
     else:
+        if args.images:
+            raise ArgumentError("images", "channels are measured in a run; give its folder", args.images)
         registry = Registry()
         recipe = Recipe.load(args.recipe or DEFAULT_RECIPE, args.set)
         loaded = _source(args).load(registry, args.input_size)
         estimate = Estimate.of_recipe(recipe, loaded, registry, args.input_size)
     return Answer(estimate.record(), cost_report(estimate.record()))
+
+
+def _images(run: "Run", folder: Path) -> "Iterator[Tensor]":
+    """Yield the images of a folder as the network of a run takes them."""
+    from srptq_plugin.data.images import fitted, load_images, to_tensor  # noqa: PLC0415
+
+    for image in load_images(folder):
+        pixels = fitted(image.pixels, run.record.multiple)
+        yield to_tensor(pixels[None], run.input_range, run.record.channels)
 
 
 def _sensitivity(args: Namespace, run: "Run | None", progress: Progress) -> Answer:

@@ -185,6 +185,7 @@ def completion(parser: ArgumentParser) -> None:
 def cost(parser: ArgumentParser) -> None:
     """Add the options of `srptq cost`."""
     _run_or_model(parser)
+    _images(parser, "low-resolution images, on which the bits of daq-m's channels in a run are measured (equation 10)")
     _size(parser, "the input size to count for, such as 1x3x270x480 (default: the run's, or for a 1280 x 720 output)")
 
 

@@ -26,7 +26,8 @@ examples:
 COST = """\
 Count the cost of a network in float and quantized: multiplications, BitOPs,
 bytes of the model, memory for feature maps, and the cost measures of the FQSR
-and DAQ papers. Give a run folder, or a recipe and a network. Reads no images.
+and DAQ papers. Give a run folder, or a recipe and a network. Reads no images
+unless they are given.
 
 examples:
   srptq cost run

@@ -36,7 +36,7 @@ def fqsr_memory(costs: Costs, plan: Plan | None = None) -> int | None:
 
 
 def daq_operations(
-    costs: Costs, plan: Plan | None = None, channels: Mapping[str, Sequence[int]] | None = None
+    costs: Costs, plan: Plan | None = None, channels: Mapping[str, Sequence[float]] | None = None
 ) -> float:
     """Count BitOPs as DAQ does (equation 9), where a multiplication and an addition are two operations.
 
@@ -54,7 +54,7 @@ def _share(costs: Costs, layer_cost: LayerCost) -> float:
     return max(_named(costs, grid) for grid in (layer_cost.weight, layer_cost.activation)) / WORD
 
 
-def _daq(layer_cost: LayerCost, channels: Sequence[int] | None) -> float:
+def _daq(layer_cost: LayerCost, channels: Sequence[float] | None) -> float:
     if channels is None:
         return 2 * layer_cost.bops
     return 2 * layer_cost.layer.macs * bits_of(layer_cost.weight) * sum(channels) / len(channels)

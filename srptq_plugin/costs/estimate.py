@@ -1,11 +1,14 @@
 """Costs of a run, or of a network under a recipe, next to the float network."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from srptq_plugin.costs.channel_bits import measure_channel_bits
 from srptq_plugin.costs.conventions import daq_operations, fqsr_memory, fqsr_operations
 from srptq_plugin.costs.cost import Costs
 from srptq_plugin.costs.gates import GateCosts
@@ -62,18 +65,23 @@ class Estimate:
     costs: Costs
     plan: Plan
     gates: GateCosts = field(default_factory=GateCosts)
+    channels: Mapping[str, Sequence[float]] = field(default_factory=dict[str, list[float]])
+    """The measured bits of input channels, by layer."""
 
     @classmethod
-    def of_run(cls, run: Run, size: Size | None = None) -> "Estimate":
+    def of_run(cls, run: Run, size: Size | None = None, images: Iterable[Tensor] = ()) -> "Estimate":
         """Estimate the costs of a run.
 
         Args:
             run: an open run folder.
             size: the input size. By default the run's own, or else `usual_size`.
+            images: images in the network's range, on which the bits of channels with mixed precision are measured.
         """
         size = size or run.input_size or usual_size(run.record)
         costs = Costs.of(Network(run.network), size, run.rules)
-        return cls(run.record, run.recipe, costs, run.table.plan, GateCosts.of(costs, run.table))
+        images = list(images)
+        channels = measure_channel_bits(run, images) if images else {}
+        return cls(run.record, run.recipe, costs, run.table.plan, GateCosts.of(costs, run.table), channels)
 
     @classmethod
     def of_recipe(
@@ -89,7 +97,12 @@ class Estimate:
     def quantized(self) -> Total:
         """The costs under the plan, with the gates of a run."""
         total = Total.of(self.costs, self.plan)
-        return replace(total, bops=total.bops + self.gates.bops, size=total.size + self.gates.bytes)
+        return replace(
+            total,
+            bops=total.bops + self.gates.bops,
+            size=total.size + self.gates.bytes,
+            daq_operations=daq_operations(self.costs, self.plan, self.channels),
+        )
 
     @cached_property
     def plain(self) -> Total:
@@ -120,6 +133,7 @@ class Estimate:
             "macs": self.costs.macs,
             "quantized": asdict(self.quantized),
             "float": asdict(self.plain),
+            "channel_bits": dict(self.channels),
             "gates": asdict(self.gates) | {"bops": self.gates.bops},
             "stages": [asdict(stage) for stage in self.stages],
             "layers": [layer.record() for layer in self.costs.layer_costs(self.plan)],

@@ -112,6 +112,11 @@ class DaqFakeQuantize(DynamicFakeQuantize):
         shift = torch.where(self.bounds.lower >= 0, (reach(steps, levels) - mean / unit).clamp(min=0), 0.0)
         return discretize((values - mean) / unit, steps, levels, shift) * deviation + mean
 
+    def channel_bits(self, values: Tensor) -> Tensor:
+        """Return the bits of each channel of each image, [N, C], or [N, 1] for whole images."""
+        axes = list(range(2 if self.by_channel else 1, values.ndim))
+        return self.choose_bits(values.std(axes, correction=0, keepdim=True)).flatten(1)
+
     def choose_bits(self, deviation: Tensor) -> Tensor:
         """Return the bits of each channel, by its deviation [N, C, 1, 1] or [N, 1, 1, 1]. Here all are the same."""
         return torch.full_like(deviation, self.grid.bits)

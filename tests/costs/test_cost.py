@@ -194,7 +194,7 @@ def test_estimate_of_run_chooses_the_input_size(size: Any, own: Any, expected: A
     run: Any = SimpleNamespace(
         record=RECORD, recipe=recipe, rules=BoundRecipe.of(recipe, Registry()).rules, input_size=own
     )
-    run.network, run.table = networks.graph("edsr"), SimpleNamespace(plan=networks.plan("edsr", recipe))
+    run.network, run.table = networks.graph("edsr"), SimpleNamespace(plan=networks.plan("edsr", recipe), states={})
     estimate = Estimate.of_run(run, size)
     assert estimate.costs.input_size == expected
     assert estimate.quantized.bops == estimate.costs.bops(run.table.plan)

@@ -1,21 +1,29 @@
 """The options of DAQ's quantizers and of the linear one: granularity, the share p and the gap m of mixed precision."""
 
+import json
 import re
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import networks
 from helpers.photographs import pixels, save
 from torch import Tensor
 
+from srptq_plugin.cli import main
+from srptq_plugin.costs.estimate import Estimate
+from srptq_plugin.data.images import to_tensor
 from srptq_plugin.errors import SrptqError
 from srptq_plugin.pipeline import quantize
+from srptq_plugin.planning.plan import Edge
 from srptq_plugin.qat.daq import DaqFakeQuantize, MixedDaqFakeQuantize, gaussian_step
 from srptq_plugin.qat.dynamic import LinearFakeQuantize
 from srptq_plugin.quantization.grid import Bounds, IntGrid
 from srptq_plugin.recipes.recipe import Recipe
+from srptq_plugin.runs.run import Run
 
 REAL = IntGrid(2, float_zero_point=True)
 BOUNDS = Bounds.of(-3.0, 3.0)
@@ -80,18 +88,62 @@ def test_gap_is_added_and_taken_away(bits: int, gap: int, fewer: int, more: int)
     assert levels.tolist() == [2**fewer, 2**bits, 2**more]
 
 
-def test_a_run_simulates_with_its_options(tmp_path: Path) -> None:
-    pytest.importorskip("torchao")
-    images = tmp_path / "images"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = tmp_path_factory.mktemp("daq") / "images"
     for n in range(2):
         save(pixels(24, 30, seed=n), images / f"{n}.png")
-    recipe = Recipe.load("paper-w4a4-daq", ["calibration.patches=2", "calibration.size=16"])
+    return images
+
+
+def quantized(images: Path, out: Path, *overrides: str) -> Run:
+    pytest.importorskip("torchao")
+    recipe = Recipe.load("paper-w4a4-daq", ["calibration.patches=2", "calibration.size=16", *overrides])
+    return quantize(recipe, model=networks.network("edsr"), images=images, out=out)
+
+
+def test_a_run_simulates_with_its_options(folder: Path, tmp_path: Path) -> None:
     outputs: list[Tensor] = []
     for name, options in (("one", "{}"), ("two", "{granularity: layer}")):
-        chosen = Recipe.resolve(recipe, [f"activations.quantizer_options={options}"])
-        run = quantize(chosen, model=networks.network("edsr"), images=images, out=tmp_path / name)
+        run = quantized(folder, tmp_path / name, f"activations.quantizer_options={options}")
         outputs.append(run.table.simulate(run.network)(networks.images(1)))
     assert not torch.allclose(*outputs)
+
+
+def test_cost_sums_channels_by_equation_10(folder: Path, tmp_path: Path) -> None:
+    """Fit the deviations of each map and sum the bits of its channels by hand."""
+    run = quantized(
+        folder, tmp_path / "run", "activations.quantizer=daq-m", "activations.quantizer_options={share: 0.5}"
+    )
+    seen: dict[str, Tensor] = {}
+    simulated = run.table.simulate(run.network)
+    for group, member in simulated.of_role("activation").items():
+        member.register_forward_pre_hook(lambda _, inputs, group=group: seen.update({group: inputs[0].detach()}))
+    image = to_tensor(pixels(24, 30, seed=0)[None], (0.0, 1.0))
+    simulated(image)
+    equation_9, equation_10 = (Estimate.of_run(run, (1, 3, 24, 30), images) for images in ([], [image]))
+    added, changed = 0.0, 0
+    for layer in equation_9.costs.layer_costs(run.table.plan):
+        site = run.table.plan.by_edge.get(Edge(layer.layer.name, 0))
+        if site is not None:
+            deviation = seen[site.group].double().std((2, 3), correction=0).numpy()[0]
+            logs = np.log(deviation[deviation > 0])
+            far = logs.std() * NormalDist().inv_cdf(0.75)
+            bits = np.full(len(deviation), 3)  # of channels that are constant
+            bits[deviation > 0] = 4 + (logs > logs.mean() + far).astype(int) - (logs < logs.mean() - far)
+            added += 2 * layer.layer.macs * 4 * (bits - 4).mean()
+            changed += int((bits != 4).sum())
+    assert changed > 4
+    assert equation_10.quantized.daq_operations - equation_9.quantized.daq_operations == pytest.approx(added)
+    assert equation_10.record()["quantized"]["daq_operations"] == equation_10.quantized.daq_operations
+
+
+def test_cost_takes_images_for_a_run(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = quantized(folder, tmp_path / "run", "activations.quantizer=daq-m")
+    assert main(["cost", str(run.folder), "--images", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["channel_bits"]
+    assert main(["cost", "--recipe", "paper-w4a4-daq", "--images", str(folder)]) != 0
+    assert "channels are measured in a run; give its folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
