@@ -111,6 +111,7 @@ def literal_dbdc() -> Iterator[Method]:
     }.items():
         yield _ours(name, 4, *PAPER_RATIO, *UNTUNED, *changed)
     yield _literal("DBDC, literal", 4, *UNTUNED)
+    yield Method("DBDC, literal, weights clipped", "4", "paper-w4a4-literal-srresnet", UNTUNED)
     yield _ours("M = 0.002, as Percentile cuts", 4, "activations.options.ratio=0.002", *UNTUNED)
     yield _ours("M of least expected error", 4, *UNTUNED)
     percentile = "activations.options.percentile=0.002"

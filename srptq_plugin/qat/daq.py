@@ -107,7 +107,7 @@ class DaqFakeQuantize(DynamicFakeQuantize):
         deviation = values.std(axes, correction=0, keepdim=True)
         # A constant channel becomes its mean: any unit will do, since the result is multiplied by a deviation of 0.
         unit = torch.where(deviation > 0, deviation, 1.0)
-        steps, levels = self._steps(self.choose_bits(deviation))
+        steps, levels = self.steps_and_levels(self.choose_bits(deviation))
         # After a ReLU no value is below 0, here -mean / unit: beta shifts the clip range up, to begin there.
         shift = torch.where(self.bounds.lower >= 0, (reach(steps, levels) - mean / unit).clamp(min=0), 0.0)
         return discretize((values - mean) / unit, steps, levels, shift) * deviation + mean
@@ -121,7 +121,7 @@ class DaqFakeQuantize(DynamicFakeQuantize):
         """Return the bits of each channel, by its deviation [N, C, 1, 1] or [N, 1, 1, 1]. Here all are the same."""
         return torch.full_like(deviation, self.grid.bits)
 
-    def _steps(self, bits: Tensor) -> tuple[Tensor, Tensor]:
+    def steps_and_levels(self, bits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the step size and the number of levels of each channel."""
         table = bits.new_tensor([gaussian_step(n) for n in range(1, self.most_bits + 1)])
         return table[bits.long() - 1], bits.exp2()

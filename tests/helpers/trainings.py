@@ -16,7 +16,7 @@ from srptq_plugin.recipes.schema import TrainingSettings
 IMAGES = networks.images(12, 12, 12, seed=5)
 
 
-def begun(prepared: PreparedGraph, **options: float) -> Training:
+def begun(prepared: PreparedGraph, **options: Any) -> Training:
     """Return a training of four steps on IMAGES, which are observed first."""
     prepared.observe([IMAGES])
     chosen: dict[str, Any] = {"steps": 4, "every": 2, "value_rate": 0.05, "bound_rate": 2e-3, **options}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from helpers import networks
 from helpers.photographs import pixels, save
 from torch import Tensor
+from torch.nn import Module
 
 from srptq_plugin.cli import main
 from srptq_plugin.costs.estimate import Estimate
@@ -83,7 +85,7 @@ def test_gap_is_added_and_taken_away(bits: int, gap: int, fewer: int, more: int)
     chosen = MixedDaqFakeQuantize("x", IntGrid(bits), options={"gap": gap})
     widths = chosen.choose_bits(deviation).flatten().tolist()
     assert (widths[0], widths[1], widths[-1]) == (fewer, bits, more)
-    steps, levels = chosen._steps(torch.tensor([fewer, bits, more], dtype=torch.float64))
+    steps, levels = chosen.steps_and_levels(torch.tensor([fewer, bits, more], dtype=torch.float64))
     assert steps.tolist() == [gaussian_step(n) for n in (fewer, bits, more)]
     assert levels.tolist() == [2**fewer, 2**bits, 2**more]
 
@@ -102,12 +104,17 @@ def quantized(images: Path, out: Path, *overrides: str) -> Run:
     return quantize(recipe, model=networks.network("edsr"), images=images, out=out)
 
 
+def note(seen: dict[str, Tensor], group: str, _module: Module, inputs: tuple[Tensor, ...]) -> None:
+    seen[group] = inputs[0].detach()
+
+
 def test_a_run_simulates_with_its_options(folder: Path, tmp_path: Path) -> None:
     outputs: list[Tensor] = []
     for name, options in (("one", "{}"), ("two", "{granularity: layer}")):
         run = quantized(folder, tmp_path / name, f"activations.quantizer_options={options}")
         outputs.append(run.table.simulate(run.network)(networks.images(1)))
-    assert not torch.allclose(*outputs)
+    one, two = outputs
+    assert not torch.allclose(one, two)
 
 
 def test_cost_sums_channels_by_equation_10(folder: Path, tmp_path: Path) -> None:
@@ -118,7 +125,7 @@ def test_cost_sums_channels_by_equation_10(folder: Path, tmp_path: Path) -> None
     seen: dict[str, Tensor] = {}
     simulated = run.table.simulate(run.network)
     for group, member in simulated.of_role("activation").items():
-        member.register_forward_pre_hook(lambda _, inputs, group=group: seen.update({group: inputs[0].detach()}))
+        member.register_forward_pre_hook(partial(note, seen, group))
     image = to_tensor(pixels(24, 30, seed=0)[None], (0.0, 1.0))
     simulated(image)
     equation_9, equation_10 = (Estimate.of_run(run, (1, 3, 24, 30), images) for images in ([], [image]))

@@ -86,7 +86,8 @@ def test_literal_rates_are_those_of_255_levels(peak: float) -> None:
         if stage == "tuning" and done in (1, 3, 4):  # 3 steps an epoch: weights, then activations
             seen.append(copy_bounds(prepared))
 
-    reconstruct(prepared, images, progress=note, **{**options, "epochs": 2})
+    options["epochs"] = 2
+    reconstruct(prepared, images, progress=note, **options)
     decayed = 0.05 * peak / 255 * 0.5  # half of the cosine is over before the activations' turn
     for role, before, after, length in (("weight", *seen[:2], 0.001), ("activation", *seen[2:], decayed)):
         groups = set(prepared.of_role(role))  # pyright: ignore[reportArgumentType]
