@@ -106,6 +106,7 @@ def test_stacked_encodings_have_the_same_noise(parts: list[NoiseTerm]) -> None:
     assert logs.abs().max() <= LARGEST
 
 
+@pytest.mark.usefixtures("whole_descents")
 def test_neighboring_scales_have_more_noise(parts: list[NoiseTerm]) -> None:
     logs, _ = least_noise(parts, CLASSES)
     least = float(noise(parts, logs))

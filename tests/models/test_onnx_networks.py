@@ -1,11 +1,14 @@
 """Networks from the ONNX files that torch's exporters write of them."""
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.exporters import export
 from helpers.toy_modules import NETWORKS, OTHERS
+from torch import nn
 
 from srptq_plugin.graph.export import export_network, graph_of
 from srptq_plugin.graph.network import Network
@@ -13,6 +16,7 @@ from srptq_plugin.graph.stages import block_paths
 from srptq_plugin.models.loading import describe, load_model
 from srptq_plugin.models.model_record import LoadedModel, SRNetwork
 
+Exported = Callable[[str, str], tuple[nn.Module, Path]]
 TOYS = {**NETWORKS, **OTHERS}
 IMAGE = torch.rand(1, 3, 24, 32, generator=torch.Generator().manual_seed(0))
 OTHER = torch.rand(1, 3, 36, 48, generator=torch.Generator().manual_seed(1))
@@ -23,6 +27,19 @@ RENAMED = {
 """Keys that are other than the module's: an exporter names a second call otherwise, and a norm's convolution."""
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Return a function that gives a toy and its ONNX file by an exporter, written once."""
+    folder = tmp_path_factory.mktemp("networks")
+
+    @cache
+    def of(kind: str, exporter: str) -> tuple[nn.Module, Path]:
+        module = TOYS[kind]().eval()
+        return module, export(module, folder / f"{kind}_{exporter}.onnx", exporter)
+
+    return of
+
+
 def keys(loaded: LoadedModel) -> Network:
     """Return the exported graph of a network."""
     return Network(graph_of(export_network(loaded.module, loaded.only_size, loaded.record.multiple)))
@@ -30,9 +47,9 @@ def keys(loaded: LoadedModel) -> Network:
 
 @pytest.mark.parametrize("exporter", ["dynamo", "legacy", "fixed"])
 @pytest.mark.parametrize("kind", TOYS)
-def test_a_network_computes_as_its_module(kind: str, exporter: str, tmp_path: Path) -> None:
-    module = TOYS[kind]().eval()
-    loaded = load_model(export(module, tmp_path / "net.onnx", exporter))
+def test_a_network_computes_as_its_module(kind: str, exporter: str, exported: Exported) -> None:
+    module, file = exported(kind, exporter)
+    loaded = load_model(file)
     assert loaded.record.scale == describe(kind, SRNetwork(module)).record.scale
     with torch.no_grad():
         for image in (IMAGE,) if exporter == "fixed" else (IMAGE, OTHER):
@@ -41,9 +58,9 @@ def test_a_network_computes_as_its_module(kind: str, exporter: str, tmp_path: Pa
 
 @pytest.mark.parametrize("exporter", ["dynamo", "legacy"])
 @pytest.mark.parametrize("kind", ["edsr", "imdn", "esrgan", "shared", "normed", "channelslast", "rdn", "fsrcnn"])
-def test_layers_and_blocks_have_the_modules_names(kind: str, exporter: str, tmp_path: Path) -> None:
-    module = TOYS[kind]().eval()
-    own = keys(load_model(export(module, tmp_path / "net.onnx", exporter)))
+def test_layers_and_blocks_have_the_modules_names(kind: str, exporter: str, exported: Exported) -> None:
+    module, file = exported(kind, exporter)
+    own = keys(load_model(file))
     expected = keys(describe(kind, SRNetwork(module)))
     renamed = RENAMED.get((kind, exporter), set())
     # The newer exporter does not say where a split was.

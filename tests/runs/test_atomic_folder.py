@@ -87,7 +87,7 @@ def test_killed_at_any_change_one_run_is_whole(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forks")
 @pytest.mark.parametrize("kind", ["quantize", "train"])
 def test_killed_at_any_moment_a_run_is_whole(kind: str) -> None:
-    kills = os.environ.get("SRPTQ_KILLS", "2")
+    kills = os.environ.get("SRPTQ_KILLS", "1")
     command = [sys.executable, "-W", "ignore", str(Path(killing.__file__)), kind, kills]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = process(command, capture_output=True, text=True, check=False, env=environment)  # noqa: S603

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ ANALYZE = ("analyze", RUN, "--by", "stage", "--patches", "1", "--device", "cpu")
 QUANTIZE = ("quantize", "--out", RUN, "--weights", "gone.pth")
 FILES = {"onnxruntime": "model_onnxruntime.onnx", "snpe": "model_snpe.encodings", "openvino": "model_openvino.xml"}
 """The file that each target runs."""
+
+
+LOCAL = [str(Path(__file__).parents[2]).encode(), sys.prefix.encode()]
 
 
 @pytest.fixture
@@ -227,3 +231,15 @@ def test_files_that_cannot_be_read(sweep: Sweep, copied: Copied, state: str, nam
     STATES[state](copied("onnxruntime") / name)
     sweep(*VERIFY, names=[name, "/dev/null"])
     sweep(*QUANTIZE, names=["gone.pth", "--out run"])
+
+
+def test_networks_name_no_local_folder() -> None:
+    content = networks.float_model("mixed").SerializeToString()
+    assert not [folder for folder in LOCAL if folder in content]
+
+
+@pytest.mark.parametrize("target", ["paper", "onnxruntime", "snpe", "openvino", "litert", "ncnn", "executorch"])
+def test_runs_name_no_local_folder(runs: Runs, target: str) -> None:
+    """Check that cases damage the same bytes on every machine."""
+    contents = {path.name: path.read_bytes() for path in runs(target).iterdir()}
+    assert not [name for name, content in contents.items() if any(folder in content for folder in LOCAL)]
