@@ -1,9 +1,10 @@
 """quantize(): calibrate a network, write its files, verify them, all in one run folder."""
 
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from srptq_plugin.accuracy.control import DropControl
+from srptq_plugin.accuracy.judge import DropLimit, Judge
 from srptq_plugin.calibration.calibration_checkpoint import CalibrationCheckpoint
 from srptq_plugin.calibration.calibrator import Calibrator
 from srptq_plugin.calibration.inputs import Inputs, Source
@@ -31,7 +34,7 @@ from srptq_plugin.recipes.recipe import Recipe
 from srptq_plugin.runs.folder import RunFolder
 from srptq_plugin.runs.run import NETWORK, PROGRAM, Run
 from srptq_plugin.runs.summary import of_group
-from srptq_plugin.runs.writing import RunWriter
+from srptq_plugin.runs.writing import RunWriter, amend_summary
 from srptq_plugin.utils.checkpoint import CHECKPOINT
 from srptq_plugin.utils.distributed import from_first, is_first
 from srptq_plugin.utils.progress import Progress, quiet
@@ -59,6 +62,8 @@ def quantize(
     toolkit: str | None = None,
     resume: bool = False,
     device: str = "auto",
+    max_drop: float | None = None,
+    data: Path | str | None = None,
     registry: Registry | None = None,
     progress: Progress = quiet,
 ) -> Run:
@@ -82,10 +87,14 @@ def quantize(
         toolkit: the toolkit in place of the recipe's.
         resume: go on from where an earlier call for the same folder was stopped. Without such a state, begin.
         device: where the network runs, such as `cpu` or `cuda:0`.
+        max_drop: the dB of PSNR on Y that may be lost against the float network, in the runtime. Operations stay float,
+            or tensors get more bits, until this holds. SrptqError is raised if no plan holds it.
+        data: the images that decide about `max_drop`, as `evaluate` takes them.
         registry: the plugins, by default all that are installed.
         progress: called with the current phase, and how much of it is done.
     """
     _check_size(input_size)
+    limit = DropLimit.of(max_drop, data)
     if input_range is not None:
         check_range(input_range)
     bound = BoundRecipe.resolve(
@@ -98,10 +107,11 @@ def quantize(
         source = Source(model, weights, model_args or {}, input_range, output, allow_missing)
         inputs = Inputs.load(bound, source, device, input_size)
         warn_of_range(inputs.loaded, inputs.patches)
+        judge = limit and Judge.load(limit.data, inputs.loaded.record.scale, inputs.device, progress)
     stopped = folder.folder.with_name(f"{folder.folder.name}{STOPPED}")
     job = _QuantizeJob(Calibrator(inputs, progress, clock), inputs.size, stopped, resume)
     with folder.draft() if is_first() else nullcontext() as draft:
-        checkpoint = job.write_into(draft)
+        checkpoint = job.write_within(limit, judge, draft) if limit and judge and draft else job.write_into(draft)
     if checkpoint:
         checkpoint.remove()
     from_first(lambda: None)  # the others wait for the files
@@ -120,8 +130,42 @@ def _check_size(size: Size | None) -> None:
 class _QuantizeJob:
     calibrator: Calibrator
     input_size: Size | None
-    stopped: Path
-    resume: bool
+    stopped: Path | None
+    """The folder for the state of a run that is stopped, if one is kept."""
+    resume: bool = False
+
+    def write_within(self, limit: DropLimit, judge: Judge, draft: Path) -> CalibrationCheckpoint | None:
+        """Write the run of the cheapest plan that holds a limit on the drop. Return the checkpoint of the first one."""
+        first: list[CalibrationCheckpoint | None] = []
+
+        def write(bound: BoundRecipe | None, folder: Path) -> Run:
+            if bound is None:
+                first.append(self.write_into(folder))
+            else:
+                with first[0].guarding() if first[0] else nullcontext():
+                    self._by(bound).write_into(folder)
+            return Run.open(folder, self.calibrator.inputs.bound.registry)
+
+        control = DropControl(limit, judge, self.calibrator.inputs.patches, write, draft)
+        try:
+            with self.calibrator.clock("max drop"):
+                chosen = control.run()
+        except SrptqError as error:
+            if not (first and first[0]):
+                raise
+            kept = f"the first plan's calibration is kept in {self.stopped}: `resume=True` goes on from there"
+            raise SrptqError(f"{error}\n{kept}") from error
+        amend_summary(chosen.folder, {"max_drop": control.record(chosen)})
+        for path in chosen.folder.iterdir():
+            path.replace(draft / path.name)
+        for trial in control.trials:
+            shutil.rmtree(trial.folder)
+        return first[0]
+
+    def _by(self, bound: BoundRecipe) -> "_QuantizeJob":
+        """Return the job for another recipe on the same inputs. It keeps no state."""
+        inputs = replace(self.calibrator.inputs, bound=bound)
+        return _QuantizeJob(Calibrator(inputs, self.calibrator.progress), self.input_size, None)
 
     def write_into(self, draft: Path | None) -> CalibrationCheckpoint | None:
         """Calibrate, write all files and verify them, in a folder that is moved into place later.
@@ -132,7 +176,7 @@ class _QuantizeJob:
         resume = self.resume and from_first(self._is_stopped)
         if draft and not resume:
             self._check(program, draft)
-        checkpoint = CalibrationCheckpoint.make(self.stopped, self.calibrator.inputs, program)
+        checkpoint = self.stopped and CalibrationCheckpoint.make(self.stopped, self.calibrator.inputs, program)
         with checkpoint.guarding() if checkpoint else nullcontext():
             table = self.calibrator.calibrate(program, checkpoint, resume=resume)
             if draft:
@@ -142,7 +186,7 @@ class _QuantizeJob:
 
     def _is_stopped(self) -> bool:
         """Tell whether there is a run to resume. Warn if there is none."""
-        path = self.stopped / CHECKPOINT
+        path = (self.stopped or Path()) / CHECKPOINT
         if not path.is_file():
             logger.warning("no %s: nothing to resume, so the run starts from the beginning", path)
         return path.is_file()

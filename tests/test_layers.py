@@ -29,7 +29,7 @@ ORDER = (
         "plugins",
         "models",
     ),
-    *("runs", "costs", "calibration", "evaluation", "qat", "analysis", "plotting", "report", "plugin_api"),
+    *("runs", "costs", "calibration", "evaluation", "qat", "analysis", "accuracy", "plotting", "report", "plugin_api"),
     *("pipeline", "doctor", "cli"),
 )
 """Packages from low to high. Each imports only earlier ones."""

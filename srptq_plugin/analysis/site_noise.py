@@ -1,4 +1,4 @@
-"""How much noise the rounding of each activation puts into the image, estimated for all of them at once."""
+"""How much noise the rounding of each tensor puts into the image, estimated for all of them at once."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,16 +16,22 @@ DRAWS = 8
 """The number of random sign images for each batch."""
 
 
-def estimate_noise(subject: Subject, seed: int = 0) -> dict[str, float]:
+def estimate_noise(subject: Subject, seed: int = 0, *, weights: bool = False) -> dict[str, float]:
     """Return the noise of each group of activations alone, in squared levels of an 8-bit image.
 
     This is the first order of what `measure_noise` measures, for the time of a few passes: the noise of rounding one
     tensor, carried to the image by random signs.
+
+    Args:
+        subject: The quantized network and the patches.
+        seed: The seed of the signs.
+        weights: Whether to return the noise of weights too.
     """
     prepared = subject.table.simulate(subject.network)
     activations, once = prepared.of_role("activation"), _rounded_once(subject)
+    floats = _float_weights(subject) if weights else {}
     moves: dict[str, float] = defaultdict(float)
-    for maps, pulls_by_draw in iter_pulls(prepared, activations, subject.patches, DRAWS, seed):
+    for maps, pulls_by_draw in iter_pulls(prepared, [*activations, *floats], subject.patches, DRAWS, seed):
         for group, quantizer in activations.items():
             errors = _rounding_errors(quantizer, list(compress(maps[group], once[group])))
             for pulls in pulls_by_draw:
@@ -33,9 +39,20 @@ def estimate_noise(subject: Subject, seed: int = 0) -> dict[str, float]:
                 pairs = zip(compress(pulls[group], once[group]), errors, strict=True)
                 move = sum((pull * error).flatten(1).sum(1) for pull, error in pairs)
                 moves[group] += float(torch.as_tensor(move).double().square().sum())
+        for group, weight in floats.items():
+            for pulls in pulls_by_draw:
+                # One error moves all images of a batch. Their signs are independent, so that products of moves cancel.
+                pairs = zip(pulls[group], maps[group], strict=True)
+                move = sum((pull * (values.detach() - weight)).double().sum() for pull, values in pairs)
+                moves[group] += float(torch.as_tensor(move).square())
     pixels = subject.patches.numel() * subject.record.scale**2
     levels = float(subject.levels(torch.ones(())))
     return {group: move * levels**2 / (DRAWS * pixels) for group, move in moves.items()}
+
+
+def _float_weights(subject: Subject) -> dict[str, Tensor]:
+    """Return the float weight of each group of weights."""
+    return {site.group: subject.network.get_parameter(site.source).detach() for site in subject.table.plan.weights}
 
 
 def _rounded_once(subject: Subject) -> dict[str, list[bool]]:

@@ -42,10 +42,10 @@ def leave_costly_float(
     for group, made in sorted(noises.items(), key=lambda item: -item[1]):
         if made <= share * total:
             break
-        for operations in _iter_around(network, plan, group):
+        for operations in iter_around(network, plan, group):
             multiplied = sum(macs.get(name, 0) for name in operations)
-            without = _without(chosen, operations)
-            if multiplied <= left and _rounds_none(without.plan(network, input_range), plan, group):
+            without = leave_float(chosen, operations)
+            if multiplied <= left and rounds_none(without.plan(network, input_range), plan, group):
                 chosen, left, total = without, left - multiplied, total - made
                 break
     return chosen, 10 * math.log10(before / total) if total else 0.0
@@ -68,7 +68,7 @@ def _keeps_levels(site: Site, level: float) -> bool:
     return site.bounds is not None and float(project(Bounds.of(*site.bounds), site.grid).scale) <= level * (1 + SLACK)
 
 
-def _iter_around(network: Network, plan: Plan, group: str) -> Iterator[list[str]]:
+def iter_around(network: Network, plan: Plan, group: str) -> Iterator[list[str]]:
     """Yield the operations that read or make a group's tensors, then with those before, which fuse with them."""
     sites = plan.groups[group]
     nodes = {network.nodes[edge.consumer]: None for site in sites for edge in site.consumers}
@@ -87,12 +87,13 @@ def _before(network: Network, node: fx.Node, known: Mapping[fx.Node, None]) -> I
             yield source
 
 
-def _without(bound: BoundRecipe, operations: list[str]) -> BoundRecipe:
+def leave_float(bound: BoundRecipe, operations: list[str]) -> BoundRecipe:
+    """Return the recipe with an override for each operation, which leaves it float."""
     own = bound.recipe.overrides
     new = [override for name in operations if (override := Override(sites=name, quantize=False)) not in own]
     return replace(bound, recipe=bound.recipe.model_copy(update={"overrides": (*own, *new)}))
 
 
-def _rounds_none(after: Plan, before: Plan, group: str) -> bool:
+def rounds_none(after: Plan, before: Plan, group: str) -> bool:
     """Tell whether a plan rounds no tensor of a group of the plan before."""
     return {site.source for site in before.groups[group]}.isdisjoint(site.source for site in after.sites)

@@ -18,6 +18,7 @@ def quantize(parser: ArgumentParser) -> None:
     _images(parser)
     _scale(parser)
     _device(parser)
+    _max_drop(parser)
     _run_to_write(parser, "run")
     _resume(parser, "go on from where a run for the same folder was stopped")
     _toolkit(parser)
@@ -39,12 +40,7 @@ def train(parser: ArgumentParser) -> None:
         help="low-resolution training images, or a folder with HR and LR_x4 folders",
     )
     _scale(parser, "the images are high-resolution: downscale them by N, and learn to restore them")
-    add(
-        "--data",
-        type=argument_types.path,
-        metavar="DIR",
-        help="high-resolution images for validation (default: hold out some of the training images)",
-    )
+    _data(parser, "high-resolution images for validation (default: hold out some of the training images)")
     _set(parser)
     _run_to_write(parser, "trained")
     _resume(parser, "continue an interrupted training of the same folder")
@@ -56,13 +52,7 @@ def evaluate(parser: ArgumentParser) -> None:
     """Add the options of `srptq evaluate`."""
     _run(parser)
     add = parser.add_argument
-    add(
-        "--data",
-        type=argument_types.path,
-        required=True,
-        metavar="DIR",
-        help="high-resolution images, or a folder with HR and LR_x4 folders",
-    )
+    _data(parser, "high-resolution images, or a folder with HR and LR_x4 folders", required=True)
     _scale(parser, "refuse a network of another scale than N")
     add("--tile", type=int, metavar="N", help="run in tiles of N x N low-resolution pixels (default: whole images)")
     add(
@@ -105,12 +95,7 @@ def analyze(parser: ArgumentParser) -> None:
         metavar="KIND",
         help="the kinds of parts to measure: stage, block, site (default: all)",
     )
-    add(
-        "--data",
-        type=argument_types.path,
-        metavar="DIR",
-        help="high-resolution images, to measure PSNR and SSIM on the Y channel as well",
-    )
+    _data(parser, "high-resolution images, to measure PSNR and SSIM on the Y channel as well")
     add(
         "--out",
         type=argument_types.path,
@@ -164,7 +149,7 @@ def report(parser: ArgumentParser) -> None:
     add("runs", nargs="+", type=argument_types.path, metavar="RUN", help=RUN)
     reference = "the float network on images that the first run was calibrated on"
     data = f"high-resolution images, or a folder with HR and LR_x4 folders, to score against (default: {reference})"
-    add("--data", type=argument_types.path, metavar="DIR", help=data)
+    _data(parser, data)
     crops = "how many images to show, from the greatest loss on (default: %(default)s)"
     add("--crops", type=argument_types.count, default=4, metavar="N", help=crops)
     out = "the HTML file to write (default: report.html, in the run folder if there is one run)"
@@ -242,6 +227,16 @@ def _network(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="the index or key of the output to quantize, if the network gives several (default: the last image)",
     )
+
+
+def _data(parser: ArgumentParser, text: str, *, required: bool = False) -> None:
+    parser.add_argument("--data", type=argument_types.path, required=required, metavar="DIR", help=text)
+
+
+def _max_drop(parser: ArgumentParser) -> None:
+    limit = "dB of PSNR on --data that may be lost in the runtime: leave operations float, or add bits, until it holds"
+    parser.add_argument("--max-drop", type=float, metavar="DB", help=limit)
+    _data(parser, "high-resolution images for --max-drop, or a folder with HR and LR_x4 folders")
 
 
 def _set(parser: ArgumentParser) -> None:

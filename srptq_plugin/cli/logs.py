@@ -8,8 +8,8 @@ from srptq_plugin.cli.option_words import translate_hints
 from srptq_plugin.errors import printable
 
 OURS = ("srptq_plugin", "srptq_adapters")
-UNDERSTOOD = "srptq_plugin.models.loading"
-"""The logger that says what was understood of a network, which people want to read before they wait."""
+SHOWN = ("srptq_plugin.models.loading", "srptq_plugin.accuracy.control")
+"""Loggers that people want to read while they wait: what was understood of a network, and what each plan loses."""
 CHATTY = ("torchao", "torch.utils._pytree", "torch.export", "torch.fx", "torch.onnx", "PIL")
 """Loggers that users cannot act on: deprecations, and details of damaged files that our own errors report."""
 
@@ -46,7 +46,8 @@ def configure(*, verbose: bool) -> None:
     root.addHandler(handler)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger(UNDERSTOOD).setLevel(logging.INFO if sys.stderr.isatty() else logging.NOTSET)
+    for name in SHOWN:
+        logging.getLogger(name).setLevel(logging.INFO if sys.stderr.isatty() else logging.NOTSET)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.NOTSET if verbose else logging.CRITICAL)
     logging.captureWarnings(capture=verbose)

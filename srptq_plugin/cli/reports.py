@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from srptq_plugin.cli.console import Block, Cell, Facts, Lines, Mark, Table
+from srptq_plugin.cli.drop_report import drop_report
 from srptq_plugin.graph.stages import STAGES
 from srptq_plugin.plugins.protocols import Finding
 
@@ -22,6 +23,7 @@ def run_report(summary: Record, folder: Path) -> list[Block]:
         _stages(summary["sites"]),
         Facts(list(_calibration(summary))),
         Facts([*_verdict(summary["verify"]), *_outcome(summary, folder)]),
+        *drop_report(summary.get("max_drop")),
         Lines(_next_steps(summary, shlex.quote(str(folder))), "next"),
     ]
 

@@ -29,6 +29,8 @@ def quantize(args: Namespace, progress: Progress) -> Answer:
         toolkit=args.toolkit,
         resume=args.resume,
         device=args.device,
+        max_drop=args.max_drop,
+        data=args.data,
         progress=progress,
     )
     return Answer(run.summary, run_report(run.summary, args.out), _exit_code(run.summary["verify"]))

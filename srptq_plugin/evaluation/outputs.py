@@ -46,6 +46,10 @@ class Outputs:
         names = *self.networks, BICUBIC
         return {name: self._upscaled(self.networks.get(name), low) for name in names}
 
+    def of_network(self, name: str, low: Pixels) -> Pixels:
+        """Upscale an image by one of the networks."""
+        return self._upscaled(self.networks[name], low)
+
     def _upscaled(self, forward: Forward | None, low: Pixels) -> Pixels:
         run = self.run
         if forward is None:

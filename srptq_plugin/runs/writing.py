@@ -73,5 +73,11 @@ class RunWriter:
         return self.bound.target.command(artifact, size, fixed=self.size is not None)
 
 
+def amend_summary(folder: Path, entries: Mapping[str, Any]) -> None:
+    """Add entries to the summary of a run."""
+    path = folder / SUMMARY
+    _write_json(path, json.loads(path.read_text()) | entries)
+
+
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
