@@ -22,6 +22,7 @@ examples:
   srptq quantize --model edsr_x4.pth --images lr --out run
   srptq quantize --model mynet:build --model-args upscale=4 --weights net.pth
   srptq quantize --set activations.bits=6 calibration.patches=200
+  srptq quantize --max-drop 0.1 --data Set5
 """
 COST = """\
 Count the cost of a network in float and quantized: multiplications, BitOPs,
