@@ -47,6 +47,8 @@ class Trial:
     drop: float
     integer_macs: float
     """The share of the multiplications that run in integers."""
+    bops: float
+    """The BitOPs as a share of the float network's."""
     speedup: float | None
     seconds: float
 
@@ -57,6 +59,7 @@ class Trial:
             "bits": dict(self.choice.bits),
             "price": round(self.choice.price, 4),
             "integer_macs": round(self.integer_macs, 4),
+            "bops": round(self.bops, 4),
             "expected_noise": round(self.expected, 4),
             "psnr": round(fmean(self.psnr), 4),
             "drop": round(self.drop, 4),
@@ -112,8 +115,8 @@ class DropControl:
             self.judged_in, psnr = self.judge.score(run)
         drop = fmean(self._plain) - fmean(psnr)
         choice, expected = (plan.choice, plan.share) if plan else (Choice(), 1.0)
-        share, speedup = self._integer_macs(run), run.summary["verify"]["speedup"]
-        trial = Trial(folder, choice, expected, tuple(psnr), drop, share, speedup, clock.seconds["plan"])
+        seconds, speedup = clock.seconds["plan"], run.summary["verify"]["speedup"]
+        trial = Trial(folder, choice, expected, tuple(psnr), drop, *self._shares(run), speedup, seconds)
         self.trials.append(trial)
         logger.info("plan %d: %s", len(self.trials), describe(trial.record()))
 
@@ -163,9 +166,12 @@ class DropControl:
         channels, height, width = self.patches.shape[1:]
         return Costs.of(Network(run.network), (1, channels, height, width))
 
-    def _integer_macs(self, run: Run) -> float:
-        costs, planned = self._costs(run), set(integer_convs(run.table.plan, run.rules))
-        return sum(layer.macs for layer in costs.layers if layer.name in planned) / max(costs.macs, 1)
+    def _shares(self, run: Run) -> tuple[float, float]:
+        """Return the share of the multiplications that run in integers, and the BitOPs as a share of float's."""
+        costs, plan = self._costs(run), run.table.plan
+        planned = set(integer_convs(plan, run.rules))
+        macs = sum(layer.macs for layer in costs.layers if layer.name in planned)
+        return macs / max(costs.macs, 1), costs.bops(plan) / max(costs.bops(), 1)
 
     def _failure(self) -> str:
         best, recipe = min(self.trials, key=lambda trial: trial.drop), self._first.recipe.name

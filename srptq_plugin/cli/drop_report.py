@@ -38,10 +38,15 @@ def _outcome(control: Record) -> Iterator[tuple[str, Cell]]:
         return
     names = [*chosen["left_float"], *(f"{name} ({bits} bits)" for name, bits in chosen["bits"].items())]
     yield "given for it", f"{count_changes(chosen)}: {_some(names)}"
-    shares = " -> ".join(f"{100 * plan['integer_macs']:.1f} %" for plan in (first, chosen))
-    yield "given for it", f"{shares} of multiplications in integers"
+    yield "given for it", f"{_shares('integer_macs', first, chosen)} of multiplications in integers"
+    if chosen["bits"]:
+        yield "given for it", f"{_shares('bops', first, chosen)} of float's BitOPs"
     if chosen["speedup"] is not None and first["speedup"] is not None:
         yield "given for it", f"{_speed(first['speedup'])} -> {_speed(chosen['speedup'])} times as fast as float"
+
+
+def _shares(key: str, *plans: Record) -> str:
+    return " -> ".join(f"{100 * plan[key]:.1f} %" for plan in plans)
 
 
 def _speed(speedup: float | None) -> str:
