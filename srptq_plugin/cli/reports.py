@@ -1,4 +1,4 @@
-"""What `srptq quantize`, `verify`, `lint` and `evaluate` print."""
+"""What `srptq quantize`, `verify` and `lint` print."""
 
 import shlex
 from collections import Counter, defaultdict
@@ -34,7 +34,7 @@ def verification_report(verified: Record) -> list[Block]:
     sizes = verified.get("sizes") or ()
     if not sizes:
         return [facts]
-    rows = [[size["image"], f"{size['height']} x {size['width']}", _db(size["psnr"])] for size in sizes]
+    rows = [[size["image"], f"{size['height']} x {size['width']}", format_db(size["psnr"])] for size in sizes]
     return [facts, Table(["image", "height x width", "PSNR"], rows, frozenset({"PSNR"}))]
 
 
@@ -57,12 +57,6 @@ def lint_report(target: str, findings: Sequence[Finding]) -> list[Block]:
     ]
 
 
-def evaluation_report(evaluation: Record) -> list[Block]:
-    """Report PSNR and SSIM, the loss against the float network, and how the networks were run."""
-    facts = list(_circumstances(evaluation))
-    return [_means(evaluation["rows"]), *([Facts(facts)] if facts else [])]
-
-
 def describe_images(model: Record) -> str:
     """Return how a network changes the size of images, their channels unless they are RGB, and the sides that it takes.
 
@@ -82,43 +76,6 @@ def bit_counts(bits: Counter[int]) -> str:
     '32 at 4 bits, 1 at 8 bits'
     """
     return ", ".join(f"{count} at {width} bits" for width, count in sorted(bits.items())) or "float"
-
-
-def _means(rows: Sequence[Record]) -> Table:
-    columns = ["data", "output", "PSNR", "vs float", "SSIM", "images"]
-    plain = {row["data"]: row["psnr"] for row in rows if row["output"] == "float"}
-    cells = [
-        [
-            str(row["data"]),
-            str(row["output"]),
-            _db(row["psnr"]),
-            _change(row, plain.get(row["data"])),
-            f"{row['ssim']:.4f}",
-            str(row["images"]),
-        ]
-        for row in rows
-    ]
-    return Table(columns, cells, frozenset(columns[2:]))
-
-
-def _circumstances(evaluation: Record) -> Iterator[tuple[str, Cell]]:
-    """Yield what else the scores depend on."""
-    if evaluation["skipped"]:
-        yield "left out", f"{len(evaluation['skipped'])} that cannot be scored, named above"
-    if evaluation["ensemble"]:
-        yield "ensemble", "mean of 8 turned and mirrored outputs; bicubic is as it was"
-    if tiles := evaluation["tiles"]:
-        size = f"{tiles['height']} x {tiles['width']} pixels, overlap {tiles['overlap']}"
-        yield "tiles", f"{size}; {tiles['split']} images in several, {tiles['padded']} padded to fit"
-    if tiles and (seam := tiles["seam"]):
-        difference = f"tiles differ from the whole image by at most {seam['levels']:.2f} levels of 255"
-        yield "seams", Mark(f"{difference} ({seam['image']}, float)", good=not seam["visible"])
-
-
-def _change(row: Record, plain: float | None) -> str:
-    if plain is None or row["psnr"] is None or row["output"] == "float":
-        return ""
-    return f"{row['psnr'] - plain:+.2f} dB"
 
 
 def _network(model: Record) -> str:
@@ -277,10 +234,11 @@ def _difference(verified: Record) -> str:
     most, largest = verified["p99_9_levels"], verified["max_levels"]
     levels = f"99.9 % of values within {most:.2f} levels of 255, all within {largest:.2f}"
     least = f", at least {verified['least_psnr']:.1f} required" if verified.get("least_psnr") else ""
-    return f"{_db(verified['psnr'])} between simulation and runtime{least}; {levels}"
+    return f"{format_db(verified['psnr'])} between simulation and runtime{least}; {levels}"
 
 
-def _db(value: float | None) -> str:
+def format_db(value: float | None) -> str:
+    """Return decibels as text, or that nothing differs."""
     return "identical" if value is None else f"{value:.2f} dB"
 
 

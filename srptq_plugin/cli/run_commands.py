@@ -4,7 +4,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from srptq_plugin.cli.reports import evaluation_report, lint_report, run_report, verification_report
+from srptq_plugin.cli.evaluation_report import evaluation_report
+from srptq_plugin.cli.reports import lint_report, run_report, verification_report
 from srptq_plugin.cli.result import CHECK_FAILED, DONE, Answer
 from srptq_plugin.utils.progress import Progress
 

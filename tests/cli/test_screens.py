@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from srptq_plugin.cli.command import BY_NAME, COMMANDS, Command
 from srptq_plugin.cli.console import Mark, Table, plain, show
 from srptq_plugin.cli.cost_command import cost_report
+from srptq_plugin.cli.evaluation_report import evaluation_report
 from srptq_plugin.cli.option_words import OTHER_NAMES
 from srptq_plugin.cli.parser import option_names, parse
 from srptq_plugin.cli.progress_bar import Bars
-from srptq_plugin.cli.reports import evaluation_report, run_report
+from srptq_plugin.cli.reports import run_report
 from srptq_plugin.plugins.recipe_keys import sections
 from srptq_plugin.plugins.registry import Registry
 from srptq_plugin.runs import verify
