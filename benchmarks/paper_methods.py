@@ -6,6 +6,7 @@ from dataclasses import dataclass
 UNTUNED = ("reconstruction=null",)
 PAPER_RATIO = ("activations.options.ratio=paper",)
 TEN_EPOCHS = ("reconstruction.name=pac", "reconstruction.epochs=10")
+WIDE_UPSAMPLER = ("stages.upsample.weights=8", "stages.upsample.activations=8")
 BODY_ONLY = tuple(f"stages.{stage}.quantize=false" for stage in ("head", "upsample", "tail"))
 
 
@@ -52,6 +53,9 @@ def methods(bits: int) -> Iterator[Method]:
     if bits != 6:  # noqa: PLR2004
         yield _ours("DBDC auto + PaC", bits, *TEN_EPOCHS)
     yield Method("best", str(bits), f"paper-w{bits}a{bits}-best")
+    if bits == 4:  # noqa: PLR2004
+        yield Method("best, not rotated", "4", "paper-w4a4-best", ("rotate=false",))
+        yield Method("best, upsampler at 8 bits", "4", "paper-w4a4-best", WIDE_UPSAMPLER)
 
 
 def weights_and_activations() -> Iterator[Method]:
