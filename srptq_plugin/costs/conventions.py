@@ -21,10 +21,15 @@ def fqsr_operations(costs: Costs, plan: Plan | None = None) -> float:
     return sum(layer_cost.layer.macs * _share(costs, layer_cost) for layer_cost in costs.layer_costs(plan))
 
 
-def fqsr_memory(costs: Costs, plan: Plan | None = None) -> int | None:
-    """Return the bytes of three feature maps as large as the largest sum of the body, or None without adds.
+def fqsr_memory(costs: Costs, plan: Plan | None = None, maps: int = MAPS) -> int | None:
+    """Return the bytes of feature maps as large as the largest sum of the body, or None without adds.
 
     The widest input of the body's adds determines their bits.
+
+    Args:
+        costs: the network's costs.
+        plan: the bits of the adds' inputs. None counts the float network.
+        maps: the number of maps in memory. BAM keeps the outputs of all 33 convolutions of SRResNet's body.
     """
     if not costs.skips:
         return None
@@ -32,7 +37,7 @@ def fqsr_memory(costs: Costs, plan: Plan | None = None) -> int | None:
     edges = [edge for skip in costs.skips.values() for edge in skip]
     inputs = [sites.get(edge) for edge in edges]
     bits = max(bits_of(None) if site is None else _named(costs, site.grid) for site in inputs)
-    return packed_bytes(MAPS * max(map(costs.elements, costs.skips)), bits)
+    return packed_bytes(maps * max(map(costs.elements, costs.skips)), bits)
 
 
 def daq_operations(
