@@ -40,6 +40,7 @@ WISHES = {
     "float_inputs": "Read floats",
     "transposed_stride": "The largest stride of a transposed convolution in integers",
     "outputs": "Under `full` quantized behind",
+    "outputs_as_skips": "Outputs of convolutions have the bits of skips, unless a convolution or concat reads them",
     "nonnegative_activations": "Activations that are never negative",
     "fusions": "Computed in the kernel of an operation before it, so not quantized between them",
     "shared_scales": "Inputs and output have one scale",

@@ -51,6 +51,8 @@ class Rules:
     """The largest stride of a transposed convolution in integers. None if any stride will do."""
     outputs: frozenset[str] = frozenset({"conv", "add", "cat"})
     """Operations whose outputs are quantized under `full`."""
+    outputs_as_skips: bool = False
+    """Outputs of convolutions have a recipe's bits of skips, like sums, unless a convolution or concat reads them."""
     fusions: tuple[Fusion, ...] = (Fusion("relu"),)
     """Operations that it computes in the kernel of an operation before them. No quantizer stands inside a kernel."""
     shared_scales: frozenset[str] = frozenset()

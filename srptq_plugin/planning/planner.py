@@ -74,6 +74,7 @@ class _Planner:
         self.joining = dict.fromkeys(self.operations.of(rules.inputs))  # in the order of the graph
         self.skips = [node for node, op in network.ops.items() if op == "add" and self.operations.joins(node)]
         self.sums = {self.fusions.last(add): add for add in self.skips}
+        self.results = {*self.sums, *(self.fusions.last(layer) for layer in self.planned)}
 
     def weights(self) -> Iterator[Site]:
         """Yield one site per parameter, also if several convolutions read it."""
@@ -210,9 +211,15 @@ class _Planner:
         producers = [node for node in self.planned if self.full and self.network.ops[node] in self.rules.outputs]
         others = self._tensors() if self.everywhere else self.operations.of(self.rules.outputs)
         for node in (*producers, *others):
-            last = self.fusions.last(node)
-            for consumer, index in self.network.edges_out(last):
-                yield consumer, index, last
+            yield from self._edges_behind(self.fusions.last(node))
+
+    def _edges_behind(self, source: fx.Node) -> Iterator[tuple[fx.Node, int, fx.Node]]:
+        """Yield the edges that read a tensor, or its moved values if the target rounds where they are read."""
+        for consumer, index in self.network.edges_out(source):
+            if self.rules.outputs_as_skips and self.network.ops[consumer] in MOVEMENT:
+                yield from self._edges_behind(consumer)
+            else:
+                yield consumer, index, source
 
     def _tensors(self) -> Iterator[fx.Node]:
         """Yield what computes a tensor of real numbers that the recipe quantizes. Movement keeps the encoding."""
@@ -229,10 +236,18 @@ class _Planner:
             return None
         return consumer if consumer in self.skips else self.sums.get(source)
 
+    def _is_result(self, consumer: fx.Node, source: fx.Node) -> bool:
+        """Tell whether a reader without integers of its own reads what a layer or an add gives, moved or not."""
+        while self.network.ops[source] in MOVEMENT:
+            source = self.network.edges_in(source)[0][1]
+        is_other = consumer not in self.planned and consumer not in self.joining
+        return self.rules.outputs_as_skips and is_other and source in self.results
+
     def _reads_float(self, consumer: fx.Node, source: fx.Node) -> bool:
         """Tell whether floats are read: by operations of the target, its long skip, or skips that the recipe leaves."""
         add = self._skip(consumer, source)
-        is_left = add is not None and not self.recipe.skips.quantize and not self.choices.quantizes(add)
+        left = self._is_result(consumer, source) if add is None else not self.choices.quantizes(add)
+        is_left = left and not self.recipe.skips.quantize
         return is_left or consumer in self.float_sums or self.network.ops[consumer] in self.rules.float_inputs
 
     def _stage_of_edge(self, consumer: fx.Node, source: fx.Node) -> Stage:
@@ -240,7 +255,7 @@ class _Planner:
         return self.stages.of(consumer if reads else source)
 
     def _grid(self, consumer: fx.Node, source: fx.Node, stage: Stage) -> IntGrid:
-        skip = self._skip(consumer, source) is not None
+        skip = self._skip(consumer, source) is not None or self._is_result(consumer, source)
         bits = self.choices.bits("activations", stage, consumer, self.network.name(source), skip=skip)
         grid, nonnegative = self.rules.activations, self.network.is_nonnegative(source)
         if self.network.ops[consumer] in self.rules.symmetric_inputs:

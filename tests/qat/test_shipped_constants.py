@@ -20,7 +20,7 @@ def test_fqsr_recipes_have_the_papers_settings(widths: str, skips: str) -> None:
     assert (recipe.skips.bits, recipe.skips.quantize) == ((8 if skips == "s32" else int(skips[1:])), skips != "s32")
 
 
-def test_fqsr_rounds_every_input_and_skip() -> None:
+def test_fqsr_rounds_every_input_skip_and_output() -> None:
     """Compare the bits of each tensor, one for its sign unless a ReLU gives it, with the setting 4/4/8."""
     plan = networks.plan("edsr", Recipe.load("paper-w4a4-fqsr-s8"))
     read = {(site.source, edge.consumer): site.grid.bits for site in plan.sites for edge in site.consumers}
@@ -41,6 +41,7 @@ def test_fqsr_rounds_every_input_and_skip() -> None:
         ("body.1.second/conv", "body.1/add"),
         ("body.2/conv", "/add"),
         ("head/conv", "/add"),
+        ("tail/conv", "/output"),
     ]
     weights = {(site.name, site.consumers[0].consumer): 4 + 1 for site in plan.weights}
     assert read == features | dict.fromkeys(skips, 8 + 1) | weights

@@ -1,8 +1,9 @@
 """The quantizers of papers, for simulation. Nothing is exported.
 
-`paper` has a real offset, which no integer runtime has. `fqsr` is equation (3) of FQSR (Wang et al. 2020): signed
-tensors have M bits and a sign bit, tensors that are never negative M bits. Inputs of convolutions, adds and concats are
-quantized, and the output image is not.
+`paper` has a real offset, which no integer runtime has. `fqsr` is FQSR (Wang et al. 2020). By its equation (3) signed
+tensors have M bits and a sign bit, tensors that are never negative M bits. By its equation (7) the outputs of
+convolutions and adds are rounded, with the bits of skips. What a convolution or a concat reads has the bits of
+activations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from srptq_plugin.deploy.quant_table import QuantTable
 from srptq_plugin.errors import SrptqError
+from srptq_plugin.graph.fusion import Fusion
 from srptq_plugin.graph.rules import Rules
 from srptq_plugin.graph.types import Size
 from srptq_plugin.plugins.protocols import Runtime
@@ -39,7 +41,8 @@ class PaperTarget:
             weight_bits=BITS - {16},
             activation_bits=BITS - {16},
             placements=("full", "convs"),
-            outputs=frozenset({"add", "cat"}),
+            outputs_as_skips=True,
+            fusions=(Fusion("relu"), Fusion("scale", behind="conv")),
             nonnegative_activations=IntGrid(8, symmetric=True),
             sign_bit=True,
             integer_bits=frozenset(),
