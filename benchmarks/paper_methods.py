@@ -150,6 +150,13 @@ def training_free() -> Iterator[Method]:
         yield Method("DFQ", str(bits), "paper-w4a4-dfq", _wide(bits))
 
 
+def fqsr() -> Iterator[Method]:
+    """Yield FQSR's settings (weights, features, skips) before training, and one with a coarser image."""
+    for bits, skips in ((8, 32), (8, 8), (6, 8), (6, 6), (4, 32), (4, 8)):
+        yield Method("FQSR, calibrated", f"{bits}/{bits}/{skips}", f"paper-w{bits}a{bits}-fqsr-s{skips}")
+    yield Method("and the image at 4 bits", "4/4/8", "paper-w4a4-fqsr-s8", ("stages.head.activations=null",))
+
+
 def every_width() -> Iterator[Method]:
     """Yield the float network, then the rows of tables 3 and 4 for 8, 6 and 4 bits."""
     yield FLOAT

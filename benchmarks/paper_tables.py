@@ -25,6 +25,7 @@ from paper_methods import (
     ablation,
     body_only,
     every_width,
+    fqsr,
     literal_dbdc,
     literal_pac,
     options,
@@ -94,6 +95,7 @@ TABLES = (
         lambda subject: subject.label == "EDSR-mini x4",
     ),
     Table("Without tuning, by each image: DAQ's Table 2", lambda: (FLOAT, *training_free()), _x4),
+    Table("FQSR's Tables 2 to 4, before training", lambda: (FLOAT, *fqsr()), _x4),
     Table("Options", lambda: (FLOAT, *options()), lambda subject: subject.label == "EDSR-mini x4"),
 )
 
