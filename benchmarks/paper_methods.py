@@ -55,7 +55,7 @@ def methods(bits: int) -> Iterator[Method]:
     yield Method("best", str(bits), f"paper-w{bits}a{bits}-best")
     if bits == 4:  # noqa: PLR2004
         yield Method("best, not rotated", "4", "paper-w4a4-best", ("rotate=false",))
-        yield Method("best, upsampler at 8 bits", "4", "paper-w4a4-best", WIDE_UPSAMPLER)
+        yield Method("best, upsampler at 8 bits", "4, 8", "paper-w4a4-best", WIDE_UPSAMPLER)
 
 
 def weights_and_activations() -> Iterator[Method]:
