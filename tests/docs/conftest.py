@@ -21,7 +21,7 @@ SMALL = RecipeLayer(
     "small",
     {
         "calibration": {"patches": 4, "size": 24, "even_areas": False},
-        "training": {"steps": 2, "every": 1, "batch": 2, "patch": 16},
+        "training": {"steps": 2, "epochs": None, "every": 1, "batch": 2, "patch": 16},
     },
 )
 ONE_EPOCH = RecipeLayer("small", {"reconstruction": {"epochs": 1}})
