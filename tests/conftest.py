@@ -6,17 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.descents import descents
 from hypothesis import HealthCheck, settings
-
-from srptq_plugin.calibration.equalization import noise as equalization_noise
-from srptq_plugin.calibration.rotation import rotate
 
 ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("srptq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("srptq"), derandomize=True)
 settings.load_profile("srptq")
 torch.set_num_threads(1)
-DESCENTS = {module: module.STEPS for module in (rotate, equalization_noise)}
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):  # one core per worker: runtimes start as many threads as they see cores
     CORES = sorted(os.sched_getaffinity(0))
@@ -47,17 +44,15 @@ def short_timing() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def short_descents() -> Iterator[None]:
     """Take a tenth of the steps in rotating and equalizing, except in the tests that ask for `whole_descents`."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module, steps in DESCENTS.items():
-            patch.setattr(module, "STEPS", steps // 10)
+    with descents(10):
         yield
 
 
 @pytest.fixture
-def whole_descents(monkeypatch: pytest.MonkeyPatch) -> None:
+def whole_descents() -> Iterator[None]:
     """Take all steps in rotating and equalizing."""
-    for module, steps in DESCENTS.items():
-        monkeypatch.setattr(module, "STEPS", steps)
+    with descents(1):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -32,7 +32,7 @@ class DropModel:
 
         >>> model = DropModel.of([30.0, 32.0], [29.9, 31.9])
         >>> round(model.drop(1), 3), round(model.drop(0.5), 3), round(model.share(0.05), 2)
-        (0.1, 0.051, 0.5)
+        (0.1, 0.05, 0.5)
         """
         errors = [[PEAK**2 / 10 ** (value / 10) for value in scores] for scores in (plain, quantized)]
         return cls(errors[0], [both - alone for alone, both in zip(*errors, strict=True)])
@@ -66,7 +66,7 @@ def next_share(points: Sequence[Point], allowed: float) -> float:
     >>> next_share([Point(1, 1)], allowed=0.5)
     0.475
     >>> round(next_share([Point(1, 1), Point(0.475, 0.3)], allowed=0.5), 3)
-    0.61
+    0.595
     """
     held = [point for point in points if point.measured <= allowed]
     missed = [point for point in points if point.measured > allowed]

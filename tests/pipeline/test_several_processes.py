@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import networks
+from helpers.descents import descents
 from helpers.photographs import pixels, save
 from helpers.processes import Result, refusal_of, together
 from torch.multiprocessing.spawn import ProcessExitedException
@@ -88,7 +89,8 @@ def with_images(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return work_on(0, 1, with_images(tmp_path_factory.mktemp("one")))
+    with descents(1):  # as the processes do, which have no fixtures
+        return work_on(0, 1, with_images(tmp_path_factory.mktemp("one")))
 
 
 @pytest.fixture(scope="module")
