@@ -1,6 +1,6 @@
 """The steps of the descents that rotate and equalize channels."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +12,7 @@ WHOLE = {module: module.STEPS for module in (rotate, noise)}
 
 
 @contextmanager
-def descents(part: int) -> Iterator[None]:
+def descents(part: int) -> Generator[None]:
     """Take one part of the steps, such as a tenth."""
     with pytest.MonkeyPatch.context() as patch:
         for module, steps in WHOLE.items():
