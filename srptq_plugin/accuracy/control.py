@@ -159,16 +159,18 @@ class DropControl:
         self.judge.progress("estimating the noise of tensors", 0, 0)
         bound, network = BoundRecipe.of(run.recipe, run.registry), Network(run.network)
         subject = Subject(run.network, run.table, run.record, self.patches[:PATCHES])
-        finder = OptionFinder(bound, network, run.table.plan, run.input_range, self._costs(run))
+        finder = OptionFinder(bound, network, run.table.plan, run.input_range, self._costs)
         return FinerPlans(finder, finder.find(estimate_noise(subject, weights=True)))
 
-    def _costs(self, run: Run) -> Costs:
+    @cached_property
+    def _costs(self) -> Costs:
+        """The costs of the network, which all plans have in common."""
         channels, height, width = self.patches.shape[1:]
-        return Costs.of(Network(run.network), (1, channels, height, width))
+        return Costs.of(Network(self._first.network), (1, channels, height, width))
 
     def _shares(self, run: Run) -> tuple[float, float]:
         """Return the share of the multiplications that run in integers, and the BitOPs as a share of float's."""
-        costs, plan = self._costs(run), run.table.plan
+        costs, plan = self._costs, run.table.plan
         planned = set(integer_convs(plan, run.rules))
         macs = sum(layer.macs for layer in costs.layers if layer.name in planned)
         return macs / max(costs.macs, 1), costs.bops(plan) / max(costs.bops(), 1)
