@@ -59,6 +59,16 @@ GAP = 3
 """Width between two columns."""
 
 
+def first_names(names: Sequence[str], few: int) -> str:
+    """Name a few, and count the rest.
+
+    >>> first_names(["a", "b", "c"], 2), first_names(["a", "b"], 2)
+    ('a, b and 1 more', 'a, b')
+    """
+    more = f" and {len(names) - few} more" if len(names) > few else ""
+    return ", ".join(names[:few]) + more
+
+
 def show(report: Sequence[Block], stream: TextIO) -> None:
     """Print a report, in color if the stream is a terminal."""
     if stream.isatty():

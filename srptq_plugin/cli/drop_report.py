@@ -1,10 +1,10 @@
 """What `srptq quantize --max-drop` prints: every plan that was tried, and what the chosen one gave for the drop."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from srptq_plugin.accuracy.words import count_changes
-from srptq_plugin.cli.console import Block, Cell, Facts, Mark, Table
+from srptq_plugin.cli.console import Block, Cell, Facts, Mark, Table, first_names
 
 Record = Mapping[str, Any]
 FEW = 3
@@ -37,7 +37,7 @@ def _outcome(control: Record) -> Iterator[tuple[str, Cell]]:
         yield "given for it", "nothing: the recipe holds the drop as it is"
         return
     names = [*chosen["left_float"], *(f"{name} ({bits} bits)" for name, bits in chosen["bits"].items())]
-    yield "given for it", f"{count_changes(chosen)}: {_some(names)}"
+    yield "given for it", f"{count_changes(chosen)}: {first_names(names, FEW)}"
     yield "given for it", f"{_shares('integer_macs', first, chosen)} of multiplications in integers"
     if chosen["bits"]:
         yield "given for it", f"{_shares('bops', first, chosen)} of float's BitOPs"
@@ -51,8 +51,3 @@ def _shares(key: str, *plans: Record) -> str:
 
 def _speed(speedup: float | None) -> str:
     return "not measured" if speedup is None else f"{speedup:.2f}"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-    return ", ".join(names[:FEW]) + more

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from srptq_plugin.cli.console import Block, Cell, Facts, Lines, Mark, Table
+from srptq_plugin.cli.console import Block, Cell, Facts, Lines, Mark, Table, first_names
 from srptq_plugin.cli.drop_report import drop_report
 from srptq_plugin.graph.stages import STAGES
 from srptq_plugin.plugins.protocols import Finding
@@ -46,7 +46,7 @@ def lint_report(target: str, findings: Sequence[Finding]) -> list[Block]:
     for finding in findings:
         nodes[finding.rule, finding.problem, finding.cure, finding.severe].append(finding.node)
     rows: list[list[Cell]] = [
-        [Mark(rule, good=False) if severe else rule, _some(names), problem, cure]
+        [Mark(rule, good=False) if severe else rule, first_names(names, FEW), problem, cure]
         for (rule, problem, cure, severe), names in nodes.items()
     ]
     severe = sum(finding.severe for finding in findings)
@@ -123,7 +123,7 @@ def _floats(floats: Mapping[str, str]) -> Iterator[tuple[str, Cell]]:
     for name, reason in floats.items():
         groups[reason].append(name)
     for reason, names in groups.items():
-        yield "stays float", f"{_some(names) if len(names) <= FEW else _kinds(names)}: {reason}"
+        yield "stays float", f"{first_names(names, FEW) if len(names) <= FEW else _kinds(names)}: {reason}"
 
 
 def _kinds(names: Sequence[str]) -> str:
@@ -194,11 +194,6 @@ def _won(won: float, figures: Record) -> str:
         return f"won back {won:.2f} dB"
     why = ", though the image is nearer to float" if "loss_after" in figures and not dict(_tuned(figures)) else ""
     return f"made that {-won:.2f} dB worse{why}"
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:FEW])
-    return shown if len(names) <= FEW else f"{shown} and {len(names) - FEW} more"
 
 
 def _verdict(verified: Record) -> Iterator[tuple[str, Cell]]:

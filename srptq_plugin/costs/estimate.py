@@ -40,9 +40,11 @@ class Total:
     daq_operations: float
 
     @classmethod
-    def of(cls, costs: Costs, plan: Plan | None = None) -> "Total":
-        """Sum the costs under a plan, or in float without one."""
-        conventions = fqsr_operations(costs, plan), fqsr_memory(costs, plan), daq_operations(costs, plan)
+    def of(
+        cls, costs: Costs, plan: Plan | None = None, channels: Mapping[str, Sequence[float]] | None = None
+    ) -> "Total":
+        """Sum the costs under a plan, or in float without one, with the measured bits of input channels by layer."""
+        conventions = fqsr_operations(costs, plan), fqsr_memory(costs, plan), daq_operations(costs, plan, channels)
         return cls(costs.bops(plan), costs.size(plan), costs.memory.peak(plan), *conventions)
 
 
@@ -96,13 +98,8 @@ class Estimate:
     @cached_property
     def quantized(self) -> Total:
         """The costs under the plan, with the gates of a run."""
-        total = Total.of(self.costs, self.plan)
-        return replace(
-            total,
-            bops=total.bops + self.gates.bops,
-            size=total.size + self.gates.bytes,
-            daq_operations=daq_operations(self.costs, self.plan, self.channels),
-        )
+        total = Total.of(self.costs, self.plan, self.channels)
+        return replace(total, bops=total.bops + self.gates.bops, size=total.size + self.gates.bytes)
 
     @cached_property
     def plain(self) -> Total:
